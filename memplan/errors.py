@@ -1,0 +1,74 @@
+"""Every error memplan raises for a user to act on.
+
+MemplanError                     exit code 1; the message says what, why and the way out
+├── BadInputError                a file, name or value given by the user cannot be used
+│   ├── UnknownNameError         no such model, card or workload; suggests the nearest
+│   └── UsageError               exit code 2; an option's value is out of its range
+├── BadTapeError                 a tape, snapshot, plan or calibration file cannot be read
+├── InfeasibleError              exit code 3; no plan fits, with the smallest change that would
+└── DeviceOutOfMemoryError       the simulated or real device has no room for a request
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MemplanError(Exception):
+    """Base of every error with a message meant for the user."""
+
+    exit_code = 1
+
+
+class BadInputError(MemplanError):
+    """A file, name or value given by the user cannot be used."""
+
+
+class UsageError(BadInputError):
+    """An option's value is outside its range; exit code 2 as for any wrong usage."""
+
+    exit_code = 2
+
+
+class UnknownNameError(BadInputError):
+    """No such model, card or workload.
+
+    Args:
+        kind: what was looked up, such as "card".
+        name: the name as the user typed it.
+        known: the names that exist; the nearest one is suggested.
+        hint: the way to see all of them, as a sentence.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        nearest = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.4)
+        parts = [f"Unknown {kind} {name!r}."]
+        if nearest:
+            parts.append(f"Did you mean {nearest[0]!r}?")
+        if hint:
+            parts.append(hint)
+        super().__init__(" ".join(parts))
+
+
+class BadTapeError(MemplanError):
+    """A recorded file cannot be read: wrong schema, truncated, or refused as unsafe."""
+
+
+class InfeasibleError(MemplanError):
+    """No setting fits the budget; the message gives the smallest change that would."""
+
+    exit_code = 3
+
+
+class DeviceOutOfMemoryError(MemplanError):
+    """A request does not fit on the device, simulated or real.
+
+    Args:
+        message: the sentence PyTorch prints, with this run's figures.
+        requested_bytes: what was asked for, bytes.
+    """
+
+    def __init__(self, message: str, requested_bytes: int) -> None:
+        super().__init__(message)
+        self.requested_bytes = requested_bytes

@@ -1,0 +1,1 @@
+"""Workloads that ship with memplan; installed as the package memplan_models."""

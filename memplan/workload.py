@@ -1,0 +1,187 @@
+"""What memplan asks of a training: a model, a batch, a loss, an optimizer, an evaluation.
+
+A workload of one's own subclasses `Workload` (the first three methods are enough for `probe` and
+`plan`) and is named on the command line as `package.module:factory`, or registered under the
+entry-point group `memplan.workloads` as a function from name and keyword arguments to a workload.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from memplan.errors import BadInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# A batch is any mapping of names to tensors; the first dimension counts images.
+Batch = Mapping[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How the optimizer is built."""
+
+    name: str = "SGD"
+    """`SGD`, `Adam`, `AdamW`, `RMSprop` or `Adagrad`; a workload may know more."""
+    learning_rate: float = 0.01
+    """Step size, > 0."""
+    momentum: float = 0.937
+    """SGD's momentum, or Adam's first beta; 0 disables SGD's momentum buffer."""
+    weight_decay: float = 0.0005
+    """L2 penalty on weights that are not of norm layers; 0 disables it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What the user asked of the data pipeline; each workload refuses what it does not know."""
+
+    path: Path
+    """The data set's description, such as YOLO's `data.yaml`."""
+    image_size: int = 640
+    """Side of the square training images, pixels."""
+    num_workers: int = 0
+    """Loader processes; 0 loads in the training process."""
+    seed: int = 0
+    """Seeds shuffling and augmentation."""
+    hyperparameters: Mapping[str, float] | None = None
+    """Augmentation strengths by name; None takes the workload's defaults."""
+    single_class: bool = False
+    """Treat every object as class 0."""
+    min_items: int = 0
+    """Drop training images with fewer objects; 0 keeps all."""
+    extra: Mapping[str, Any] | None = None
+    """Further options of the workload's own."""
+
+
+class Evaluator(Protocol):
+    """Turns predictions into metrics."""
+
+    def update(self, predictions: Any, batch: Batch) -> None:
+        """Add one validation batch's predictions (what `Workload.predict` returned)."""
+
+    def compute(self) -> dict[str, float]:
+        """Return metrics by name; the key `fitness` ranks checkpoints, higher is better."""
+
+
+class TrainingData(Protocol):
+    """A checked, indexed data set, ready to be read."""
+
+    num_classes: int
+    class_names: Sequence[str]
+    num_training_images: int
+    num_validation_images: int
+    objects_per_image: np.ndarray
+    """Objects in each training image, int64 `[num_training_images]`."""
+
+    def training_batches(
+        self, *, micro_batch_size: int, epoch: int, augment_fully: bool
+    ) -> Iterable[Batch]:
+        """Return one epoch's batches as CPU tensors, in the order fixed by seed and epoch.
+
+        Args:
+            micro_batch_size: images a batch, >= 1; the last batch may be smaller.
+            epoch: 0-based; the same epoch always gives the same order.
+            augment_fully: False in the last epochs, where mosaics are closed.
+        """
+
+    def num_batches(self, micro_batch_size: int) -> int:
+        """Return how many batches `training_batches` yields in an epoch."""
+
+    def validation_batches(self, *, micro_batch_size: int) -> Iterable[Batch]:
+        """Return the validation set once, unaugmented, in a fixed order."""
+
+    def evaluator(self) -> Evaluator:
+        """Return a fresh evaluator for the validation set."""
+
+
+class Workload(abc.ABC):
+    """A training that memplan can record, plan and run.
+
+    Tensors are made on the CPU; memplan moves the model and each batch to the device. Shapes may
+    depend on the batch's shapes but not on tensor values: a step that asks for a value on the host
+    cannot be recorded without a GPU.
+    """
+
+    name: str
+    """The name a user types, such as `yolov9-s`."""
+    image_size: int
+    """Side of the square input, pixels."""
+    nominal_batch_size: int = 64
+    """Images an optimizer step is meant to see; sets accumulation when nothing else is asked."""
+    clip_gradient_norm: float | None = None
+    """Largest total gradient norm, > 0; None does not clip."""
+    keeps_average: bool = False
+    """Whether a moving average of the weights (EMA) is kept on the device."""
+
+    @abc.abstractmethod
+    def build_model(self) -> torch.nn.Module:
+        """Return the model with fresh weights, float32, in training mode."""
+
+    @abc.abstractmethod
+    def make_batch(self, micro_batch_size: int) -> Batch:
+        """Return a batch with the shapes and dtypes of real data; values do not matter."""
+
+    @abc.abstractmethod
+    def compute_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scalar to differentiate and the detached parts to log, a 1-D tensor."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch as the model takes it, computed on the device (such as uint8 / 255)."""
+        return batch
+
+    def make_optimizer(
+        self, model: torch.nn.Module, settings: OptimizerSettings
+    ) -> torch.optim.Optimizer:
+        """Return the optimizer over all parameters with PyTorch's defaults besides `settings`.
+
+        Raises:
+            UnknownNameError: the workload does not know the optimizer.
+        """
+        from memplan.trace.optimizers import make_optimizer
+
+        return make_optimizer(model.parameters(), settings)
+
+    def recompute_blocks(self, model: torch.nn.Module) -> list[str]:
+        """Return paths of modules that may be recomputed in backward, in execution order.
+
+        The default names the children of the largest containers: every direct child that has
+        parameters of its own, entering `Sequential` and `ModuleList`.
+        """
+        paths: list[str] = []
+        for name, child in model.named_children():
+            if type(child).__name__ in {"Sequential", "ModuleList"}:
+                paths += [f"{name}.{path}" for path in self.recompute_blocks(child)]
+            elif any(True for _ in child.parameters()):
+                paths.append(name)
+        return paths
+
+    def make_validation_batch(self, micro_batch_size: int) -> Batch | None:
+        """Return the batch that validation during training uses, None if there is none.
+
+        `micro_batch_size` is training's; a workload that validates at twice that says so here.
+        """
+        del micro_batch_size
+        return None
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> Any:
+        """Return predictions for a prepared validation batch; called without gradients."""
+        return model(batch["images"])
+
+    def open_data(self, options: DataOptions) -> TrainingData:
+        """Return the checked data set.
+
+        Raises:
+            BadInputError: this workload reads no data sets, or the data cannot be used.
+        """
+        raise BadInputError(
+            f"Workload {self.name!r} reads no data sets, so {options.path} cannot be trained on. "
+            "Give the workload an open_data method, or use a yolov9 workload."
+        )

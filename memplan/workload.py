@@ -116,6 +116,8 @@ class Workload(abc.ABC):
     """Images an optimizer step is meant to see; sets accumulation when nothing else is asked."""
     clip_gradient_norm: float | None = None
     """Largest total gradient norm, > 0; None does not clip."""
+    objects_per_image: int = 0
+    """Objects in each image of `make_batch`; 0 where the notion does not apply."""
     keeps_average: bool = False
     """Whether a moving average of the weights (EMA) is kept on the device."""
 

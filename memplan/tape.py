@@ -1,0 +1,227 @@
+"""The tape: every allocation and free of a training's life on a device, in order.
+
+A tape needs no torch to be read. Sizes that depend on the device (convolution and matrix-library
+workspace) are kept as questions, answered when the tape is replayed on a card.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memplan.errors import BadTapeError
+
+SCHEMA = "memplan.tape/1"
+
+# Event kinds, as in the replay of `memplan.device`.
+ALLOCATE = 0
+FREE = 1
+EMPTY_CACHE = 2
+SCRATCH = 3  # allocated inside an operator and freed before it returns
+
+# What an event's `request` says when its bytes are the device's to answer.
+KNOWN = -1
+MATRIX_WORKSPACE = -2
+
+CATEGORIES = (
+    "parameter",
+    "optimizer_state",
+    "gradient",
+    "input",
+    "activation",
+    "workspace",
+    "temporary",
+)
+CATEGORY_INDEX = {name: index for index, name in enumerate(CATEGORIES)}
+
+# Parts of a training's life, in the order a run goes through them.
+PERIODS = ("build", "first_step", "accumulation_step", "steady_step", "validation")
+# What happens inside them.
+PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predict")
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Int8 = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution as the device's library sees it; the batch is `input_shape[0]`."""
+
+    kind: str
+    """`forward`, `input_gradient` or `weight_gradient`."""
+    dtype: str
+    """`float16`, `bfloat16` or `float32`."""
+    input_shape: tuple[int, ...]
+    """`[N, C, H, W]`, or with one or three spatial sides."""
+    weight_shape: tuple[int, ...]
+    """`[K, C / groups, R, S]`."""
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    channels_last: bool
+    """Layout of every tensor of the problem."""
+
+
+@dataclass(frozen=True)
+class Operators:
+    """One row an operator that ran, as columns of equal length."""
+
+    name: Int32
+    """Index into `Tape.operator_names`."""
+    module: Int32
+    """Index into `Tape.modules`, -1 outside any module."""
+    period: Int8
+    """Index into `PERIODS`."""
+    phase: Int8
+    """Index into `PHASES`."""
+    flops: Int64
+    """Floating-point operations, a multiply-add counting two."""
+    moved_bytes: Int64
+    """Bytes read plus bytes written by the operator's tensors, each counted once."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """One row an event, as columns of equal length."""
+
+    kind: Int8
+    """ALLOCATE, FREE, EMPTY_CACHE or SCRATCH."""
+    block: Int32
+    """Which allocation; an id is used for one allocation and its free."""
+    requested_bytes: Int64
+    """Bytes asked for; 0 where `request` asks the device."""
+    request: Int32
+    """KNOWN, MATRIX_WORKSPACE, or an index into `Tape.convolutions`."""
+    operator: Int32
+    """Row in `Operators` during which it happened; a free belongs to the operator before it."""
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """A module of the model and what its forward pass leaves behind."""
+
+    path: str
+    """Dotted path; the model itself is the empty string."""
+    type: str
+    """Class name."""
+    output_shape: tuple[int, ...]
+    """Shape of its first output tensor; empty when it ran never or returned no tensor."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was recorded, as a reader of the file must know it."""
+
+    workload: str
+    micro_batch_size: int
+    image_size: int
+    precision: str
+    memory_format: str
+    optimizer: str
+    recompute: tuple[str, ...]
+    parameters: int
+    """Number of parameters, not bytes."""
+    objects_per_image: int
+    origin: str
+    """`predicted` for a recording made with no device, `measured` from a real one."""
+    versions: dict[str, str] = field(default_factory=dict)
+    unknown_operators: dict[str, int] = field(default_factory=dict)
+    """Operators for which no memory rule exists, and how often they ran."""
+
+
+@dataclass(frozen=True)
+class Tape:
+    """A recorded life of a training at one micro-batch size."""
+
+    description: Description
+    events: Events
+    operators: Operators
+    block_category: Int8
+    """Index into `CATEGORIES`, by block id."""
+    operator_names: tuple[str, ...]
+    modules: tuple[ModuleRecord, ...]
+    convolutions: tuple[Convolution, ...]
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.events.kind)
+
+    def save(self, path: Path) -> None:
+        """Write the tape as a compressed archive of plain arrays and one JSON text.
+
+        Source: numpy's `.npz` layout, read back with `allow_pickle=False`.
+        """
+        header = {
+            "schema": SCHEMA,
+            "description": asdict(self.description),
+            "operator_names": self.operator_names,
+            "modules": [asdict(module) for module in self.modules],
+            "convolutions": [asdict(convolution) for convolution in self.convolutions],
+        }
+        columns: dict[str, Any] = {f"events.{k}": v for k, v in vars(self.events).items()}
+        columns |= {f"operators.{k}": v for k, v in vars(self.operators).items()}
+        columns["block_category"] = self.block_category
+        text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        with path.open("wb") as file:
+            np.savez_compressed(file, header=text, **columns)
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+
+
+def is_tape(path: Path) -> bool:
+    """Return whether the file looks like a saved tape rather than a PyTorch snapshot."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "header.npy" in archive.namelist()
+
+
+def load_tape(path: Path) -> Tape:
+    """Return a saved tape.
+
+    Raises:
+        BadTapeError: the file is missing, damaged, not a tape, or of an unknown schema version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            header = json.loads(archive["header"].tobytes())
+            schema = header.get("schema")
+            if schema != SCHEMA:
+                raise BadTapeError(
+                    f"{path} has schema {schema!r}, but this memplan reads {SCHEMA!r}. "
+                    "Record it again, or use the memplan that wrote it."
+                )
+            columns = {name: archive[name] for name in archive.files}
+        part = {
+            prefix: {
+                name.removeprefix(prefix): column
+                for name, column in columns.items()
+                if name.startswith(prefix)
+            }
+            for prefix in ("events.", "operators.")
+        }
+        return Tape(
+            description=Description(**_tuples(header["description"])),
+            events=Events(**part["events."]),
+            operators=Operators(**part["operators."]),
+            block_category=columns["block_category"],
+            operator_names=tuple(header["operator_names"]),
+            modules=tuple(ModuleRecord(**_tuples(row)) for row in header["modules"]),
+            convolutions=tuple(Convolution(**_tuples(row)) for row in header["convolutions"]),
+        )
+    except FileNotFoundError:
+        raise BadTapeError(f"{path} does not exist. `memplan probe --output` writes one.") from None
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise BadTapeError(
+            f"{path} cannot be read as a tape ({type(error).__name__}). Record it again."
+        ) from None

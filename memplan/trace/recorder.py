@@ -1,0 +1,327 @@
+"""Watches every operator of a step and writes down what it does to device memory."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import flop_registry
+
+from memplan import tape
+from memplan.errors import BadInputError
+from memplan.trace import operators
+
+
+class _Columns:
+    """The rows of a growing table, turned into arrays at the end."""
+
+    def __init__(self, **dtypes: Any) -> None:
+        self._dtypes = dtypes
+        self.rows: list[tuple[int, ...]] = []
+
+    def arrays(self) -> dict[str, Any]:
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self._dtypes)
+        return {
+            name: np.array(column, dtype=dtype)
+            for (name, dtype), column in zip(self._dtypes.items(), columns, strict=True)
+        }
+
+
+class _ModuleTracker:
+    """Knows which module is running, forward by hooks and backward by sequence numbers."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._index = {}
+        self.records: list[tape.ModuleRecord] = []
+        for index, (path, module) in enumerate(model.named_modules()):
+            self._index[id(module)] = index
+            self.records.append(tape.ModuleRecord(path, type(module).__name__, ()))
+        self._stack = [-1]
+        self._numbers: list[int] = []
+        self._owners: list[int] = []
+        self.of_backward: int | None = None
+
+    @property
+    def current(self) -> int:
+        """The index of the running module, -1 outside any."""
+        return self._stack[-1] if self.of_backward is None else self.of_backward
+
+    def _mark(self) -> None:
+        """Note that autograd nodes made from now on belong to the module on top."""
+        number = torch.autograd._get_sequence_nr()
+        if self._numbers and number < self._numbers[-1]:  # recomputation interleaves
+            return
+        self._numbers.append(number)
+        self._owners.append(self._stack[-1])
+
+    def enter(self, module: torch.nn.Module, _: Any) -> None:
+        self._stack.append(self._index.get(id(module), self._stack[-1]))
+        self._mark()
+
+    def leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        self._stack.pop()
+        self._mark()
+        index = self._index.get(id(module))
+        if index is not None and not self.records[index].output_shape:
+            first = next((o for o in tree_flatten(output)[0] if isinstance(o, torch.Tensor)), None)
+            if first is not None:
+                record = self.records[index]
+                self.records[index] = tape.ModuleRecord(
+                    record.path, record.type, tuple(first.shape)
+                )
+
+    def owner(self, sequence_number: int) -> int:
+        """Return the module in which a node was made."""
+        position = bisect.bisect_right(self._numbers, sequence_number) - 1
+        return self._owners[position] if position >= 0 else -1
+
+    def forget(self) -> None:
+        """Start afresh: sequence numbers of a finished graph mean nothing any more."""
+        self._numbers.clear()
+        self._owners.clear()
+        self.of_backward = None
+
+    @contextlib.contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Watch every module's forward pass."""
+        module = torch.nn.modules.module
+        handles = [
+            module.register_module_forward_pre_hook(self.enter),
+            module.register_module_forward_hook(self.leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class Recorder(TorchDispatchMode):
+    """Collects the events and operators of whatever runs inside it.
+
+    Args:
+        device: whose memory is recorded.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.period = 0
+        self._phase = 0
+        self.modules: _ModuleTracker | None = None
+        self.unknown: Counter[str] = Counter()
+        self._events = _Columns(
+            kind=np.int8,
+            block=np.int32,
+            requested_bytes=np.int64,
+            request=np.int32,
+            operator=np.int32,
+        )
+        self._operators = _Columns(
+            name=np.int32,
+            module=np.int32,
+            period=np.int8,
+            phase=np.int8,
+            flops=np.int64,
+            moved_bytes=np.int64,
+        )
+        self._names: dict[Any, int] = {}
+        self._labels: list[str] = []
+        self._convolutions: dict[tape.Convolution, int] = {}
+        self._categories: list[int] = []
+        self._live: dict[int, tuple[int, Any]] = {}
+        self._has_matrix_workspace: set[bool] = set()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Attribute everything inside to the named phase."""
+        outer, self._phase = self._phase, tape.PHASES.index(name)
+        first_block = len(self._categories)
+        try:
+            yield
+        finally:
+            self._phase = outer
+        if name == "forward":
+            self._keep_for_backward(first_block)
+
+    def _keep_for_backward(self, first_block: int) -> None:
+        """Call what forward leaves alive an activation: only backward can want it.
+
+        Checkpointing keeps the inputs of its regions without the graph's saving them.
+        """
+        temporary = tape.CATEGORY_INDEX["temporary"]
+        for block, _ in self._live.values():
+            if block >= first_block and self._categories[block] == temporary:
+                self._categories[block] = tape.CATEGORY_INDEX["activation"]
+
+    def watch(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which operators are attributed to the model's modules."""
+        self.modules = _ModuleTracker(model)
+        return self.modules.hooks()
+
+    def enter_node(self, sequence_number: int) -> None:
+        """Attribute what follows to the module that made this autograd node."""
+        if self.modules is not None:
+            self.modules.of_backward = self.modules.owner(sequence_number)
+
+    def categorize(self, tensor: torch.Tensor | None, category: str) -> None:
+        """State what the tensor's memory is for; the last statement counts.
+
+        Parameters and optimizer state stay what they are when they are also saved for backward.
+        """
+        if tensor is None:
+            return
+        entry = self._live.get(tensor.untyped_storage()._cdata)
+        lasting = (tape.CATEGORY_INDEX["parameter"], tape.CATEGORY_INDEX["input"])
+        if entry is not None and (
+            category != "activation" or self._categories[entry[0]] not in lasting
+        ):
+            self._categories[entry[0]] = tape.CATEGORY_INDEX[category]
+
+    def _is_here(self, tensor: torch.Tensor) -> bool:
+        place = getattr(tensor, "fake_device", None) or tensor.device
+        return bool(place.type == self.device.type)
+
+    def _default_category(self) -> str:
+        period, phase = tape.PERIODS[self.period], tape.PHASES[self._phase]
+        if period == "build":
+            return "parameter"
+        if phase == "backward" and torch.is_grad_enabled():
+            return "activation"  # forward runs again inside backward: recomputation
+        return "input" if phase == "transfer" else "temporary"
+
+    def _new_block(self, category: str) -> int:
+        self._categories.append(tape.CATEGORY_INDEX[category])
+        return len(self._categories) - 1
+
+    def _event(self, kind: int, block: int, num_bytes: int, request: int = tape.KNOWN) -> None:
+        row = len(self._operators.rows) - 1
+        self._events.rows.append((kind, block, num_bytes, request, row))
+
+    def _allocate_output(self, tensor: Any) -> bool:
+        """Record the tensor's memory if it is new on the device."""
+        if not isinstance(tensor, torch.Tensor) or not self._is_here(tensor):
+            return False
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return False
+        block = self._new_block(self._default_category())
+        self._event(tape.ALLOCATE, block, storage.nbytes())
+
+        def freed(_: Any) -> None:
+            del self._live[key]
+            self._event(tape.FREE, block, 0)
+
+        self._live[key] = (block, weakref.ref(storage, freed))
+        return True
+
+    def _scratch(self, convolution: tape.Convolution) -> None:
+        request = self._convolutions.setdefault(convolution, len(self._convolutions))
+        self._event(tape.SCRATCH, self._new_block("workspace"), 0, request)
+
+    def _matrix_workspace(self) -> None:
+        in_backward = tape.PHASES[self._phase] == "backward"
+        if in_backward not in self._has_matrix_workspace:
+            self._has_matrix_workspace.add(in_backward)
+            self._event(tape.ALLOCATE, self._new_block("workspace"), 0, tape.MATRIX_WORKSPACE)
+
+    def _operator(self, overload: Any, args: Any, kwargs: Any, result: Any) -> None:
+        name = self._names.setdefault(overload, len(self._names))
+        if name == len(self._labels):
+            self._labels.append(str(overload))
+        flops = 0
+        packet = overload.overloadpacket
+        if packet in flop_registry:
+            flops = int(flop_registry[packet](*args, **kwargs, out_val=result))
+        tensors = {
+            id(leaf): leaf.nbytes
+            for leaf in tree_flatten((args, kwargs, result))[0]
+            if isinstance(leaf, torch.Tensor) and self._is_here(leaf)
+        }
+        module = self.modules.current if self.modules is not None else -1
+        moved = sum(tensors.values())
+        self._operators.rows.append((name, module, self.period, self._phase, flops, moved))
+
+    def _play(self, overload: Any, args: Any, outputs: list[Any]) -> None:
+        held = []
+        for request in operators.requests(overload, args, outputs):
+            match request:
+                case operators.Output(index):
+                    self._allocate_output(outputs[index])
+                case operators.Temporary(num_bytes):
+                    held.append(self._new_block("temporary"))
+                    self._event(tape.ALLOCATE, held[-1], num_bytes)
+                case operators.Workspace(convolution):
+                    self._scratch(convolution)
+                case operators.MatrixWorkspace():
+                    self._matrix_workspace()
+        for block in held:
+            self._event(tape.FREE, block, 0)
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace in _BOOKKEEPING:
+            return func(*args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return _unknown_scalar(args[0])
+        try:
+            result = func(*args, **kwargs)
+        except torch._subclasses.fake_tensor.DynamicOutputShapeException:
+            raise BadInputError(
+                f"The step calls {func}, whose output size depends on data, so it cannot be "
+                "recorded without a GPU. Use an operator with a fixed output shape."
+            ) from None
+        if func.is_view:
+            return result
+        outputs = list(result) if isinstance(result, tuple | list) else [result]
+        in_place = not func._schema.returns
+        if in_place or any(isinstance(o, torch.Tensor) and self._is_here(o) for o in outputs):
+            self._operator(func, args, kwargs, result)
+            self._play(func, args, outputs)
+            if not operators.is_understood(func):
+                self.unknown[str(func)] += 1
+        return result
+
+    def events(self) -> tape.Events:
+        """Return all events so far."""
+        return tape.Events(**self._events.arrays())
+
+    def finish(self, description: tape.Description) -> tape.Tape:
+        """Return the tape of everything recorded."""
+        return tape.Tape(
+            description=description,
+            events=self.events(),
+            operators=tape.Operators(**self._operators.arrays()),
+            block_category=np.array(self._categories, dtype=np.int8),
+            operator_names=tuple(self._labels),
+            modules=tuple(self.modules.records) if self.modules is not None else (),
+            convolutions=tuple(self._convolutions),
+        )
+
+
+# Namespaces of operators that touch no tensor's memory.
+_BOOKKEEPING = {"prim", "profiler"}
+
+
+def _unknown_scalar(tensor: torch.Tensor) -> float | int | bool:
+    """Return a stand-in for a value the host asks of a tensor.
+
+    The gradient scaler asks whether a gradient overflowed (a device tensor: it did not); optimizers
+    ask for their step count (a host tensor: it is the first).
+    """
+    place = getattr(tensor, "fake_device", None) or tensor.device
+    value = 0 if place.type == "cuda" else 1
+    if tensor.dtype is torch.bool:
+        return bool(value)
+    return float(value) if tensor.dtype.is_floating_point else value

@@ -1,0 +1,201 @@
+"""The training step: the one the recorder records is the one the trainer runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from memplan.errors import UsageError
+from memplan.trace.average import ModelAverage
+from memplan.trace.recompute import apply_recompute
+from memplan.workload import Batch, OptimizerSettings, Workload
+
+PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
+MEMORY_FORMATS = ("contiguous", "channels-last")
+_AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How a step is executed."""
+
+    precision: str = "amp-fp16"
+    """`amp-fp16` (autocast with a gradient scaler), `amp-bf16` (autocast) or `fp32`."""
+    memory_format: str = "contiguous"
+    """`contiguous` (NCHW) or `channels-last` (NHWC)."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """How the optimizer is built."""
+    recompute: tuple[str, ...] = ()
+    """Paths of modules that recompute their activations in backward; empty recomputes none."""
+
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            UsageError: a precision or memory format that does not exist.
+        """
+        for option, value, known in (
+            ("--precision", self.precision, PRECISIONS),
+            ("--memory-format", self.memory_format, MEMORY_FORMATS),
+        ):
+            if value not in known:
+                raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
+
+
+class Observer(Protocol):
+    """What a recorder wants to be told while a step runs."""
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which everything belongs to the named phase."""
+
+
+class _Unobserved:
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        del name
+        return contextlib.nullcontext()
+
+
+def move_model(
+    model: torch.nn.Module, device: torch.device, memory_format: str
+) -> torch.nn.Module:
+    """Move parameters and buffers to the device, one by one and children first, in place.
+
+    `Module.to` allocates in the same order, but fails on fake parameters, which hold weak
+    references (PyTorch 2.11).
+
+    Returns:
+        The same module.
+    """
+    channels_last = memory_format == "channels-last"
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        layout = torch.channels_last if channels_last and tensor.dim() == 4 else None
+        return tensor.to(device, memory_format=layout or torch.preserve_format)
+
+    def visit(module: torch.nn.Module) -> None:
+        for child in module.children():
+            visit(child)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(
+                    moved(parameter.detach()), requires_grad=parameter.requires_grad
+                )
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = moved(buffer)
+
+    visit(model)
+    return model
+
+
+class TrainingStep:
+    """A model with everything that one optimizer step needs, on one device.
+
+    Args:
+        workload: builds model, loss and optimizer.
+        settings: precision, layout, optimizer, recompute.
+        device: where it trains.
+        model: an existing model on any device; None builds a fresh one.
+        observer: told about the phases; None tells nobody.
+        run_backward: differentiates a scalar; None uses PyTorch's engine.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        settings: StepSettings,
+        device: torch.device,
+        *,
+        model: torch.nn.Module | None = None,
+        observer: Observer | None = None,
+        run_backward: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
+        self.workload = workload
+        self.settings = settings
+        self.device = device
+        self.observer: Observer = observer or _Unobserved()
+        self._run_backward = run_backward or _engine_backward
+        with self.observer.phase("transfer"):
+            fresh = workload.build_model() if model is None else model
+            self.model = move_model(fresh, device, settings.memory_format).train()
+        with self.observer.phase("average"):
+            self.average = ModelAverage(self.model) if workload.keeps_average else None
+        apply_recompute(self.model, settings.recompute)
+        self.optimizer = workload.make_optimizer(self.model, settings.optimizer)
+        self._use_foreach()
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=settings.precision == "amp-fp16"
+        )
+
+    def _use_foreach(self) -> None:
+        """Ask for the multi-tensor kernels by name.
+
+        PyTorch takes them by default on CUDA, but does not recognise fake parameters as ordinary
+        ones and would record the one-by-one path.
+        """
+        if self.device.type == "cuda":
+            for group in self.optimizer.param_groups:
+                if "foreach" in group and not group.get("fused"):
+                    group["foreach"] = True
+
+    def autocast(self) -> torch.autocast:
+        """Return the autocast context of this step's precision."""
+        dtype = _AUTOCAST.get(self.settings.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Return the batch on the device, as the model takes it."""
+        with self.observer.phase("transfer"):
+            moved = {
+                name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()
+            }
+            return self.workload.prepare(moved)
+
+    def accumulate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run one micro-batch forward and backward, adding to the gradients.
+
+        Args:
+            batch: prepared, on the device.
+
+        Returns:
+            The loss, a detached scalar, and its parts, 1-D, both on the device.
+        """
+        with self.observer.phase("forward"), self.autocast():
+            loss, parts = self.workload.compute_loss(self.model, batch)
+        with self.observer.phase("backward"):
+            self._run_backward(self.scaler.scale(loss))
+        return loss.detach(), parts
+
+    def update(self) -> None:
+        """Clip, step the optimizer, drop the gradients and move the average."""
+        with self.observer.phase("optimizer_step"):
+            if self.workload.clip_gradient_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(
+                    self.model.parameters(),
+                    self.workload.clip_gradient_norm,
+                    foreach=True if self.device.type == "cuda" else None,
+                )
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            with self.observer.phase("average"):
+                self.average.update(self.model)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Any:
+        """Return the averaged model's (else the model's) predictions for a prepared batch."""
+        model = self.average.model if self.average is not None else self.model.eval()
+        with self.observer.phase("predict"), self.autocast():
+            predictions = self.workload.predict(model, batch)
+        self.model.train()
+        return predictions
+
+
+def _engine_backward(loss: torch.Tensor) -> None:
+    torch.autograd.backward(loss)

@@ -13,12 +13,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MemplanError(Exception):
     """Base of every error with a message meant for the user."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as text and attributes, whatever the constructor takes."""
+        return _revived, (type(self), str(self), self.__dict__)
+
+
+def _revived(kind: type[MemplanError], text: str, attributes: dict[str, Any]) -> MemplanError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, text)
+    error.__dict__.update(attributes)
+    return error
 
 
 class BadInputError(MemplanError):

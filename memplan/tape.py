@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadTapeError
 
 SCHEMA = "memplan.tape/1"
@@ -48,26 +49,6 @@ PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predi
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Int8 = npt.NDArray[np.int8]
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """One convolution as the device's library sees it; the batch is `input_shape[0]`."""
-
-    kind: str
-    """`forward`, `input_gradient` or `weight_gradient`."""
-    dtype: str
-    """`float16`, `bfloat16` or `float32`."""
-    input_shape: tuple[int, ...]
-    """`[N, C, H, W]`, or with one or three spatial sides."""
-    weight_shape: tuple[int, ...]
-    """`[K, C / groups, R, S]`."""
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    channels_last: bool
-    """Layout of every tensor of the problem."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +129,7 @@ class Tape:
     """Index into `CATEGORIES`, by block id."""
     operator_names: tuple[str, ...]
     modules: tuple[ModuleRecord, ...]
-    convolutions: tuple[Convolution, ...]
+    convolutions: tuple[ConvolutionProblem, ...]
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -217,7 +198,7 @@ def load_tape(path: Path) -> Tape:
             block_category=columns["block_category"],
             operator_names=tuple(header["operator_names"]),
             modules=tuple(ModuleRecord(**_tuples(row)) for row in header["modules"]),
-            convolutions=tuple(Convolution(**_tuples(row)) for row in header["convolutions"]),
+            convolutions=tuple(ConvolutionProblem(**_tuples(row)) for row in header["convolutions"]),
         )
     except FileNotFoundError:
         raise BadTapeError(f"{path} does not exist. `memplan probe --output` writes one.") from None

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memplan.tape import Convolution, Events, Int64, Operators, Tape
+from memplan.convolution import ConvolutionProblem
+from memplan.tape import Events, Int64, Operators, Tape
 
 
 def same_structure(first: Tape, second: Tape) -> bool:
@@ -21,7 +22,7 @@ def same_structure(first: Tape, second: Tape) -> bool:
     return (
         len(first) == len(second)
         and first.operator_names == second.operator_names
-        and len(first.convolutions) == len(second.convolutions)
+        and _same_convolutions(first, second)
         and all(
             np.array_equal(getattr(first.events, name), getattr(second.events, name))
             for name in ("kind", "block", "request", "operator")
@@ -50,11 +51,15 @@ class _Line:
         return self._rise // max(self._run, 1)
 
 
-def _convolution_shapes(tape: Tape) -> Int64:
-    rows = [list(c.input_shape) + list(c.weight_shape) for c in tape.convolutions]
-    width = max((len(row) for row in rows), default=0)
-    return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64).reshape(
-        len(rows), width
+def _images(tape: Tape) -> Int64:
+    return np.array([problem.input[0] for problem in tape.convolutions], dtype=np.int64)
+
+
+def _same_convolutions(first: Tape, second: Tape) -> bool:
+    """Return whether the convolutions differ in the number of images only."""
+    return len(first.convolutions) == len(second.convolutions) and all(
+        one.with_batch(1) == other.with_batch(1)
+        for one, other in zip(first.convolutions, second.convolutions, strict=True)
     )
 
 
@@ -89,15 +94,12 @@ class Piece:
             batch
         )
 
-    def convolutions(self, batch: int) -> tuple[Convolution, ...]:
+    def convolutions(self, batch: int) -> tuple[ConvolutionProblem, ...]:
         """Return the convolutions as they are at a micro-batch size."""
-        shapes = self._line(_convolution_shapes(self.low), _convolution_shapes(self.high)).at(batch)
+        images = self._line(_images(self.low), _images(self.high)).at(batch)
         return tuple(
-            replace(
-                convolution,
-                input_shape=tuple(int(side) for side in row[: len(convolution.input_shape)]),
-            )
-            for convolution, row in zip(self.low.convolutions, shapes, strict=True)
+            problem.with_batch(int(count))
+            for problem, count in zip(self.low.convolutions, images, strict=True)
         )
 
     def tape(self, batch: int) -> Tape:

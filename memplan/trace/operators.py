@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from memplan.tape import Convolution
+from memplan.convolution import ConvolutionProblem, DType, Kind
 
 aten = torch.ops.aten
 
@@ -37,7 +37,7 @@ class Temporary:
 class Workspace:
     """The convolution library's scratch, allocated and freed at once."""
 
-    convolution: Convolution
+    convolution: ConvolutionProblem
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,10 @@ def is_understood(overload: Any) -> bool:
     return overload.is_view or torch.Tag.pointwise in overload.tags
 
 
-_DTYPES = {
+_DTYPES: dict[torch.dtype, DType] = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
     torch.float32: "float32",
-    torch.float64: "float64",
 }
 _CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
 
@@ -123,23 +122,32 @@ def _backend(args: Sequence[Any]) -> tuple[Any, torch.memory_format]:
     return backend, layout
 
 
+_MIRRORED: dict[Kind, Kind] = {"forward": "input_gradient", "input_gradient": "forward"}
+
+
 def _problem(
-    kind: str, args: Sequence[Any], output_shape: Sequence[int], layout: torch.memory_format
-) -> Convolution:
+    kind: Kind, args: Sequence[Any], output_shape: Sequence[int], layout: torch.memory_format
+) -> ConvolutionProblem:
     tensor, weight, stride, padding, dilation, transposed, _, groups = args
-    if transposed:  # a transposed convolution is the input gradient of a plain one
-        kind = {"forward": "input_gradient", "input_gradient": "forward"}.get(kind, kind)
-    return Convolution(
-        kind=kind,
+    rank = tensor.dim() - 2
+    return ConvolutionProblem(
+        # A transposed convolution is the input gradient of a plain one.
+        kind=_MIRRORED.get(kind, kind) if transposed else kind,
         dtype=_DTYPES[tensor.dtype],
-        input_shape=tuple(output_shape if transposed else tensor.shape),
-        weight_shape=tuple(weight.shape),
-        stride=tuple(stride),
-        padding=tuple(padding),
-        dilation=tuple(dilation),
+        input=tuple(output_shape if transposed else tensor.shape),
+        weight=tuple(weight.shape),
+        stride=_per_side(stride, rank),
+        padding=_per_side(padding, rank),
+        dilation=_per_side(dilation, rank),
         groups=groups,
         channels_last=layout in _CHANNELS_LAST,
+        allow_tf32=torch.backends.cudnn.allow_tf32,
+        deterministic=torch.backends.cudnn.deterministic,
     )
+
+
+def _per_side(numbers: Sequence[int], rank: int) -> tuple[int, ...]:
+    return tuple(numbers) * (rank if len(numbers) == 1 else 1)
 
 
 _CUDNN = ("Cudnn", "CudnnTranspose")
@@ -180,7 +188,8 @@ def _convolution_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterat
     for copied in (_copy_bytes(tensor, layout), _copy_bytes(gradient, layout)):
         if copied:
             yield Temporary(copied)
-    for index, kind in enumerate(("input_gradient", "weight_gradient")):
+    kinds: tuple[Kind, ...] = ("input_gradient", "weight_gradient")
+    for index, kind in enumerate(kinds):
         if outputs[index] is None:
             continue
         yield Output(index)

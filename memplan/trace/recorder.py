@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 from memplan import tape
+from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadInputError
 from memplan.trace import operators
 
@@ -135,7 +136,7 @@ class Recorder(TorchDispatchMode):
         )
         self._names: dict[Any, int] = {}
         self._labels: list[str] = []
-        self._convolutions: dict[tape.Convolution, int] = {}
+        self._convolutions: dict[ConvolutionProblem, int] = {}
         self._categories: list[int] = []
         self._live: dict[int, tuple[int, Any]] = {}
         self._has_matrix_workspace: set[bool] = set()
@@ -224,7 +225,7 @@ class Recorder(TorchDispatchMode):
         self._live[key] = (block, weakref.ref(storage, freed))
         return True
 
-    def _scratch(self, convolution: tape.Convolution) -> None:
+    def _scratch(self, convolution: ConvolutionProblem) -> None:
         request = self._convolutions.setdefault(convolution, len(self._convolutions))
         self._event(tape.SCRATCH, self._new_block("workspace"), 0, request)
 

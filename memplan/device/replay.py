@@ -1,0 +1,253 @@
+"""A tape replayed on a card: what its allocator would hold, and whether it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memplan import tape as tapes
+from memplan.convolution import ConvolutionProblem
+from memplan.device.allocator_replay import StreamResult, replay_stream
+from memplan.device.allocator_settings import AllocatorSettings
+from memplan.device.card import Card
+from memplan.device.context import outside_allocator
+from memplan.device.cublas import workspaces
+from memplan.device.cudnn import WorkspaceOracle
+from memplan.tape import Int64, Tape
+
+
+# More than any card has, so that a replay tells what a life needs instead of where it stops.
+UNLIMITED_BYTES = 1 << 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """Which parts of a recorded life are replayed."""
+
+    accumulates: bool = False
+    """Whether gradients of several micro-batches are summed before a step."""
+    validates: bool = True
+    """Whether validation runs between epochs, where it was recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """The most a life holds on a card, simulated, bytes."""
+
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    device_used_peak_bytes: int
+    """Reserved plus what the process holds outside the allocator."""
+    capacity_bytes: int
+    fits: bool
+    num_alloc_retries: int
+    """Times the cache had to be emptied to go on; each costs time."""
+    peak_period: str
+    peak_phase: str
+    peak_module: str
+    categories_at_peak: dict[str, int]
+    """Bytes by category at the peak of allocated memory, and `cached` and `context`."""
+    out_of_memory: str
+    """PyTorch's message where it does not fit, else empty."""
+
+
+class Program:
+    """A tape's events arranged as a life, ready to be replayed with any sizes.
+
+    Args:
+        tape: gives the structure; its sizes are not used.
+        life: which parts to replay.
+    """
+
+    def __init__(self, tape: Tape, life: Life) -> None:
+        period = tape.operators.period[np.maximum(tape.events.operator, 0)].copy()
+        period[tape.events.operator < 0] = 0
+        every = np.arange(len(tape))
+        dropped = []
+        if not life.accumulates:
+            dropped.append("accumulation_step")
+        if not life.validates:
+            dropped.append("validation")
+        keep = ~np.isin(period, [tapes.PERIODS.index(name) for name in dropped])
+        rows, blocks = every[keep], tape.events.block[keep].astype(np.int64)
+        if (period[rows] == tapes.PERIODS.index("validation")).any():
+            # The epoch after validation meets a cache that validation has shaped.
+            again = rows[
+                np.isin(
+                    period[rows],
+                    [tapes.PERIODS.index("steady_step"), tapes.PERIODS.index("accumulation_step")],
+                )
+            ]
+            rows = np.concatenate([rows, again])
+            blocks = np.concatenate([blocks, tape.events.block[again] + len(tape.block_category)])
+        self.rows = rows
+        """Rows of the tape's events, in the order they are replayed."""
+        self.kinds = tape.events.kind[rows]
+        self.blocks = blocks
+        self.request = tape.events.request[rows]
+        self._tape = tape
+        self._asks_matrix = self.request == tapes.MATRIX_WORKSPACE
+        self._asks_convolution = self.request >= 0
+
+    def sizes(self, requested: Int64, convolution_bytes: Int64, matrix_bytes: int) -> Int64:
+        """Return each replayed event's bytes, the device's answers filled in.
+
+        Args:
+            requested: bytes by row of the tape's events.
+            convolution_bytes: workspace by index of the tape's convolutions.
+            matrix_bytes: workspace of the matrix library.
+        """
+        sizes: Int64 = requested[self.rows]
+        sizes[self._asks_matrix] = matrix_bytes
+        if self._asks_convolution.any():
+            sizes[self._asks_convolution] = convolution_bytes[self.request[self._asks_convolution]]
+        return sizes
+
+    def place(self, event: int) -> tuple[str, str, str]:
+        """Return period, phase and module path of a replayed event."""
+        operator = max(int(self._tape.events.operator[self.rows[event]]), 0)
+        operators = self._tape.operators
+        module = int(operators.module[operator])
+        path = self._tape.modules[module].path if module >= 0 else ""
+        period = tapes.PERIODS[operators.period[operator]]
+        return period, tapes.PHASES[operators.phase[operator]], path
+
+    def live_by_category(self, sizes: Int64) -> npt.NDArray[np.int64]:
+        """Return bytes held by category after each replayed event, `[categories, events]`.
+
+        Scratch counts while it is held. Bytes are rounded to the allocator's blocks of 512.
+        """
+        rounded = -(-sizes // 512) * 512
+        num_blocks = 2 * len(self._tape.block_category)
+        of_block = np.zeros(num_blocks, dtype=np.int64)
+        allocates = self.kinds == tapes.ALLOCATE
+        of_block[self.blocks[allocates]] = rounded[allocates]
+        delta = np.where(
+            allocates, rounded, np.where(self.kinds == tapes.FREE, -of_block[self.blocks], 0)
+        )
+        category = np.concatenate([self._tape.block_category] * 2)[self.blocks]
+        live = np.zeros((len(tapes.CATEGORIES), len(sizes)), dtype=np.int64)
+        for index in range(len(tapes.CATEGORIES)):
+            live[index] = np.cumsum(np.where(category == index, delta, 0))
+        scratch = self.kinds == tapes.SCRATCH
+        live[tapes.CATEGORY_INDEX["workspace"], scratch] += rounded[scratch]
+        return live
+
+
+class Simulator:
+    """A card with its libraries and allocator settings, on which programs are replayed.
+
+    Args:
+        card: the device.
+        settings: allocator options; None takes PyTorch's defaults.
+        torch_version: the release whose allocator and libraries apply, such as `2.11.0`.
+        devices: processes training together; above 1 the communicator's buffers come on top.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        settings: AllocatorSettings | None = None,
+        *,
+        torch_version: str = "2.11.0",
+        devices: int = 1,
+    ) -> None:
+        self.card = card
+        self.settings = settings or AllocatorSettings()
+        self.oracle = WorkspaceOracle(card)
+        self.matrix_bytes = workspaces(card.compute_capability, torch_version).cublas_bytes
+        self.outside = outside_allocator(card, devices=devices)
+        self.release = _release(torch_version)
+
+    def convolution_bytes(self, problems: Sequence[ConvolutionProblem]) -> Int64:
+        """Return each convolution's workspace on the card, bytes."""
+        return np.array(self.oracle.bytes_many(problems), dtype=np.int64)
+
+    def run(self, program: Program, sizes: Int64, capacity_bytes: int, *, timeline: bool = False
+            ) -> StreamResult:
+        """Return the allocator's account of a program with so many bytes to take."""
+        return replay_stream(
+            program.kinds,
+            program.blocks,
+            sizes,
+            capacity_bytes,
+            self.settings,
+            torch_version=self.release,
+            timeline=timeline,
+        )
+
+    def peaks(self, program: Program, sizes: Int64) -> Peaks:
+        """Return the peaks of a life, and whether it fits the card.
+
+        Where it does not fit, the peaks are those of a card large enough. Where it fits only
+        because the allocator empties its cache in time, they are those on this card.
+        """
+        outside = self.outside.num_bytes
+        available = self.card.capacity_bytes - outside
+        needed = self.run(program, sizes, UNLIMITED_BYTES)
+        message = ""
+        if needed.reserved_peak_bytes > available:
+            squeezed = self.run(program, sizes, available)
+            message = squeezed.oom_message
+            if squeezed.oom_event < 0:
+                needed = squeezed
+        event = max(needed.allocated_peak_event, 0)
+        period, phase, module = program.place(event)
+        live = program.live_by_category(sizes)[:, event]
+        categories = dict(zip(tapes.CATEGORIES, (int(value) for value in live), strict=True))
+        categories["cached"] = max(0, needed.reserved_peak_bytes - sum(categories.values()))
+        categories["context"] = outside
+        return Peaks(
+            allocated_peak_bytes=needed.allocated_peak_bytes,
+            reserved_peak_bytes=needed.reserved_peak_bytes,
+            device_used_peak_bytes=needed.reserved_peak_bytes + outside,
+            capacity_bytes=self.card.capacity_bytes,
+            fits=not message,
+            num_alloc_retries=needed.num_alloc_retries,
+            peak_period=period,
+            peak_phase=phase,
+            peak_module=module,
+            categories_at_peak=categories,
+            out_of_memory=message,
+        )
+
+
+def _release(torch_version: str) -> tuple[int, int]:
+    major, minor = torch_version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def replay(
+    tape: Tape,
+    card: Card,
+    settings: AllocatorSettings | None = None,
+    *,
+    life: Life | None = None,
+) -> Peaks:
+    """Return the peaks of a recorded tape on a card.
+
+    Args:
+        tape: recorded on any machine.
+        card: any card; its own workspaces are asked for.
+        settings: allocator options; None takes PyTorch's defaults.
+        life: which parts to replay; None replays validation but no accumulation.
+
+    Raises:
+        BadInputError: the card cannot run one of the convolutions.
+    """
+    simulator = Simulator(
+        card, settings, torch_version=tape.description.versions.get("torch", "2.11.0")
+    )
+    program = Program(tape, life or Life())
+    sizes = program.sizes(
+        tape.events.requested_bytes,
+        simulator.convolution_bytes(tape.convolutions),
+        simulator.matrix_bytes,
+    )
+    return simulator.peaks(program, sizes)
+
+
+

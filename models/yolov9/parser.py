@@ -1,0 +1,265 @@
+"""Model description files: `[from, number, module, args]` rows to layers, never evaluating text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from torch import nn
+
+from memplan.errors import BadInputError
+
+from . import blocks
+from .heads import HEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+CFG_FOLDER = Path(__file__).parent / "cfg"
+
+# Blocks whose first argument is the number of output channels, scaled by the width multiple.
+_SCALED: dict[str, type[nn.Module]] = {
+    "Conv": blocks.Conv,
+    "AConv": blocks.AConv,
+    "ADown": blocks.ADown,
+    "ELAN1": blocks.ELAN1,
+    "RepNCSP": blocks.RepNCSP,
+    "RepNCSPELAN4": blocks.RepNCSPELAN4,
+    "SPPELAN": blocks.SPPELAN,
+    "SPPCSPC": blocks.SPPCSPC,
+}
+_PLAIN: dict[str, type[nn.Module]] = {
+    "Silence": blocks.Silence,
+    "SP": blocks.SP,
+    "MP": blocks.MP,
+    "nn.MaxPool2d": nn.MaxPool2d,
+    "nn.Identity": nn.Identity,
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "nn.SiLU()": lambda: nn.SiLU(inplace=True),
+    "nn.ReLU()": lambda: nn.ReLU(inplace=True),
+    "nn.ReLU6()": lambda: nn.ReLU6(inplace=True),
+    "nn.LeakyReLU(0.1)": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "nn.Hardswish()": lambda: nn.Hardswish(inplace=True),
+    "nn.Mish()": nn.Mish,
+    "nn.GELU()": nn.GELU,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One row of a model description, built."""
+
+    module: nn.Module
+    """The layer itself."""
+    sources: int | list[int]
+    """Where its input comes from: -1 the layer before, else absolute layer indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """What later rows need to know of a layer: channels (several for CBLinear) and stride."""
+
+    channels: int | list[int]
+    stride: float
+
+
+def known_modules() -> list[str]:
+    """Return the module names a description may use, sorted."""
+    return sorted({*_SCALED, *_PLAIN, *HEADS, "CBLinear", "CBFuse", "Concat", "nn.Upsample"})
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the content of a model description file.
+
+    Raises:
+        BadInputError: the file cannot be read, is not YAML, or lacks backbone and head.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise BadInputError(f"{path} is not a YAML file: {line}. Check the path.") from None
+    if not isinstance(content, dict) or not {"backbone", "head"} <= content.keys():
+        raise BadInputError(
+            f"{path} describes no model: it needs the lists 'backbone' and 'head' of"
+            " [from, number, module, args] rows, as the official files have."
+        )
+    return content
+
+
+def activation(description: Mapping[str, Any]) -> Callable[[], nn.Module] | None:
+    """Return the factory of the activation that a description asks for, None for the default SiLU.
+
+    Raises:
+        BadInputError: the activation is not one of those known.
+    """
+    text = description.get("activation")
+    if not text:
+        return None
+    factory = _ACTIVATIONS.get(str(text).replace(" ", "").replace("torch.nn.", "nn."))
+    if factory is None:
+        known = ", ".join(sorted(_ACTIVATIONS))
+        raise BadInputError(f"activation {text!r} is not known. Known: {known}.")
+    return factory
+
+
+def parse(description: Mapping[str, Any], nc: int, image_channels: int = 3) -> list[Layer]:
+    """Return the layers a description asks for; the last is the head, with its strides set.
+
+    Args:
+        description: the content of a file; `depth_multiple` scales repeats, `width_multiple` the
+            output channels (rounded up to a multiple of 8).
+        nc: number of classes.
+        image_channels: channels of the images.
+
+    Raises:
+        BadInputError: a row is malformed, or names a module that is not known.
+    """
+    builder = _Builder(
+        nc=nc,
+        depth=float(description.get("depth_multiple", 1.0)),
+        width=float(description.get("width_multiple", 1.0)),
+        image_channels=image_channels,
+    )
+    for row in [*description["backbone"], *description["head"]]:
+        builder.add(row)
+    if type(builder.layers[-1].module).__name__ not in HEADS:
+        heads = ", ".join(HEADS)
+        raise BadInputError(f"The last row must be a head, one of {heads}.")
+    return builder.layers
+
+
+class _Builder:
+    """Builds rows one after the other, following channels and strides."""
+
+    def __init__(self, *, nc: int, depth: float, width: float, image_channels: int) -> None:
+        self.nc = nc
+        self.depth = depth
+        self.width = width
+        self.layers: list[Layer] = []
+        self.outputs: list[_Output] = []
+        self.image = _Output(channels=image_channels, stride=1.0)
+
+    def add(self, row: object) -> None:
+        """Append the layer of one row."""
+        index = len(self.layers)
+        match row:
+            case [(int() | list()) as source, int(repeats), str(name), list(args)]:
+                pass
+            case _:
+                raise BadInputError(
+                    f"Row {index} of the model description is {row!r}; it must be"
+                    " [from, number, module, args]."
+                )
+        try:
+            inputs = [self._input(s) for s in (source if isinstance(source, list) else [source])]
+            module, output = self._build(
+                name, inputs, [_literal(a, self.nc) for a in args], repeats
+            )
+        except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+            raise BadInputError(
+                f"Row {index} of the model description, {row!r}, cannot be built: {error}."
+            ) from error
+        self.layers.append(Layer(module=module, sources=self._absolute(source)))
+        self.outputs.append(output)
+
+    def _input(self, source: int) -> _Output:
+        """Return what a layer's source gives; the first layer reads the image."""
+        if not self.outputs:
+            return self.image
+        return self.outputs[source]
+
+    def _absolute(self, source: int | list[int]) -> int | list[int]:
+        """Return sources as absolute indices, -1 staying "the layer before"."""
+        index = len(self.layers)
+        if isinstance(source, int):
+            return source if source in (-1, index - 1) or source >= 0 else index + source
+        return [s if s >= 0 or s == -1 else index + s for s in source]
+
+    def _build(
+        self, name: str, inputs: list[_Output], args: list[Any], repeats: int
+    ) -> tuple[nn.Module, _Output]:
+        """Return the module of one row and what it gives."""
+        first = inputs[0]
+        if name in _SCALED:
+            return self._scaled(name, first, args, repeats)
+        if name in HEADS:
+            return self._head(name, inputs, args)
+        module: nn.Module
+        match name:
+            case "CBLinear":
+                module = blocks.CBLinear(_single(first), args[0])
+                output = _Output(channels=list(args[0]), stride=first.stride)
+            case "CBFuse":
+                module, output = blocks.CBFuse(args[0]), inputs[-1]
+            case "Concat":
+                module = blocks.Concat(*args)
+                channels = sum(_single(i) for i in inputs)
+                output = _Output(channels=channels, stride=first.stride)
+            case "nn.Upsample":
+                module = nn.Upsample(*args)
+                stride = first.stride / float(args[1])
+                output = _Output(channels=first.channels, stride=stride)
+            case plain if plain in _PLAIN:
+                module = _PLAIN[plain](*args)
+                reduction = float(getattr(module, "reduction", getattr(module, "stride", 1.0)))
+                output = _Output(channels=first.channels, stride=first.stride * reduction)
+            case _:
+                known = ", ".join(known_modules())
+                raise BadInputError(
+                    f"Module {name!r} in the model description is not known. Known: {known}."
+                )
+        return module, output
+
+    def _scaled(
+        self, name: str, source: _Output, args: list[Any], repeats: int
+    ) -> tuple[nn.Module, _Output]:
+        """Return a block whose width and repeats follow the multiples."""
+        width = math.ceil(args[0] * self.width / 8) * 8
+        repeated = max(round(repeats * self.depth), 1) if repeats > 1 else 1
+        stack = [_SCALED[name](_single(source), width, *args[1:]) for _ in range(repeated)]
+        reduction = math.prod(float(getattr(m, "reduction", 1.0)) for m in stack)
+        module = stack[0] if repeated == 1 else nn.Sequential(*stack)
+        return module, _Output(channels=width, stride=source.stride * reduction)
+
+    def _head(self, name: str, inputs: list[_Output], args: list[Any]) -> tuple[nn.Module, _Output]:
+        """Return a head; the strides of its levels are those of the main (last) branch."""
+        if len(args) != 1:
+            raise ValueError("a head takes one argument, nc")
+        kind = HEADS[name]
+        levels, rest = divmod(len(inputs), kind.branches)
+        strides = [i.stride for i in inputs]
+        if rest or any(strides[i] != strides[i % levels] for i in range(len(inputs))):
+            raise ValueError(
+                f"{name} needs {kind.branches} branch(es) of inputs with equal strides,"
+                f" got strides {strides}"
+            )
+        module = kind(int(args[0]), [_single(i) for i in inputs], strides[:levels])
+        return module, _Output(channels=module.no, stride=strides[0])
+
+
+def _single(output: _Output) -> int:
+    """Return the channels of a layer that gives one map."""
+    if not isinstance(output.channels, int):
+        raise ValueError("only CBFuse can read a CBLinear")  # noqa: TRY004 - the value is wrong
+    return output.channels
+
+
+def _literal(value: object, nc: int) -> object:
+    """Return an argument as Python's value; the only names are nc, None, True and False."""
+    if isinstance(value, list):
+        return [_literal(v, nc) for v in value]
+    names: dict[str, object] = {"nc": nc, "None": None, "True": True, "False": False}
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def saved_layers(sources: Sequence[int | list[int]]) -> set[int]:
+    """Return the indices of the layers whose output a later layer, not the next one, reads."""
+    flat = [s for f in sources for s in (f if isinstance(f, list) else [f])]
+    return {s for s in flat if s != -1}

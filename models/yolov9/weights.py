@@ -1,0 +1,265 @@
+"""Weights from checkpoint files, read without running any code that the files carry.
+
+A PyTorch file is a zip of one pickle and the tensors' bytes. Official checkpoints pickle whole
+modules; here only tensors, storages and plain containers come to life, every module class becomes
+an inert `_Stub` that keeps its attributes, and any other name is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from memplan.errors import BadInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SLOTS = ("ema", "model", "state_dict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What a checkpoint filled and what it did not."""
+
+    slot: str
+    """Where the weights lay: `ema`, `model`, `state_dict`, or `file` for a bare state_dict."""
+    matched: tuple[str, ...]
+    """Entries loaded: equal name and shape."""
+    missing: tuple[str, ...]
+    """Entries of the network that the file lacks."""
+    unexpected: tuple[str, ...]
+    """Entries of the file that the network lacks."""
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    """Entries of another shape: name, the file's shape, the network's shape."""
+
+    def __str__(self) -> str:
+        """Return the report as one sentence."""
+        total = len(self.matched) + len(self.missing) + len(self.reshaped)
+        return (
+            f"Loaded {len(self.matched)} of {total} entries from {self.slot!r}"
+            f" ({len(self.missing)} missing, {len(self.reshaped)} of another shape,"
+            f" {len(self.unexpected)} unexpected)."
+        )
+
+
+def load_weights(net: nn.Module, path: str | Path, prefer: str = "ema") -> LoadReport:
+    """Fill a network with the entries of a checkpoint that fit by name and shape.
+
+    Values take the network's dtype and device; entries that do not fit stay as they are.
+
+    Args:
+        net: the network.
+        path: an official checkpoint (training, stripped, converted), one of memplan's own, or a
+            bare state_dict.
+        prefer: `ema` or `model`: the weights to take when the file has both. The official
+            `--weights` takes `model`.
+
+    Raises:
+        BadInputError: the file cannot be read, is refused as unsafe, or not one entry fits.
+    """
+    slot, state = read_state(path, prefer)
+    own = net.state_dict()
+    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fits:
+        raise BadInputError(
+            f"None of the {len(state)} entries of {path} fits the model. "
+            "Check that --cfg names the architecture the file was made with."
+        )
+    net.load_state_dict(fits, strict=False)
+    return LoadReport(
+        slot=slot,
+        matched=tuple(fits),
+        missing=tuple(k for k in own if k not in state),
+        unexpected=tuple(k for k in state if k not in own),
+        reshaped=tuple(
+            (k, tuple(v.shape), tuple(own[k].shape))
+            for k, v in state.items()
+            if k in own and k not in fits
+        ),
+    )
+
+
+def read_state(path: str | Path, prefer: str = "ema") -> tuple[str, dict[str, Tensor]]:
+    """Return the slot and the state_dict that a checkpoint holds.
+
+    Raises:
+        BadInputError: the file cannot be read, is refused as unsafe, or holds no weights.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, Mapping):
+        content = {"model": content}
+    for slot in sorted(_SLOTS, key=lambda s: s != prefer):
+        state = _state_of(content.get(slot))
+        if state:
+            return slot, state
+    state = _state_of(content)
+    if state:
+        return "file", state
+    raise BadInputError(f"{path} holds no weights under {', '.join(_SLOTS)} and is no state_dict.")
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """Return the content of a checkpoint; pickled objects other than tensors are inert stubs.
+
+    Raises:
+        BadInputError: the file cannot be read, or names something outside the permitted list.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [name] = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+            prefix = name.removesuffix("data.pkl")
+            return _Unpickler(archive, prefix).load()
+    except BadInputError as error:
+        raise BadInputError(f"{path} is refused: {error}") from None
+    except OSError as error:
+        raise BadInputError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInputError(
+            f"{path} is no readable PyTorch checkpoint ({reason}). It may be truncated or older"
+            " than the zip format of PyTorch 1.6; download or save it again."
+        ) from None
+
+
+class _Stub:
+    """Stands for a pickled object that is no tensor: keeps its attributes, does nothing."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        # A state of (dict, slots) is how pickle writes classes with slots.
+        first = state[0] if isinstance(state, tuple) and state else state
+        if isinstance(first, dict):
+            self.__dict__.update({k: v for k, v in first.items() if isinstance(k, str)})
+
+
+# Names whose objects become stubs. Being inert they could be any names; a short list still says
+# early and clearly that a file is not what it is taken for.
+_STUB_MODULES = ("models.", "utils.", "torch.nn.modules.", "numpy.", "pathlib")
+_STUB_NAMES = {
+    ("_codecs", "encode"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("argparse", "Namespace"),
+    ("torch", "device"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the pickle of a checkpoint with `_Stub` for everything that is not data."""
+
+    def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
+        self._archive = archive
+        self._prefix = prefix
+        self._storages: dict[str, Tensor] = {}
+        names = set(archive.namelist())
+        if f"{prefix}byteorder" in names and archive.read(f"{prefix}byteorder") != b"little":
+            raise BadInputError("its tensors are big-endian. Save it on a little-endian machine.")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the permitted object of a name, or a stub class.
+
+        Raises:
+            BadInputError: the name is not permitted.
+        """
+        real = _REAL.get((module, name))
+        if real is not None:
+            return real
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _StorageType(_STORAGE_DTYPES[name])
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) in _STUB_NAMES or f"{module}.".startswith(_STUB_MODULES):
+            return type(name, (_Stub,), {})
+        raise BadInputError(
+            f"its pickle names {module}.{name}, which is no part of a checkpoint and might run"
+            " code. Do not load this file elsewhere either unless you trust its source."
+        )
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Return the 1-D tensor over one storage's bytes."""
+        _, kind, key, _, num_elements = pid
+        if key not in self._storages:
+            data = bytearray(self._archive.read(f"{self._prefix}data/{key}"))
+            dtype = kind.dtype
+            flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            if flat.numel() < num_elements:
+                raise ValueError(f"storage {key} is too short")
+            self._storages[key] = flat
+        return self._storages[key]
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    """A storage class of the pickle; only its dtype matters."""
+
+    dtype: torch.dtype
+
+
+def _rebuild_tensor(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: object
+) -> Tensor:
+    """Return the view of a storage; `as_strided` refuses what lies outside it."""
+    return storage.as_strided(tuple(size), tuple(stride), offset)
+
+
+def _rebuild_parameter(data: Tensor, *_rest: object) -> Tensor:
+    return data
+
+
+_REAL: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch", "Size"): torch.Size,
+    ("__builtin__", "set"): set,
+    ("builtins", "set"): set,
+}
+_STORAGE_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+def _state_of(content: object) -> dict[str, Tensor]:
+    """Return the tensors of a stubbed module or of a state_dict by name; empty if neither."""
+    if isinstance(content, Mapping):
+        return {k: v for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    state: dict[str, Tensor] = {}
+    if isinstance(content, _Stub):
+        _walk(content, "", state)
+    return state
+
+
+def _walk(module: object, prefix: str, state: dict[str, Tensor]) -> None:
+    """Add the parameters and persistent buffers of a stubbed module and of its children."""
+    attributes = getattr(module, "__dict__", {})
+    hidden = attributes.get("_non_persistent_buffers_set") or set()
+    for kind in ("_parameters", "_buffers"):
+        for name, value in (attributes.get(kind) or {}).items():
+            if isinstance(value, Tensor) and name not in hidden:
+                state[f"{prefix}{name}"] = value
+    for name, child in (attributes.get("_modules") or {}).items():
+        _walk(child, f"{prefix}{name}.", state)

@@ -1,0 +1,195 @@
+"""The workspace oracle: cuDNN's own answers, for cards that are not there.
+
+The figures are of cuDNN 9.19; under another version only the relations between them are checked.
+"""
+
+import pytest
+
+from memplan.device import cudnn
+from memplan.device.catalogue import card
+from memplan.device.cudnn import ConvolutionProblem, WorkspaceOracle, packed_strides
+from memplan.errors import BadInputError
+
+only_9_19 = pytest.mark.skipif(
+    not cudnn.installed_version().startswith("9.19."), reason="figures are of cuDNN 9.19"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_on_disk(monkeypatch):
+    monkeypatch.setenv("MEMPLAN_CACHE", "off")
+
+
+def problem(**changes):
+    """Return a 3x3 convolution of 64 to 64 channels on 16 x 160 x 160, changed as asked."""
+    usual = {
+        "kind": "forward",
+        "dtype": "float16",
+        "input": (16, 64, 160, 160),
+        "weight": (64, 64, 3, 3),
+        "stride": (1, 1),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+    }
+    return ConvolutionProblem(**(usual | changes))
+
+
+@only_9_19
+@pytest.mark.parametrize(
+    ("name", "contiguous", "channels_last"),
+    [
+        ("h200", 104_931_475, 131),
+        ("a100-40gb", 104_931_344, 0),
+        ("rtx-3090", 104_931_344, 0),
+    ],
+)
+def test_layout_change_is_what_a_contiguous_convolution_pays(name, contiguous, channels_last):
+    """In NCHW the workspace holds input, output and weights again; in channels_last nothing."""
+    tensors = 2 * (2 * 16 * 64 * 160 * 160 + 64 * 64 * 3 * 3)
+    oracle = WorkspaceOracle(card(name))
+    answers = oracle.bytes_many([problem(), problem(channels_last=True)])
+
+    assert [contiguous, channels_last] == answers
+    assert 0 <= contiguous - tensors < 1024
+
+
+@only_9_19
+def test_every_kind_and_precision_has_its_own_answer():
+    """On an A100 forward, input gradient, weight gradient and TF32 off differ as cuDNN says."""
+    oracle = WorkspaceOracle(card("a100-40gb"))
+    kinds = [problem(kind=kind) for kind in ("forward", "input_gradient", "weight_gradient")]
+    full = [problem(dtype="float32"), problem(dtype="float32", allow_tf32=False)]
+
+    assert [104_931_344, 104_931_344, 110_175_043] == oracle.bytes_many(kinds)
+    assert [105_005_072, 409_856] == oracle.bytes_many(full)
+
+
+def test_settings_that_say_nothing_make_no_new_question():
+    """TF32 matters to float32 only; a 1-d convolution is the 2-d one PyTorch makes of it."""
+    flat = problem(input=(4, 8, 100), weight=(8, 8, 3), stride=(2,), padding=(1,), dilation=(1,))
+    square = problem(
+        input=(4, 8, 1, 100), weight=(8, 8, 1, 3), stride=(1, 2), padding=(0, 1), dilation=(1, 1)
+    )
+
+    assert problem().key() == problem(allow_tf32=False).key()
+    assert problem(dtype="float32").key() != problem(dtype="float32", allow_tf32=False).key()
+    assert square.key() == flat.key()
+    assert problem().key() != problem(deterministic=True).key()
+
+
+def test_one_two_and_three_dimensions_are_answered():
+    """Convolutions over one, two and three spatial dimensions have a workspace each."""
+    oracle = WorkspaceOracle(card("rtx-3090"))
+    problems = [
+        problem(
+            input=(2, 16, *(8,) * rank),
+            weight=(16, 16, *(3,) * rank),
+            stride=(1,) * rank,
+            padding=(1,) * rank,
+            dilation=(1,) * rank,
+        )
+        for rank in (1, 2, 3)
+    ]
+
+    assert all(num_bytes >= 0 for num_bytes in oracle.bytes_many(problems))
+
+
+def test_a_problem_is_asked_once(monkeypatch):
+    """Equal problems cost one question, now and later, and keep their places."""
+    oracle = WorkspaceOracle(card("rtx-3090"))
+    asked = []
+    ask = cudnn._plans
+    monkeypatch.setattr(cudnn, "_plans", lambda *args: asked.append(args) or ask(*args))
+    small = problem(input=(1, 64, 8, 8))
+    first = oracle.bytes_many([problem(), small, problem()])
+
+    assert 2 == len(asked)
+    assert first[0] == first[2]
+    assert first[1] == oracle.bytes(small)
+    assert 2 == len(asked)
+
+
+def test_deterministic_leaves_only_deterministic_plans():
+    """The deterministic candidates are among the others, and fewer or as many."""
+    oracle = WorkspaceOracle(card("a100-40gb"))
+    free = oracle.benchmark_candidates(problem(kind="weight_gradient"))
+    bound = oracle.benchmark_candidates(problem(kind="weight_gradient", deterministic=True))
+
+    assert 0 < len(bound) < len(free)
+    assert set(bound) <= set(free)
+
+
+def test_the_choice_without_benchmark_is_the_first_candidate():
+    """Benchmark mode considers every plan; without it PyTorch takes the first of them."""
+    oracle = WorkspaceOracle(card("rtx-3090"))
+    candidates = oracle.benchmark_candidates(problem())
+
+    assert candidates[0] == oracle.bytes(problem())
+    assert len(candidates) > 5
+
+
+def test_capacity_does_not_change_an_answer():
+    """The workspace depends on the kind of card, not on the memory it is taken to have."""
+    whole = card("rtx-4090")
+    part = whole.with_capacity(whole.capacity_bytes // 2)
+    answers = {WorkspaceOracle(one).bytes(problem(kind="weight_gradient")) for one in (whole, part)}
+
+    assert 1 == len(answers)
+
+
+@pytest.mark.parametrize("name", ["p100", "v100-16gb", "v100-32gb"])
+def test_a_card_cudnn_no_longer_knows_is_answered_with_a_note(monkeypatch, name):
+    """Pascal and Volta get the answers of Turing under a CUDA 13 build, and the note says so."""
+    monkeypatch.setattr(cudnn, "_is_installed", lambda wheel: wheel == "nvidia-cudnn-cu13")
+    oracle = WorkspaceOracle(card(name))
+
+    assert "does not support" in oracle.note
+    assert "7.5" in oracle.note
+    assert oracle.bytes(problem()) > 0
+
+
+def test_a_supported_card_needs_no_note():
+    """A card the installed cuDNN knows is asked about as it is."""
+    oracle = WorkspaceOracle(card("t4"))
+
+    assert "" == oracle.note
+    assert f"cuDNN {cudnn.installed_version()} asked about NVIDIA T4" == oracle.source
+
+
+def test_bfloat16_before_ampere_is_refused():
+    """PyTorch has no bfloat16 convolution in cuDNN on a T4; the message names the way out."""
+    with pytest.raises(BadInputError, match="--precision amp-fp16"):
+        WorkspaceOracle(card("t4")).bytes(problem(dtype="bfloat16"))
+
+
+def test_another_cudnn_version_cannot_be_asked():
+    """Only the installed cuDNN can answer; a wish for another is an error."""
+    installed = cudnn.installed_version()
+
+    assert installed == WorkspaceOracle(card("t4"), installed).cudnn_version
+    with pytest.raises(BadInputError, match=r"8\.9\.7 cannot be told"):
+        WorkspaceOracle(card("t4"), "8.9.7")
+
+
+def test_shapes_that_are_no_convolution_are_a_mistake_of_ours():
+    """Channels that do not divide into groups, or ranks that differ, are caught at once."""
+    with pytest.raises(AssertionError):
+        problem(groups=2)
+    with pytest.raises(AssertionError):
+        problem(stride=(1,))
+
+
+def test_output_shape_is_that_of_the_forward_convolution():
+    """Stride, padding and dilation give the output as PyTorch counts it."""
+    strided = problem(input=(2, 3, 640, 480), weight=(32, 3, 6, 6), stride=(2, 2), padding=(2, 2))
+
+    assert (2, 32, 320, 240) == strided.output
+    assert (16, 64, 156, 156) == problem(dilation=(3, 3)).output
+
+
+def test_strides_are_those_of_packed_tensors():
+    """Size-1 dimensions get the stride they would have if they were longer."""
+    assert (24, 12, 4, 1) == packed_strides((5, 2, 3, 4), channels_last=False)
+    assert (24, 1, 8, 2) == packed_strides((5, 2, 3, 4), channels_last=True)
+    assert (7, 1, 7, 7) == packed_strides((3, 7, 1, 1), channels_last=True)
+    assert (7, 1, 1, 1) == packed_strides((3, 7, 1, 1), channels_last=False)

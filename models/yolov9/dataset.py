@@ -1,0 +1,161 @@
+"""A data set's description: `data.yaml` read, its splits resolved to lists of image files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from memplan.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What both Pillow (which scans) and OpenCV (which decodes) read.
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDescription:
+    """What `data.yaml` says, with paths resolved and checked to exist."""
+
+    path: Path
+    """The `data.yaml` itself."""
+    root: Path
+    """The directory that the splits are relative to."""
+    class_names: tuple[str, ...]
+    """Names by class number."""
+    splits: Mapping[str, tuple[Path, ...]]
+    """Directories and list files of each split that is given."""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, >= 1."""
+        return len(self.class_names)
+
+    def image_paths(self, split: str) -> list[Path]:
+        """Return the image files of a split, sorted and each once.
+
+        Raises:
+            BadInputError: the split is not described, or holds no images.
+        """
+        sources = self.splits.get(split)
+        if not sources:
+            known = ", ".join(self.splits)
+            raise BadInputError(f"{self.path} describes no {split!r} split. It has: {known}.")
+        found: set[Path] = set()
+        for source in sources:
+            found.update(_listed_images(source) if source.is_file() else _images_below(source))
+        if not found:
+            raise BadInputError(
+                f"No images for {split!r} in {', '.join(map(str, sources))}. "
+                f"memplan reads {', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
+        return sorted(found)
+
+
+def read_description(path: Path) -> DataDescription:
+    """Return the data set that a `data.yaml` describes.
+
+    `path` inside the file is the root: absolute, or relative to the file's own directory, or else
+    to the working directory. `train`, `val` and `test` are each a directory, a list file, or a list
+    of those. `names` is a list or a map from number to name.
+
+    Raises:
+        BadInputError: the file or a directory is missing, or an entry cannot be used.
+    """
+    raw = _read_mapping(path)
+    root = _find_root(path, raw.get("path"))
+    class_names = _read_names(path, raw)
+    splits = {
+        split: _find_sources(path, root, split, raw[split])
+        for split in SPLITS
+        if raw.get(split) is not None
+    }
+    for split in ("train", "val"):
+        if split not in splits:
+            raise BadInputError(
+                f"{path} has no entry {split!r}. Add it: a directory of images under {root}."
+            )
+    return DataDescription(path=path, root=root, class_names=class_names, splits=splits)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BadInputError(
+            f"No data description at {path}. Give a data.yaml, or write the sample set with "
+            "`memplan data sample DIR`."
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"{path} is not readable as YAML: {reason}.") from None
+    if not isinstance(raw, dict):
+        raise BadInputError(f"{path} holds no mapping. It needs train, val and names.")
+    return {str(key): value for key, value in raw.items()}
+
+
+def _find_root(path: Path, entry: Any) -> Path:
+    here = path.absolute().parent
+    if entry is None:
+        return here
+    if not isinstance(entry, str):
+        raise BadInputError(f"{path}: path is {entry!r}, but it must be one directory.")
+    # The official files give a root relative to where training is started.
+    for root in (here / Path(entry).expanduser(), Path(entry).absolute()):
+        if root.is_dir():
+            return root.resolve()
+    raise BadInputError(
+        f"{path}: path {entry} is no directory, neither beside the file nor in the working "
+        "directory. memplan downloads no data."
+    )
+
+
+def _read_names(path: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
+    names, num_classes = raw.get("names"), raw.get("nc")
+    if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
+        raise BadInputError(f"{path}: nc is {num_classes!r}, but it must be a whole number >= 1.")
+    if names is None and num_classes is not None:
+        return tuple(str(number) for number in range(num_classes))
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise BadInputError(
+                f"{path}: names must be numbered 0 to {len(names) - 1} with no gap."
+            )
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise BadInputError(f"{path}: names must be a list of class names or a map from number.")
+    if num_classes is not None and num_classes != len(names):
+        raise BadInputError(f"{path}: nc is {num_classes} but there are {len(names)} names.")
+    return tuple(str(name) for name in names)
+
+
+def _find_sources(path: Path, root: Path, split: str, entry: Any) -> tuple[Path, ...]:
+    entries = entry if isinstance(entry, list) else [entry]
+    if not entries or not all(isinstance(item, str) and item for item in entries):
+        raise BadInputError(f"{path}: {split} is {entry!r}; give a directory or a list file.")
+    sources = tuple(root / Path(item).expanduser() for item in entries)
+    for source in sources:
+        if not source.exists():
+            raise BadInputError(
+                f"{path}: {split} names {source}, which does not exist. memplan downloads no data."
+            )
+    return sources
+
+
+def _images_below(directory: Path) -> list[Path]:
+    return [
+        path
+        for path in directory.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def _listed_images(list_file: Path) -> list[Path]:
+    """Return the images a list file names, one a line, relative to the file's directory."""
+    lines = list_file.read_text(encoding="utf-8").splitlines()
+    return [list_file.parent / line.strip() for line in lines if line.strip()]

@@ -1,0 +1,98 @@
+"""Hyperparameters of the recipe by their official names, read from YAML and checked."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from memplan.errors import BadInputError, UnknownNameError
+
+_DEFAULT = "scratch-high.yaml"
+_PROBABILITIES = frozenset({"flipud", "fliplr", "mosaic", "mixup", "copy_paste"})
+# What may be below 0: nothing. What must stay below 1, or an image could shrink to nothing.
+_BELOW_ONE = frozenset({"scale", "momentum", "warmup_momentum"})
+
+
+def load_hyperparameters(path: Path | str | None = None) -> dict[str, float]:
+    """Return all hyperparameters; those a file leaves out have scratch-high's values.
+
+    Args:
+        path: a YAML file, or the name of one that ships (`scratch-high.yaml`, `scratch-low.yaml`);
+            None takes scratch-high.
+
+    Raises:
+        UnknownNameError: a key is no hyperparameter; the nearest is suggested.
+        BadInputError: the file is missing, or a value is no number or out of its range.
+    """
+    values = _parse(_DEFAULT, _shipped(_DEFAULT))
+    if path is None:
+        return values
+    text = _read(Path(path))
+    given = _parse(str(path), text)
+    for name in given:
+        if name not in values:
+            raise UnknownNameError(
+                "hyperparameter", name, values, f"Correct {path}, or see {_DEFAULT} for all."
+            )
+    check_hyperparameters(given, source=str(path))
+    return values | given
+
+
+def check_hyperparameters(values: dict[str, float], *, source: str) -> None:
+    """Check that each value is in its range.
+
+    Raises:
+        BadInputError: a value is below 0, not finite, or above what it can be.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value) or value < 0:
+            raise BadInputError(f"{source}: {name} is {value}; give a number of 0 or more.")
+        if name in _PROBABILITIES and value > 1:
+            raise BadInputError(f"{source}: {name} is {value}; a probability is 0 to 1.")
+        if name in _BELOW_ONE and value >= 1:
+            raise BadInputError(f"{source}: {name} is {value}; give a number below 1.")
+
+
+def _shipped(name: str) -> str:
+    return (resources.files(__package__) / "hyp" / name).read_text(encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        shipped = sorted(item.name for item in (resources.files(__package__) / "hyp").iterdir())
+        # The official files are called hyp.scratch-high.yaml.
+        name = path.name.removeprefix("hyp.").removesuffix(".yaml") + ".yaml"
+        if name in shipped:
+            return _shipped(name)
+        raise BadInputError(
+            f"No hyperparameter file at {path}. Give a path, or one of {', '.join(shipped)}."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _parse(source: str, text: str) -> dict[str, float]:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInputError(
+            f"{source} is not readable as YAML: {' '.join(str(error).split())}."
+        ) from None
+    if not isinstance(raw, dict):
+        raise BadInputError(f"{source} holds no mapping of hyperparameters to numbers.")
+    values: dict[str, float] = {}
+    for name, value in raw.items():
+        values[str(name)] = _number(source, str(name), value)
+    return values
+
+
+def _number(source: str, name: str, value: object) -> float:
+    # YAML 1.1 reads 1e-4 as text, because it has no decimal point.
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise BadInputError(f"{source}: {name} is {value!r}, which is not a number.")

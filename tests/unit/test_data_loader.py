@@ -1,0 +1,227 @@
+"""Batches: content fixed by seed, epoch and image; shapes and dtypes as agreed."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from memplan_models.yolov9.loader import open_yolo_data, validation_size
+from memplan_models.yolov9.objects import max_objects_quantile
+from memplan_models.yolov9.sample import write_sample
+
+from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.workload import DataOptions
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """The sample set, written once."""
+    return write_sample(tmp_path_factory.mktemp("data") / "sample")
+
+
+@pytest.fixture
+def small(sample, tmp_path):
+    """A copy with six training and three validation images, to be damaged."""
+    root = tmp_path / "small"
+    for split, count in (("train", 6), ("val", 3)):
+        for folder, suffix in (("images", "jpg"), ("labels", "txt")):
+            (root / folder / split).mkdir(parents=True)
+            for number in range(count):
+                part = f"{folder}/{split}/{number:04d}.{suffix}"
+                shutil.copy(sample.parent / part, root / part)
+    shutil.copy(sample, root / "data.yaml")
+    return root / "data.yaml"
+
+
+def _open(path, **options):
+    return open_yolo_data(DataOptions(path=path, image_size=64, **options))
+
+
+def _train(data, micro_batch_size=4, epoch=0, augment_fully=True, **options):
+    return list(
+        data.training_batches(
+            micro_batch_size=micro_batch_size, epoch=epoch, augment_fully=augment_fully, **options
+        )
+    )
+
+
+def _same(batches, others):
+    return len(batches) == len(others) and all(
+        torch.equal(batch[key], other[key])
+        for batch, other in zip(batches, others, strict=True)
+        for key in batch
+    )
+
+
+def test_validation_size_is_the_official_one():
+    """Half a stride of padding makes 672 of 640 and 192 of 160."""
+    assert [672, 192] == [validation_size(640), validation_size(160)]
+
+
+def test_training_batches_have_the_agreed_shapes(small):
+    """Images are uint8 squares; targets are padded with class -1; the last batch is smaller."""
+    data = _open(small)
+    batches = _train(data)
+
+    assert [(4, 3, 64, 64), (2, 3, 64, 64)] == [tuple(batch["images"].shape) for batch in batches]
+    assert torch.uint8 == batches[0]["images"].dtype
+    assert torch.float32 == batches[0]["targets"].dtype
+    assert len(batches) == data.num_batches(4)
+    targets = batches[0]["targets"]
+    used = targets[..., 0] >= 0
+    assert targets.shape[1] == used.sum(1).max()
+    assert (targets[~used] == torch.tensor([-1.0, 0, 0, 0, 0])).all()
+    assert (targets[used][:, 1:] > 0).all()
+    assert (targets[used][:, 1:] <= 1).all()
+
+
+def test_each_image_leads_one_sample_an_epoch(small):
+    """An epoch visits every image once, in an order of its own."""
+    data = _open(small)
+    orders = [torch.cat([b["image_ids"] for b in _train(data, epoch=e)]).tolist() for e in (0, 1)]
+
+    assert list(range(6)) == sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+
+
+def test_the_same_seed_and_epoch_give_the_same_bytes(small):
+    """Another process, or another reading, gets equal batches; another seed or epoch does not."""
+    expected = _train(_open(small, seed=3), epoch=2)
+
+    assert _same(expected, _train(_open(small, seed=3), epoch=2))
+    assert not _same(expected, _train(_open(small, seed=3), epoch=1))
+    assert not _same(expected, _train(_open(small, seed=4), epoch=2))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_do_not_change_the_batches(small):
+    """Loading in two processes gives what loading in this one gives."""
+    assert _same(_train(_open(small)), _train(_open(small, num_workers=2)))
+
+
+def test_the_batch_size_does_not_change_the_samples(small):
+    """Split into ones, an epoch holds the same images in the same order."""
+    data = _open(small)
+    together = torch.cat([batch["images"] for batch in _train(data, 6)])
+    alone = torch.cat([batch["images"] for batch in _train(data, 1)])
+
+    assert torch.equal(together, alone)
+
+
+def test_an_epoch_can_be_continued(small):
+    """Leaving out the first images gives the rest of the same epoch."""
+    data = _open(small)
+
+    assert _same(_train(data, 2)[1:], _train(data, 2, first_image=2))
+
+
+def test_closing_the_mosaic_leaves_one_image_a_sample(small):
+    """Without full augmentation no sample has more objects than its own image."""
+    data = _open(small)
+    for batch in _train(data, augment_fully=False):
+        num_objects = (batch["targets"][..., 0] >= 0).sum(1).numpy()
+        assert (num_objects <= data.objects_per_image[batch["image_ids"].numpy()]).all()
+
+
+def test_no_sample_has_more_objects_than_predicted(sample):
+    """Real batches stay within the predicted largest number of objects."""
+    data = _open(sample, hyperparameters={"mixup": 0.5})
+    most = max(batch["targets"].shape[1] for batch in _train(data, 8))
+
+    assert most <= max_objects_quantile(data.objects_per_image, 8, 1.0, 0.5, 1.0)
+    assert most <= max_objects_quantile(data.objects_per_image, 8 * 30, 1.0, 0.5, 0.99)
+
+
+def test_objects_are_counted_for_each_training_image(small):
+    """The counts are those of the label files."""
+    data = _open(small)
+    labels = sorted((small.parent / "labels" / "train").iterdir())
+
+    assert [len(file.read_text().splitlines()) for file in labels] == (
+        data.objects_per_image.tolist()
+    )
+    assert np.int64 == data.objects_per_image.dtype
+    assert (6, 3, 10) == (data.num_training_images, data.num_validation_images, data.num_classes)
+
+
+def test_caching_in_memory_changes_nothing_but_speed(small):
+    """Samples from the cache equal those from files."""
+    assert _same(_train(_open(small)), _train(_open(small, extra={"cache": "ram"})))
+
+
+def test_validation_batches_say_how_they_were_made(small):
+    """Validation is in file order, with original shapes and the letterbox's map."""
+    data = _open(small, extra={"validation_size": 96})
+    (batch,) = data.validation_batches(micro_batch_size=8)
+
+    assert (3, 3, 96, 96) == tuple(batch["images"].shape)
+    assert [0, 1, 2] == batch["image_ids"].tolist()
+    assert [[320, 320]] * 3 == batch["original_shapes"].tolist()
+    assert [[0.3, 0.3, 0, 0]] * 3 == batch["letterbox"].tolist()
+    first = (small.parent / "labels" / "val" / "0000.txt").read_text().split()[:5]
+    assert [float(field) for field in first] == pytest.approx(
+        batch["targets"][0, 0].tolist(), abs=1e-5
+    )
+
+
+def test_a_single_class_merges_all(small):
+    """With single_class every object is of class 0, and there is one name."""
+    data = _open(small, single_class=True)
+    classes = torch.cat([batch["targets"][..., 0].flatten() for batch in _train(data)])
+
+    assert {-1.0, 0.0} >= set(classes.tolist())
+    assert (1, ("object",)) == (data.num_classes, data.class_names)
+
+
+def test_sparse_images_are_left_out_of_training_only(small):
+    """min_items drops training images with fewer objects and says when none is left."""
+    counts = _open(small).objects_per_image
+    data = _open(small, min_items=int(counts.max()))
+
+    assert (counts == counts.max()).sum() == data.num_training_images
+    assert 3 == data.num_validation_images
+    with pytest.raises(BadInputError, match="No training image has 99 objects"):
+        _open(small, min_items=99)
+
+
+def test_polygons_with_copy_paste_are_warned_of(small):
+    """Polygons become boxes, and the user is told that copy_paste then does nothing."""
+    (small.parent / "labels" / "train" / "0000.txt").write_text("0 .1 .1 .5 .1 .5 .5\n")
+
+    assert "copy_paste 0.3 has no effect" in _open(small).warnings[0]
+    assert [] == _open(small, hyperparameters={"copy_paste": 0.0}).warnings
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_vanishes_is_told_in_one_line(small, num_workers):
+    """A file lost during training is named, also by a loader process."""
+    data = _open(small, num_workers=num_workers)
+    (small.parent / "images" / "train" / "0003.jpg").unlink()
+
+    with pytest.raises(BadInputError, match=r"0003\.jpg cannot be read any more") as caught:
+        _train(data)
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"extra": {"rect": True}}, UnknownNameError, "data option 'rect'"),
+        ({"extra": {"cache": "disk"}}, BadInputError, "cache 'disk' is not offered"),
+        ({"hyperparameters": {"mosiac": 1.0}}, UnknownNameError, "'mosaic'"),
+        ({"hyperparameters": {"mosaic": 2.0}}, BadInputError, "a probability"),
+        ({"num_workers": -1}, UsageError, "num_workers -1"),
+    ],
+)
+def test_unknown_options_are_refused_by_name(small, options, error, message):
+    """An option of no meaning here is never ignored."""
+    with pytest.raises(error, match=message):
+        _open(small, **options)
+
+
+def test_a_batch_of_nothing_is_refused(small):
+    """A micro-batch below 1 is wrong usage."""
+    with pytest.raises(UsageError, match="micro_batch_size 0"):
+        _train(_open(small), 0)

@@ -1,0 +1,184 @@
+"""The index of a split: skipped images, what is refused, and when it is used again."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from memplan_models.yolov9.dataset import read_description
+from memplan_models.yolov9.scan import scan_split
+from PIL import Image
+
+from memplan.errors import BadInputError
+
+
+@pytest.fixture(autouse=True)
+def _user_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three labelled images of 40 x 20 pixels, used for training and validation."""
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    for name in "abc":
+        pixels = np.random.default_rng(ord(name)).integers(0, 255, (20, 40, 3), np.uint8)
+        cv2.imwrite(str(root / "images" / f"{name}.jpg"), pixels)
+        (root / "labels" / f"{name}.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    (root / "data.yaml").write_text("train: images\nval: images\nnames: [x, y]\n")
+    return root
+
+
+def _scan(root):
+    return scan_split(read_description(root / "data.yaml"), "train")
+
+
+def _index(root):
+    (file,) = root.glob("memplan-index-train-*.json")
+    return file
+
+
+def test_images_come_with_size_and_labels(root):
+    """Each image has its height, width and float32 rows."""
+    split = _scan(root)
+
+    assert [(20, 40)] * 3 == [(image.height, image.width) for image in split.images]
+    assert [[1, 0.5, 0.5, 0.5, 0.5]] == split.images[0].labels.tolist()
+    assert () == split.warnings
+
+
+def test_orientation_is_applied_to_the_size(root):
+    """An image that EXIF turns by a quarter has height and width exchanged."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(root / "images" / "a.jpg", exif=exif)
+
+    assert (40, 20) == (_scan(root).images[0].height, _scan(root).images[0].width)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_damaged_image_is_skipped_and_counted(root, keep):
+    """An empty, cut or garbled file is left out with one warning that names it."""
+    file = root / "images" / "b.jpg"
+    file.write_bytes(file.read_bytes()[:keep])
+
+    split = _scan(root)
+
+    assert ["a.jpg", "c.jpg"] == [image.path.name for image in split.images]
+    assert 1 == len(split.warnings)
+    assert split.warnings[0].startswith("1 images in 'train'")
+    assert "b.jpg" in split.warnings[0]
+
+
+def test_a_tiny_image_is_skipped(root):
+    """An image below 10 pixels is no training image."""
+    cv2.imwrite(str(root / "images" / "b.jpg"), np.zeros((5, 40, 3), np.uint8))
+
+    assert "40 x 5 pixels" in _scan(root).warnings[0]
+
+
+def test_only_damaged_images_are_an_error(root):
+    """With no usable image the message gives the first reason."""
+    for file in (root / "images").iterdir():
+        file.write_bytes(b"not an image")
+
+    with pytest.raises(BadInputError, match="None of the 3 images for 'train' can be used"):
+        _scan(root)
+
+
+def test_images_without_any_label_are_an_error(root):
+    """With no object at all the message says where labels are looked for."""
+    for file in (root / "labels").iterdir():
+        file.unlink()
+
+    with pytest.raises(BadInputError, match="0 label files exist") as caught:
+        _scan(root)
+
+    assert str(root / "labels" / "a.txt") in str(caught.value)
+
+
+def test_an_image_without_a_label_file_is_background(root):
+    """A missing label file among others means an image with no object."""
+    (root / "labels" / "a.txt").unlink()
+
+    assert [0, 1, 1] == [len(image.labels) for image in _scan(root).images]
+
+
+def test_repeated_rows_are_told(root):
+    """Duplicates and boxes of no area are removed with a counted warning each."""
+    (root / "labels" / "a.txt").write_text("1 .5 .5 .5 .5\n1 .5 .5 .5 .5\n0 .5 .5 0 .5\n")
+
+    split = _scan(root)
+
+    assert 1 == len(split.images[0].labels)
+    assert "1 repeated label rows" in split.warnings[0]
+    assert "1 label rows" in split.warnings[1]
+
+
+def test_the_index_is_json_with_a_schema(root):
+    """The index is a JSON file beside the data and names its schema."""
+    _scan(root)
+
+    assert "memplan.yolo_index/1" == json.loads(_index(root).read_text())["schema"]
+
+
+def test_unchanged_files_are_taken_from_the_index(root):
+    """A file whose size and time are as indexed is not read again."""
+    first = _scan(root)
+    file = root / "images" / "a.jpg"
+    status = file.stat()
+    file.write_bytes(b"\0" * status.st_size)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert len(first.images) == len(_scan(root).images)
+
+
+def test_a_changed_label_is_read_again(root):
+    """A newer label file replaces its index entry."""
+    _scan(root)
+    (root / "labels" / "b.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+
+    assert [[0, 0.5, 0.5, 0.25, 0.25]] == _scan(root).images[1].labels.tolist()
+
+
+def test_a_removed_label_is_noticed(root):
+    """A label file that is gone leaves its image as background."""
+    _scan(root)
+    (root / "labels" / "b.txt").unlink()
+
+    assert 0 == len(_scan(root).images[1].labels)
+
+
+def test_fewer_classes_are_checked_against_indexed_rows(root):
+    """When data.yaml loses a class, the indexed row at fault is told with its line."""
+    _scan(root)
+    (root / "data.yaml").write_text("train: images\nval: images\nnames: [x]\n")
+
+    with pytest.raises(BadInputError, match=r"a\.txt:1 has class 1"):
+        _scan(root)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": "memplan.yolo_index/0", "images": {}}'])
+def test_a_damaged_or_older_index_is_made_anew(root, text):
+    """An index that cannot be used is replaced."""
+    _scan(root)
+    _index(root).write_text(text)
+
+    assert 3 == len(_scan(root).images)
+    assert 3 == len(json.loads(_index(root).read_text())["images"])
+
+
+def test_the_user_cache_takes_the_index_when_the_data_cannot(root, tmp_path):
+    """Where the index cannot be written beside the data, it goes to the user's cache."""
+    _scan(root)
+    blocked = _index(root)
+    blocked.unlink()
+    blocked.mkdir()
+
+    _scan(root)
+
+    assert (tmp_path / "cache" / "memplan" / blocked.name).is_file()
+    assert [] == [file.name for file in root.iterdir() if file.name.startswith(blocked.name + ".")]

@@ -1,0 +1,171 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+A file holds tensors and plain containers only, so that `torch.load(weights_only=True)` reads it and
+no file can run code. Files appear whole or not at all: a failed save leaves the previous one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memplan.errors import BadInputError
+
+SCHEMA = "memplan.checkpoint/1"
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The state of a run after a whole number of epochs."""
+
+    epoch: int
+    """Epochs done; the next one to train, 0-based."""
+    finished: bool
+    """Whether the run came to its end, by its epochs or by patience."""
+    model: Tensors
+    """The trained weights and buffers, in their own precision."""
+    ema: Tensors | None
+    """The averaged weights and buffers; None where no average is kept."""
+    ema_updates: int
+    """Steps that the average has followed."""
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    micro_batch_size: int
+    """Images in a micro-batch; below the option's after memory ran out."""
+    best_fitness: float
+    best_epoch: int
+    """The epoch of the best fitness, 0-based."""
+    best_metrics: dict[str, float]
+    metrics: dict[str, float]
+    """Of the last evaluation."""
+    random_states: dict[str, Any]
+    options: dict[str, Any]
+    """As `TrainOptions.as_record` gives them."""
+    hyperparameters: dict[str, float]
+    workload: str
+    """The workload's name."""
+    num_classes: int
+    plan: dict[str, Any] | None
+    """The plan the run follows, as JSON values."""
+    versions: dict[str, str]
+
+
+def plain_state(module: torch.nn.Module) -> Tensors:
+    """Return a module's state as a plain dict of tensors on the CPU; CPU tensors are not copied."""
+    return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that the file is either the new one or still the previous one.
+
+    Raises:
+        BadInputError: the file cannot be written; the previous one is untouched.
+    """
+    values = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save({"schema": SCHEMA, **values}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_directory(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a full disk into a RuntimeError of several lines.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        kept = " The previous file is kept." if path.exists() else ""
+        raise BadInputError(f"{path} cannot be written: {reason}.{kept}") from None
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the renaming itself durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in a file, tensors on the CPU.
+
+    Raises:
+        BadInputError: the file is missing, damaged, refused as unsafe, or not one of memplan's.
+    """
+    content = _read(path)
+    schema = content.get("schema") if isinstance(content, Mapping) else None
+    if schema != SCHEMA:
+        raise BadInputError(
+            f"{path} is no memplan checkpoint of schema {SCHEMA!r} (found {schema!r}), so it "
+            "cannot be resumed. To start from its weights, give it as --weights."
+        )
+    values = {name: value for name, value in content.items() if name != "schema"}
+    try:
+        return Checkpoint(**values)
+    except TypeError as error:
+        reason = str(error).replace("Checkpoint.__init__() ", "")
+        raise BadInputError(f"{path} is incomplete: {reason}.") from None
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise BadInputError(f"No checkpoint at {path}. Give a run folder or its weights/last.pt.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BadInputError(
+            f"{path} is refused: it holds more than tensors and plain values, so reading it might "
+            "run code. To start from an official checkpoint's weights, give it as --weights."
+        ) from None
+    except Exception as error:  # noqa: BLE001 - a damaged file can raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInputError(
+            f"{path} cannot be read ({reason.rstrip('.')}). It may be truncated; an older good one "
+            "may be beside it, such as best.pt."
+        ) from None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint file that `--resume PATH` means.
+
+    Args:
+        path: a file, a run folder, or a folder with run folders below it, whose newest `last.pt`
+            is taken; the bare option means the working directory.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    if path.is_file():
+        return path
+    if (path / "weights" / "last.pt").is_file():
+        return path / "weights" / "last.pt"
+    if not path.exists():
+        raise BadInputError(f"No checkpoint at {path}. Give a run folder or its weights/last.pt.")
+    found = sorted(path.rglob("last.pt"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise BadInputError(f"No last.pt below {path}. Give a run folder or its weights/last.pt.")
+    return found[-1]
+
+
+def check_unfinished(checkpoint: Checkpoint, path: Path) -> None:
+    """Check that there is something left to train.
+
+    Raises:
+        BadInputError: the run is finished; the message says how to train on.
+    """
+    if checkpoint.finished:
+        raise BadInputError(
+            f"{path} is of a run that finished after {checkpoint.epoch} epochs. To train on from "
+            f"its weights, start a new run with --weights {path}."
+        )

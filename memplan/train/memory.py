@@ -1,0 +1,100 @@
+"""What the run's process and its device hold right now."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from memplan.units import format_bytes
+
+if TYPE_CHECKING:
+    from memplan.answers import Predicted
+
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveMemory:
+    """One reading; the device's figures are None on a CPU."""
+
+    allocated_bytes: int | None
+    """Highest allocated since the reading before."""
+    reserved_bytes: int | None
+    """Highest reserved since the reading before."""
+    device_used_bytes: int | None
+    """Used on the device now, by all processes."""
+    host_resident_bytes: int
+    """Resident in host memory now, this process alone."""
+
+
+class MemoryWatch:
+    """Reads memory and remembers the highest figures of the run.
+
+    Args:
+        device: where the model is.
+        predicted: a plan's figures, None without a plan.
+    """
+
+    def __init__(self, device: torch.device, predicted: Predicted | None) -> None:
+        self.device = device
+        self.predicted = predicted
+        self.allocated_peak_bytes: int | None = None
+        self.reserved_peak_bytes: int | None = None
+        self.device_used_peak_bytes: int | None = None
+
+    def read(self) -> LiveMemory:
+        """Return the present figures; the next reading's peaks start here."""
+        host = _host_resident_bytes()
+        if self.device.type != "cuda":
+            return LiveMemory(
+                allocated_bytes=None,
+                reserved_bytes=None,
+                device_used_bytes=None,
+                host_resident_bytes=host,
+            )
+        free, total = torch.cuda.mem_get_info(self.device)
+        live = LiveMemory(
+            allocated_bytes=torch.cuda.max_memory_allocated(self.device),
+            reserved_bytes=torch.cuda.max_memory_reserved(self.device),
+            device_used_bytes=total - free,
+            host_resident_bytes=host,
+        )
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.allocated_peak_bytes = _higher(self.allocated_peak_bytes, live.allocated_bytes)
+        self.reserved_peak_bytes = _higher(self.reserved_peak_bytes, live.reserved_bytes)
+        self.device_used_peak_bytes = _higher(self.device_used_peak_bytes, live.device_used_bytes)
+        return live
+
+    @property
+    def host_resident_peak_bytes(self) -> int:
+        """The most this process ever held resident in host memory."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+    def exceeds_prediction(self) -> bool:
+        """Return whether reserved memory went above what the plan predicted."""
+        if self.predicted is None or self.reserved_peak_bytes is None:
+            return False
+        return self.reserved_peak_bytes > self.predicted.reserved_peak_bytes
+
+    def summary(self) -> str:
+        """Return live memory beside predicted, for one line of progress."""
+        if self.device.type != "cuda":
+            return f"{format_bytes(_host_resident_bytes())} of host memory"
+        live = f"{format_bytes(torch.cuda.memory_reserved(self.device))} reserved"
+        if self.predicted is None:
+            return live
+        return f"{live} of {format_bytes(self.predicted.reserved_peak_bytes)} predicted"
+
+
+def _higher(one: int | None, other: int | None) -> int:
+    return max(one or 0, other or 0)
+
+
+def _host_resident_bytes() -> int:
+    pages = int(_STATM.read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,204 @@
+"""What a training run is asked to do, by the official recipe's names, checked when made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from memplan.errors import BadInputError, UsageError
+
+# Official options that are accepted by name and refused, each with its reason.
+REFUSED = {
+    "--sync-bn": "one device trains, and batch norm needs no synchronisation there",
+    "--multi-scale": "memory is planned for one image size; the largest of several would decide",
+    "--rect": "training images are square, which is what memory is planned for",
+    "--image-weights": "every image is seen once an epoch, in an order that seed and epoch fix",
+    "--quad": "four images in one change what the planned batch means",
+    "--evolve": "memplan searches memory settings, not hyperparameters",
+    "--noautoanchor": "these heads have no anchors",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How to train; the names and meanings are the official recipe's unless said otherwise.
+
+    Raises:
+        UsageError: a value is out of its range; the message names the option as typed.
+    """
+
+    data: Path
+    """The data set's `data.yaml`."""
+    cfg: str = ""
+    """The configuration as the user named it; kept in the records, read by the command line."""
+    image_size: int = 640
+    """Side of the square training images, pixels."""
+    batch: int = 16
+    """Images in a micro-batch, >= 1."""
+    epochs: int = 100
+    """Passes over the training images; 0 only evaluates."""
+    workers: int = 8
+    """Most loader processes; 0 loads in the training process."""
+    device: str = ""
+    """`cpu`, or a GPU's index such as `0`; empty takes the first GPU, else the CPU."""
+    weights: Path | None = None
+    """A checkpoint to start from; None starts from fresh weights."""
+    hyp: str | None = None
+    """A hyperparameter file, or the name of a shipped one; None takes the workload's defaults."""
+    hyperparameters: Mapping[str, float] | None = None
+    """Values by name that replace those of `hyp`."""
+    project: Path = Path("runs/train")
+    """The folder that run folders are made in."""
+    name: str = "exp"
+    """The run folder's name; a number is added when it exists."""
+    exist_ok: bool = False
+    """Use the run folder `name` even if it exists, replacing its records."""
+    close_mosaic: int = 0
+    """Augment lightly (no mosaic, no mixup) in this many last epochs, also after a resume."""
+    min_items: int = 0
+    """Leave out training images with fewer objects; 0 keeps all."""
+    optimizer: str = "SGD"
+    """The workload's optimizers are `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad`."""
+    cos_lr: bool = False
+    """Let the learning rate follow a cosine instead of a line."""
+    flat_cos_lr: bool = False
+    """Keep the learning rate for half the epochs, then follow a cosine."""
+    fixed_lr: bool = False
+    """Keep the learning rate."""
+    label_smoothing: float = 0.0
+    """No effect, as in the official recipe, which computes it and never uses it; warned of."""
+    patience: int = 100
+    """Stop after this many epochs without a better fitness; 0 never stops early."""
+    freeze: tuple[int, ...] = (0,)
+    """One number freezes that many first layers, several freeze those layers; (0,) none."""
+    save_period: int = -1
+    """Also keep `epochN.pt` every this many epochs; below 1 keeps none."""
+    seed: int = 0
+    """Seeds weights, shuffling and augmentation, >= 0."""
+    single_cls: bool = False
+    """Treat every object as one class."""
+    cache: str = ""
+    """`ram` keeps decoded training images in host memory; empty does not."""
+    resume: Path | None = None
+    """A run folder or `last.pt` to continue; its own options replace all but device, workers."""
+    noval: bool = False
+    """Evaluate after the last epoch only."""
+    nosave: bool = False
+    """Save after the last epoch only."""
+    noplots: bool = False
+    """Draw nothing afterwards; the loop itself draws nothing."""
+    accumulate: int | None = None
+    """Micro-batches a step (memplan's own); None follows from the effective batch."""
+    effective_batch: int | None = None
+    """Images a step (memplan's own); None takes the workload's nominal batch, 64 for YOLOv9."""
+    recompute: tuple[str, ...] = ()
+    """Paths of modules that recompute their activations in backward (memplan's own)."""
+    precision: str | None = None
+    """`amp-fp16`, `amp-bf16` or `fp32`; None is amp-fp16 on a GPU. A CPU trains in fp32."""
+    memory_format: str = "contiguous"
+    """`contiguous` or `channels-last`."""
+    guard: bool = True
+    """Survive running out of memory by halving the micro-batch (memplan's own)."""
+
+    def __post_init__(self) -> None:
+        """Check every value that can be checked alone."""
+        _check_least(self)
+        _check_one_schedule(self)
+        if self.accumulate is not None and self.effective_batch is not None:
+            raise UsageError(
+                f"--accumulate {self.accumulate} and --effective-batch {self.effective_batch} "
+                "both set the images a step. Give one of them."
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
+        if any(layer < 0 for layer in self.freeze):
+            raise UsageError(f"--freeze {' '.join(map(str, self.freeze))} has a layer below 0.")
+        if self.cache not in {"", "ram"}:
+            raise UsageError(f"--cache {self.cache} is not offered. Use --cache ram.")
+        if not self.name or Path(self.name).name != self.name:
+            raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
+
+    @property
+    def schedule(self) -> str:
+        """The learning-rate schedule's name, one of `schedule.SCHEDULES`."""
+        if self.flat_cos_lr:
+            return "flat-cos"
+        if self.fixed_lr:
+            return "fixed"
+        return "cos" if self.cos_lr else "linear"
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the options as plain values, for YAML and checkpoints."""
+        values = asdict(self)
+        for name, value in values.items():
+            if isinstance(value, Path):
+                values[name] = str(value)
+            elif isinstance(value, tuple):
+                values[name] = list(value)
+        return values
+
+
+def options_from_record(values: Mapping[str, Any]) -> TrainOptions:
+    """Return the options that `as_record` described; names of later versions are left out.
+
+    Raises:
+        BadInputError: a value has the wrong type or range.
+    """
+    known = {field.name for field in fields(TrainOptions)}
+    given = {name: value for name, value in values.items() if name in known}
+    try:
+        for name in ("data", "weights", "project", "resume"):
+            if given.get(name) is not None:
+                given[name] = Path(given[name])
+        for name in ("freeze", "recompute"):
+            given[name] = tuple(given.get(name, TrainOptions.__dataclass_fields__[name].default))
+        return TrainOptions(**given)
+    except (TypeError, KeyError) as error:
+        raise BadInputError(f"The recorded options cannot be used: {error}.") from None
+
+
+def check_image_size(image_size: int, stride: int) -> None:
+    """Check that the stride divides the image size.
+
+    Raises:
+        UsageError: it does not; the nearest size is named.
+    """
+    if image_size % stride:
+        nearest = max(stride, round(image_size / stride) * stride)
+        raise UsageError(
+            f"--img {image_size} is no multiple of the stride {stride}. Nearest: {nearest}."
+        )
+
+
+_LEAST = (
+    ("image_size", "--img", 1, "Give pixels, such as 640."),
+    ("batch", "--batch", 1, "Give the images of a micro-batch, or --auto-batch."),
+    ("epochs", "--epochs", 0, "0 only evaluates."),
+    ("workers", "--workers", 0, "0 loads in the training process."),
+    ("close_mosaic", "--close-mosaic", 0, "0 keeps the mosaics to the end."),
+    ("min_items", "--min-items", 0, "0 keeps all images."),
+    ("patience", "--patience", 0, "0 never stops early."),
+    ("seed", "--seed", 0, "Give a whole number of 0 or more."),
+    ("accumulate", "--accumulate", 1, "Give the micro-batches a step."),
+    ("effective_batch", "--effective-batch", 1, "Give the images a step, such as 64."),
+)
+
+
+def _check_least(options: TrainOptions) -> None:
+    for name, option, least, hint in _LEAST:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"{option} {value} is below {least}. {hint}")
+
+
+def _check_one_schedule(options: TrainOptions) -> None:
+    flags = {
+        "--cos-lr": options.cos_lr,
+        "--flat-cos-lr": options.flat_cos_lr,
+        "--fixed-lr": options.fixed_lr,
+    }
+    given = [flag for flag, chosen in flags.items() if chosen]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other. Give one of them.")

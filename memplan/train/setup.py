@@ -1,0 +1,319 @@
+"""From options to a model on its device with its data: all that can fail before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from memplan.answers import PlanAnswer
+from memplan.errors import BadInputError, UsageError
+from memplan.trace.step import StepSettings, TrainingStep
+from memplan.train.checkpoint import Checkpoint
+from memplan.train.options import TrainOptions, check_image_size
+from memplan.train.random_states import restore_random_states, seed_everything
+from memplan.train.schedule import Recipe, Schedule, accumulation_steps, recipe_of
+from memplan.workload import DataOptions, OptimizerSettings, TrainingData, Workload
+
+WorkloadFactory = Callable[..., Workload]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run that is ready to start."""
+
+    options: TrainOptions
+    """With a plan's settings, where there is one."""
+    plan: PlanAnswer | None
+    workload: Workload
+    data: TrainingData
+    recipe: Recipe
+    step: TrainingStep
+    effective_batch_size: float
+    """Images that a step of the optimizer is meant to see."""
+    warnings: tuple[str, ...]
+    """What the user should know, a line each."""
+    weights_report: str | None
+    """What of a checkpoint's weights was loaded; None where none were asked for."""
+
+    @property
+    def loss_names(self) -> tuple[str, ...] | None:
+        """Names of the loss's parts, None where the workload does not name them."""
+        names: Sequence[str] | None = getattr(self.workload, "loss_names", None)
+        return None if names is None else tuple(names)
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """All hyperparameters of the run: the loop's own and the workload's."""
+        return {**vars(self.recipe), **dict(getattr(self.workload, "hyperparameters", {}))}
+
+    def schedule(self, micro_batch_size: int) -> Schedule:
+        """Return the run's rates at a micro-batch size."""
+        return Schedule(
+            recipe=self.recipe,
+            kind=self.options.schedule,
+            epochs=max(self.options.epochs, 1),
+            batches_per_epoch=self.data.num_batches(micro_batch_size),
+            micro_batch_size=micro_batch_size,
+            effective_batch_size=self.effective_batch_size,
+        )
+
+
+def open_training(
+    make_workload: Workload | WorkloadFactory, options: TrainOptions
+) -> tuple[Workload, TrainingData]:
+    """Return the workload with as many classes as the data has, and the checked data.
+
+    A plan must be made for this workload. A factory is called with `image_size`, with `hyp` and
+    `hyperparameters` where the options give them, and with `num_classes` where the data asks it.
+
+    Raises:
+        BadInputError: the data cannot be used, or has other classes than a finished workload.
+        UsageError: the stride does not divide the image size.
+    """
+    arguments: dict[str, Any] = {"image_size": options.image_size}
+    for name in ("hyp", "hyperparameters"):
+        if getattr(options, name) is not None:
+            arguments[name] = getattr(options, name)
+    is_made = isinstance(make_workload, Workload)
+    workload = make_workload if isinstance(make_workload, Workload) else make_workload(**arguments)
+    check_image_size(options.image_size, getattr(workload, "stride", 1))
+    if not options.data.exists():
+        raise BadInputError(
+            f"No data description at {options.data}. Give a data.yaml, or write the sample set "
+            "with `memplan data sample DIR`."
+        )
+    data = workload.open_data(_data_options(options))
+    num_classes = getattr(workload, "num_classes", data.num_classes)
+    if num_classes != data.num_classes:
+        if is_made:
+            raise BadInputError(
+                f"{options.data} has {data.num_classes} classes but the workload {workload.name} "
+                f"was made for {num_classes}. Make it with num_classes={data.num_classes}."
+            )
+        assert not isinstance(make_workload, Workload)
+        workload = make_workload(**arguments, num_classes=data.num_classes)
+    return workload, data
+
+
+def _data_options(options: TrainOptions) -> DataOptions:
+    return DataOptions(
+        path=options.data,
+        image_size=options.image_size,
+        num_workers=options.workers,
+        seed=options.seed,
+        single_class=options.single_cls,
+        min_items=options.min_items,
+        extra={"cache": options.cache} if options.cache else None,
+    )
+
+
+def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Workload) -> TrainOptions:
+    """Return the options with a plan's settings in place of their own.
+
+    Raises:
+        UsageError: the plan is for another workload or image size.
+    """
+    if plan is None:
+        return options
+    if (plan.workload.name, plan.workload.img) != (workload.name, options.image_size):
+        raise UsageError(
+            f"The plan is for {plan.workload.name} at {plan.workload.img} pixels, not for "
+            f"{workload.name} at {options.image_size}. Plan again with --auto-batch."
+        )
+    return replace(
+        options,
+        batch=plan.micro_batch_size,
+        accumulate=plan.accumulation_steps,
+        effective_batch=None,
+        precision=plan.precision,
+        memory_format=plan.memory_format,
+        recompute=plan.recompute,
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that `--device` names.
+
+    Raises:
+        BadInputError: there is no such device here, or more than one is named.
+    """
+    text = name.strip().lower().removeprefix("cuda").removeprefix(":")
+    if text == "cpu":
+        return torch.device("cpu")
+    if "," in text:
+        raise BadInputError(f"--device {name} names several devices; memplan trains on one.")
+    num_gpus = torch.cuda.device_count()
+    if not text and not name:
+        return torch.device("cuda:0" if num_gpus else "cpu")
+    index = int(text) if text.isdigit() else (0 if not text else -1)
+    if index < 0:
+        raise BadInputError(f"--device {name} is no device. Give cpu, or a GPU's index such as 0.")
+    if index >= num_gpus:
+        present = f"has {num_gpus} usable GPU(s)" if num_gpus else "has no usable NVIDIA GPU"
+        raise BadInputError(
+            f"--device {name} asks for GPU {index}, but this machine {present}. Use --device cpu."
+        )
+    return torch.device("cuda", index)
+
+
+def _precision(options: TrainOptions, device: torch.device) -> tuple[str, list[str]]:
+    if device.type == "cuda":
+        return options.precision or "amp-fp16", []
+    if options.precision in {None, "fp32"}:
+        return "fp32", []
+    return "fp32", [f"--precision {options.precision} needs a GPU; this CPU trains in fp32."]
+
+
+def _warnings(options: TrainOptions, data: TrainingData) -> list[str]:
+    warnings = [str(text) for text in getattr(data, "warnings", ())]
+    if options.label_smoothing:
+        warnings.append(
+            f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
+        )
+    return warnings
+
+
+def prepare(
+    make_workload: Workload | WorkloadFactory,
+    options: TrainOptions,
+    *,
+    plan: PlanAnswer | None = None,
+    data: TrainingData | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Setup:
+    """Return a run with its model on the device; with a checkpoint, where that left off.
+
+    Raises:
+        BadInputError: data, weights, device or checkpoint cannot be used.
+        UsageError: options contradict the workload or the plan.
+    """
+    device = find_device(options.device)
+    if data is None:
+        workload, data = open_training(make_workload, options)
+    else:
+        assert isinstance(make_workload, Workload)
+        workload = make_workload
+    options = follow_plan(options, plan, workload)
+    recipe = recipe_of(
+        getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})
+    )
+    precision, warnings = _precision(options, device)
+    effective = _effective_batch_size(options, workload)
+    seed_everything(options.seed)
+    model = workload.build_model()
+    report = None
+    if options.weights is not None and checkpoint is None:
+        report = _load_weights(workload, model, options)
+    freeze(model, options.freeze)
+    settings = StepSettings(
+        precision=precision,
+        memory_format=options.memory_format,
+        optimizer=_optimizer_settings(options, recipe, effective, workload),
+        recompute=options.recompute,
+    )
+    _set_allocator(plan, device)
+    step = TrainingStep(workload, settings, device, model=model)
+    if checkpoint is not None:
+        restore(step, checkpoint)
+    return Setup(
+        options=options,
+        plan=plan,
+        workload=workload,
+        data=data,
+        recipe=recipe,
+        step=step,
+        effective_batch_size=effective,
+        warnings=(*warnings, *_warnings(options, data)),
+        weights_report=report,
+    )
+
+
+def _effective_batch_size(options: TrainOptions, workload: Workload) -> float:
+    if options.accumulate is not None:
+        return options.accumulate * options.batch
+    return options.effective_batch or workload.nominal_batch_size
+
+
+def _optimizer_settings(
+    options: TrainOptions, recipe: Recipe, effective: float, workload: Workload
+) -> OptimizerSettings:
+    """Return the settings; weight decay grows with the images a step, as gradients are summed."""
+    images = options.batch * accumulation_steps(effective, options.batch)
+    return OptimizerSettings(
+        name=options.optimizer,
+        learning_rate=recipe.lr0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay * images / workload.nominal_batch_size,
+    )
+
+
+def _load_weights(workload: Workload, model: torch.nn.Module, options: TrainOptions) -> str:
+    load: Callable[..., object] | None = getattr(workload, "load_weights", None)
+    if load is None:
+        raise BadInputError(
+            f"Workload {workload.name!r} reads no checkpoints, so --weights {options.weights} "
+            "cannot be loaded. Give the workload a load_weights method."
+        )
+    return str(load(model, options.weights))
+
+
+def _set_allocator(plan: PlanAnswer | None, device: torch.device) -> None:
+    """Set the plan's allocator options, which must happen before the first allocation."""
+    if plan is not None and plan.allocator and device.type == "cuda":
+        torch.cuda.memory._set_allocator_settings(plan.allocator)  # noqa: SLF001 - the only door
+
+
+def layer_paths(model: torch.nn.Module) -> list[str]:
+    """Return the paths of a model's layers; a model that wraps one container has that one's."""
+    children = list(model.named_children())
+    if len(children) == 1 and isinstance(children[0][1], torch.nn.Sequential):
+        name, container = children[0]
+        return [f"{name}.{inner}" for inner, _ in container.named_children()]
+    return [name for name, _ in children]
+
+
+def freeze(model: torch.nn.Module, layers: Sequence[int]) -> None:
+    """Exclude layers from training, in place.
+
+    Args:
+        model: with `layer_paths`.
+        layers: one number freezes that many first layers (0 none), several freeze those layers.
+
+    Raises:
+        UsageError: the model has fewer layers.
+    """
+    chosen = range(layers[0]) if len(layers) == 1 else layers
+    paths = layer_paths(model)
+    for index in chosen:
+        if index >= len(paths):
+            raise UsageError(
+                f"--freeze {' '.join(map(str, layers))} goes beyond the model's {len(paths)} "
+                "layers."
+            )
+        model.get_submodule(paths[index]).requires_grad_(requires_grad=False)
+
+
+def restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
+    """Put model, average, optimizer, scaler and random states where the checkpoint has them.
+
+    Raises:
+        BadInputError: the checkpoint is of another architecture or optimizer.
+    """
+    try:
+        step.model.load_state_dict(checkpoint.model)
+        if step.average is not None and checkpoint.ema is not None:
+            step.average.model.load_state_dict(checkpoint.ema)
+            step.average.updates = checkpoint.ema_updates
+        step.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.scaler:
+            step.scaler.load_state_dict(checkpoint.scaler)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0].rstrip(":. ")
+        raise BadInputError(
+            f"The checkpoint does not fit {step.workload.name} ({reason}). Resume with the same "
+            "configuration and optimizer, or start from its weights with --weights."
+        ) from None
+    restore_random_states(checkpoint.random_states)

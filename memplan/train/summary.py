@@ -1,0 +1,40 @@
+"""What a finished run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """The answer of `train`; memory is measured, bytes."""
+
+    run_folder: Path
+    epochs_done: int
+    """Of the whole run, earlier sessions included."""
+    stopped_early: bool
+    """Whether patience ended the run before its last epoch."""
+    best_epoch: int
+    """The epoch of the best fitness, 1-based; 0 where nothing was evaluated."""
+    best_metrics: dict[str, float]
+    """Of that epoch; empty where nothing was evaluated."""
+    metrics: dict[str, float]
+    """Of the last evaluation."""
+    seconds: float
+    """Of this session."""
+    images_per_second: float
+    """Training images over the time of this session's training, evaluation left out."""
+    micro_batch_size: int
+    """At the end; smaller than asked when memory ran out."""
+    accumulation_steps: int
+    back_offs: int
+    """How often memory ran out and the micro-batch was halved, in this session."""
+    allocated_peak_bytes: int | None
+    """Of the device; None on a CPU."""
+    reserved_peak_bytes: int | None
+    """Of the device; None on a CPU."""
+    device_used_peak_bytes: int | None
+    """Of the device, all processes, at the moments of reading; None on a CPU."""
+    host_resident_peak_bytes: int
+    """Of this process."""

@@ -1,0 +1,57 @@
+"""The validation set through the averaged model, smaller where memory runs out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from memplan.errors import DeviceOutOfMemoryError
+from memplan.train.guard import OutOfMemory, attempt, num_images, split
+from memplan.train.setup import Setup
+from memplan.workload import Batch
+
+
+def validation_batch_size(setup: Setup, micro_batch_size: int) -> int:
+    """Return the images the workload validates at once beside a training micro-batch."""
+    batch = setup.workload.make_validation_batch(micro_batch_size)
+    return micro_batch_size if batch is None else num_images(batch)
+
+
+def validate(
+    setup: Setup, batch_size: int, on_back_off: Callable[[str, int], None]
+) -> tuple[dict[str, float], int]:
+    """Return the metrics, and the batch size that fitted in the end.
+
+    Args:
+        setup: whose averaged weights (else weights) predict.
+        batch_size: images at once, >= 1; halved when memory runs out.
+        on_back_off: called with the message and the new size.
+
+    Raises:
+        DeviceOutOfMemoryError: not even one image fits.
+    """
+    evaluator = setup.data.evaluator()
+    for batch in setup.data.validation_batches(micro_batch_size=batch_size):
+        queue = deque(split([batch], batch_size))
+        while queue:
+            part = queue.popleft()
+            predictions = attempt(lambda part=part: _predict(setup, part))  # type: ignore[misc]
+            if not isinstance(predictions, OutOfMemory):
+                evaluator.update(predictions, part)
+                continue
+            if batch_size == 1 or not setup.options.guard:
+                raise DeviceOutOfMemoryError(
+                    f"Validation at {batch_size} image(s) finds no room ({predictions.message}). "
+                    "Lower --img or --batch.",
+                    0,
+                )
+            batch_size //= 2
+            on_back_off(predictions.message, batch_size)
+            queue = deque(split([part, *queue], batch_size))
+    metrics = {name: float(value) for name, value in evaluator.compute().items()}
+    return metrics, batch_size
+
+
+def _predict(setup: Setup, batch: Batch) -> Any:
+    return setup.step.predict(setup.step.to_device(batch))

@@ -1,0 +1,325 @@
+"""PyTorch memory snapshots are read without running them, and replayed.
+
+The histories are the golden runs of the released allocator, laid out as a snapshot file.
+"""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from memplan.device.allocator import AllocatorSettings, CachingAllocator
+from memplan.errors import BadTapeError
+from memplan.trace.snapshot import read_snapshot
+from memplan.trace.snapshot_replay import check_snapshot, replay_snapshot
+
+FOLDER = Path(__file__).parents[1] / "golden/allocator"
+CASES = ["native", "expandable", "max_split_roundup"]
+GIB = 1 << 30
+
+
+def block_row(address, text):
+    size, requested, is_allocated, is_active = map(int, text.split(","))
+    state = "active_allocated" if is_allocated else "active_pending_free"
+    return {
+        "address": address,
+        "size": size,
+        "requested_size": requested,
+        "state": state if is_active else "inactive",
+        "frames": [],
+    }
+
+
+def segment_row(line):
+    head, _, blocks = line.partition(" : ")
+    _, address, total, allocated, active, stream, is_large, is_expandable, *pool = head.split()
+    rows, at = [], int(address)
+    for text in blocks.split():
+        rows.append(block_row(at, text))
+        at += rows[-1]["size"]
+    return {
+        "device": 0,
+        "address": int(address),
+        "total_size": int(total),
+        "allocated_size": int(allocated),
+        "active_size": int(active),
+        "requested_size": 0,
+        "stream": int(stream),
+        "segment_type": "large" if is_large == "1" else "small",
+        "segment_pool_id": tuple(map(int, pool)),
+        "is_expandable": is_expandable == "1",
+        "frames": [],
+        "blocks": rows,
+    }
+
+
+def trace_row(line):
+    _, action, address, size, stream = line.split()
+    place = "device_free" if action == "oom" else "addr"
+    row = {"action": action, place: int(address), "size": int(size), "stream": int(stream)}
+    return row | {"frames": [], "time_us": 0, "compile_context": "N/A", "user_metadata": ""}
+
+
+def golden_content(case, start=0):
+    """A golden run as PyTorch 2.11 would dump it, without the first `start` entries."""
+    run = json.loads((FOLDER / f"{case}_2.11.0.json").read_text())
+    lines = run["output"]
+    last = max(at for at, line in enumerate(lines) if line.startswith("SNAP "))
+    settings = AllocatorSettings.parse(run["allocator_settings"])
+    table = settings.roundup_power2_divisions
+    return {
+        "segments": [segment_row(line) for line in lines[last + 1 :] if line.startswith("G ")],
+        "device_traces": [[trace_row(line) for line in lines if line.startswith("T ")][start:]],
+        "external_annotations": [],
+        "allocator_settings": {
+            "PYTORCH_CUDA_ALLOC_CONF": run["allocator_settings"],
+            "max_split_size": settings.max_split_bytes or -1,
+            "garbage_collection_threshold": 0.0,
+            "expandable_segments": settings.expandable_segments,
+            "roundup_power2_divisions": {str(1 << at): each for at, each in enumerate(table)},
+            "graph_capture_record_stream_reuse": False,
+        },
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Writes content as a snapshot file and returns its path."""
+
+    def save(content):
+        path = tmp_path / "snapshot.pickle"
+        path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_history_from_the_start_replays_exactly(saved, case):
+    """Every call leaves the recorded entries, and every block ends where it was recorded."""
+    snapshot = read_snapshot(saved(golden_content(case)))
+
+    check = check_snapshot(snapshot)
+
+    assert snapshot.is_cold_start
+    assert (0, "") == (check.num_differing_steps, check.first_difference)
+    assert check.is_layout_equal
+    assert check.recorded_reserved_peak_bytes == check.peaks.reserved_peak_bytes
+
+
+@pytest.mark.parametrize("start", [1, 79, 100, 333, 700, 1200, 1640])
+@pytest.mark.parametrize("case", ["native", "max_split_roundup"])
+def test_history_from_mid_run_replays_from_the_rebuilt_state(saved, case, start):
+    """The state before the recording is rebuilt from the final one.
+
+    Where unknown slack of a finished block makes that impossible, the check says so.
+    """
+    snapshot = read_snapshot(saved(golden_content(case, start)))
+
+    check = check_snapshot(snapshot)
+
+    assert not snapshot.is_cold_start
+    if (case, start) == ("max_split_roundup", 1200):
+        assert check.num_differing_steps > 0
+        assert check.first_difference.startswith("entry 40: recorded alloc ")
+    else:
+        assert (0, "") == (check.num_differing_steps, check.first_difference)
+        assert check.is_layout_equal
+
+
+def test_expandable_history_from_mid_run_is_refused(saved):
+    """What was mapped before cannot be told from the end."""
+    snapshot = read_snapshot(saved(golden_content("expandable", 500)))
+
+    with pytest.raises(BadTapeError, match="mid-run"):
+        check_snapshot(snapshot)
+
+
+def test_file_without_history_is_refused(saved):
+    """A snapshot of the state alone cannot be replayed."""
+    snapshot = read_snapshot(saved(golden_content("native") | {"device_traces": [[]]}))
+
+    with pytest.raises(BadTapeError, match="_record_memory_history"):
+        check_snapshot(snapshot)
+    with pytest.raises(BadTapeError, match="_record_memory_history"):
+        replay_snapshot(snapshot, 1 * GIB)
+
+
+def test_what_if_with_expandable_segments_reserves_less(saved):
+    """The same calls under expandable segments hold less than they did."""
+    snapshot = read_snapshot(saved(golden_content("native")))
+
+    native = replay_snapshot(snapshot, 80 * GIB)
+    expandable = replay_snapshot(
+        snapshot, 80 * GIB, AllocatorSettings.parse("expandable_segments:True")
+    )
+
+    assert native.requested_peak_bytes == expandable.requested_peak_bytes
+    assert expandable.reserved_peak_bytes < native.reserved_peak_bytes
+    assert (0, "") == (native.num_ooms, native.oom_message)
+
+
+def test_what_if_on_a_small_device_stops_with_pytorchs_words(saved):
+    """A device of 1 GiB runs out, and the sentence says at which request."""
+    snapshot = read_snapshot(saved(golden_content("native", 1200)))
+
+    peaks = replay_snapshot(snapshot, 1 * GIB)
+
+    assert peaks.num_ooms == 1
+    assert "GPU 0 has a total capacity of 1024.00 MiB" in peaks.oom_message
+
+
+def content_of(allocator, **extra):
+    """A simulated allocator's state and history as a snapshot file of PyTorch 2.2."""
+    segments = [
+        {
+            **{name: getattr(segment, name) for name in segment.__slots__},
+            "device": 0,
+            "blocks": [
+                {name: getattr(block, name) for name in block.__slots__} for block in segment.blocks
+            ],
+        }
+        for segment in allocator.snapshot()
+    ]
+    rows = [
+        {
+            "action": entry.action,
+            "device_free" if entry.action == "oom" else "addr": entry.address,
+            "size": entry.size,
+            "stream": entry.stream,
+            "time_us": 0,
+        }
+        for entry in allocator.trace
+    ]
+    return {"segments": segments, "device_traces": [rows], **extra}
+
+
+def test_frees_that_waited_for_a_stream_wait_in_the_replay(saved):
+    """Blocks finish where the recording shows it, also when it began after they were freed."""
+    allocator = CachingAllocator(1 * GIB, torch_version=(2, 2), trace=True)
+    blocks = [allocator.malloc(30_000_000) for _ in range(3)]
+    for block in blocks[:2]:
+        allocator.record_stream(block, 7)
+        allocator.free(block)
+    allocator.malloc(20_000_000)
+    allocator.complete_events(7)
+    allocator.malloc(29_000_000)
+    content = content_of(allocator)
+
+    for start in (0, 8, 10):
+        content["device_traces"][0] = content_of(allocator)["device_traces"][0][start:]
+        check = check_snapshot(read_snapshot(saved(content)))
+        assert (0, "") == (check.num_differing_steps, check.first_difference)
+    assert replay_snapshot(read_snapshot(saved(content)), 1 * GIB).num_ooms == 0
+
+
+def test_release_is_told_by_the_fields(saved):
+    """Each release added fields, and the file is taken for the newest that fits."""
+    content = golden_content("native")
+    rows, segments = content["device_traces"][0], content["segments"]
+
+    def version_without(table, *names):
+        for row in table:
+            for name in names:
+                row.pop(name, None)
+        return read_snapshot(saved(content)).torch_version
+
+    assert (2, 11) == version_without(rows)
+    assert (2, 9) == version_without(rows, "user_metadata")
+    assert (2, 8) == version_without(
+        [content["allocator_settings"]], "graph_capture_record_stream_reuse"
+    )
+    assert (2, 7) == version_without(rows, "compile_context")
+    assert (2, 4) == version_without([content], "external_annotations")
+    assert (2, 2) == version_without([content], "allocator_settings")
+    assert (2, 1) == version_without(rows, "time_us")
+    assert (2, 0) == version_without(segments, "is_expandable")
+
+
+@pytest.mark.parametrize(
+    ("extra", "version"),
+    [
+        ({"host_segments": []}, (2, 14)),
+        ({"allocator_settings": {"max_round_threshold": 1}}, (2, 13)),
+    ],
+)
+def test_newest_releases_are_told_by_what_they_added(saved, extra, version):
+    """Host memory came with 2.14, and the rounding threshold with 2.13."""
+    assert version == read_snapshot(saved(golden_content("native") | extra)).torch_version
+
+
+def test_recorded_options_are_used(saved):
+    """Options come from the file; before 2.3 only expandable segments show."""
+    recorded = read_snapshot(saved(golden_content("max_split_roundup"))).settings
+    assert 64 << 20 == recorded.max_split_bytes
+    assert (8,) * 16 == recorded.roundup_power2_divisions
+
+    content = golden_content("expandable")
+    del content["allocator_settings"], content["external_annotations"]
+    assert read_snapshot(saved(content)).settings.expandable_segments
+
+
+class Malicious:
+    """Runs a function when it is unpickled by the ordinary unpickler."""
+
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_file_that_names_a_function_is_refused_and_not_run(saved, capsys, protocol):
+    """Nothing in a snapshot is ever called."""
+    content = golden_content("native") | {"extra": Malicious()}
+
+    with pytest.raises(BadTapeError, match=r"names .*print.* was not run"):
+        read_snapshot(saved(pickle.dumps(content, protocol)))
+
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps(golden_content("native"))[:-1000],
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"Pelsewhere\n.",
+        [1, 2, 3],
+        {"segments": []},
+        {"segments": [], "device_traces": []},
+        {"segments": [{}], "device_traces": [[{"action": "alloc"}]]},
+        {"segments": 7, "device_traces": 8},
+    ],
+)
+def test_damaged_file_is_refused_with_one_line(saved, content):
+    """Whatever is in the file, the error names it and the way out in one line."""
+    path = saved(content)
+
+    with pytest.raises(BadTapeError) as error:
+        read_snapshot(path)
+
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_is_refused(tmp_path):
+    """A path without a file is named."""
+    with pytest.raises(BadTapeError, match=r"none\.pickle cannot be read"):
+        read_snapshot(tmp_path / "none.pickle")
+
+
+def test_block_that_does_not_fill_its_segment_is_refused(saved):
+    """Blocks must tile their segment."""
+    content = golden_content("native")
+    content["segments"][0]["blocks"].pop()
+
+    with pytest.raises(BadTapeError, match="do not fill"):
+        read_snapshot(saved(content))
+
+
+def test_device_that_was_not_recorded_is_refused(saved):
+    """Another device's part must be in the file."""
+    with pytest.raises(BadTapeError, match="device 3"):
+        read_snapshot(saved(golden_content("native")), device=3)

@@ -1,0 +1,160 @@
+"""Out of memory: the same images again in smaller micro-batches, nothing lost."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from train_toy import Toy, ToyData, toy_options
+
+from memplan.errors import DeviceOutOfMemoryError
+from memplan.train import train
+from memplan.train.checkpoint import load_checkpoint
+from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, split
+
+
+def _events(folder, name):
+    lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == name]
+
+
+def _weights(summary):
+    return load_checkpoint(summary.run_folder / "weights/last.pt").model
+
+
+def test_backing_off_equals_having_started_small(tmp_path):
+    """A run refused at 4 images gives the weights and losses of one that began with 2."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    small = train(Toy(), toy_options(tmp_path / "a", batch=2))
+    refused = train(Toy(most_images=2), toy_options(tmp_path / "b", batch=4))
+
+    for name, weight in _weights(small).items():
+        torch.testing.assert_close(weight, _weights(refused)[name], rtol=1e-6, atol=1e-8)
+    assert (2, 2, 1) == (refused.micro_batch_size, refused.accumulation_steps, refused.back_offs)
+    expected, actual = (pd.read_csv(run.run_folder / "results.csv") for run in (small, refused))
+    assert expected["error"].tolist() == pytest.approx(actual["error"].tolist(), rel=1e-6)
+    assert expected["steps"].tolist() == actual["steps"].tolist()
+
+
+def test_the_effective_batch_stays(tmp_path):
+    """8 images at once become 2 with four times the micro-batches a step."""
+    summary = train(Toy(most_images=2), toy_options(tmp_path, batch=8, effective_batch=8))
+
+    assert (2, 4, 2) == (
+        summary.micro_batch_size,
+        summary.accumulation_steps,
+        summary.back_offs,
+    )
+
+
+class _RefusesOnce(Toy):
+    """Refuses the second micro-batch of a step, once."""
+
+    passes = 0
+
+    def compute_loss(self, model, batch):
+        self.passes += 1
+        answer = super().compute_loss(model, batch)
+        if self.passes == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 1 GiB.")
+        return answer
+
+
+def test_a_step_refused_halfway_is_repeated_from_its_start(tmp_path):
+    """Gradients and batch-norm statistics of the refused step's first half leave no trace."""
+    options = {"batch": 2, "effective_batch": 4, "epochs": 1}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    small = train(Toy(norm=True), toy_options(tmp_path / "a", **(options | {"batch": 1})))
+    refused = train(_RefusesOnce(norm=True), toy_options(tmp_path / "b", **options))
+
+    for name, weight in _weights(small).items():
+        torch.testing.assert_close(weight, _weights(refused)[name], rtol=1e-6, atol=1e-8)
+
+
+def test_events_tell_what_happened(tmp_path):
+    """`events.jsonl` has the device's own words, once, and the new size."""
+    summary = train(Toy(most_images=2), toy_options(tmp_path, batch=4))
+
+    [out] = _events(summary.run_folder, "out_of_memory")
+    [back] = _events(summary.run_folder, "backed_off")
+    assert ("Tried to allocate 1 GiB.", "training") == (out["message"], out["phase"])
+    assert (2, 2) == (back["micro_batch_size"], back["accumulation"])
+
+
+def test_one_image_that_does_not_fit_ends_the_run_in_one_line(tmp_path):
+    """Below one image there is nothing to try; the message says what would help."""
+    with pytest.raises(DeviceOutOfMemoryError, match="Not even one image fits") as caught:
+        train(Toy(most_images=0), toy_options(tmp_path))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_guard_the_first_refusal_ends_the_run(tmp_path):
+    """`--no-guard` turns running out of memory into a one-line error."""
+    workload = Toy(most_images=2)
+    with pytest.raises(DeviceOutOfMemoryError, match="Lower --batch, or train with --guard"):
+        train(workload, toy_options(tmp_path, guard=False))
+
+    assert 1 == workload.refused
+
+
+class _SmallPredictions(Toy):
+    """Finds no room to predict more than one image."""
+
+    def predict(self, model, batch):
+        if len(batch["images"]) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return super().predict(model, batch)
+
+
+def test_validation_backs_off_on_its_own(tmp_path):
+    """Evaluation in smaller batches sees every image once; training keeps its size."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = train(Toy(), toy_options(tmp_path / "a"))
+    halved = train(_SmallPredictions(), toy_options(tmp_path / "b"))
+
+    assert whole.metrics == pytest.approx(halved.metrics)
+    assert (4, 2) == (halved.micro_batch_size, halved.back_offs)
+
+
+def test_other_errors_pass_through():
+    """A shape mismatch is no lack of memory."""
+
+    def work():
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="multiplied"):
+        attempt(work)
+
+
+def test_exhaustion_reported_by_libraries_counts():
+    """CuBLAS says it in its own words; the first line is kept."""
+
+    def work():
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling\nmore")
+
+    assert OutOfMemory("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling") == attempt(work)
+
+
+def test_splitting_keeps_images_and_order():
+    """Ten images in pieces of at most 4 are 4, 4 and 2, in order."""
+    data = ToyData()
+    parts = split([{"images": data.images, "targets": data.targets}], 4)
+
+    assert [4, 4, 2] == [len(part["targets"]) for part in parts]
+    assert torch.equal(data.images, torch.cat([part["images"] for part in parts]))
+
+
+def test_a_snapshot_brings_buffers_back():
+    """Batch-norm statistics and counts are those remembered."""
+    norm = torch.nn.BatchNorm1d(2)
+    snapshot = BufferSnapshot(norm)
+    snapshot.take()
+    norm(torch.rand(4, 2))
+    snapshot.restore()
+
+    assert torch.equal(torch.zeros(2), norm.running_mean)
+    assert 0 == norm.num_batches_tracked

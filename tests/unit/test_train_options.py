@@ -1,0 +1,58 @@
+"""The options of a training run: what is refused, and how they are recorded."""
+
+from pathlib import Path
+
+import pytest
+
+from memplan.errors import UsageError
+from memplan.train import TrainOptions
+from memplan.train.options import check_image_size, options_from_record
+
+
+def _options(**changes):
+    return TrainOptions(data=Path("data.yaml"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "--batch 0 is below 1."),
+        ({"epochs": -1}, "--epochs -1 is below 0."),
+        ({"workers": -2}, "--workers -2 is below 0."),
+        ({"accumulate": 0}, "--accumulate 0 is below 1."),
+        ({"cos_lr": True, "fixed_lr": True}, "--cos-lr and --fixed-lr exclude each other."),
+        ({"accumulate": 2, "effective_batch": 64}, "Give one of them."),
+        ({"label_smoothing": 1.5}, "--label-smoothing 1.5 is not in 0 to 1."),
+        ({"freeze": (-1,)}, "--freeze -1 has a layer below 0."),
+        ({"cache": "disk"}, "--cache disk is not offered."),
+        ({"name": "a/b"}, "--name 'a/b' is not a folder's name."),
+    ],
+)
+def test_values_out_of_range_are_refused_by_the_option_as_typed(changes, message):
+    """Each message names the option, its value and the way out, in one line."""
+    with pytest.raises(UsageError) as caught:
+        _options(**changes)
+
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_size_off_the_stride_names_the_nearest():
+    """650 is no multiple of 32; 640 is."""
+    with pytest.raises(UsageError, match=r"--img 650 .* stride 32\. Nearest: 640\."):
+        check_image_size(650, 32)
+
+
+def test_the_schedule_follows_the_flags():
+    """No flag means linear, as officially."""
+    assert "linear" == _options().schedule
+    assert "cos" == _options(cos_lr=True).schedule
+    assert "flat-cos" == _options(flat_cos_lr=True).schedule
+    assert "fixed" == _options(fixed_lr=True).schedule
+
+
+def test_options_survive_their_record():
+    """What `as_record` gives as plain values makes the same options again."""
+    options = _options(freeze=(1, 2), recompute=("model.2",), weights=Path("x.pt"))
+
+    assert options == options_from_record(options.as_record())

@@ -25,6 +25,8 @@ ALLOCATE = 0
 FREE = 1
 EMPTY_CACHE = 2
 SCRATCH = 3  # allocated inside an operator and freed before it returns
+KEEP_GRADIENT = 4  # the block becomes a leaf's gradient; added to one that is there already
+KEEP_COPY = 5  # the same for a block that was only made because there was no gradient yet
 
 # What an event's `request` says when its bytes are the device's to answer.
 KNOWN = -1
@@ -41,9 +43,19 @@ CATEGORIES = (
 )
 CATEGORY_INDEX = {name: index for index, name in enumerate(CATEGORIES)}
 
+# What is recorded, once each, in this order. A life is put together from these sections.
+SECTIONS = (
+    "build",
+    "micro_batch",
+    "first_update",
+    "update",
+    "release",
+    "average",
+    "validation",
+)
 # Parts of a training's life, in the order a run goes through them.
 PERIODS = ("build", "first_step", "accumulation_step", "steady_step", "validation")
-# What happens inside them.
+# What happens inside a section.
 PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predict")
 
 Int64 = npt.NDArray[np.int64]
@@ -59,8 +71,8 @@ class Operators:
     """Index into `Tape.operator_names`."""
     module: Int32
     """Index into `Tape.modules`, -1 outside any module."""
-    period: Int8
-    """Index into `PERIODS`."""
+    section: Int8
+    """Index into `SECTIONS`."""
     phase: Int8
     """Index into `PHASES`."""
     flops: Int64
@@ -74,7 +86,7 @@ class Events:
     """One row an event, as columns of equal length."""
 
     kind: Int8
-    """ALLOCATE, FREE, EMPTY_CACHE or SCRATCH."""
+    """ALLOCATE, FREE, EMPTY_CACHE, SCRATCH, KEEP_GRADIENT or KEEP_COPY."""
     block: Int32
     """Which allocation; an id is used for one allocation and its free."""
     requested_bytes: Int64
@@ -83,6 +95,8 @@ class Events:
     """KNOWN, MATRIX_WORKSPACE, or an index into `Tape.convolutions`."""
     operator: Int32
     """Row in `Operators` during which it happened; a free belongs to the operator before it."""
+    section: Int8
+    """Index into `SECTIONS`."""
 
 
 @dataclass(frozen=True)

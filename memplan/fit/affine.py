@@ -25,7 +25,7 @@ def same_structure(first: Tape, second: Tape) -> bool:
         and _same_convolutions(first, second)
         and all(
             np.array_equal(getattr(first.events, name), getattr(second.events, name))
-            for name in ("kind", "block", "request", "operator")
+            for name in ("kind", "block", "request", "operator", "section")
         )
         and np.array_equal(first.operators.name, second.operators.name)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 
 import torch
 
@@ -24,22 +23,36 @@ class ModelAverage:
     """
 
     def __init__(self, model: torch.nn.Module, decay: float = 0.9999, ramp: float = 2000) -> None:
-        with warnings.catch_warnings():
-            # A fake tensor has no address; copying one asks for it and warns.
-            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-            self.model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+        self.model = _copy(model).eval().requires_grad_(requires_grad=False)
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
-        self._pairs: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
-
-    def _floating(self, model: torch.nn.Module) -> list[torch.Tensor]:
-        state = model.state_dict().values()
-        return [tensor for tensor in state if tensor.dtype.is_floating_point]
+        self._pairs = list(zip(_floating(self.model), _floating(model), strict=True))
 
     @torch.no_grad()
-    def update(self, model: torch.nn.Module) -> None:
-        """Move the average towards the model's present weights, in place."""
+    def update(self) -> None:
+        """Move the average towards the followed model's present weights, in place."""
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.ramp))
-        torch._foreach_lerp_(self._floating(self.model), self._floating(model), weight)
+        averages, weights = zip(*self._pairs, strict=True)
+        torch._foreach_lerp_(averages, weights, weight)
+
+
+def _copy(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a deep copy whose tensors are clones.
+
+    `copy.deepcopy` alone copies fake tensors through memory they do not have (PyTorch 2.11 writes
+    out of bounds), so the clones are made first and handed to it.
+    """
+    clones: dict[int, object] = {}
+    for parameter in model.parameters():
+        clone = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+        clones[id(parameter)] = clone
+    clones |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
+    return copy.deepcopy(model, clones)
+
+
+def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Return the floating tensors of the state dict; they stay the same objects while training."""
+    state = model.state_dict().values()
+    return [tensor for tensor in state if tensor.dtype.is_floating_point]

@@ -121,16 +121,22 @@ def _obeys_layout(gradient: torch.Tensor, variable: torch.Tensor) -> bool:
     return all(mine == theirs for mine, theirs, side in pairs if side != 1)
 
 
-def _accumulate(variable: torch.Tensor, gradient: torch.Tensor, *, unshared: bool) -> None:
-    """Give a leaf its gradient: taken over when possible, copied in its layout, or added."""
+def _accumulate(variable: torch.Tensor, gradient: torch.Tensor, *, unshared: bool) -> bool:
+    """Give a leaf its gradient: taken over when possible, copied in its layout, or added.
+
+    Returns:
+        Whether it was copied.
+    """
     if variable.grad is not None:
         variable.grad.add_(gradient)
-    elif unshared and _obeys_layout(gradient, variable):
+        return False
+    if unshared and _obeys_layout(gradient, variable):
         variable.grad = gradient.detach()
-    else:
-        variable.grad = torch.empty_strided(
-            variable.shape, variable.stride(), dtype=gradient.dtype, device=gradient.device
-        ).copy_(gradient)
+        return False
+    variable.grad = torch.empty_strided(
+        variable.shape, variable.stride(), dtype=gradient.dtype, device=gradient.device
+    ).copy_(gradient)
+    return True
 
 
 def _call(node: Node, gradients: list[torch.Tensor | None]) -> tuple[torch.Tensor | None, ...]:
@@ -152,14 +158,15 @@ class BackwardWalk:
     Args:
         saved: the table that forward saved into.
         on_node: called before a node runs, with the node's sequence number.
-        on_gradient: called with a leaf that has received its gradient.
+        on_gradient: called with a leaf that has received its gradient, and whether the gradient
+            was copied for it.
     """
 
     def __init__(
         self,
         saved: SavedTensors,
         on_node: Callable[[int], None],
-        on_gradient: Callable[[torch.Tensor], None],
+        on_gradient: Callable[[torch.Tensor, bool], None],
     ) -> None:
         self._saved = saved
         self._on_node = on_node
@@ -202,8 +209,8 @@ class BackwardWalk:
             gradient = gradients.pop()
             assert gradient is not None
             unshared = gradient._use_count() <= 1
-            _accumulate(variable, gradient, unshared=unshared)
-            self._on_gradient(variable)
+            copied = _accumulate(variable, gradient, unshared=unshared)
+            self._on_gradient(variable, copied)
             return []
         self._on_node(node._sequence_nr())
         outputs = _call(node, gradients)

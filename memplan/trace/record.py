@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import platform
 from collections.abc import Iterator
 
@@ -32,7 +33,7 @@ class _Observer:
         self.walk = BackwardWalk(
             self.saved,
             on_node=recorder.enter_node,
-            on_gradient=lambda leaf: recorder.categorize(leaf.grad, "gradient"),
+            on_gradient=recorder.keep_gradient,
         )
 
     @contextlib.contextmanager
@@ -44,41 +45,43 @@ class _Observer:
             self._recorder.modules.forget()
 
 
-class _Life:
-    """Runs the parts of a training one after the other inside a recorder."""
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python's cycle collector from freeing tensors at moments that depend on chance."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
-    def __init__(self, recorder: Recorder, step: TrainingStep, batch: Batch) -> None:
-        self._recorder = recorder
-        self._step = step
-        self._batch = batch
 
-    def _enter(self, period: str) -> None:
-        self._recorder.period = tape.PERIODS.index(period)
+def _record_sections(
+    recorder: Recorder, step: TrainingStep, batch: Batch, validation_batch: Batch | None
+) -> None:
+    """Run each section of a life once, in the order of `tape.SECTIONS`.
 
-    def _micro_batch(self) -> None:
-        loss, parts = self._step.accumulate(self._step.to_device(self._batch))
-        del loss, parts
-
-    def first_step(self) -> None:
-        self._enter("first_step")
-        self._micro_batch()
-        self._step.update()
-        state = [value for row in self._step.optimizer.state.values() for value in row.values()]
-        for value in [*state, *vars(self._step.scaler).values()]:
-            if isinstance(value, torch.Tensor):
-                self._recorder.categorize(value, "optimizer_state")
-
-    def steady_step(self) -> None:
-        self._enter("steady_step")
-        self._micro_batch()
-        self._enter("accumulation_step")
-        self._micro_batch()
-        self._enter("steady_step")
-        self._step.update()
-
-    def validation(self, batch: Batch) -> None:
-        self._enter("validation")
-        self._step.predict(self._step.to_device(batch))
+    The optimizer steps twice on the same gradients: first to create its state, then with it.
+    """
+    recorder.begin("micro_batch")
+    loss, parts = step.accumulate(step.to_device(batch))
+    del loss, parts
+    recorder.begin("first_update")
+    step.apply_gradients()
+    state = [value for row in step.optimizer.state.values() for value in row.values()]
+    for value in [*state, *vars(step.scaler).values()]:
+        if isinstance(value, torch.Tensor):
+            recorder.categorize(value, "optimizer_state")
+    recorder.begin("update")
+    step.apply_gradients()
+    recorder.begin("release")
+    step.release_gradients()
+    recorder.begin("average")
+    step.move_average()
+    if validation_batch is not None:
+        recorder.begin("validation")
+        step.predict(step.to_device(validation_batch))
 
 
 def record(
@@ -86,10 +89,9 @@ def record(
 ) -> tape.Tape:
     """Return the tape of a training's life at one micro-batch size, with no GPU needed.
 
-    The life is: build, first step (optimizer state appears), a steady step with one accumulation
-    step inside it, and a validation batch where the workload validates. On the tape each part
-    but the first two begins and ends with the same memory held, so a replay may leave it out or
-    repeat it.
+    Each section of a life is recorded once: build, a micro-batch, the first optimizer step (its
+    state appears), a later one, the release of gradients, the average's step, and a validation
+    batch where the workload validates. `memplan.device.replay` puts a life together from them.
 
     Args:
         workload: what is trained.
@@ -103,7 +105,7 @@ def record(
     if micro_batch_size < 1:
         raise UsageError(f"--batch {micro_batch_size} is below 1. Give at least one image.")
     settings = settings or StepSettings()
-    with fake_cuda():
+    with _no_garbage_collection(), fake_cuda():
         recorder = Recorder(DEVICE)
         observer = _Observer(recorder)
         model = workload.build_model()
@@ -118,12 +120,8 @@ def record(
                 observer=observer,
                 run_backward=observer.walk,
             )
-            life = _Life(recorder, step, batch)
             with recorder.watch(step.model):
-                life.first_step()
-                life.steady_step()
-                if validation_batch is not None:
-                    life.validation(validation_batch)
+                _record_sections(recorder, step, batch, validation_batch)
         description = tape.Description(
             workload=workload.name,
             micro_batch_size=micro_batch_size,

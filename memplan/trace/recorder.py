@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
-        self.period = 0
+        self._section = 0
         self._phase = 0
         self.modules: _ModuleTracker | None = None
         self.unknown: Counter[str] = Counter()
@@ -125,11 +126,12 @@ class Recorder(TorchDispatchMode):
             requested_bytes=np.int64,
             request=np.int32,
             operator=np.int32,
+            section=np.int8,
         )
         self._operators = _Columns(
             name=np.int32,
             module=np.int32,
-            period=np.int8,
+            section=np.int8,
             phase=np.int8,
             flops=np.int64,
             moved_bytes=np.int64,
@@ -163,6 +165,17 @@ class Recorder(TorchDispatchMode):
             if block >= first_block and self._categories[block] == temporary:
                 self._categories[block] = tape.CATEGORY_INDEX["activation"]
 
+    def begin(self, section: str) -> None:
+        """Attribute everything from now on to the named section of the tape."""
+        self._section = tape.SECTIONS.index(section)
+
+    def keep_gradient(self, leaf: torch.Tensor, copied: bool) -> None:
+        """Note that a leaf has its gradient now."""
+        assert leaf.grad is not None
+        self.categorize(leaf.grad, "gradient")
+        block, _ = self._live[leaf.grad.untyped_storage()._cdata]
+        self._event(tape.KEEP_COPY if copied else tape.KEEP_GRADIENT, block, 0)
+
     def watch(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
         """Return the context in which operators are attributed to the model's modules."""
         self.modules = _ModuleTracker(model)
@@ -192,8 +205,8 @@ class Recorder(TorchDispatchMode):
         return bool(place.type == self.device.type)
 
     def _default_category(self) -> str:
-        period, phase = tape.PERIODS[self.period], tape.PHASES[self._phase]
-        if period == "build":
+        phase = tape.PHASES[self._phase]
+        if tape.SECTIONS[self._section] == "build":
             return "parameter"
         if phase == "backward" and torch.is_grad_enabled():
             return "activation"  # forward runs again inside backward: recomputation
@@ -205,7 +218,7 @@ class Recorder(TorchDispatchMode):
 
     def _event(self, kind: int, block: int, num_bytes: int, request: int = tape.KNOWN) -> None:
         row = len(self._operators.rows) - 1
-        self._events.rows.append((kind, block, num_bytes, request, row))
+        self._events.rows.append((kind, block, num_bytes, request, row, self._section))
 
     def _allocate_output(self, tensor: Any) -> bool:
         """Record the tensor's memory if it is new on the device."""
@@ -250,7 +263,7 @@ class Recorder(TorchDispatchMode):
         }
         module = self.modules.current if self.modules is not None else -1
         moved = sum(tensors.values())
-        self._operators.rows.append((name, module, self.period, self._phase, flops, moved))
+        self._operators.rows.append((name, module, self._section, self._phase, flops, moved))
 
     def _play(self, overload: Any, args: Any, outputs: list[Any]) -> None:
         held = []
@@ -267,6 +280,13 @@ class Recorder(TorchDispatchMode):
                     self._matrix_workspace()
         for block in held:
             self._event(tape.FREE, block, 0)
+        if not operators.is_understood(overload):
+            self.unknown[str(overload)] += 1
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Decline the wrapper that would import PyTorch's compiler."""
+        return False
 
     def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -276,6 +296,11 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
             return _unknown_scalar(args[0])
+        if _returns_its_input(func):
+            # Nothing is allocated and no shape changes, so the fake kernel would tell nothing.
+            self._operator(func, args, kwargs, args[0])
+            self._play(func, args, [])
+            return args[0] if func._schema.returns else None
         try:
             result = func(*args, **kwargs)
         except torch._subclasses.fake_tensor.DynamicOutputShapeException:
@@ -286,12 +311,9 @@ class Recorder(TorchDispatchMode):
         if func.is_view:
             return result
         outputs = list(result) if isinstance(result, tuple | list) else [result]
-        in_place = not func._schema.returns
-        if in_place or any(isinstance(o, torch.Tensor) and self._is_here(o) for o in outputs):
+        if any(isinstance(o, torch.Tensor) and self._is_here(o) for o in outputs):
             self._operator(func, args, kwargs, result)
             self._play(func, args, outputs)
-            if not operators.is_understood(func):
-                self.unknown[str(func)] += 1
         return result
 
     def events(self) -> tape.Events:
@@ -309,6 +331,19 @@ class Recorder(TorchDispatchMode):
             modules=tuple(self.modules.records) if self.modules is not None else (),
             convolutions=tuple(self._convolutions),
         )
+
+
+@functools.cache
+def _returns_its_input(overload: Any) -> bool:
+    """Return whether an operator writes into its first argument and changes nothing else of it."""
+    schema = overload._schema
+    if not schema.name.endswith("_") or torch.Tag.inplace_view in overload.tags:
+        return False
+    first = schema.arguments[0]
+    writes = first.alias_info is not None and first.alias_info.is_write
+    others = [a for a in schema.arguments[1:] if a.alias_info is not None and a.alias_info.is_write]
+    own = not schema.returns or (len(schema.returns) == 1 and not others)
+    return writes and own and "resize" not in schema.name and "set_" not in schema.name
 
 
 # Namespaces of operators that touch no tensor's memory.

@@ -171,7 +171,13 @@ class TrainingStep:
         return loss.detach(), parts
 
     def update(self) -> None:
-        """Clip, step the optimizer, drop the gradients and move the average."""
+        """Take an optimizer step, drop the gradients and move the average."""
+        self.apply_gradients()
+        self.release_gradients()
+        self.move_average()
+
+    def apply_gradients(self) -> None:
+        """Unscale and clip the gradients and step the optimizer, unless they overflowed."""
         with self.observer.phase("optimizer_step"):
             if self.workload.clip_gradient_norm is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -182,10 +188,16 @@ class TrainingStep:
                 )
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
+
+    def release_gradients(self) -> None:
+        """Give the gradients' memory back."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def move_average(self) -> None:
+        """Move the averaged weights, where an average is kept."""
         if self.average is not None:
             with self.observer.phase("average"):
-                self.average.update(self.model)
+                self.average.update()
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Any:

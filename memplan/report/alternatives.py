@@ -1,0 +1,169 @@
+"""The settings a plan was chosen from: memory against speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from memplan.answers import PlanAnswer, Setting
+from memplan.report import theme
+from memplan.report.axes import DASHES, memory_axis
+from memplan.report.frame import (
+    BOTTOM,
+    LEFT,
+    MONO,
+    TOP,
+    WIDTH,
+    axes_at,
+    draw_table,
+    new_page,
+    table_width,
+    wrap,
+    write,
+    write_lines,
+)
+from memplan.report.words import (
+    batch_words,
+    card_name,
+    plan_words,
+    recompute_words,
+    workload_line,
+    workload_title,
+)
+from memplan.units import format_bytes, gib, three_digits
+
+ROWS = 16
+
+
+@theme.themed
+def alternatives_figure(plan: PlanAnswer) -> Figure:
+    """Return a page: the Pareto set in memory and images per second, the chosen one marked."""
+    figure = new_page(
+        f"The plan and its alternatives: {workload_title(plan.workload)}, {card_name(plan.gpu)}",
+        f"Chosen: {batch_words(plan)}. Device-used peaks and images per second, "
+        f"{plan.predicted.origin}. {workload_line(plan.workload)}",
+    )
+    command_top = BOTTOM - 0.75
+    height = command_top - TOP - 1.0
+    settings = by_memory(plan.alternatives)
+    chosen = chosen_index(plan, settings)
+    header, rows = alternatives_table(settings[:ROWS])
+    size = theme.BODY_POINTS
+    while table_width(header, rows, size=size, gap=0.2) > WIDTH * 0.56 and size > 6:
+        size -= 0.5
+    table_left = LEFT + WIDTH - table_width(header, rows, size=size, gap=0.2)
+    axes = axes_at(figure, LEFT + 0.55, TOP + 0.25, table_left - LEFT - 0.95, height)
+    draw_alternatives(axes, settings, chosen=chosen, budget_bytes=plan.budget_bytes)
+    end = draw_table(
+        figure,
+        table_left,
+        TOP + 0.2,
+        header,
+        rows,
+        align="lrrllrr",
+        size=size,
+        gap=0.2,
+        emphasised=chosen if chosen is not None and chosen < ROWS else None,
+    )
+    if len(settings) > ROWS:
+        more = f"{len(settings) - ROWS} more are in the saved answer."
+        write(figure, table_left, end + 0.1, more, colour=theme.QUIET_INK)
+    y = end + 0.45
+    for sentence in plan_words(plan):
+        lines = wrap(sentence, LEFT + WIDTH - table_left, theme.BODY_POINTS)
+        y = write_lines(figure, table_left, y, lines) + 0.06
+    write(figure, LEFT, command_top, "Run it", weight="bold")
+    lines = wrap(plan.command, WIDTH, theme.BODY_POINTS, family=MONO)[:3]
+    write_lines(figure, LEFT, command_top + 0.24, lines, family=MONO)
+    return figure
+
+
+def by_memory(settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings, least device-used memory first."""
+    return sorted(settings, key=lambda setting: setting.predicted.device_used_peak_bytes)
+
+
+def chosen_index(plan: PlanAnswer, settings: Sequence[Setting]) -> int | None:
+    """Return which of the settings the plan chose, or None where it is not among them."""
+    names = ("micro_batch_size", "accumulation_steps", "recompute", "precision", "memory_format")
+    for i, setting in enumerate(settings):
+        same = all(getattr(setting, name) == getattr(plan, name) for name in names)
+        if same and setting.allocator == plan.allocator and setting.devices == plan.devices:
+            return i
+    return None
+
+
+def draw_alternatives(
+    axes: Axes, settings: Sequence[Setting], *, chosen: int | None, budget_bytes: int
+) -> None:
+    """Draw each setting as a numbered diamond, the budget as a dashed line.
+
+    Args:
+        axes: empty axes.
+        settings: by memory; they are numbered from 1.
+        chosen: index of the chosen one.
+        budget_bytes: what the plan may take.
+    """
+    points = [(s.predicted.device_used_peak_bytes, s.predicted.images_per_second) for s in settings]
+    style = {"marker": "D", "linestyle": "none", "markerfacecolor": theme.PAPER}
+    axes.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        color=theme.BLUE,
+        markersize=7,
+        label="alternatives",
+        **style,  # type: ignore[arg-type]
+    )
+    if chosen is not None:
+        x, y = points[chosen]
+        axes.plot([x], [y], "D", markersize=11, color=theme.VERMILION, label="chosen", zorder=5)
+    for number, (x, y) in enumerate(points, start=1):
+        text = f"{number} chosen" if chosen == number - 1 else str(number)
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(-8, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=theme.SMALL_POINTS,
+            fontweight="bold" if chosen == number - 1 else "normal",
+        )
+    memory_axis(
+        axes,
+        "x",
+        "Peak device-used",
+        1.1 * max([budget_bytes, *(x for x, _ in points)]),
+        num_ticks=6,
+    )
+    axes.set_ylim(0, 1.15 * max([1.0, *(y for _, y in points)]))
+    axes.set_ylabel("Speed (images/s)")
+    axes.axvline(budget_bytes, color=theme.BLACK, linestyle=DASHES, linewidth=1.2)
+    axes.annotate(
+        f"budget {format_bytes(budget_bytes)}",
+        (budget_bytes, 0),
+        xytext=(-4, 5),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        fontsize=theme.SMALL_POINTS,
+    )
+
+
+def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows, numbered as in the plot."""
+    header = ["#", "Batch", "Effective", "Precision", "Recompute", "Peak (GiB)", "Images/s"]
+    rows = [
+        [
+            str(number),
+            f"{s.micro_batch_size} x {s.accumulation_steps}",
+            str(s.effective_batch_size),
+            f"{s.precision}, {'NHWC' if s.memory_format == 'channels_last' else 'NCHW'}",
+            recompute_words(s.recompute),
+            gib(s.predicted.device_used_peak_bytes),
+            three_digits(s.predicted.images_per_second),
+        ]
+        for number, s in enumerate(settings, start=1)
+    ]
+    return header, rows

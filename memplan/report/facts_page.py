@@ -1,0 +1,172 @@
+"""The last pages: commands, versions, where figures come from, and what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from memplan.answers import PlanAnswer, ProbeAnswer
+from memplan.report import theme
+from memplan.report.frame import (
+    BOTTOM,
+    LEFT,
+    MONO,
+    SANS,
+    TOP,
+    WIDTH,
+    line_height,
+    new_page,
+    wrap,
+    write,
+)
+from memplan.report.words import card_name, workload_line, workload_title
+from memplan.units import format_bytes, format_seconds
+
+INDENT = 1.95
+_SIZE = theme.BODY_POINTS - 0.5
+_SMALLEST = 8.0
+_AFTER_PARAGRAPH = 0.04
+_AFTER_FACT = 0.09
+LIMITS = (
+    (
+        "Predicted: computed from a recording of the training at a few batches, replayed through a "
+        "model of the card and its allocator, without running on the card."
+    ),
+    (
+        "Simulated: the allocator's replay of one recorded stream. Measured: read from a device "
+        "while it ran."
+    ),
+    (
+        "Allocated is what tensors hold, reserved is what the allocator holds from the driver, "
+        "device-used adds the CUDA context and, when measured, other processes."
+    ),
+    (
+        "Not modelled: other processes on the card, memory that Python code outside the workload "
+        "takes, and objects in an image beyond the number stated."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """A name and the paragraphs beside it."""
+
+    name: str
+    paragraphs: tuple[str, ...]
+    mono: bool = False
+
+
+@theme.themed
+def facts_figures(
+    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], command: str
+) -> list[Figure]:
+    """Return the closing pages, as many as the facts need."""
+    facts = report_facts(probes, plans, command)
+    size = _SIZE
+    while size > _SMALLEST and _height(facts, size) > BOTTOM - TOP:
+        size -= 0.5
+    figures: list[Figure] = []
+    y = BOTTOM + 1
+    for fact in facts:
+        family = MONO if fact.mono else SANS
+        name = fact.name
+        for paragraph in fact.paragraphs:
+            for line in wrap(paragraph, WIDTH - INDENT, size, family=family):
+                if y > BOTTOM:
+                    figures.append(new_page("How these numbers came about"))
+                    y = TOP - 0.15
+                    name = name or f"{fact.name} (cont.)"
+                write(figures[-1], LEFT, y, name, size=size, weight="bold")
+                write(figures[-1], LEFT + INDENT, y, line, size=size, family=family)
+                name = ""
+                y += line_height(size)
+            y += _AFTER_PARAGRAPH
+        y += _AFTER_FACT
+    return figures
+
+
+def _height(facts: Sequence[Fact], size: float) -> float:
+    """Return the height of all facts at a text size, inches."""
+    total = 0.0
+    for fact in facts:
+        family = MONO if fact.mono else SANS
+        for paragraph in fact.paragraphs:
+            num_lines = len(wrap(paragraph, WIDTH - INDENT, size, family=family))
+            total += num_lines * line_height(size) + _AFTER_PARAGRAPH
+        total += _AFTER_FACT
+    return total
+
+
+def report_facts(
+    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], command: str
+) -> list[Fact]:
+    """Return every fact the last page states, each once, in order."""
+    answers: list[ProbeAnswer | PlanAnswer] = [*probes, *plans]
+    commands = [command, *(answer.command for answer in answers)]
+    notes = [note for answer in answers for note in answer.notes]
+    candidates = [
+        Fact(name="Command", paragraphs=_unique(commands), mono=True),
+        Fact(
+            name="Workload",
+            paragraphs=_unique(
+                [f"{workload_title(a.workload)}: {workload_line(a.workload)}" for a in answers]
+            ),
+        ),
+        Fact(name="Card", paragraphs=_unique([_card_words(a) for a in answers])),
+        Fact(name="Memory by batch", paragraphs=_unique([_fit_words(p) for p in probes])),
+        Fact(name="Unknown operators", paragraphs=_unique([_unknown_words(p) for p in probes])),
+        Fact(name="Recomputed", paragraphs=_unique([_recompute_words(plan) for plan in plans])),
+        Fact(name="Notes", paragraphs=_unique(notes)),
+        Fact(name="What is what", paragraphs=LIMITS),
+        Fact(name="Versions", paragraphs=_unique([_versions_words(a) for a in answers])),
+        Fact(name="Time taken", paragraphs=_unique([", ".join(_time_words(a) for a in answers)])),
+    ]
+    return [fact for fact in candidates if fact.paragraphs]
+
+
+def _unique(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def _card_words(answer: ProbeAnswer | PlanAnswer) -> str:
+    gpu = answer.gpu
+    return (
+        f"{card_name(gpu)}: {gpu.capacity_bytes:,} bytes; context "
+        f"{format_bytes(gpu.context_bytes)} ± {format_bytes(gpu.context_uncertainty_bytes)}. "
+        f"Source: {gpu.source}"
+    )
+
+
+def _fit_words(probe: ProbeAnswer) -> str:
+    fit = probe.fit
+    recorded = ", ".join(map(str, fit.recorded_batches))
+    text = (
+        f"{probe.gpu.name}: recorded at batches {recorded}; {len(probe.batches)} evaluated; the "
+        f"line is at most {format_bytes(fit.max_residual_bytes)} off."
+    )
+    if fit.not_affine:
+        named = ", ".join(f"{k} ({format_bytes(v)})" for k, v in fit.not_affine.items())
+        text += f" Not a straight line in the batch, and by how much at most: {named}."
+    return text
+
+
+def _unknown_words(probe: ProbeAnswer) -> str:
+    if not probe.unknown_operators:
+        return "None: the workspace of every operator that takes one is modelled."
+    named = ", ".join(f"{name} ({count})" for name, count in probe.unknown_operators.items())
+    return f"Counted with no workspace, and how often they run: {named}."
+
+
+def _recompute_words(plan: PlanAnswer) -> str:
+    return f"{plan.gpu.name}: {', '.join(plan.recompute)}" if plan.recompute else ""
+
+
+def _versions_words(answer: ProbeAnswer | PlanAnswer) -> str:
+    return ", ".join(f"{name} {version}" for name, version in answer.versions.items())
+
+
+def _time_words(answer: ProbeAnswer | PlanAnswer) -> str:
+    kind = answer.SCHEMA.split(".")[-1].split("/")[0]
+    return f"{kind} for {answer.gpu.name}: {format_seconds(answer.seconds)}"

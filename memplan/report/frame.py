@@ -1,0 +1,268 @@
+"""An empty page with its title, and text, tables and axes placed on it in inches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
+
+from memplan.report import theme
+
+SANS = "DejaVu Sans"
+MONO = "DejaVu Sans Mono"
+LEFT = 0.65
+"""Left and right margin, inches."""
+WIDTH = theme.PAGE_INCHES[0] - 2 * LEFT
+TOP = 1.5
+"""Where a page's content starts under its title, inches from the top edge."""
+BOTTOM = theme.PAGE_INCHES[1] - 0.65
+"""Where a page's content ends above its footer, inches from the top edge."""
+
+
+def new_page(title: str, subtitle: str = "") -> Figure:
+    """Return an empty A4 page with a title and up to two quiet lines under it."""
+    figure = Figure(figsize=theme.PAGE_INCHES, facecolor=theme.PAPER)
+    size = theme.TITLE_POINTS
+    while size > theme.HEADING_POINTS and text_width(title, size, weight="bold") > WIDTH:
+        size -= 1
+    write(figure, LEFT, 0.78, shorten(title, WIDTH, size, weight="bold"), size=size, weight="bold")
+    for i, line in enumerate(wrap(subtitle, WIDTH, theme.BODY_POINTS)[:2]):
+        write(figure, LEFT, 1.04 + 0.2 * i, line, size=theme.BODY_POINTS, colour=theme.QUIET_INK)
+    return figure
+
+
+def number_pages(figures: Sequence[Figure], footer: str) -> None:
+    """Write `footer` and "n of N" at the foot of every page."""
+    y = theme.PAGE_INCHES[1] - 0.3
+    for i, figure in enumerate(figures, start=1):
+        style = {"size": theme.SMALL_POINTS, "colour": theme.QUIET_INK}
+        write(figure, LEFT, y, shorten(footer, WIDTH - 1, theme.SMALL_POINTS), **style)  # type: ignore[arg-type]
+        right = f"{i} of {len(figures)}"
+        write(figure, LEFT + WIDTH, y, right, align="right", **style)  # type: ignore[arg-type]
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Return new axes; all four in inches, `left` and `top` from the page's upper left corner."""
+    page_width, page_height = theme.PAGE_INCHES
+    bottom = page_height - top - height
+    box = (left / page_width, bottom / page_height, width / page_width, height / page_height)
+    return figure.add_axes(box)
+
+
+def write(
+    figure: Figure,
+    left: float,
+    baseline: float,
+    text: str,
+    *,
+    size: float = theme.BODY_POINTS,
+    colour: str = theme.INK,
+    weight: str = "normal",
+    align: Literal["left", "center", "right"] = "left",
+    family: str = SANS,
+) -> Text:
+    """Write one line; position in inches from the page's upper left corner."""
+    page_width, page_height = theme.PAGE_INCHES
+    return figure.text(
+        left / page_width,
+        1 - baseline / page_height,
+        printable(text, family),
+        fontsize=size,
+        color=colour,
+        fontweight=weight,
+        ha=align,
+        va="baseline",
+        family=family,
+    )
+
+
+def write_lines(
+    figure: Figure,
+    left: float,
+    baseline: float,
+    lines: Sequence[str],
+    *,
+    size: float = theme.BODY_POINTS,
+    colour: str = theme.INK,
+    weight: str = "normal",
+    family: str = SANS,
+) -> float:
+    """Write lines under each other and return the baseline after the last, inches."""
+    for line in lines:
+        write(figure, left, baseline, line, size=size, colour=colour, weight=weight, family=family)
+        baseline += line_height(size)
+    return baseline
+
+
+def line_height(size: float) -> float:
+    """Return the distance of two baselines, inches, for text of `size` points."""
+    return 1.45 * size / 72
+
+
+def rule(figure: Figure, left: float, y: float, width: float, *, strong: bool = False) -> None:
+    """Draw a thin horizontal line; inches from the page's upper left corner."""
+    page_width, page_height = theme.PAGE_INCHES
+    at = 1 - y / page_height
+    line = Line2D(
+        [left / page_width, (left + width) / page_width],
+        [at, at],
+        color=theme.QUIET_INK if strong else theme.RULE,
+        linewidth=0.9 if strong else 0.5,
+    )
+    figure.add_artist(line)
+
+
+def text_width(text: str, size: float, *, weight: str = "normal", family: str = SANS) -> float:
+    """Return the width of one line, inches."""
+    if not text:
+        return 0.0
+    properties = FontProperties(family=family, weight=weight, size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(
+        printable(text, family), properties, ismath=False
+    )
+    return float(width) / 72
+
+
+@functools.cache
+def _has_glyph(character: str, family: str) -> bool:
+    font = get_font(findfont(FontProperties(family=family)))
+    return font.get_char_index(ord(character)) != 0
+
+
+def printable(text: str, family: str = SANS) -> str:
+    r"""Return `text` with each character the font lacks written as `\uXXXX`, as a path may hold."""
+    text = " ".join(text.split("\n"))
+    return "".join(
+        c if c.isprintable() and _has_glyph(c, family) else f"\\u{ord(c):04x}" for c in text
+    )
+
+
+def wrap(
+    text: str, width: float, size: float, *, weight: str = "normal", family: str = SANS
+) -> list[str]:
+    """Return `text` as lines no wider than `width` inches; a long word is cut."""
+    lines: list[str] = []
+    line = ""
+    for raw in text.split():
+        word = raw
+        joined = f"{line} {word}" if line else word
+        if text_width(joined, size, weight=weight, family=family) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while text_width(word, size, weight=weight, family=family) > width and len(word) > 1:
+            cut = _longest_prefix(word, width, size, weight=weight, family=family)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    return [*lines, line] if line else lines
+
+
+def _longest_prefix(word: str, width: float, size: float, *, weight: str, family: str) -> int:
+    """Return how many characters of `word` fit in `width` inches, at least one."""
+    for cut in range(len(word) - 1, 1, -1):
+        if text_width(word[:cut], size, weight=weight, family=family) <= width:
+            return cut
+    return 1
+
+
+def shorten(
+    text: str, width: float, size: float, *, weight: str = "normal", family: str = SANS
+) -> str:
+    """Return `text`, its middle replaced by an ellipsis where it is wider than `width` inches."""
+    if text_width(text, size, weight=weight, family=family) <= width:
+        return text
+    for keep in range(len(text) - 1, 1, -1):
+        head = (keep + 1) // 2
+        shorter = f"{text[:head]}…{text[len(text) - (keep - head) :]}"
+        if text_width(shorter, size, weight=weight, family=family) <= width:
+            return shorter
+    return "…"
+
+
+def draw_table(
+    figure: Figure,
+    left: float,
+    top: float,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    align: str,
+    size: float = theme.BODY_POINTS,
+    gap: float = 0.28,
+    emphasised: int | None = None,
+) -> float:
+    """Draw a table and return where it ends, inches from the top edge.
+
+    Args:
+        figure: the page.
+        left: left edge, inches.
+        top: upper edge, inches from the top of the page.
+        header: column titles, units included.
+        rows: the cells as text.
+        align: one letter a column, `l` or `r`.
+        size: points.
+        gap: space between columns, inches.
+        emphasised: index of the row in bold.
+    """
+    edges = _column_edges(left, header, rows, size, gap)
+    step = row_height(size)
+    width = edges[-1] - gap - left
+    y = top + step * 0.75
+    _draw_row(figure, edges, header, y, align=align, size=size, gap=gap, weight="bold")
+    rule(figure, left, y + step * 0.3, width, strong=True)
+    for i, row in enumerate(rows):
+        y += step
+        weight = "bold" if i == emphasised else "normal"
+        _draw_row(figure, edges, row, y + 0.04, align=align, size=size, gap=gap, weight=weight)
+    rule(figure, left, y + step * 0.42, width)
+    return y + step
+
+
+def row_height(size: float) -> float:
+    """Return the distance of two rows of `draw_table`, inches; the first lies 1.75 below."""
+    return line_height(size) * 1.08
+
+
+def table_width(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, size: float, gap: float = 0.28
+) -> float:
+    """Return how wide `draw_table` draws this table, inches."""
+    return _column_edges(0.0, header, rows, size, gap)[-1] - gap
+
+
+def _column_edges(
+    left: float, header: Sequence[str], rows: Sequence[Sequence[str]], size: float, gap: float
+) -> list[float]:
+    """Return the left edge of each column and of the one after the last, inches."""
+    edges = [left]
+    for column in zip(header, *rows, strict=True):
+        widest = max(text_width(cell, size, weight="bold") for cell in column)
+        edges.append(edges[-1] + widest + gap)
+    return edges
+
+
+def _draw_row(
+    figure: Figure,
+    edges: Sequence[float],
+    cells: Sequence[str],
+    y: float,
+    *,
+    align: str,
+    size: float,
+    gap: float,
+    weight: str,
+) -> None:
+    for i, (cell, side) in enumerate(zip(cells, align, strict=True)):
+        if side == "r":
+            write(figure, edges[i + 1] - gap, y, cell, size=size, weight=weight, align="right")
+        else:
+            write(figure, edges[i], y, cell, size=size, weight=weight)

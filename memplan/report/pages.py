@@ -1,0 +1,135 @@
+"""The PDF report: pages in order, written so that the same answers give the same bytes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+
+from memplan._version import __version__
+from memplan.answers import PlanAnswer, ProbeAnswer, WorkloadFacts
+from memplan.errors import BadInputError
+from memplan.report import batches, categories, modules, settings, theme
+from memplan.report.alternatives import alternatives_figure
+from memplan.report.answers_page import answers_figure
+from memplan.report.facts_page import facts_figures
+from memplan.report.frame import number_pages
+from memplan.report.run import live_memory_figure, training_figure
+from memplan.report.run_files import RunRecord, read_run
+from memplan.report.timeline import timeline_figure
+
+_T = TypeVar("_T")
+_Kind = tuple[list[list[ProbeAnswer]], int, Callable[[Sequence[ProbeAnswer]], Figure]]
+
+# A fixed date: two reports of the same answers are the same file.
+_DATE = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
+def write_report(
+    path: Path,
+    *,
+    probes: Sequence[ProbeAnswer] = (),
+    plans: Sequence[PlanAnswer] = (),
+    run_folder: Path | None = None,
+    command: str,
+    force: bool = False,
+) -> Path:
+    """Write the report of the answers given and return its path.
+
+    Args:
+        path: the PDF file; its folder is made where it is missing.
+        probes: answers of `memplan probe`, one a card.
+        plans: answers of `memplan plan`, one a card.
+        run_folder: what `memplan train` left, with `results.csv` and `memory.csv`.
+        command: the command that asked for the report, stated on the last page.
+        force: whether an existing file is overwritten.
+
+    Raises:
+        BadInputError: there is nothing to report, the file exists and `force` is False, it
+            cannot be written, or the run folder cannot be read.
+    """
+    if not probes and not plans and run_folder is None:
+        raise BadInputError("There is nothing to report: give a probe, a plan or a run folder.")
+    if path.exists() and not force:
+        raise BadInputError(f"{path} exists. Give another --report, or --force to overwrite it.")
+    run = None if run_folder is None else read_run(run_folder)
+    figures = report_figures(probes, plans, run, command)
+    _save(path, figures)
+    return path
+
+
+@theme.themed
+def report_figures(
+    probes: Sequence[ProbeAnswer],
+    plans: Sequence[PlanAnswer],
+    run: RunRecord | None,
+    command: str,
+) -> list[Figure]:
+    """Return every page of the report in order, numbered."""
+    figures = [answers_figure(probes, plans, run), *_probe_figures(probes)]
+    figures += [alternatives_figure(plan) for plan in plans if plan.alternatives]
+    if run is not None:
+        figures.append(training_figure(run))
+        figures += [live_memory_figure(run)] if run.memory else []
+    figures += facts_figures(probes, plans, command)
+    number_pages(figures, f"memplan {__version__}")
+    return figures
+
+
+def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
+    """Yield the pages about probes: a life a card, then cards of one workload side by side."""
+    for probe in probes:
+        if probe.timeline.categories:
+            yield timeline_figure(probe)
+    alike = list(_alike(probes))
+    with_modules = [some for group in alike if (some := [p for p in group if p.modules])]
+    kinds: list[_Kind] = [
+        (alike, batches.PANELS_A_PAGE, batches.batches_figure),
+        (with_modules, modules.CARDS_A_PAGE, modules.modules_figure),
+        (alike, categories.CARDS_A_PAGE, categories.categories_figure),
+        (alike, settings.CARDS_A_PAGE, settings.settings_figure),
+    ]
+    for groups, cards_a_page, draw in kinds:
+        for group in groups:
+            yield from map(draw, _portions(group, cards_a_page))
+
+
+def _alike(probes: Sequence[ProbeAnswer]) -> Iterator[list[ProbeAnswer]]:
+    """Yield probes of one workload at one reference batch together."""
+    groups: dict[tuple[WorkloadFacts, int], list[ProbeAnswer]] = {}
+    for probe in probes:
+        groups.setdefault((probe.workload, probe.reference_batch), []).append(probe)
+    yield from groups.values()
+
+
+def _portions(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Yield the items, at most `size` at a time, in portions as even as can be."""
+    if not items:
+        return
+    num_portions = -(-len(items) // size)
+    for i in range(num_portions):
+        start, stop = (len(items) * j // num_portions for j in (i, i + 1))
+        yield items[start:stop]
+
+
+@theme.themed
+def _save(path: Path, figures: Sequence[Figure]) -> None:
+    """Write the pages into one vector PDF with fixed dates."""
+    facts = {
+        "Title": "memplan report",
+        "Creator": f"memplan {__version__}",
+        "Producer": "matplotlib",
+        "CreationDate": _DATE,
+        "ModDate": _DATE,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with PdfPages(path, metadata=facts) as pdf:
+            for figure in figures:
+                pdf.savefig(figure)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None

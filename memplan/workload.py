@@ -72,12 +72,29 @@ class Evaluator(Protocol):
 class TrainingData(Protocol):
     """A checked, indexed data set, ready to be read."""
 
-    num_classes: int
-    class_names: Sequence[str]
-    num_training_images: int
-    num_validation_images: int
-    objects_per_image: np.ndarray
-    """Objects in each training image, int64 `[num_training_images]`."""
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Their names, by class index."""
+
+    @property
+    def num_training_images(self) -> int:
+        """Images that training sees in an epoch."""
+
+    @property
+    def num_validation_images(self) -> int:
+        """Images that validation sees."""
+
+    @property
+    def objects_per_image(self) -> np.ndarray[Any, Any]:
+        """Objects in each training image, int64 `[num_training_images]`."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was found wrong and passed over, one line each."""
 
     def training_batches(
         self, *, micro_batch_size: int, epoch: int, augment_fully: bool
@@ -116,6 +133,12 @@ class Workload(abc.ABC):
     """Images an optimizer step is meant to see; sets accumulation when nothing else is asked."""
     clip_gradient_norm: float | None = None
     """Largest total gradient norm, > 0; None does not clip."""
+    num_classes: int = 0
+    """Classes of the model's output; 0 where the notion does not apply."""
+    stride: int = 1
+    """What the image size must be a multiple of, pixels."""
+    loss_names: Sequence[str] = ()
+    """Names of the parts that `compute_loss` returns, in order."""
     objects_per_image: int = 0
     """Objects in each image of `make_batch`; 0 where the notion does not apply."""
     keeps_average: bool = False
@@ -133,7 +156,11 @@ class Workload(abc.ABC):
     def compute_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the scalar to differentiate and the detached parts to log, a 1-D tensor."""
+        """Return the scalar to differentiate and the detached parts to log, a 1-D tensor.
+
+        Gradients of micro-batches are summed, so the scalar should grow with the images: a sum
+        over them, not a mean. With a mean, accumulation and backing off change the step.
+        """
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch as the model takes it, computed on the device (such as uint8 / 255)."""
@@ -176,6 +203,18 @@ class Workload(abc.ABC):
     def predict(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return predictions for a prepared validation batch; called without gradients."""
         return model(batch["images"])
+
+    def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill the model from a weights file and return one sentence on what matched.
+
+        Raises:
+            BadInputError: the workload reads no weights, or the file cannot be used.
+        """
+        del model
+        raise BadInputError(
+            f"Workload {self.name!r} reads no weights, so {path} cannot be used. "
+            "Give it a load_weights method, or leave --weights away."
+        )
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked data set.

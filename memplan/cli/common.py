@@ -1,0 +1,131 @@
+"""What several commands share: options, tables, progress, and where results are written."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from memplan.errors import BadInputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Progress:
+    """One line on standard error that says what is being done; silent where nobody watches."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._live = sys.stderr.isatty() and not quiet
+        self._start = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """Show what is being done now."""
+        if self._live:
+            elapsed = time.monotonic() - self._start
+            click.echo(f"\r\x1b[K{text} ({elapsed:.0f} s)", nl=False, err=True)
+
+    def done(self) -> None:
+        """Clear the line."""
+        if self._live:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator that applies several options, the first listed shown first."""
+
+    def apply(function: F) -> F:
+        return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
+
+    return apply
+
+
+# What is trained, and how its step runs.
+workload_options = options(
+    click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration or PATH.yaml."),
+    click.option("--workload", metavar="NAME", help="Any workload: torchvision:resnet50, a.b:f."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For the workload."),
+    click.option("--img", type=int, metavar="PIXELS", help="Side of the images.  [640, 224]"),
+    click.option("--precision", default="amp-fp16", show_default=True, metavar="NAME",
+                 help="amp-fp16, amp-bf16 or fp32."),
+    click.option("--memory-format", default="contiguous", show_default=True, metavar="NAME",
+                 help="contiguous or channels-last."),
+    click.option("--optimizer", default="SGD", show_default=True, metavar="NAME",
+                 help="SGD, Adam, AdamW, RMSprop or Adagrad."),
+    click.option("--objects-per-image", type=int, metavar="N",
+                 help="Labelled objects in an image.  [20]"),
+    click.option("--data", "data_path", type=click.Path(path_type=Path), metavar="FILE",
+                 help="A data.yaml, whose labels tell the objects in an image."),
+    click.option("--recompute", default="none", show_default=True, metavar="WHAT",
+                 help="none, all, or module paths with commas."),
+)
+
+# Which card, and how its allocator is set.
+card_options = options(
+    click.option("--gpu", "gpus", multiple=True, metavar="INDEX|NAME",
+                 help="A card in this machine, or one of `memplan gpus`; repeatable."),
+    click.option("--capacity", metavar="SIZE", help="Override the card's memory, such as 24GiB."),
+    click.option("--allocator", default="", metavar="OPTIONS",
+                 help="PyTorch's own syntax, such as expandable_segments:True."),
+    click.option("--devices", type=click.IntRange(min=1), default=1, metavar="N",
+                 help="Cards that train together.  [1]"),
+)
+
+# Where answers go.
+output_options = options(
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes."),
+    click.option("--output", type=click.Path(path_type=Path), metavar="PATH",
+                 help="Also save the answer as JSON."),
+    click.option("--report", type=click.Path(path_type=Path), metavar="PATH.pdf",
+                 help="Also write PDF pages."),
+    click.option("--force", is_flag=True, help="Overwrite files that exist."),
+)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Return an aligned table, units in the header, numbers to the right.
+
+    Args:
+        header: column titles.
+        rows: cells as text.
+        left: how many leading columns are aligned to the left.
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
+    """Refuse before any work is done to overwrite a file or write into a folder that is not there.
+
+    Raises:
+        BadInputError: a file exists and `force` is False, or its folder does not exist.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.exists() and not force:
+            raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
+        if not path.resolve().parent.is_dir():
+            raise BadInputError(f"{path.parent} is no folder, so {path} cannot be written there.")
+
+
+def typed_command() -> str:
+    """Return the command line as the user typed it, to be kept in answers."""
+    return shlex.join(["memplan", *sys.argv[1:]])
+
+
+def wrote(path: Path) -> None:
+    """Say where a file went, on standard error so that standard output stays the answer."""
+    click.echo(f"Wrote {path}", err=True)

@@ -22,8 +22,8 @@ from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, axes_at, new_page, wr
 from memplan.report.series import (
     device_used_at,
     on_line,
-    residuals,
     peaks_at,
+    residuals,
     sorted_batches,
     split_by_recorded,
 )

@@ -112,7 +112,9 @@ def sample_modules(batch: int = 16, *, workspace: int = 100 * MIB) -> tuple[Modu
         kind = types[i % len(types)] if i < 29 else "DualDDetect"
         modules.append(_module(f"model.{i}", kind, 0, 0))
         modules.append(_module(f"model.{i}.cv1", "Conv", size // 3, 0))
-        modules.append(_module(f"model.{i}.cv1.conv", "Conv2d", size // 3, workspace // (1 + i % 4)))
+        modules.append(
+            _module(f"model.{i}.cv1.conv", "Conv2d", size // 3, workspace // (1 + i % 4))
+        )
         modules.append(_module(f"model.{i}.cv1.bn", "BatchNorm2d", size // 3, 0))
     return (*modules, _module("", "", 90 * MIB, 0))
 
@@ -128,7 +130,9 @@ def _module(path: str, kind: str, activation: int, workspace: int) -> ModuleMemo
     )
 
 
-def sample_probe(gpu: GpuFacts = RTX_3090, batches: tuple[int, ...] = (*range(1, 65),)) -> ProbeAnswer:
+def sample_probe(
+    gpu: GpuFacts = RTX_3090, batches: tuple[int, ...] = (*range(1, 65),)
+) -> ProbeAnswer:
     """A probe of yolov9-s on one card, batches 1 to 64."""
     peaks = tuple(_peaks(batch, gpu) for batch in batches)
     largest = (gpu.capacity_bytes - gpu.context_bytes - BASE) // PER_IMAGE

@@ -11,8 +11,8 @@ import torch
 class ModelAverage:
     """An fp32 copy of the model that follows it, weighted towards the recent past.
 
-    Every floating entry of the state dict is averaged, batch-norm statistics included; integer
-    entries keep the value of the copy.
+    Every parameter and floating buffer is averaged, batch-norm statistics included; integers keep
+    the value of the copy.
 
     Args:
         model: the model to follow; copied on its own device.
@@ -53,6 +53,6 @@ def _copy(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Return the floating tensors of the state dict; they stay the same objects while training."""
-    state = model.state_dict().values()
-    return [tensor for tensor in state if tensor.dtype.is_floating_point]
+    """Return the parameters and floating buffers; training keeps them the same objects."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [tensor for tensor in tensors if tensor.dtype.is_floating_point]

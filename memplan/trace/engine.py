@@ -93,7 +93,8 @@ def _is_unshared(tensor: torch.Tensor) -> bool:
     The binding of `_use_count` and of the storage's wrapper each hold one reference themselves.
     """
     storage = tensor.untyped_storage()
-    return tensor._use_count() <= 1 and torch._C._storage_Use_Count(storage._cdata) <= 2
+    alone = tensor._use_count() <= 1  # type: ignore[attr-defined]
+    return alone and torch._C._storage_Use_Count(storage._cdata) <= 2
 
 
 class _InputBuffers:
@@ -208,7 +209,7 @@ class BackwardWalk:
         if variable is not None:
             gradient = gradients.pop()
             assert gradient is not None
-            unshared = gradient._use_count() <= 1
+            unshared = gradient._use_count() <= 1  # type: ignore[attr-defined]
             copied = _accumulate(variable, gradient, unshared=unshared)
             self._on_gradient(variable, copied)
             return []

@@ -24,7 +24,7 @@ class _LeanFakeTensorMode(FakeTensorMode):
     def _should_skip_dynamo(cls) -> bool:
         return False
 
-    def __torch_dispatch__(  # noqa: D105
+    def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         return self.dispatch(func, types, args, kwargs or {})

@@ -215,9 +215,7 @@ def _batch_norm_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterato
     yield from (Output(index) for index in range(len(outputs)))
 
 
-@rule(
-    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default
-)
+@rule(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default)
 def _matrix_product(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """The output, then the library's workspace on a thread's first product.
 

@@ -37,7 +37,9 @@ def _frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
 
 
 def _draws_random_numbers(module: torch.nn.Module) -> bool:
-    return any("Dropout" in type(m).__name__ or "Depth" in type(m).__name__ for m in module.modules())
+    return any(
+        "Dropout" in type(m).__name__ or "Depth" in type(m).__name__ for m in module.modules()
+    )
 
 
 def _wrap(module: torch.nn.Module) -> None:
@@ -56,7 +58,7 @@ def _wrap(module: torch.nn.Module) -> None:
             context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
         )
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 def apply_recompute(model: torch.nn.Module, paths: Sequence[str]) -> None:

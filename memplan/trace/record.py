@@ -105,13 +105,13 @@ def record(
     if micro_batch_size < 1:
         raise UsageError(f"--batch {micro_batch_size} is below 1. Give at least one image.")
     settings = settings or StepSettings()
-    with _no_garbage_collection(), fake_cuda():
-        recorder = Recorder(DEVICE)
+    with _no_garbage_collection(), fake_cuda() as fake_mode:
+        recorder = Recorder(DEVICE, fake_mode)
         observer = _Observer(recorder)
-        model = workload.build_model()
-        batch = workload.make_batch(micro_batch_size)
-        validation_batch = workload.make_validation_batch(micro_batch_size)
         with recorder:
+            model = workload.build_model()
+            batch = workload.make_batch(micro_batch_size)
+            validation_batch = workload.make_validation_batch(micro_batch_size)
             step = TrainingStep(
                 workload,
                 settings,

@@ -7,11 +7,12 @@ import contextlib
 import functools
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
@@ -20,6 +21,7 @@ from memplan import tape
 from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadInputError
 from memplan.trace import operators
+from memplan.trace.memo import Cost, Known, call_key, remember
 
 
 class _Columns:
@@ -58,7 +60,7 @@ class _ModuleTracker:
 
     def _mark(self) -> None:
         """Note that autograd nodes made from now on belong to the module on top."""
-        number = torch.autograd._get_sequence_nr()
+        number = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         if self._numbers and number < self._numbers[-1]:  # recomputation interleaves
             return
         self._numbers.append(number)
@@ -111,11 +113,14 @@ class Recorder(TorchDispatchMode):
 
     Args:
         device: whose memory is recorded.
+        fake_mode: the mode in which tensors are fake; None where they are real.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, fake_mode: FakeTensorMode | None = None) -> None:
         super().__init__()
         self.device = device
+        self._fake_mode = fake_mode
+        self._known: dict[Any, Known] = {}
         self._section = 0
         self._phase = 0
         self.modules: _ModuleTracker | None = None
@@ -248,26 +253,31 @@ class Recorder(TorchDispatchMode):
             self._has_matrix_workspace.add(in_backward)
             self._event(tape.ALLOCATE, self._new_block("workspace"), 0, tape.MATRIX_WORKSPACE)
 
-    def _operator(self, overload: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def _cost(self, overload: Any, args: Any, kwargs: Any, result: Any, outputs: list[Any]) -> Cost:
         name = self._names.setdefault(overload, len(self._names))
         if name == len(self._labels):
             self._labels.append(str(overload))
-        flops = 0
         packet = overload.overloadpacket
+        flops = 0
         if packet in flop_registry:
             flops = int(flop_registry[packet](*args, **kwargs, out_val=result))
-        tensors = {
-            id(leaf): leaf.nbytes
-            for leaf in tree_flatten((args, kwargs, result))[0]
-            if isinstance(leaf, torch.Tensor) and self._is_here(leaf)
-        }
-        module = self.modules.current if self.modules is not None else -1
-        moved = sum(tensors.values())
-        self._operators.rows.append((name, module, self._section, self._phase, flops, moved))
+        tensors = {id(t): t.nbytes for t in _tensors((args, kwargs, result)) if self._is_here(t)}
+        return Cost(
+            name=name,
+            flops=flops,
+            moved_bytes=sum(tensors.values()),
+            requests=tuple(operators.requests(overload, args, outputs)),
+            is_understood=operators.is_understood(overload),
+        )
 
-    def _play(self, overload: Any, args: Any, outputs: list[Any]) -> None:
+    def _play(self, cost: Cost, outputs: Sequence[Any]) -> None:
+        """Write down an operator and what it asks of the allocator."""
+        module = self.modules.current if self.modules is not None else -1
+        self._operators.rows.append(
+            (cost.name, module, self._section, self._phase, cost.flops, cost.moved_bytes)
+        )
         held = []
-        for request in operators.requests(overload, args, outputs):
+        for request in cost.requests:
             match request:
                 case operators.Output(index):
                     self._allocate_output(outputs[index])
@@ -280,15 +290,15 @@ class Recorder(TorchDispatchMode):
                     self._matrix_workspace()
         for block in held:
             self._event(tape.FREE, block, 0)
-        if not operators.is_understood(overload):
-            self.unknown[str(overload)] += 1
+        if not cost.is_understood:
+            self.unknown[self._labels[cost.name]] += 1
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Decline the wrapper that would import PyTorch's compiler."""
         return False
 
-    def __torch_dispatch__(  # noqa: D105
+    def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -298,22 +308,37 @@ class Recorder(TorchDispatchMode):
             return _unknown_scalar(args[0])
         if _returns_its_input(func):
             # Nothing is allocated and no shape changes, so the fake kernel would tell nothing.
-            self._operator(func, args, kwargs, args[0])
-            self._play(func, args, [])
-            return args[0] if func._schema.returns else None
+            returned = args[0] if func._schema.returns else None
+            if any(self._is_here(tensor) for tensor in _tensors(args[:1])):
+                self._play(self._cost(func, args, kwargs, returned, []), [])
+            return returned
+        key = call_key(func, args, kwargs) if self._fake_mode is not None else None
+        known = self._known.get(key) if key is not None else None
+        if known is None:
+            return self._first_call(func, args, kwargs, key)
+        assert self._fake_mode is not None
+        outputs = known.make_outputs(self._fake_mode, args)
+        if known.cost is not None:
+            self._play(known.cost, outputs)
+        return known.packed(outputs)
+
+    def _first_call(self, func: Any, args: Any, kwargs: Any, key: Any) -> Any:
         try:
             result = func(*args, **kwargs)
-        except torch._subclasses.fake_tensor.DynamicOutputShapeException:
+        except DynamicOutputShapeException:
             raise BadInputError(
                 f"The step calls {func}, whose output size depends on data, so it cannot be "
                 "recorded without a GPU. Use an operator with a fixed output shape."
             ) from None
-        if func.is_view:
-            return result
         outputs = list(result) if isinstance(result, tuple | list) else [result]
-        if any(isinstance(o, torch.Tensor) and self._is_here(o) for o in outputs):
-            self._operator(func, args, kwargs, result)
-            self._play(func, args, outputs)
+        cost = None
+        if not func.is_view and any(self._is_here(tensor) for tensor in _tensors(outputs)):
+            cost = self._cost(func, args, kwargs, result, outputs)
+            self._play(cost, outputs)
+        if key is not None:
+            known = remember(func, result, outputs, args, cost)
+            if known is not None:
+                self._known[key] = known
         return result
 
     def events(self) -> tape.Events:
@@ -348,6 +373,10 @@ def _returns_its_input(overload: Any) -> bool:
 
 # Namespaces of operators that touch no tensor's memory.
 _BOOKKEEPING = {"prim", "profiler"}
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
 
 
 def _unknown_scalar(tensor: torch.Tensor) -> float | int | bool:

@@ -59,9 +59,7 @@ class _Unobserved:
         return contextlib.nullcontext()
 
 
-def move_model(
-    model: torch.nn.Module, device: torch.device, memory_format: str
-) -> torch.nn.Module:
+def move_model(model: torch.nn.Module, device: torch.device, memory_format: str) -> torch.nn.Module:
     """Move parameters and buffers to the device, one by one and children first, in place.
 
     `Module.to` allocates in the same order, but fails on fake parameters, which hold weak
@@ -127,7 +125,7 @@ class TrainingStep:
         apply_recompute(self.model, settings.recompute)
         self.optimizer = workload.make_optimizer(self.model, settings.optimizer)
         self._use_foreach()
-        self.scaler = torch.amp.GradScaler(
+        self.scaler = torch.amp.grad_scaler.GradScaler(
             device.type, enabled=settings.precision == "amp-fp16"
         )
 

@@ -18,7 +18,6 @@ from memplan.device.cublas import workspaces
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.tape import Int64, Tape
 
-
 # More than any card has, so that a replay tells what a life needs instead of where it stops.
 UNLIMITED_BYTES = 1 << 50
 
@@ -48,8 +47,8 @@ class Peaks:
     peak_period: str
     peak_phase: str
     peak_module: str
-    categories_at_peak: dict[str, int]
-    """Bytes by category at the peak of allocated memory, and `cached` and `context`."""
+    peak_event: int
+    """Index of the replayed event at which allocated memory peaks."""
     out_of_memory: str
     """PyTorch's message where it does not fit, else empty."""
 
@@ -227,8 +226,9 @@ class Simulator:
         """Return each convolution's workspace on the card, bytes."""
         return np.array(self.oracle.bytes_many(problems), dtype=np.int64)
 
-    def run(self, program: Program, sizes: Int64, capacity_bytes: int, *, timeline: bool = False
-            ) -> StreamResult:
+    def run(
+        self, program: Program, sizes: Int64, capacity_bytes: int, *, timeline: bool = False
+    ) -> StreamResult:
         """Return the allocator's account of a program with so many bytes to take."""
         return replay_stream(
             program.kinds,
@@ -257,10 +257,6 @@ class Simulator:
                 needed = squeezed
         event = max(needed.allocated_peak_event, 0)
         period, phase, module = program.place(event)
-        live = program.live_by_category(sizes)[:, event]
-        categories = dict(zip(tapes.CATEGORIES, (int(value) for value in live), strict=True))
-        categories["cached"] = max(0, needed.reserved_peak_bytes - sum(categories.values()))
-        categories["context"] = outside
         return Peaks(
             allocated_peak_bytes=needed.allocated_peak_bytes,
             reserved_peak_bytes=needed.reserved_peak_bytes,
@@ -271,9 +267,23 @@ class Simulator:
             peak_period=period,
             peak_phase=phase,
             peak_module=module,
-            categories_at_peak=categories,
+            peak_event=event,
             out_of_memory=message,
         )
+
+
+def categories_at(
+    program: Program, sizes: Int64, peaks: Peaks, context_bytes: int
+) -> dict[str, int]:
+    """Return bytes by category at the peak of allocated memory, with `cached` and `context`.
+
+    `cached` is the peak of reserved memory less what is live: blocks the allocator keeps.
+    """
+    live = program.live_by_category(sizes)[:, peaks.peak_event]
+    categories = dict(zip(tapes.CATEGORIES, (int(value) for value in live), strict=True))
+    categories["cached"] = max(0, peaks.reserved_peak_bytes - sum(categories.values()))
+    categories["context"] = context_bytes
+    return categories
 
 
 def _release(torch_version: str) -> tuple[int, int]:
@@ -309,6 +319,3 @@ def replay(
         simulator.matrix_bytes,
     )
     return simulator.peaks(program, sizes)
-
-
-

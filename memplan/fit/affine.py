@@ -114,8 +114,16 @@ class Piece:
             operators=Operators(**{**vars(low.operators), "flops": flops, "moved_bytes": moved}),
             convolutions=self.convolutions(batch),
             modules=tuple(
-                replace(module, output_shape=_shape_at(module.output_shape, other.output_shape,
-                        self.first_batch, self.last_batch, batch))
+                replace(
+                    module,
+                    output_shape=_shape_at(
+                        module.output_shape,
+                        other.output_shape,
+                        self.first_batch,
+                        self.last_batch,
+                        batch,
+                    ),
+                )
                 for module, other in zip(low.modules, high.modules, strict=True)
             ),
         )
@@ -180,19 +188,38 @@ class Fit:
 RecordMany = Callable[[Sequence[int]], dict[int, Tape]]
 
 
-def fit(record_many: RecordMany, smallest: int, largest: int) -> Fit:
+def fit(
+    record_many: RecordMany,
+    smallest: int,
+    largest: int,
+    third_batch: Callable[[Tape, Tape], int] | None = None,
+) -> Fit:
     """Return the fit over a range of micro-batch sizes, recording as few tapes as it can.
 
-    The ends are recorded, and batch 2 beside batch 1, whose tensors are contiguous in every
-    layout; where two tapes differ in structure the stretch between is halved until its parts
-    agree. The longest stretch is checked on one more tape.
+    The ends are recorded; where two tapes differ in structure the stretch between is halved until
+    its parts agree. One more tape checks that bytes are affine, and extends the range if it lies
+    beyond it.
 
     Args:
         record_many: returns tapes for several batches, at once if it can.
         smallest: first micro-batch size, >= 1.
         largest: last micro-batch size, >= smallest.
+        third_batch: chooses the batch of the checking tape from the two at the ends; None takes
+            one at a third of the range.
     """
-    tapes = record_many(_first_batches(smallest, largest))
+    tapes = record_many(sorted({smallest, largest}))
+    third = (
+        third_batch(tapes[smallest], tapes[largest])
+        if third_batch is not None
+        else smallest + (largest - smallest) // 3
+    )
+    wanted = {third}
+    if not same_structure(tapes[smallest], tapes[largest]) and largest > smallest + 1:
+        # Most often batch 1 is the odd one: its tensors are contiguous in every layout.
+        wanted.add(smallest + 1)
+    missing = sorted(wanted - set(tapes))
+    if missing:
+        tapes |= record_many(missing)
 
     def get(batch: int) -> Tape:
         if batch not in tapes:
@@ -204,28 +231,16 @@ def fit(record_many: RecordMany, smallest: int, largest: int) -> Fit:
             return [Piece(get(low), get(high))]
         if high - low == 1:
             return [Piece(get(low), get(low)), Piece(get(high), get(high))]
-        middle = (low + high) // 2
+        middle = low + 1 if low + 1 in tapes else (low + high) // 2
         return _joined(split(low, middle), split(middle, high))
 
-    if smallest == 1 and largest > 2 and not same_structure(get(1), get(2)):
-        pieces = [Piece(get(1), get(1)), *split(2, largest)]
-    else:
-        pieces = split(smallest, largest)
+    pieces = split(smallest, max(largest, third))
     residual: Counter[str] = Counter()
     for batch, recorded in tapes.items():
         piece = next(p for p in pieces if batch <= p.last_batch)
         if same_structure(piece.low, recorded):
             residual |= Counter(piece.residuals(recorded))
     return Fit(tuple(pieces), tuple(sorted(tapes)), dict(residual))
-
-
-def _first_batches(smallest: int, largest: int) -> list[int]:
-    wanted = {smallest, largest}
-    if largest - smallest >= 2:
-        wanted.add(smallest + max(1, (largest - smallest) // 3))
-    if smallest == 1 and largest >= 2:
-        wanted.add(2)
-    return sorted(wanted)
 
 
 def _joined(left: list[Piece], right: list[Piece]) -> list[Piece]:

@@ -29,14 +29,24 @@ class WorkspaceCurve:
         smallest: first batch, >= 1.
         largest: last batch.
         max_depth: how often a range may be halved; 2 ** max_depth + 1 questions at most.
+        known: answers of an earlier curve over the same range, which is then not asked again.
     """
 
     def __init__(
-        self, ask: Ask, num_convolutions: int, smallest: int, largest: int, max_depth: int = 3
+        self,
+        ask: Ask,
+        num_convolutions: int,
+        smallest: int,
+        largest: int,
+        max_depth: int = 3,
+        known: dict[int, Int64] | None = None,
     ) -> None:
         self._ask = ask
-        self._known: dict[int, Int64] = {}
         self._count = num_convolutions
+        self.known: dict[int, Int64] = known or {}
+        """Answers by batch, bytes by convolution, -1 where it was not asked."""
+        if known is not None:
+            return
         everything = np.arange(num_convolutions)
         self._learn(smallest, everything)
         if largest > smallest:
@@ -44,7 +54,7 @@ class WorkspaceCurve:
             self._refine(smallest, largest, everything, max_depth)
 
     def _learn(self, batch: int, indices: Int64) -> None:
-        answers = self._known.setdefault(batch, np.full(self._count, -1, dtype=np.int64))
+        answers = self.known.setdefault(batch, np.full(self._count, -1, dtype=np.int64))
         missing = indices[answers[indices] < 0]
         if len(missing):
             answers[missing] = self._ask(missing, batch)
@@ -54,17 +64,17 @@ class WorkspaceCurve:
             return
         middle = (low + high) // 2
         self._learn(middle, indices)
-        lows, highs = self._known[low][indices], self._known[high][indices]
+        lows, highs = self.known[low][indices], self.known[high][indices]
         line = lows + (highs - lows) * (middle - low) // (high - low)
-        bent = indices[np.abs(self._known[middle][indices] - line) > _TOLERANCE_BYTES]
+        bent = indices[np.abs(self.known[middle][indices] - line) > _TOLERANCE_BYTES]
         self._refine(low, middle, bent, depth - 1)
         self._refine(middle, high, bent, depth - 1)
 
     def at(self, batch: int) -> Int64:
         """Return the workspaces at a batch, interpolated between the batches asked about."""
         result = np.zeros(self._count, dtype=np.int64)
-        batches = sorted(self._known)
-        table = np.stack([self._known[known] for known in batches])
+        batches = sorted(self.known)
+        table = np.stack([self.known[known] for known in batches])
         for index in range(self._count):
             asked = table[:, index] >= 0
             result[index] = _interpolated(
@@ -75,7 +85,7 @@ class WorkspaceCurve:
     def exactly_at(self, batch: int) -> Int64:
         """Return the workspaces at a batch as the library states them, asking where needed."""
         self._learn(batch, np.arange(self._count))
-        return self._known[batch]
+        return self.known[batch]
 
 
 def _interpolated(batches: Int64, values: Int64, batch: int) -> int:

@@ -1,5 +1,29 @@
-"""Predict, plan and guard the GPU memory of a PyTorch training run."""
+"""Predict, plan and guard the GPU memory of a PyTorch training run.
+
+    import memplan
+
+    probe = memplan.probe("yolov9-s", gpu="rtx-3090", batch=16, img=640)
+    plan = memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)
+    tape = memplan.record("torchvision:resnet50", batch=8)
+    peaks = memplan.replay(tape, gpu="a100-80gb")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from memplan._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from memplan.api import plan, probe, record, replay
+
+__all__ = ["__version__", "plan", "probe", "record", "replay"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the functions, and torch with them, when one is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'memplan' has no attribute {name!r}")
+    from memplan import api
+
+    return getattr(api, name)

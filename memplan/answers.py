@@ -11,7 +11,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
 
@@ -89,6 +89,8 @@ class BatchPeaks:
     peak_module: str
     """Path of the module that was running at the peak of allocated memory."""
     fits: bool
+    num_alloc_retries: int = 0
+    """Times the allocator must empty its cache to go on; such a batch fits, but slowly."""
     origin: str = PREDICTED
 
 
@@ -116,9 +118,6 @@ class Timeline:
     origin: str = PREDICTED
 
 
-_T = TypeVar("_T", bound="Answer")
-
-
 class Answer:
     """Base of the records that are saved as files of their own."""
 
@@ -130,7 +129,7 @@ class Answer:
         return {"schema": self.SCHEMA, **values}
 
     @classmethod
-    def from_json(cls: type[_T], values: dict[str, Any]) -> _T:
+    def from_json(cls, values: dict[str, Any]) -> Self:
         """Return the record that `to_json` described.
 
         Raises:
@@ -140,7 +139,7 @@ class Answer:
         if schema != cls.SCHEMA:
             raise BadTapeError(f"Schema {schema!r} is not {cls.SCHEMA!r}, which was expected here.")
         try:
-            record: _T = _revived(cls, {k: v for k, v in values.items() if k != "schema"})
+            record: Self = _revived(cls, {k: v for k, v in values.items() if k != "schema"})
         except (TypeError, KeyError) as error:
             raise BadTapeError(f"A {cls.SCHEMA} record is incomplete: {error}.") from None
         return record

@@ -42,6 +42,8 @@ class Peaks:
     """Reserved plus what the process holds outside the allocator."""
     capacity_bytes: int
     fits: bool
+    inactive_split_peak_bytes: int
+    """Most that lay free in split blocks, unusable for a larger request."""
     num_alloc_retries: int
     """Times the cache had to be emptied to go on; each costs time."""
     peak_period: str
@@ -263,6 +265,7 @@ class Simulator:
             device_used_peak_bytes=needed.reserved_peak_bytes + outside,
             capacity_bytes=self.card.capacity_bytes,
             fits=not message,
+            inactive_split_peak_bytes=needed.inactive_split_peak_bytes,
             num_alloc_retries=needed.num_alloc_retries,
             peak_period=period,
             peak_phase=phase,

@@ -1,1 +1,1 @@
-""""""
+"""The settings that train fastest within a card's memory."""

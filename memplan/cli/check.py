@@ -1,0 +1,108 @@
+"""`memplan check`: a gate for continuous integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memplan.answers import BatchPeaks, ProbeAnswer, load_answers
+from memplan.cli.common import table
+from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.units import format_bytes, parse_bytes
+
+_MOST_MODULES = 10
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--budget", metavar="SIZE", help="Most device-used memory, such as 20GiB.")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
+              help="A probe saved earlier; nothing may have grown.")
+@click.option("--tolerance", type=float, default=0.01, show_default=True, metavar="FRACTION",
+              help="Growth over the baseline that is let pass.")
+@click.option("--batch", type=int, metavar="N", help="Which micro-batch size.  [the largest probed]")
+def command(
+    file: Path, budget: str | None, baseline: Path | None, tolerance: float, batch: int | None
+) -> None:
+    """Fail (exit 1) when a saved probe is over a budget, or has grown over a baseline.
+
+    \b
+    memplan check probe.json --budget 20GiB --baseline main.json --tolerance 0.01
+    """
+    if budget is None and baseline is None:
+        raise UsageError("Nothing to check against. Give --budget SIZE or --baseline FILE.")
+    probes = _probes(file)
+    failures: list[str] = []
+    for probe in probes:
+        row = _row(probe, batch)
+        if budget is not None:
+            failures += _over_budget(probe, row, parse_bytes(budget))
+        if baseline is not None:
+            failures += _grown(probe, row, _twin(probe, baseline), tolerance)
+    if failures:
+        click.echo("\n".join(failures))
+        raise MemplanError(f"{file} failed the check.")
+    click.echo(f"{file}: ok.")
+
+
+def _probes(file: Path) -> list[ProbeAnswer]:
+    probes = [answer for answer in load_answers(file) if isinstance(answer, ProbeAnswer)]
+    if not probes:
+        raise BadInputError(f"{file} holds no probe. Save one with `memplan probe --output`.")
+    return probes
+
+
+def _row(probe: ProbeAnswer, batch: int | None) -> BatchPeaks:
+    rows = {row.micro_batch_size: row for row in probe.batches}
+    wanted = max(rows) if batch is None else batch
+    if wanted not in rows:
+        raise UsageError(f"--batch {wanted} was not probed. Probed: {min(rows)} to {max(rows)}.")
+    return rows[wanted]
+
+
+def _twin(probe: ProbeAnswer, baseline: Path) -> ProbeAnswer:
+    for other in _probes(baseline):
+        if other.gpu.name == probe.gpu.name and other.workload.name == probe.workload.name:
+            return other
+    raise BadInputError(
+        f"{baseline} has no probe of {probe.workload.name} on {probe.gpu.name} to compare with."
+    )
+
+
+def _over_budget(probe: ProbeAnswer, row: BatchPeaks, budget: int) -> list[str]:
+    if row.device_used_peak_bytes <= budget:
+        return []
+    return [
+        f"{probe.workload.name} on {probe.gpu.name}: batch {row.micro_batch_size} needs "
+        f"{format_bytes(row.device_used_peak_bytes)} device-used (predicted), the budget is "
+        f"{format_bytes(budget)}."
+    ]
+
+
+def _grown(
+    probe: ProbeAnswer, row: BatchPeaks, other: ProbeAnswer, tolerance: float
+) -> list[str]:
+    before = _row(other, row.micro_batch_size)
+    growth = row.reserved_peak_bytes / before.reserved_peak_bytes - 1
+    if growth <= tolerance:
+        return []
+    lines = [
+        f"{probe.workload.name} on {probe.gpu.name}: batch {row.micro_batch_size} grew from "
+        f"{format_bytes(before.reserved_peak_bytes)} to {format_bytes(row.reserved_peak_bytes)} "
+        f"reserved (predicted), {growth:+.1%} against {tolerance:.1%} allowed."
+    ]
+    old = {module.path: module.activation_bytes for module in other.modules}
+    # Each probe's modules are about its own reference batch, so they are compared an image.
+    changes = {
+        module.path: module.activation_bytes / probe.reference_batch
+        - old.get(module.path, 0) / other.reference_batch
+        for module in probe.modules
+    }
+    worst = sorted(changes, key=lambda path: -changes[path])[:_MOST_MODULES]
+    rows = [
+        (path or "(loss)", format_bytes(changes[path])) for path in worst if changes[path] >= 1
+    ]
+    if rows:
+        lines.append(table(("Module that grew", "Activations an image"), rows))
+    return lines

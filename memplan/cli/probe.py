@@ -1,0 +1,174 @@
+"""`memplan probe`: where memory goes, and how it grows with the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memplan.answers import BatchPeaks, ProbeAnswer, Setting, save_answers
+from memplan.cli.common import (
+    Progress,
+    card_options,
+    check_writable,
+    output_options,
+    table,
+    typed_command,
+    workload_options,
+    wrote,
+)
+from memplan.units import format_bytes, format_seconds, gib, three_digits
+
+# A terminal shows this many batches of a range; JSON has them all.
+_MOST_ROWS = 16
+
+
+@click.command()
+@click.option("--batch", "batches", multiple=True, default=("16",), metavar="N|FIRST:LAST",
+              help="Micro-batch sizes; repeatable, or a range such as 1:64.  [16]")
+@workload_options
+@card_options
+@click.option("--tape", "tape_path", type=click.Path(path_type=Path), metavar="PATH",
+              help="Also save the recording, for `memplan replay`.")
+@output_options
+def command(**values: Any) -> None:
+    """Record a training step without a GPU and show where memory goes on a card.
+
+    \b
+    memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
+    """
+    from memplan.api import probe_many
+    from memplan.cli.question import parse_batches, question_from
+
+    check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
+    batches = parse_batches(values["batches"])
+    progress = Progress()
+    try:
+        question, _ = question_from(values)
+        answers = probe_many(question, batches, command=typed_command(), say=progress)
+    finally:
+        progress.done()
+    if values["as_json"]:
+        shown = [answer.to_json() for answer in answers]
+        click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
+    else:
+        click.echo("\n\n".join(_text(answer) for answer in answers))
+    if values["output"] is not None:
+        save_answers(values["output"], answers, force=values["force"])
+        wrote(values["output"])
+    if values["tape_path"] is not None:
+        _save_tape(question, batches[-1], values["tape_path"])
+    if values["report"] is not None:
+        from memplan.report import write_report
+
+        write_report(
+            values["report"], probes=answers, command=typed_command(), force=values["force"]
+        )
+        wrote(values["report"])
+
+
+def _save_tape(question: Any, batch: int, path: Path) -> None:
+    from memplan.trace.record import record
+
+    record(question.made, batch, question.step_settings()).save(path)
+    wrote(path)
+    click.echo(f"Next: memplan replay {path} --gpu rtx-3090", err=True)
+
+
+def _text(answer: ProbeAnswer) -> str:
+    parts = [_headline(answer), _batch_table(answer), _where(answer), _recommendation(answer)]
+    parts += [f"Note: {note}" for note in answer.notes]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _headline(answer: ProbeAnswer) -> str:
+    workload, gpu = answer.workload, answer.gpu
+    what = f"{workload.name}, {workload.img} px, {workload.precision}, {workload.memory_format}"
+    card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
+    if answer.largest_batch == 0:
+        return f"{what}: not even one image fits {card} (predicted)."
+    return f"{what}: the largest micro-batch that fits {card} is {answer.largest_batch} (predicted)."
+
+
+def _shown(rows: tuple[BatchPeaks, ...], largest: int) -> list[BatchPeaks]:
+    """Return the rows worth a line: all of a few, else powers of two, the ends and the edge."""
+    if len(rows) <= _MOST_ROWS:
+        return list(rows)
+    keep = {rows[0].micro_batch_size, rows[-1].micro_batch_size, largest, largest + 1}
+    return [
+        row
+        for row in rows
+        if row.micro_batch_size in keep
+        or row.micro_batch_size & (row.micro_batch_size - 1) == 0
+        or row.micro_batch_size % 16 == 0
+    ]
+
+
+def _verdict(row: BatchPeaks) -> str:
+    if not row.fits:
+        return "no"
+    return "tight" if row.num_alloc_retries else "yes"
+
+
+def _batch_table(answer: ProbeAnswer) -> str:
+    rows = [
+        (
+            str(row.micro_batch_size),
+            gib(row.allocated_peak_bytes),
+            gib(row.reserved_peak_bytes),
+            gib(row.device_used_peak_bytes),
+            _verdict(row),
+            f"{row.peak_period}, {row.peak_phase}",
+        )
+        for row in _shown(answer.batches, answer.largest_batch)
+    ]
+    header = ("Batch", "Allocated GiB", "Reserved GiB", "Device-used GiB", "Fits", "Peak in")
+    text = "Peak memory (predicted)\n" + table(header, rows, left=0)
+    if any(row.fits and row.num_alloc_retries for row in answer.batches):
+        text += "\ntight: fits only because the allocator empties its cache in time, which is slow."
+    fit = answer.fit
+    return (
+        f"{text}\nAs a line: {format_bytes(fit.base_bytes)} + {format_bytes(fit.bytes_per_image)}"
+        f" an image (reserved; off by at most {format_bytes(fit.max_residual_bytes)})."
+    )
+
+
+def _where(answer: ProbeAnswer) -> str:
+    total = sum(answer.categories_at_peak.values())
+    rows = [
+        (name, gib(value), f"{value / total:.0%}")
+        for name, value in answer.categories_at_peak.items()
+        if value >= total / 1000
+    ]
+    return (
+        f"At the peak of batch {answer.reference_batch} (predicted)\n"
+        + table(("Category", "GiB", "Share"), rows)
+    )
+
+
+def describe_setting(setting: Setting) -> str:
+    """Return a setting in one line, as people say it."""
+    recompute = f", recompute {len(setting.recompute)} blocks" if setting.recompute else ""
+    return (
+        f"micro-batch {setting.micro_batch_size} x accumulation {setting.accumulation_steps} = "
+        f"{setting.effective_batch_size} images a step, {setting.precision}, "
+        f"{setting.memory_format}{recompute}"
+    )
+
+
+def _recommendation(answer: ProbeAnswer) -> str:
+    setting = answer.recommended
+    if setting is None:
+        return (
+            "Recommended: nothing in this configuration leaves a margin. "
+            f"Try: memplan plan --gpu {answer.gpu.name} --recompute auto"
+        )
+    predicted = setting.predicted
+    return (
+        f"Recommended: {describe_setting(setting)}.\n"
+        f"Device-used {format_bytes(predicted.device_used_peak_bytes)}, about "
+        f"{three_digits(predicted.images_per_second)} images/s (predicted, uncalibrated). "
+        f"Answered in {format_seconds(answer.seconds)}. `memplan plan` searches further."
+    )

@@ -1,0 +1,98 @@
+"""From options as typed to a question for `memplan.api`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memplan.errors import UsageError
+from memplan.units import parse_bytes
+
+if TYPE_CHECKING:
+    from memplan.api import Question
+
+
+def parse_batches(texts: tuple[str, ...]) -> list[int]:
+    """Return micro-batch sizes from `--batch 16` or `--batch 1:64`, ascending, each once.
+
+    Raises:
+        UsageError: a text is neither a number nor FIRST:LAST, or is below 1.
+    """
+    batches: set[int] = set()
+    for text in texts:
+        first, colon, last = text.partition(":")
+        if not first.isdigit() or (colon and not last.isdigit()):
+            raise UsageError(f"--batch {text!r} is neither a number nor FIRST:LAST, such as 1:64.")
+        low, high = int(first), int(last or first)
+        if low < 1:
+            raise UsageError(f"--batch {text} is below 1. Give at least one image.")
+        if high < low:
+            raise UsageError(f"--batch {text} ends before it begins. Write {high}:{low}.")
+        batches.update(range(low, high + 1))
+    return sorted(batches)
+
+
+def workload_name(cfg: str | None, workload: str | None) -> str:
+    """Return the workload that `--cfg` or `--workload` names.
+
+    Raises:
+        UsageError: both are given.
+    """
+    from memplan.api import DEFAULT_WORKLOAD
+
+    if cfg and workload:
+        raise UsageError(f"--cfg {cfg} and --workload {workload} both name a model. Give one.")
+    return cfg or workload or DEFAULT_WORKLOAD
+
+
+def objects_of(data: Path, workload: str, arguments: dict[str, Any]) -> tuple[int, int, int]:
+    """Return objects an image that memory is planned for, training images, and classes.
+
+    The label files' largest count is taken: memory follows the most crowded image of a batch.
+    """
+    from memplan.registry import make_workload
+    from memplan.workload import DataOptions
+
+    made = make_workload(workload, arguments)
+    opened = made.open_data(DataOptions(path=data, image_size=made.image_size))
+    most = int(opened.objects_per_image.max(initial=0))
+    return most, opened.num_training_images, opened.num_classes
+
+
+def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
+    """Return the question that common options ask, and the training images if data is given.
+
+    Args:
+        values: a command's parameters by name, as `memplan.cli.common` declares them.
+
+    Raises:
+        UsageError: options contradict each other.
+    """
+    from memplan.api import Question
+    from memplan.registry import parse_settings
+
+    name = workload_name(values["cfg"], values["workload"])
+    arguments = parse_settings(values["settings"])
+    if values["img"] is not None:
+        arguments["image_size"] = values["img"]
+    num_images = None
+    if values["data_path"] is not None:
+        objects, num_images, classes = objects_of(values["data_path"], name, arguments)
+        arguments.setdefault("objects_per_image", max(1, objects))
+        arguments.setdefault("num_classes", classes)
+    if values["objects_per_image"] is not None:
+        arguments["objects_per_image"] = values["objects_per_image"]
+    capacity = values["capacity"]
+    question = Question(
+        workload=name,
+        arguments=arguments,
+        gpus=values["gpus"],
+        capacity_bytes=None if capacity is None else parse_bytes(capacity),
+        precision=values["precision"],
+        memory_format=values["memory_format"] or "contiguous",
+        optimizer=values["optimizer"],
+        recompute=values["recompute"],
+        allocator=values["allocator"],
+        devices=values["devices"],
+    )
+    return question, num_images

@@ -1,0 +1,311 @@
+"""`memplan train`: the official recipe's training, planned and guarded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memplan.answers import PlanAnswer, load_answers
+from memplan.cli.common import typed_command
+from memplan.cli.train_options import BARE, TrainCommand, train_options
+from memplan.errors import BadInputError, UsageError
+from memplan.registry import make_workload
+from memplan.train import TrainOptions
+from memplan.units import format_bytes, format_seconds, three_digits
+
+if TYPE_CHECKING:
+    from memplan.train import RunSummary
+    from memplan.workload import TrainingData, Workload
+
+_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots"})
+_PLANNED: tuple[str, ...] = (
+    "batch",
+    "accumulate",
+    "effective_batch",
+    "precision",
+    "memory_format",
+    "recompute",
+)
+_CHOSEN: tuple[str, ...] = ("batch", "accumulate")
+_PLANNING = "Planning the batch: one training step is recorded and replayed..."
+# Command-line name, by field of TrainOptions that is called otherwise.
+_CALLED = {"img": "image_size"}
+
+
+@click.command(cls=TrainCommand)
+@train_options
+@click.pass_context
+def command(ctx: click.Context, /, **values: Any) -> None:
+    r"""Start the training run: the official recipe, planned to fit and guarded.
+
+    \b
+    memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
+
+    Options have the official recipe's names, meanings and defaults, except that --batch is always
+    the images at once, and --data and --cfg have no default. A data set may recommend settings for
+    itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
+    they are printed, and options given here win. The official options --sync-bn --multi-scale
+    --rect --image-weights --quad --evolve are refused, each with its reason.
+    """
+    given = {
+        name
+        for name in values
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    if values["batch"] == -1:
+        values["auto_batch"] = True
+        given.discard("batch")
+    session = _Session(values, given)
+    summary = session.resume() if values["resume"] is not None else session.start()
+    _conclude(summary, session.plan, draws=not values["noplots"])
+
+
+class _Session:
+    """One call of the command.
+
+    Args:
+        values: every option by name.
+        given: the names of those that the user gave.
+    """
+
+    def __init__(self, values: dict[str, Any], given: set[str]) -> None:
+        self.values = values
+        self.given = given
+        self.plan: PlanAnswer | None = None
+
+    def resume(self) -> RunSummary:
+        """Return what the rest of an interrupted run came to."""
+        from memplan.train import saved_options, train
+
+        extra = sorted(self.given - _GO_WITH_RESUME)
+        if extra:
+            raise UsageError(
+                f"--resume goes on with the run's own options, so {_option(extra[0])} cannot be "
+                "given with it. Leave it out, or start a new run with --weights."
+            )
+        path = Path() if self.values["resume"] == BARE else Path(self.values["resume"])
+        saved = saved_options(path)
+        options = replace(
+            saved, resume=path, device=self.values["device"], workers=self.values["workers"]
+        )
+        return train(_factory(saved.cfg), options)
+
+    def start(self) -> RunSummary:
+        """Return what a new run came to."""
+        from memplan.train import open_training, train
+
+        self._check_combinations()
+        if self.values["plan_file"] is not None:
+            self.plan = _read_plan(self.values["plan_file"])
+            self._take_from_plan(self.plan)
+        if self.values["data"] is None:
+            raise UsageError(
+                "--data is missing. Give a data.yaml, or write one with `memplan data sample DIR`."
+            )
+        name = self.values["cfg"] or self.values["workload"]
+        if not name:
+            raise UsageError("--cfg is missing. Give a configuration, such as --cfg yolov9-s.")
+        for line in self._take_from_data():
+            click.echo(line, err=True)
+        options = self._options(name)
+        device = _find_device(options.device)
+        workload, data = open_training(_factory(name), options)
+        options = replace(options, recompute=_recompute(self.values["recompute"], workload))
+        if self.values["auto_batch"]:
+            self.plan = self._make_plan(workload, data, options, device)
+            _show_plan(self.plan)
+        return train(workload, options, plan=self.plan, data=data)
+
+    def _check_combinations(self) -> None:
+        """Refuse options that would be ignored or contradict each other."""
+        values, given = self.values, self.given
+        if values["cfg"] and values["workload"]:
+            raise UsageError("--cfg and --workload both say what is trained. Give one of them.")
+        if values["auto_batch"] and values["plan_file"]:
+            raise UsageError("--auto-batch makes a plan and --plan brings one. Give one of them.")
+        if values["auto_batch"]:
+            clash = next((name for name in _CHOSEN if name in given), None)
+            if clash:
+                raise UsageError(
+                    f"--auto-batch chooses what {_option(clash)} sets. Give --effective-batch for "
+                    "the images a step, or leave out --auto-batch."
+                )
+        elif lone := next((n for n in ("gpu", "safety", "objects_per_image") if n in given), None):
+            raise UsageError(f"{_option(lone)} is for planning. Add --auto-batch, or leave it out.")
+        if values["plan_file"] and (clash := next((n for n in _PLANNED if n in given), None)):
+            raise UsageError(f"--plan sets what {_option(clash)} sets. Give one of them.")
+        if values["recompute"] == "auto" and not values["auto_batch"]:
+            raise UsageError("--recompute auto is chosen by a plan. Add --auto-batch.")
+
+    def _take_from_plan(self, plan: PlanAnswer) -> None:
+        """Let the plan say what was not given, since it holds for nothing else."""
+        facts = plan.workload
+        if not self.values["cfg"] and not self.values["workload"]:
+            self.values["cfg"] = facts.name
+        for name, value in (("img", facts.img), ("optimizer", facts.optimizer)):
+            if name not in self.given:
+                self.values[name] = value
+                self.given.add(name)
+        # What the images a step are is the plan's to say, not the data set's.
+        self.given |= {"batch", "accumulate", "effective_batch"}
+
+    def _take_from_data(self) -> list[str]:
+        """Take what the data set recommends and was not given; return lines to print."""
+        from memplan.train.data_defaults import data_defaults
+
+        recommended = data_defaults(self.values["data"])
+        if {"accumulate", "effective_batch"} & self.given:
+            recommended.pop("effective_batch", None)
+        taken = {name: value for name, value in recommended.items() if name not in self.given}
+        self.values |= taken
+        lines = []
+        if taken:
+            shown = ", ".join(f"{_option(name)} {value}" for name, value in taken.items())
+            lines.append(f"From {self.values['data']} (train_defaults): {shown}")
+        effective = self.values["effective_batch"]
+        if effective and "batch" not in self.given and effective < self.values["batch"]:
+            self.values["batch"] = effective
+            if not self.values["auto_batch"]:
+                lines.append(f"--batch {effective}: no more at once than a step asks for.")
+        return lines
+
+    def _options(self, name: str) -> TrainOptions:
+        """Return the options checked; recompute waits for the workload."""
+        known = {field.name for field in fields(TrainOptions)}
+        chosen = {_CALLED.get(option, option): value for option, value in self.values.items()}
+        chosen = {option: value for option, value in chosen.items() if option in known}
+        chosen["cfg"] = name
+        chosen["weights"] = Path(chosen["weights"]) if chosen["weights"] else None
+        chosen["memory_format"] = chosen["memory_format"] or "contiguous"
+        chosen["recompute"] = ()
+        return TrainOptions(**chosen)
+
+    def _make_plan(
+        self, workload: Workload, data: TrainingData, options: TrainOptions, device: Any
+    ) -> PlanAnswer:
+        if device.type == "cpu":
+            return self._plan_for_host(workload, data, options)
+        from memplan.api import plan
+
+        click.echo(_PLANNING, err=True)
+        values = self.values
+        wanted = {
+            "gpu": values["gpu"] or str(device.index or 0),
+            "img": options.image_size,
+            "optimizer": options.optimizer,
+            "images": data.num_training_images,
+            "objects_per_image": values["objects_per_image"] or _usual_objects(data),
+        }
+        for name in ("effective_batch", "precision", "memory_format", "recompute", "safety"):
+            if values[name] is not None:
+                wanted[name] = values[name]
+        answer: PlanAnswer = plan(workload, **wanted)
+        return answer
+
+    def _plan_for_host(
+        self, workload: Workload, data: TrainingData, options: TrainOptions
+    ) -> PlanAnswer:
+        from memplan.planner.host import plan_for_host
+        from memplan.workload import OptimizerSettings
+
+        values = self.values
+        if values["gpu"] is not None:
+            raise UsageError(
+                f"--gpu {values['gpu']} plans for a card, but this run is on the CPU. Use "
+                "`memplan plan` for a plan alone, or leave out --gpu."
+            )
+        if values["safety"] is not None:
+            raise UsageError("--safety is about a card, but this run is on the CPU. Leave it out.")
+        if values["precision"] not in {None, "fp32"}:
+            raise UsageError(f"--precision {values['precision']} needs a GPU; a CPU has fp32.")
+        click.echo(_PLANNING, err=True)
+        workload.objects_per_image = values["objects_per_image"] or _usual_objects(data)
+        return plan_for_host(
+            workload,
+            optimizer=OptimizerSettings(name=options.optimizer),
+            effective_batch=options.effective_batch,
+            memory_format=values["memory_format"] or "channels-last",
+            recompute=options.recompute,
+            images=data.num_training_images,
+            command=typed_command(),
+        )
+
+
+def _factory(name: str) -> Callable[..., Workload]:
+    """Return a function of keyword arguments that makes the workload of a name."""
+    return lambda **arguments: make_workload(name, arguments)
+
+
+def _option(name: str) -> str:
+    """Return an option as the user types it."""
+    return {"plan_file": "--plan"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _read_plan(path: Path) -> PlanAnswer:
+    answers = [answer for answer in load_answers(path) if isinstance(answer, PlanAnswer)]
+    if len(answers) != 1:
+        raise BadInputError(f"{path} holds {len(answers)} plans; --plan takes a file of one.")
+    return answers[0]
+
+
+def _find_device(name: str) -> Any:
+    from memplan.train.setup import find_device
+
+    return find_device(name)
+
+
+def _recompute(text: str | None, workload: Workload) -> tuple[str, ...]:
+    """Return the paths of modules that --recompute means."""
+    if text in {None, "none", "auto"}:
+        return ()
+    if text == "all":
+        return tuple(workload.recompute_blocks(workload.build_model()))
+    assert text is not None
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _usual_objects(data: TrainingData) -> int:
+    """Return the objects in the fuller images of a data set, which decide a batch's memory."""
+    import numpy as np
+
+    return max(1, int(np.quantile(data.objects_per_image, 0.95)))
+
+
+def _show_plan(plan: PlanAnswer) -> None:
+    predicted = plan.predicted
+    accumulation = (
+        "no accumulation" if plan.accumulation_steps == 1 else f"{plan.accumulation_steps} a step"
+    )
+    click.echo(
+        f"Plan for {plan.gpu.name}: {plan.micro_batch_size} images at once, {accumulation}, "
+        f"{plan.effective_batch_size} images a step; {plan.precision}, {plan.memory_format}; "
+        f"{format_bytes(predicted.device_used_peak_bytes)} of {format_bytes(plan.budget_bytes)} "
+        "(predicted)",
+        err=True,
+    )
+    for note in plan.notes:
+        click.echo(note, err=True)
+
+
+def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> None:
+    """Print what the run came to, and draw it."""
+    shown = {name: value for name, value in summary.best_metrics.items() if name != "fitness"}
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    epochs = f"{summary.epochs_done} epoch" + ("" if summary.epochs_done == 1 else "s")
+    early = ", stopped early by --patience" if summary.stopped_early else ""
+    click.echo(
+        f"Trained {epochs} in {format_seconds(summary.seconds)}{early}; "
+        f"{three_digits(summary.images_per_second)} images/s (measured)"
+    )
+    if metrics:
+        click.echo(f"Best epoch {summary.best_epoch}: {metrics} (measured)")
+    weights = summary.run_folder / "weights"
+    click.echo(f"Weights {weights / 'best.pt'} and {weights / 'last.pt'}")
+    if draws:
+        from memplan.cli.train_report import draw_run
+
+        draw_run(summary.run_folder, plan, typed_command())

@@ -43,6 +43,7 @@ from memplan.planner.search import (
 )
 from memplan.registry import make_workload
 from memplan.tape import Int64, Tape
+from memplan.trace.fake_cuda import fake_cuda, warm_up
 from memplan.trace.record import record as record_step
 from memplan.trace.step import MEMORY_FORMATS, StepSettings
 from memplan.units import parse_bytes
@@ -139,8 +140,6 @@ class Question:
     @cached_property
     def all_blocks(self) -> tuple[str, ...]:
         """Every module that the workload says may recompute."""
-        from memplan.trace.fake_cuda import fake_cuda
-
         with fake_cuda():
             return tuple(self.made.recompute_blocks(self.made.build_model()))
 
@@ -360,6 +359,7 @@ def probe_many(
     for simulator in simulators:
         _check_precision(simulator.card, settings.precision)
     life = Life(accumulates=False)
+    warm_up()
     predictor = Predictor(
         lambda batch: record_step(workload, batch, settings),
         simulators,
@@ -463,6 +463,7 @@ def plan_one(
     budget = Budget(
         capacity_bytes=simulator.card.capacity_bytes, safety_fraction=safety_fraction
     )
+    warm_up()
 
     def recorder_of(settings: StepSettings) -> Any:
         return lambda batch: record_step(workload, batch, settings)
@@ -509,8 +510,6 @@ def _check_plan(effective: int, safety_fraction: float, devices: int) -> None:
 
 
 def _num_parameters(workload: Workload) -> int:
-    from memplan.trace.fake_cuda import fake_cuda
-
     with fake_cuda():
         return sum(parameter.numel() for parameter in workload.build_model().parameters())
 

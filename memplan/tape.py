@@ -212,7 +212,9 @@ def load_tape(path: Path) -> Tape:
             block_category=columns["block_category"],
             operator_names=tuple(header["operator_names"]),
             modules=tuple(ModuleRecord(**_tuples(row)) for row in header["modules"]),
-            convolutions=tuple(ConvolutionProblem(**_tuples(row)) for row in header["convolutions"]),
+            convolutions=tuple(
+                ConvolutionProblem(**_tuples(row)) for row in header["convolutions"]
+            ),
         )
     except FileNotFoundError:
         raise BadTapeError(f"{path} does not exist. `memplan probe --output` writes one.") from None

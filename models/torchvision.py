@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-import torchvision
-from torch.nn import functional
+from typing import TYPE_CHECKING, Any
 
 from memplan.errors import UnknownNameError, UsageError
 from memplan.workload import Batch, Workload
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Classification(Workload):
@@ -29,6 +28,8 @@ class Classification(Workload):
 
     def build_model(self) -> torch.nn.Module:
         """Return the model with random weights."""
+        import torchvision
+
         model: torch.nn.Module = torchvision.models.get_model(
             self._model_name, weights=None, num_classes=self.num_classes
         )
@@ -36,6 +37,8 @@ class Classification(Workload):
 
     def make_batch(self, micro_batch_size: int) -> Batch:
         """Return images `[B, 3, S, S]` float32 and labels `[B]` int64."""
+        import torch
+
         side = self.image_size
         return {
             "images": torch.zeros(micro_batch_size, 3, side, side),
@@ -46,6 +49,9 @@ class Classification(Workload):
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean cross-entropy; auxiliary heads are ignored."""
+        import torch
+        from torch.nn import functional
+
         outputs = model(batch["images"])
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         loss = functional.cross_entropy(logits, batch["labels"])
@@ -63,6 +69,8 @@ def from_name(name: str, **arguments: Any) -> Classification:
         UnknownNameError: torchvision has no such classification model.
         UsageError: an argument the workload does not take.
     """
+    import torchvision
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UnknownNameError("torchvision model", name, known)

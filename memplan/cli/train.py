@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.answers import PlanAnswer, load_answers
-from memplan.cli.common import typed_command
+from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
 from memplan.registry import make_workload
@@ -40,7 +40,7 @@ _CALLED = {"img": "image_size"}
 @train_options
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
-    r"""Start the training run: the official recipe, planned to fit and guarded.
+    """Start the training run: the official recipe, planned to fit and guarded.
 
     \b
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
@@ -50,7 +50,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
     they are printed, and options given here win. The official options --sync-bn --multi-scale
     --rect --image-weights --quad --evolve are refused, each with its reason.
-    """
+    """  # noqa: D301 - click reads the escape
     given = {
         name
         for name in values
@@ -189,21 +189,30 @@ class _Session:
     ) -> PlanAnswer:
         if device.type == "cpu":
             return self._plan_for_host(workload, data, options)
+        return self._plan_for_card(workload, data, options, device.index or 0)
+
+    def _plan_for_card(
+        self, workload: Workload, data: TrainingData, options: TrainOptions, index: int
+    ) -> PlanAnswer:
         from memplan.api import plan
 
-        click.echo(_PLANNING, err=True)
         values = self.values
-        wanted = {
-            "gpu": values["gpu"] or str(device.index or 0),
-            "img": options.image_size,
-            "optimizer": options.optimizer,
-            "images": data.num_training_images,
-            "objects_per_image": values["objects_per_image"] or _usual_objects(data),
-        }
-        for name in ("effective_batch", "precision", "memory_format", "recompute", "safety"):
-            if values[name] is not None:
-                wanted[name] = values[name]
-        answer: PlanAnswer = plan(workload, **wanted)
+        wanted = {name: values[name] for name in ("precision", "memory_format", "safety")}
+        wanted["recompute"] = options.recompute or values["recompute"]
+        click.echo(_PLANNING, err=True)
+        workload.objects_per_image = values["objects_per_image"] or _usual_objects(data)
+        progress = Progress()
+        answer = plan(
+            workload,
+            gpu=index if values["gpu"] is None else values["gpu"],
+            effective_batch=options.effective_batch,
+            images=data.num_training_images,
+            optimizer=options.optimizer,
+            data=str(options.data),
+            say=progress,
+            **{name: value for name, value in wanted.items() if value is not None},
+        )
+        progress.done()
         return answer
 
     def _plan_for_host(

@@ -250,13 +250,10 @@ class Simulator:
         """
         outside = self.outside.num_bytes
         available = self.card.capacity_bytes - outside
-        needed = self.run(program, sizes, UNLIMITED_BYTES)
-        message = ""
-        if needed.reserved_peak_bytes > available:
-            squeezed = self.run(program, sizes, available)
-            message = squeezed.oom_message
-            if squeezed.oom_event < 0:
-                needed = squeezed
+        needed = self.run(program, sizes, available)
+        message = needed.oom_message
+        if needed.oom_event >= 0:
+            needed = self.run(program, sizes, UNLIMITED_BYTES)
         event = max(needed.allocated_peak_event, 0)
         period, phase, module = program.place(event)
         return Peaks(

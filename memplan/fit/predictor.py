@@ -9,7 +9,7 @@ import numpy as np
 from memplan.device.replay import Life, Peaks, Program, Simulator
 from memplan.fit.affine import Fit, Piece, fit
 from memplan.fit.workspace import WorkspaceCurve
-from memplan.parallel import fork_map
+from memplan.parallel import fork_map, num_cores
 from memplan.tape import Int64, Tape
 
 # A guess at the largest batch is only recorded when it is below this.
@@ -70,6 +70,7 @@ class Predictor:
         self.simulators = tuple(simulators)
         self._programs: dict[int, Program] = {}
         self._curves: dict[tuple[int, int], WorkspaceCurve] = {}
+        self._peaks: dict[tuple[int, int], Peaks] = {}
         capacity = max(simulator.card.capacity_bytes for simulator in simulators)
 
         def record_many(batches: Sequence[int]) -> dict[int, Tape]:
@@ -85,27 +86,48 @@ class Predictor:
         self._learn_workspaces()
 
     def _learn_workspaces(self) -> None:
-        """Ask each card's library about every stretch of batches, cards side by side."""
+        """Ask each card's library about every stretch of batches, on all cores."""
+        parts = num_cores()
         tasks = [
-            (card, index)
+            (card, index, part)
             for card in range(len(self.simulators))
             for index in range(len(self.fit.pieces))
+            for part in range(parts)
         ]
-        curves = fork_map(lambda task: self._curve(*task).known, tasks)
-        for task, known in zip(tasks, curves, strict=True):
-            self._curves[task] = self._curve(*task, known=known)
+        answers = fork_map(lambda task: self._ask_part(*task, parts), tasks)
+        for card, index, part in tasks:
+            if part == 0:
+                self._curves[card, index] = self._curve(card, index, known={})
+        for (card, index, _), known in zip(tasks, answers, strict=True):
+            self._curves[card, index].learn(known)
+
+    def _ask_part(self, card: int, index: int, part: int, parts: int) -> dict[int, Int64]:
+        """Return a share of the convolutions' answers by batch, asked in a process of its own."""
+        indices = np.arange(part, len(self.fit.pieces[index].low.convolutions), parts)
+        return self._curve(card, index, indices=indices).known
 
     def _curve(
-        self, card: int, index: int, known: dict[int, Int64] | None = None
+        self,
+        card: int,
+        index: int,
+        *,
+        indices: Int64 | None = None,
+        known: dict[int, Int64] | None = None,
     ) -> WorkspaceCurve:
         piece, simulator = self.fit.pieces[index], self.simulators[card]
 
-        def ask(indices: Int64, batch: int) -> Int64:
+        def ask(asked: Int64, batch: int) -> Int64:
             problems = piece.convolutions(batch)
-            return simulator.convolution_bytes([problems[i] for i in indices])
+            return simulator.convolution_bytes([problems[i] for i in asked])
 
-        count = len(piece.low.convolutions)
-        return WorkspaceCurve(ask, count, piece.first_batch, piece.last_batch, known=known)
+        return WorkspaceCurve(
+            ask,
+            len(piece.low.convolutions),
+            piece.first_batch,
+            piece.last_batch,
+            indices=indices,
+            known=known,
+        )
 
     def _program(self, index: int) -> Program:
         if index not in self._programs:
@@ -140,13 +162,21 @@ class Predictor:
             batch: micro-batch size, >= 1.
             exact: ask the library about this very batch instead of interpolating.
         """
-        return self.simulators[card].peaks(*self.loaded(card, batch, exact=exact))
+        if not exact and (card, batch) in self._peaks:
+            return self._peaks[card, batch]
+        peaks = self.simulators[card].peaks(*self.loaded(card, batch, exact=exact))
+        self._peaks[card, batch] = peaks
+        return peaks
 
     def peaks_many(self, card: int, batches: Sequence[int]) -> list[Peaks]:
         """Return the peaks at several batches, computed side by side."""
-        for batch in batches:
+        missing = [batch for batch in batches if (card, batch) not in self._peaks]
+        for batch in missing:
             self._program(self._piece_index(batch))
-        return fork_map(lambda batch: self.peaks(card, batch), batches)
+        found = fork_map(lambda batch: self.peaks(card, batch), missing)
+        for batch, peaks in zip(missing, found, strict=True):
+            self._peaks[card, batch] = peaks
+        return [self._peaks[card, batch] for batch in batches]
 
     def largest_batch(self, card: int, limit_bytes: int | None = None) -> int:
         """Return the largest micro-batch size that fits a card, 0 when not even one image does.
@@ -164,7 +194,9 @@ class Predictor:
                 return peaks.fits
             return peaks.fits and peaks.device_used_peak_bytes <= limit_bytes
 
-        low, high = 0, self.fit.pieces[-1].last_batch + 1
+        seen = [batch for (of, batch) in self._peaks if of == card]
+        low = max((batch for batch in seen if fits(batch)), default=0)
+        high = max(low + 1, self.fit.pieces[-1].last_batch + 1)
         while fits(high):
             low, high = high, 2 * high
         while high - low > 1:

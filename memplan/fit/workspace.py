@@ -29,7 +29,8 @@ class WorkspaceCurve:
         smallest: first batch, >= 1.
         largest: last batch.
         max_depth: how often a range may be halved; 2 ** max_depth + 1 questions at most.
-        known: answers of an earlier curve over the same range, which is then not asked again.
+        indices: which convolutions to ask about; None asks about all.
+        known: answers there are already, bytes by convolution and -1 for none; nothing is asked.
     """
 
     def __init__(
@@ -38,20 +39,28 @@ class WorkspaceCurve:
         num_convolutions: int,
         smallest: int,
         largest: int,
+        *,
         max_depth: int = 3,
+        indices: Int64 | None = None,
         known: dict[int, Int64] | None = None,
     ) -> None:
         self._ask = ask
         self._count = num_convolutions
-        self.known: dict[int, Int64] = known or {}
+        self.known: dict[int, Int64] = known if known is not None else {}
         """Answers by batch, bytes by convolution, -1 where it was not asked."""
         if known is not None:
             return
-        everything = np.arange(num_convolutions)
-        self._learn(smallest, everything)
+        asked = np.arange(num_convolutions) if indices is None else indices
+        self._learn(smallest, asked)
         if largest > smallest:
-            self._learn(largest, everything)
-            self._refine(smallest, largest, everything, max_depth)
+            self._learn(largest, asked)
+            self._refine(smallest, largest, asked, max_depth)
+
+    def learn(self, known: dict[int, Int64]) -> None:
+        """Take over the answers of a curve that asked about other convolutions."""
+        for batch, answers in known.items():
+            mine = self.known.setdefault(batch, np.full(self._count, -1, dtype=np.int64))
+            np.copyto(mine, answers, where=answers >= 0)
 
     def _learn(self, batch: int, indices: Int64) -> None:
         answers = self.known.setdefault(batch, np.full(self._count, -1, dtype=np.int64))

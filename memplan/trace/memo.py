@@ -54,7 +54,7 @@ class Known:
 
     def make_outputs(self, mode: FakeTensorMode, args: Sequence[Any]) -> list[FakeTensor | None]:
         """Return fake tensors like the results of the remembered call."""
-        guard = torch._C._DisableTorchDispatch()  # type: ignore[attr-defined]
+        guard = torch._C._DisableTorchDispatch()
         try:
             if self.viewed is None:
                 bare = [spec and _new(spec) for spec in self.outputs]

@@ -57,6 +57,17 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _name_optimizer_state(recorder: Recorder, step: TrainingStep) -> None:
+    """Say what the optimizer and the scaler keep.
+
+    A function of its own, so that no variable of it holds on to what the scaler drops later.
+    """
+    state = [value for row in step.optimizer.state.values() for value in row.values()]
+    for value in [*state, *vars(step.scaler).values()]:
+        if isinstance(value, torch.Tensor):
+            recorder.categorize(value, "optimizer_state")
+
+
 def _record_sections(
     recorder: Recorder, step: TrainingStep, batch: Batch, validation_batch: Batch | None
 ) -> None:
@@ -69,10 +80,7 @@ def _record_sections(
     del loss, parts
     recorder.begin("first_update")
     step.apply_gradients()
-    state = [value for row in step.optimizer.state.values() for value in row.values()]
-    for value in [*state, *vars(step.scaler).values()]:
-        if isinstance(value, torch.Tensor):
-            recorder.categorize(value, "optimizer_state")
+    _name_optimizer_state(recorder, step)
     recorder.begin("update")
     step.apply_gradients()
     recorder.begin("release")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import functools
+import itertools
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,7 @@ class _ModuleTracker:
                 handle.remove()
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the events and operators of whatever runs inside it.
 
     Args:
@@ -117,7 +118,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device, fake_mode: FakeTensorMode | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self._fake_mode = fake_mode
         self._known: dict[Any, Known] = {}
@@ -343,6 +344,7 @@ class Recorder(TorchDispatchMode):
 
     def events(self) -> tape.Events:
         """Return all events so far."""
+        self._events.rows = _settled(self._events.rows)
         return tape.Events(**self._events.arrays())
 
     def finish(self, description: tape.Description) -> tape.Tape:
@@ -356,6 +358,20 @@ class Recorder(TorchDispatchMode):
             modules=tuple(self.modules.records) if self.modules is not None else (),
             convolutions=tuple(self._convolutions),
         )
+
+
+def _settled(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return the events with frees that follow each other in the order of their blocks.
+
+    Autocast drops its cached casts in the order of their addresses, which is chance. No allocation
+    falls between such frees, so on a device their order changes nothing.
+    """
+    settled: list[tuple[int, ...]] = []
+    for is_free, group in itertools.groupby(rows, key=lambda row: row[0] == tape.FREE):
+        run = list(group)
+        # Kind, block, bytes, request, operator, section: the operator keeps its place.
+        settled += sorted(run, key=lambda row: (row[4], row[1])) if is_free else run
+    return settled
 
 
 @functools.cache

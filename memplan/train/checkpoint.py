@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -122,7 +123,9 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise BadInputError(f"No checkpoint at {path}. Give a run folder or its weights/last.pt.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of the pickle's age before refusing it
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInputError(
             f"{path} is refused: it holds more than tensors and plain values, so reading it might "

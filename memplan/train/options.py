@@ -9,6 +9,10 @@ from typing import Any
 
 from memplan.errors import BadInputError, UsageError
 
+# As `memplan.trace.step` knows them; importing it would import torch.
+PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
+MEMORY_FORMATS = ("contiguous", "channels-last")
+
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
     "--sync-bn": "one device trains, and batch norm needs no synchronisation there",
@@ -18,6 +22,12 @@ REFUSED = {
     "--quad": "four images in one change what the planned batch means",
     "--evolve": "memplan searches memory settings, not hyperparameters",
     "--noautoanchor": "these heads have no anchors",
+    "--local_rank": "memplan trains on one device",
+    "--bucket": "memplan uploads nothing",
+    "--entity": "memplan reports to no tracking service",
+    "--upload_dataset": "memplan uploads nothing",
+    "--bbox_interval": "memplan reports to no tracking service",
+    "--artifact_alias": "memplan reports to no tracking service",
 }
 
 
@@ -111,6 +121,12 @@ class TrainOptions:
                 f"--accumulate {self.accumulate} and --effective-batch {self.effective_batch} "
                 "both set the images a step. Give one of them."
             )
+        for option, value, known in (
+            ("--precision", self.precision or PRECISIONS[0], PRECISIONS),
+            ("--memory-format", self.memory_format, MEMORY_FORMATS),
+        ):
+            if value not in known:
+                raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
         if any(layer < 0 for layer in self.freeze):

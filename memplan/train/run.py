@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,12 @@ from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
 from memplan.train.run_folder import RunFolder, create_run_folder
+from memplan.train.schedule import accumulation_steps
 from memplan.train.setup import Setup, WorkloadFactory, prepare
 from memplan.train.summary import RunSummary
 from memplan.workload import TrainingData, Workload
+
+_FEW_STEPS = 16  # of the optimizer in an epoch
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -85,7 +89,10 @@ def train(
         return Run(setup, folder, progress, announce, checkpoint).go()
     except KeyboardInterrupt:
         announce("interrupted", {})
-        progress.note(f"Interrupted. Continue with --resume {folder.path}")
+        if (folder.weights / "last.pt").exists():
+            progress.note(f"Interrupted. Continue with --resume {folder.path}")
+        else:
+            progress.note("Interrupted before an epoch was saved, so there is nothing to resume.")
         raise
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
@@ -157,15 +164,41 @@ def _introduce(
     if setup.weights_report is not None:
         announce("weights_loaded", {"message": setup.weights_report})
         progress.note(setup.weights_report)
-    for text in (*setup.warnings, *_warmup_warning(setup)):
+    for text in (*setup.warnings, *_warmup_warning(setup), *_steps_warning(setup)):
         announce("warning", {"message": text})
         progress.note(f"Warning: {text}")
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
         f"{setup.step.settings.precision}: {data.num_training_images} images, "
-        f"{options.batch} at once, about {setup.effective_batch_size:g} a step; "
+        f"{options.batch} at once, about {setup.effective_batch_size:g} a step, "
+        f"{_count_steps(_steps_an_epoch(setup))} an epoch; "
         f"records in {folder.path}"
     )
+
+
+def _steps_an_epoch(setup: Setup) -> int:
+    """Return the steps of the optimizer in an epoch after warm-up."""
+    micro_batches = setup.data.num_batches(setup.options.batch)
+    accumulation = accumulation_steps(setup.effective_batch_size, setup.options.batch)
+    return math.ceil(micro_batches / accumulation)
+
+
+def _count_steps(steps: int) -> str:
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
+def _steps_warning(setup: Setup) -> list[str]:
+    """Return a warning where an epoch's steps are too few to learn much from."""
+    steps, images = _steps_an_epoch(setup), setup.data.num_training_images
+    if not setup.options.epochs or steps >= _FEW_STEPS:
+        return []
+    # The largest power of two that gives enough steps; batch norm needs more than one image.
+    enough = 1 << max(images // _FEW_STEPS, 1).bit_length() - 1
+    if not 1 < enough < setup.effective_batch_size:
+        return []
+    is_few = f"An epoch of {images} images is {_count_steps(steps)} of the optimizer"
+    way_out = f"Train for many --epochs, or give --effective-batch {enough}."
+    return [f"{is_few}, which learns slowly. {way_out}"]
 
 
 def _warmup_warning(setup: Setup) -> list[str]:
@@ -175,5 +208,5 @@ def _warmup_warning(setup: Setup) -> list[str]:
     if not 0 < total <= schedule.warmup_iterations:
         return []
     lasts = f"Warm-up lasts {schedule.warmup_iterations} micro-batches and this run has {total}"
-    way_out = "Train for more --epochs, or set warmup_epochs: 0 in --hyp."
+    way_out = "Train for more --epochs, or use a --hyp with warmup_epochs: 0."
     return [f"{lasts}, so it will hardly learn. {way_out}"]

@@ -41,8 +41,7 @@ class Setup:
     @property
     def loss_names(self) -> tuple[str, ...] | None:
         """Names of the loss's parts, None where the workload does not name them."""
-        names: Sequence[str] | None = getattr(self.workload, "loss_names", None)
-        return None if names is None else tuple(names)
+        return tuple(self.workload.loss_names) or None
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -79,14 +78,14 @@ def open_training(
             arguments[name] = getattr(options, name)
     is_made = isinstance(make_workload, Workload)
     workload = make_workload if isinstance(make_workload, Workload) else make_workload(**arguments)
-    check_image_size(options.image_size, getattr(workload, "stride", 1))
+    check_image_size(options.image_size, workload.stride)
     if not options.data.exists():
         raise BadInputError(
             f"No data description at {options.data}. Give a data.yaml, or write the sample set "
             "with `memplan data sample DIR`."
         )
     data = workload.open_data(_data_options(options))
-    num_classes = getattr(workload, "num_classes", data.num_classes)
+    num_classes = workload.num_classes or data.num_classes
     if num_classes != data.num_classes:
         if is_made:
             raise BadInputError(
@@ -168,7 +167,7 @@ def _precision(options: TrainOptions, device: torch.device) -> tuple[str, list[s
 
 
 def _warnings(options: TrainOptions, data: TrainingData) -> list[str]:
-    warnings = [str(text) for text in getattr(data, "warnings", ())]
+    warnings = list(data.warnings)
     if options.label_smoothing:
         warnings.append(
             f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
@@ -206,7 +205,7 @@ def prepare(
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
-        report = _load_weights(workload, model, options)
+        report = workload.load_weights(model, options.weights)
     freeze(model, options.freeze)
     settings = StepSettings(
         precision=precision,
@@ -248,16 +247,6 @@ def _optimizer_settings(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay * images / workload.nominal_batch_size,
     )
-
-
-def _load_weights(workload: Workload, model: torch.nn.Module, options: TrainOptions) -> str:
-    load: Callable[..., object] | None = getattr(workload, "load_weights", None)
-    if load is None:
-        raise BadInputError(
-            f"Workload {workload.name!r} reads no checkpoints, so --weights {options.weights} "
-            "cannot be loaded. Give the workload a load_weights method."
-        )
-    return str(load(model, options.weights))
 
 
 def _set_allocator(plan: PlanAnswer | None, device: torch.device) -> None:

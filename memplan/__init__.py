@@ -1,11 +1,9 @@
 """Predict, plan and guard the GPU memory of a PyTorch training run.
 
-    import memplan
-
-    probe = memplan.probe("yolov9-s", gpu="rtx-3090", batch=16, img=640)
-    plan = memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)
-    tape = memplan.record("torchvision:resnet50", batch=8)
-    peaks = memplan.replay(tape, gpu="a100-80gb")
+`memplan.probe("yolov9-s", gpu="rtx-3090", batch=16)` tells where memory goes,
+`memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)` chooses settings,
+`memplan.record("torchvision:resnet50", batch=8)` returns a tape, and
+`memplan.replay(tape, gpu="a100-80gb")` its peaks on a card.
 """
 
 from __future__ import annotations

@@ -240,6 +240,8 @@ class ProbeAnswer(Answer):
     modules: tuple[ModuleMemory, ...]
     largest_batch: int
     """Largest micro-batch size that fits; 0 when not even one image does."""
+    edge: tuple[BatchPeaks, ...] = ()
+    """Peaks at the largest micro-batch size that fits, and at one image more."""
     recommended: Setting | None
     timeline: Timeline
     unknown_operators: dict[str, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import shlex
 import time
@@ -29,7 +30,14 @@ from memplan.device import catalogue, nvml
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.device.cudnn import installed_version
-from memplan.device.replay import Life, Peaks, Program, Simulator, categories_at
+from memplan.device.replay import (
+    UNLIMITED_BYTES,
+    Life,
+    Peaks,
+    Program,
+    Simulator,
+    categories_at,
+)
 from memplan.device.replay import replay as replay_on
 from memplan.errors import BadInputError, UsageError
 from memplan.fit.predictor import Predictor, Say
@@ -274,14 +282,16 @@ def _modules(tape: Tape, workspace_bytes: Int64) -> tuple[ModuleMemory, ...]:
     )
 
 
-def _timeline(program: Program, sizes: Int64, simulator: Simulator) -> Timeline:
+def _timeline(program: Program, sizes: Int64, simulator: Simulator, peaks: Peaks) -> Timeline:
     """Return memory by category through a life, one sample at the peak of each stretch."""
     live = program.live_by_category(sizes)
-    result = simulator.run(program, sizes, 1 << 50, timeline=True)
+    available = simulator.card.capacity_bytes - simulator.outside.num_bytes
+    capacity = available if peaks.fits else UNLIMITED_BYTES
+    result = simulator.run(program, sizes, capacity, timeline=True)
     assert result.reserved_timeline_bytes is not None
     total = live.sum(axis=0)
     edges = np.linspace(0, len(total), min(_TIMELINE_SAMPLES, len(total)) + 1).astype(int)
-    picks = np.array([a + int(total[a:b].argmax()) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    picks = np.array([a + int(total[a:b].argmax()) for a, b in itertools.pairwise(edges)])
     bands = {name: live[index, picks] for index, name in enumerate(tapes.CATEGORIES)}
     bands["cached"] = np.maximum(0, result.reserved_timeline_bytes[picks] - total[picks])
     bands["context"] = np.full(len(picks), simulator.outside.num_bytes)
@@ -326,14 +336,8 @@ def _recommended(
     return pareto(feasible)[-1] if feasible else None
 
 
-def _notes(simulator: Simulator, unknown: dict[str, int]) -> tuple[str, ...]:
-    notes = [simulator.oracle.note] if simulator.oracle.note else []
-    if unknown:
-        notes.append(
-            f"{len(unknown)} operators have no memory rule of their own and are taken to allocate "
-            f"their outputs only: {', '.join(sorted(unknown))}."
-        )
-    return tuple(notes)
+def _notes(simulator: Simulator) -> tuple[str, ...]:
+    return (simulator.oracle.note,) if simulator.oracle.note else ()
 
 
 def probe_many(
@@ -353,7 +357,8 @@ def probe_many(
     start = time.perf_counter()
     wanted = sorted(set(batches))
     if not wanted or wanted[0] < 1:
-        raise UsageError(f"--batch {wanted[0] if wanted else ''} is below 1. Give at least one image.")
+        least = wanted[0] if wanted else "(none)"
+        raise UsageError(f"--batch {least} is below 1. Give at least one image.")
     workload, settings = question.made, question.step_settings()
     simulators = question.simulators()
     for simulator in simulators:
@@ -393,13 +398,18 @@ def probe_many(
                 ),
                 modules=_modules(tape, predictor.workspaces(card, reference, exact=True)),
                 largest_batch=largest,
+                edge=tuple(
+                    _batch_peaks(batch, predictor.peaks(card, batch, exact=True))
+                    for batch in (largest, largest + 1)
+                    if batch
+                ),
                 recommended=_recommended(predictor, card, question, settings, largest),
-                timeline=_timeline(program, sizes, simulator),
+                timeline=_timeline(program, sizes, simulator, peaks),
                 unknown_operators=unknown,
                 command=command,
                 versions=versions(),
                 seconds=time.perf_counter() - start,
-                notes=_notes(simulator, unknown),
+                notes=_notes(simulator),
             )
         )
     return answers
@@ -460,17 +470,13 @@ def plan_one(
         devices=question.devices,
         allocator=question.allocator,
     )
-    budget = Budget(
-        capacity_bytes=simulator.card.capacity_bytes, safety_fraction=safety_fraction
-    )
+    budget = Budget(capacity_bytes=simulator.card.capacity_bytes, safety_fraction=safety_fraction)
     warm_up()
 
     def recorder_of(settings: StepSettings) -> Any:
         return lambda batch: record_step(workload, batch, settings)
 
-    outcome = search(
-        recorder_of, simulator, base, space, budget, num_images=num_images, say=say
-    )
+    outcome = search(recorder_of, simulator, base, space, budget, num_images=num_images, say=say)
     chosen = outcome.chosen
     return PlanAnswer(
         workload=WorkloadFacts(
@@ -492,7 +498,7 @@ def plan_one(
         command=_train_command(question, chosen, data),
         versions=versions(),
         seconds=time.perf_counter() - start,
-        notes=_notes(simulator, {}),
+        notes=_notes(simulator),
     )
 
 
@@ -530,8 +536,9 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
     return shlex.join(words)
 
 
-def _question(workload: str | Workload, gpu: Any, img: int | None, options: dict[str, Any]
-              ) -> Question:
+def _question(
+    workload: str | Workload, gpu: Any, img: int | None, options: dict[str, Any]
+) -> Question:
     gpus = gpu if isinstance(gpu, list | tuple) else () if gpu is None else (gpu,)
     capacity = options.pop("capacity", None)
     if isinstance(capacity, str):
@@ -630,9 +637,7 @@ def plan(
     )
 
 
-def record(
-    workload: str | Workload = DEFAULT_WORKLOAD, batch: int = 16, **options: Any
-) -> Tape:
+def record(workload: str | Workload = DEFAULT_WORKLOAD, batch: int = 16, **options: Any) -> Tape:
     """Return the tape of a training's life at one micro-batch size.
 
     Args:

@@ -65,18 +65,22 @@ def _built(name: str, maker: Any, arguments: Mapping[str, Any]) -> Workload:
             raise UsageError(f"--workload {name!r} is an object, so --set cannot change it.")
         return maker
     if not callable(maker):
-        raise BadInputError(f"--workload {name!r} is neither a Workload nor a function that makes one.")
+        raise BadInputError(
+            f"--workload {name!r} is neither a Workload nor a function that makes one."
+        )
     accepted = inspect.signature(maker).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     unknown = [key for key in arguments if key not in accepted and not takes_any]
     if unknown:
         raise UsageError(
-            f"--workload {name!r} takes no {unknown[0]!r}. It takes: {', '.join(accepted) or 'nothing'}."
+            f"--workload {name!r} takes no {unknown[0]!r}. "
+            f"It takes: {', '.join(accepted) or 'nothing'}."
         )
     workload = maker(**arguments)
     if not isinstance(workload, Workload):
         raise BadInputError(
-            f"--workload {name!r} gave a {type(workload).__name__}, not a memplan.workload.Workload."
+            f"--workload {name!r} gave a {type(workload).__name__}, "
+            "not a memplan.workload.Workload."
         )
     return workload
 

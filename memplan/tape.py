@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,20 @@ def is_tape(path: Path) -> bool:
         return "header.npy" in archive.namelist()
 
 
+# What numpy, zip and JSON raise for files that are damaged or hold something else.
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def load_tape(path: Path) -> Tape:
     """Return a saved tape.
 
@@ -188,7 +203,8 @@ def load_tape(path: Path) -> Tape:
         BadTapeError: the file is missing, damaged, not a tape, or of an unknown schema version.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             schema = header.get("schema")
             if schema != SCHEMA:
@@ -218,7 +234,7 @@ def load_tape(path: Path) -> Tape:
         )
     except FileNotFoundError:
         raise BadTapeError(f"{path} does not exist. `memplan probe --output` writes one.") from None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BadTapeError(
             f"{path} cannot be read as a tape ({type(error).__name__}). Record it again."
         ) from None

@@ -17,15 +17,27 @@ _MOST_MODULES = 10
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--budget", metavar="SIZE", help="Most device-used memory, such as 20GiB.")
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
-              help="A probe saved earlier; nothing may have grown.")
-@click.option("--tolerance", type=float, default=0.01, show_default=True, metavar="FRACTION",
-              help="Growth over the baseline that is let pass.")
-@click.option("--batch", type=int, metavar="N", help="Which micro-batch size.  [the largest probed]")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A probe saved earlier; nothing may have grown.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.01,
+    show_default=True,
+    metavar="FRACTION",
+    help="Growth over the baseline that is let pass.",
+)
+@click.option(
+    "--batch", type=int, metavar="N", help="Which micro-batch size.  [the largest probed]"
+)
 def command(
     file: Path, budget: str | None, baseline: Path | None, tolerance: float, batch: int | None
 ) -> None:
-    """Fail (exit 1) when a saved probe is over a budget, or has grown over a baseline.
+    r"""Fail (exit 1) when a saved probe is over a budget or has outgrown a baseline.
 
     \b
     memplan check probe.json --budget 20GiB --baseline main.json --tolerance 0.01
@@ -70,28 +82,26 @@ def _twin(probe: ProbeAnswer, baseline: Path) -> ProbeAnswer:
     )
 
 
+def _subject(probe: ProbeAnswer, row: BatchPeaks) -> str:
+    return f"{probe.workload.name} on {probe.gpu.name}: batch {row.micro_batch_size}"
+
+
 def _over_budget(probe: ProbeAnswer, row: BatchPeaks, budget: int) -> list[str]:
     if row.device_used_peak_bytes <= budget:
         return []
-    return [
-        f"{probe.workload.name} on {probe.gpu.name}: batch {row.micro_batch_size} needs "
-        f"{format_bytes(row.device_used_peak_bytes)} device-used (predicted), the budget is "
-        f"{format_bytes(budget)}."
-    ]
+    need = format_bytes(row.device_used_peak_bytes)
+    allowed = format_bytes(budget)
+    return [f"{_subject(probe, row)} needs {need} device-used (predicted), over {allowed}."]
 
 
-def _grown(
-    probe: ProbeAnswer, row: BatchPeaks, other: ProbeAnswer, tolerance: float
-) -> list[str]:
+def _grown(probe: ProbeAnswer, row: BatchPeaks, other: ProbeAnswer, tolerance: float) -> list[str]:
     before = _row(other, row.micro_batch_size)
     growth = row.reserved_peak_bytes / before.reserved_peak_bytes - 1
     if growth <= tolerance:
         return []
-    lines = [
-        f"{probe.workload.name} on {probe.gpu.name}: batch {row.micro_batch_size} grew from "
-        f"{format_bytes(before.reserved_peak_bytes)} to {format_bytes(row.reserved_peak_bytes)} "
-        f"reserved (predicted), {growth:+.1%} against {tolerance:.1%} allowed."
-    ]
+    sizes = f"{format_bytes(before.reserved_peak_bytes)} to {format_bytes(row.reserved_peak_bytes)}"
+    change = f"{growth:+.1%} against {tolerance:.1%} allowed"
+    lines = [f"{_subject(probe, row)} grew from {sizes} reserved (predicted), {change}."]
     old = {module.path: module.activation_bytes for module in other.modules}
     # Each probe's modules are about its own reference batch, so they are compared an image.
     changes = {
@@ -100,9 +110,7 @@ def _grown(
         for module in probe.modules
     }
     worst = sorted(changes, key=lambda path: -changes[path])[:_MOST_MODULES]
-    rows = [
-        (path or "(loss)", format_bytes(changes[path])) for path in worst if changes[path] >= 1
-    ]
+    rows = [(path or "(loss)", format_bytes(changes[path])) for path in worst if changes[path] >= 1]
     if rows:
         lines.append(table(("Module that grew", "Activations an image"), rows))
     return lines

@@ -51,38 +51,86 @@ workload_options = options(
     click.option("--workload", metavar="NAME", help="Any workload: torchvision:resnet50, a.b:f."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For the workload."),
     click.option("--img", type=int, metavar="PIXELS", help="Side of the images.  [640, 224]"),
-    click.option("--precision", default="amp-fp16", show_default=True, metavar="NAME",
-                 help="amp-fp16, amp-bf16 or fp32."),
-    click.option("--memory-format", default="contiguous", show_default=True, metavar="NAME",
-                 help="contiguous or channels-last."),
-    click.option("--optimizer", default="SGD", show_default=True, metavar="NAME",
-                 help="SGD, Adam, AdamW, RMSprop or Adagrad."),
-    click.option("--objects-per-image", type=int, metavar="N",
-                 help="Labelled objects in an image.  [20]"),
-    click.option("--data", "data_path", type=click.Path(path_type=Path), metavar="FILE",
-                 help="A data.yaml, whose labels tell the objects in an image."),
-    click.option("--recompute", default="none", show_default=True, metavar="WHAT",
-                 help="none, all, or module paths with commas."),
+    click.option(
+        "--precision",
+        default="amp-fp16",
+        show_default=True,
+        metavar="NAME",
+        help="amp-fp16, amp-bf16 or fp32.",
+    ),
+    click.option(
+        "--memory-format",
+        default="contiguous",
+        show_default=True,
+        metavar="NAME",
+        help="contiguous or channels-last.",
+    ),
+    click.option(
+        "--optimizer",
+        default="SGD",
+        show_default=True,
+        metavar="NAME",
+        help="SGD, Adam, AdamW, RMSprop or Adagrad.",
+    ),
+    click.option(
+        "--objects-per-image", type=int, metavar="N", help="Labelled objects in an image.  [20]"
+    ),
+    click.option(
+        "--data",
+        "data_path",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A data.yaml, whose labels tell the objects in an image.",
+    ),
+    click.option(
+        "--recompute",
+        default="none",
+        show_default=True,
+        metavar="WHAT",
+        help="none, all, or module paths with commas.",
+    ),
 )
 
 # Which card, and how its allocator is set.
 card_options = options(
-    click.option("--gpu", "gpus", multiple=True, metavar="INDEX|NAME",
-                 help="A card in this machine, or one of `memplan gpus`; repeatable."),
+    click.option(
+        "--gpu",
+        "gpus",
+        multiple=True,
+        metavar="INDEX|NAME",
+        help="A card in this machine, or one of `memplan gpus`; repeatable.",
+    ),
     click.option("--capacity", metavar="SIZE", help="Override the card's memory, such as 24GiB."),
-    click.option("--allocator", default="", metavar="OPTIONS",
-                 help="PyTorch's own syntax, such as expandable_segments:True."),
-    click.option("--devices", type=click.IntRange(min=1), default=1, metavar="N",
-                 help="Cards that train together.  [1]"),
+    click.option(
+        "--allocator",
+        default="",
+        metavar="OPTIONS",
+        help="PyTorch's own syntax, such as expandable_segments:True.",
+    ),
+    click.option(
+        "--devices",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Cards that train together.  [1]",
+    ),
 )
 
 # Where answers go.
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes."),
-    click.option("--output", type=click.Path(path_type=Path), metavar="PATH",
-                 help="Also save the answer as JSON."),
-    click.option("--report", type=click.Path(path_type=Path), metavar="PATH.pdf",
-                 help="Also write PDF pages."),
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Also save the answer as JSON.",
+    ),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        metavar="PATH.pdf",
+        help="Also write PDF pages.",
+    ),
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
 

@@ -23,7 +23,7 @@ class BringsSample(Protocol):
 
 @click.group()
 def command() -> None:
-    """Write the embedded sample data set.
+    r"""Write the embedded sample data set.
 
     \b
     memplan data sample digits
@@ -36,7 +36,7 @@ def command() -> None:
 @click.option("--workload", default="yolov9-t", show_default=True, metavar="NAME",
               help="Whose sample set, and what the next command trains.")  # fmt: skip
 def sample(directory: Path, *, force: bool, workload: str) -> None:
-    """Write a small detection data set, handwritten digits on photographs, in YOLO layout.
+    r"""Write a small detection data set, handwritten digits on photographs, in YOLO layout.
 
     \b
     memplan data sample digits

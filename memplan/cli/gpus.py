@@ -15,7 +15,7 @@ from memplan.units import gib
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 def command(*, as_json: bool) -> None:
-    """List the cards that --gpu knows, and those in this machine.
+    r"""List the cards that --gpu knows, and those in this machine.
 
     \b
     memplan gpus
@@ -35,12 +35,12 @@ def command(*, as_json: bool) -> None:
         )
         return
     if present:
-        rows = [
+        here = [
             (str(one.index), one.card.title, gib(one.card.capacity_bytes), gib(one.free_bytes))
             for one in present
         ]
         click.echo("In this machine (measured)")
-        click.echo(table(("Index", "Card", "Capacity GiB", "Free GiB"), rows, left=2))
+        click.echo(table(("Index", "Card", "Capacity GiB", "Free GiB"), here, left=2))
     else:
         click.echo("No NVIDIA card is in this machine; predictions need none.")
     rows = [

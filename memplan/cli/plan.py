@@ -23,16 +23,26 @@ from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 
 @click.command()
-@click.option("--effective-batch", type=int, metavar="N",
-              help="Images an optimizer step sees.  [the workload's nominal batch, 64]")
-@click.option("--safety", type=float, default=0.05, show_default=True, metavar="FRACTION",
-              help="Part of the card's memory left alone.")
+@click.option(
+    "--effective-batch",
+    type=int,
+    metavar="N",
+    help="Images an optimizer step sees.  [the workload's nominal batch, 64]",
+)
+@click.option(
+    "--safety",
+    type=float,
+    default=0.05,
+    show_default=True,
+    metavar="FRACTION",
+    help="Part of the card's memory left alone.",
+)
 @workload_options
 @card_options
 @output_options
 @click.pass_context
-def command(context: click.Context, **values: Any) -> None:
-    """Choose micro-batch, accumulation, layout and recompute: the fastest that fits.
+def command(context: click.Context, /, **values: Any) -> None:
+    r"""Choose micro-batch, accumulation, layout and recompute: the fastest that fits.
 
     Both tensor layouts are tried unless --memory-format is given, and with --recompute auto
     (the default here) none and all blocks.
@@ -94,12 +104,15 @@ def _plan(context: click.Context, values: dict[str, Any]) -> list[PlanAnswer]:
 def _text(answer: PlanAnswer) -> str:
     chosen = answer.alternatives[-1]
     predicted = answer.predicted
-    lines = [
-        f"{answer.workload.name}, {answer.workload.img} px on {answer.gpu.name}: "
-        f"{describe_setting(chosen)}.",
+    where = f"{answer.workload.name}, {answer.workload.img} px on {answer.gpu.name}"
+    memory = (
         f"Device-used {format_bytes(predicted.device_used_peak_bytes)} of a budget of "
-        f"{format_bytes(answer.budget_bytes)} ({format_bytes(answer.headroom_bytes)} headroom), "
-        f"about {three_digits(predicted.images_per_second)} images/s (predicted, uncalibrated).",
+        f"{format_bytes(answer.budget_bytes)} ({format_bytes(answer.headroom_bytes)} headroom)"
+    )
+    rate = three_digits(predicted.images_per_second)
+    lines = [
+        f"{where}: {describe_setting(chosen)}.",
+        f"{memory}, about {rate} images/s (predicted, uncalibrated).",
     ]
     if predicted.epoch_seconds is not None:
         lines.append(f"An epoch takes about {format_seconds(predicted.epoch_seconds)} (predicted).")
@@ -123,8 +136,13 @@ def _text(answer: PlanAnswer) -> str:
         for setting in answer.alternatives
     ]
     header = (
-        "Micro-batch", "Accumulation", "Precision", "Layout", "Recomputed",
-        "Device-used GiB", "Images/s",
+        "Micro-batch",
+        "Accumulation",
+        "Precision",
+        "Layout",
+        "Recomputed",
+        "Device-used GiB",
+        "Images/s",
     )
     alternatives = "Less memory, less speed (predicted)\n" + table(header, rows, left=0)
     notes = [f"Note: {note}" for note in answer.notes]

@@ -14,7 +14,6 @@ from memplan.device.allocator_settings import AllocatorSettings
 from memplan.errors import BadInputError
 from memplan.units import gib, parse_bytes
 
-
 _UNLIMITED = 1 << 50  # more than any card has
 
 
@@ -22,12 +21,16 @@ _UNLIMITED = 1 << 50  # more than any card has
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--gpu", metavar="INDEX|NAME", help="The card; a tape's workspace is its own.")
 @click.option("--capacity", metavar="SIZE", help="Memory the device has, such as 24GiB.")
-@click.option("--allocator", default="", metavar="OPTIONS",
-              help="PyTorch's own syntax, such as expandable_segments:True.")
+@click.option(
+    "--allocator",
+    default="",
+    metavar="OPTIONS",
+    help="PyTorch's own syntax, such as expandable_segments:True.",
+)
 @click.option("--accumulate/--no-accumulate", default=False, help="Tape: sum gradients first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 def command(file: Path, **values: Any) -> None:
-    """Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
+    r"""Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
 
     \b
     memplan replay step.tape --gpu rtx-3090 --allocator expandable_segments:True
@@ -49,9 +52,7 @@ def _tape(
     from memplan.api import replay
 
     tape = tape_module.load_tape(file)
-    peaks = replay(
-        tape, gpu=gpu, capacity=capacity, allocator=allocator, accumulates=accumulates
-    )
+    peaks = replay(tape, gpu=gpu, capacity=capacity, allocator=allocator, accumulates=accumulates)
     return {
         "schema": "memplan.replay/1",
         "file": str(file),

@@ -12,12 +12,20 @@ from memplan.errors import UsageError
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("report.pdf"),
-              show_default=True, metavar="PATH.pdf", help="Where the pages go.")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.pdf"),
+    show_default=True,
+    metavar="PATH.pdf",
+    help="Where the pages go.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 def command(files: tuple[Path, ...], output: Path, *, force: bool) -> None:
-    """Make PDF pages of saved probe and plan files and of run folders.
+    r"""Make PDF pages of saved probe and plan files and of run folders.
 
     \b
     memplan report probe.json runs/train/exp --output report.pdf

@@ -40,7 +40,7 @@ _CALLED = {"img": "image_size"}
 @train_options
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
-    """Start the training run: the official recipe, planned to fit and guarded.
+    r"""Start the training run: the official recipe, planned to fit and guarded.
 
     \b
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100

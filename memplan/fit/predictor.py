@@ -205,4 +205,3 @@ class Predictor:
         while low > 0 and not fits(low, exact=True):
             low -= 1
         return low
-

@@ -114,7 +114,11 @@ def fits_budget(peaks: Peaks, budget: Budget) -> bool:
 
 
 def settings_at(
-    predictor: Predictor, card: int, space: Space, settings: StepSettings, batches: Sequence[int],
+    predictor: Predictor,
+    card: int,
+    space: Space,
+    settings: StepSettings,
+    batches: Sequence[int],
     num_images: int | None,
 ) -> list[tuple[Setting, Peaks]]:
     """Return the settings at several micro-batch sizes of one recorded configuration."""
@@ -190,7 +194,8 @@ def search(
     batches = space.micro_batches()
     found: list[tuple[Setting, Peaks]] = []
     for settings in configurations(base, space):
-        what = f"{settings.precision}, {settings.memory_format}, recompute {len(settings.recompute)}"
+        blocks = len(settings.recompute)
+        what = f"{settings.precision}, {settings.memory_format}, {blocks} blocks recomputed"
 
         def tell(text: str, what: str = what) -> None:
             say(f"{text} ({what})")
@@ -219,8 +224,8 @@ def _why_not(card: Card, found: Sequence[tuple[Setting, Peaks]], budget: Budget)
     if least.recompute:
         settings += ", all blocks recomputed"
     return (
-        f"Nothing fits {card.title}: the least is micro-batch {least.micro_batch_size} ({settings}) "
-        f"with {format_bytes(need)} device-used (predicted) against a budget of "
+        f"Nothing fits {card.title}: the least is micro-batch {least.micro_batch_size} "
+        f"({settings}) with {format_bytes(need)} device-used (predicted) against a budget of "
         f"{format_bytes(budget.num_bytes)}, {format_bytes(over)} too much. "
         "Lower --img, take a smaller model, or a card with more memory (`memplan gpus`)."
     )

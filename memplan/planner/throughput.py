@@ -12,10 +12,13 @@ card has been measured. Input pipeline and host are assumed to keep up.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+import numpy.typing as npt
 
 from memplan import tape as tapes
-from memplan.device.card import Card
+from memplan.device.card import Card, Precision
 from memplan.tape import Int64, Tape
 
 # A kernel launch from eager PyTorch: the host's dispatch of about 5 us is not hidden when
@@ -29,7 +32,7 @@ ARITHMETIC_FRACTION = 0.5
 BANDWIDTH_FRACTION = 0.85
 
 
-def operator_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> np.ndarray:
+def operator_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> npt.NDArray[np.float64]:
     """Return each operator's time on a card, float64 `[operators]`.
 
     Args:
@@ -46,10 +49,11 @@ def operator_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> np.ndarr
         2.0 * workspace_bytes[tape.events.request[asks]],
     )
     arithmetic = operators.flops / (
-        ARITHMETIC_FRACTION * card.peak_flops(tape.description.precision)
+        ARITHMETIC_FRACTION * card.peak_flops(cast("Precision", tape.description.precision))
     )
     memory = moved / (BANDWIDTH_FRACTION * card.bandwidth_bytes_per_second)
-    return np.maximum(np.maximum(arithmetic, memory), LAUNCH_SECONDS)
+    longest: npt.NDArray[np.float64] = np.maximum(arithmetic, memory)
+    return np.maximum(longest, LAUNCH_SECONDS)
 
 
 def images_per_second(

@@ -21,7 +21,6 @@ from memplan.report.axes import (
 from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, axes_at, new_page, wrap
 from memplan.report.series import (
     device_used_at,
-    on_line,
     peaks_at,
     residuals,
     sorted_batches,
@@ -122,15 +121,14 @@ def _draw_line(
 
 
 def _draw_extension(axes: Axes, probe: ProbeAnswer, last: int) -> None:
-    """Draw the straight line, dotted, from the largest evaluated batch to the end of the axis."""
+    """Draw a dotted line from the largest batch asked for to the largest that fits."""
     evaluated = [p.micro_batch_size for p in probe.batches]
     start = 0 if len(evaluated) < 2 else max(evaluated)
     if start >= last:
         return
-    gap = device_used_at(probe, start) - on_line(probe, start)
     axes.plot(
         [start, last],
-        [on_line(probe, start) + gap, on_line(probe, last) + gap],
+        [device_used_at(probe, start), device_used_at(probe, last)],
         color=theme.BLACK,
         linewidth=1.0,
         linestyle=(0, (1, 1.3)),

@@ -10,6 +10,7 @@ from memplan.answers import BatchPeaks, ModuleMemory, ProbeAnswer, Timeline
 from memplan.report.theme import BAND_OF, BANDS, Band
 
 OUTSIDE_ALLOCATOR = "context"
+CACHED = "cached"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,13 @@ def reserved_line(timeline: Timeline) -> list[int]:
     return [sum(column) for column in zip(*inside, strict=True)]
 
 
+def allocated_line(timeline: Timeline) -> list[int]:
+    """Return bytes of live tensors and scratch at each sample: neither cached nor context."""
+    outside = (CACHED, OUTSIDE_ALLOCATOR)
+    live = [v for name, v in timeline.categories.items() if name not in outside]
+    return [sum(column) for column in zip(*live, strict=True)]
+
+
 def device_line(timeline: Timeline) -> list[int]:
     """Return device-used bytes at each sample: every category, the context included."""
     return [sum(column) for column in zip(*timeline.categories.values(), strict=True)]
@@ -91,7 +99,8 @@ def sorted_batches(probe: ProbeAnswer) -> list[BatchPeaks]:
 
 def peaks_at(probe: ProbeAnswer, batch: int) -> BatchPeaks | None:
     """Return the peaks at one micro-batch size, or None where it was not evaluated."""
-    return next((p for p in probe.batches if p.micro_batch_size == batch), None)
+    rows = (*probe.batches, *probe.edge)
+    return next((row for row in rows if row.micro_batch_size == batch), None)
 
 
 def on_line(probe: ProbeAnswer, batch: float) -> int:

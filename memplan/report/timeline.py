@@ -15,6 +15,7 @@ from memplan.report.axes import BACKING, capacity_line, memory_axis, top_with_li
 from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, axes_at, new_page, text_width
 from memplan.report.series import (
     Span,
+    allocated_line,
     device_line,
     period_spans,
     phase_spans,
@@ -210,9 +211,10 @@ def _label_for(span: Span, width: float, *, bold: bool) -> str:
 
 
 def _legend(axes: Axes, timeline: Timeline) -> None:
-    """Name each band in the order drawn, with its bytes where device-used memory is highest."""
+    """Name each band in the order drawn, with its bytes where allocated memory is highest."""
     device = device_line(timeline)
-    peak = max(range(len(device)), key=device.__getitem__, default=0)
+    allocated = allocated_line(timeline)
+    peak = max(range(len(allocated)), key=allocated.__getitem__, default=0)
     handles: list[Line2D | Patch] = [
         Patch(
             facecolor=band.fill,
@@ -230,7 +232,7 @@ def _legend(axes: Axes, timeline: Timeline) -> None:
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.0),
-        title=f"At the peak ({timeline.origin})",
+        title=f"At the allocated peak ({timeline.origin})",
         fontsize=theme.BODY_POINTS,
         alignment="left",
         labelspacing=0.7,

@@ -299,9 +299,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Decline the wrapper that would import PyTorch's compiler."""
         return False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace in _BOOKKEEPING:
             return func(*args, **kwargs)

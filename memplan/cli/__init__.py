@@ -47,7 +47,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="memplan", message="memplan %(version)s")
 def cli() -> None:
-    r"""Predict, plan and guard the GPU memory of a training run, with no GPU at hand.
+    """Predict, plan and guard the GPU memory of a training run, with no GPU at hand.
 
     \b
     memplan probe --cfg yolov9-s --batch 1:64 --gpu rtx-3090

@@ -37,7 +37,7 @@ _MOST_MODULES = 10
 def command(
     file: Path, budget: str | None, baseline: Path | None, tolerance: float, batch: int | None
 ) -> None:
-    r"""Fail (exit 1) when a saved probe is over a budget or has outgrown a baseline.
+    """Fail (exit 1) when a saved probe is over a budget or has outgrown a baseline.
 
     \b
     memplan check probe.json --budget 20GiB --baseline main.json --tolerance 0.01

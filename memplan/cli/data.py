@@ -23,11 +23,11 @@ class BringsSample(Protocol):
 
 @click.group()
 def command() -> None:
-    r"""Write the embedded sample data set.
+    """Write the embedded sample data set.
 
     \b
     memplan data sample digits
-    """  # noqa: D301 - click reads the escape
+    """
 
 
 @command.command()
@@ -36,11 +36,11 @@ def command() -> None:
 @click.option("--workload", default="yolov9-t", show_default=True, metavar="NAME",
               help="Whose sample set, and what the next command trains.")  # fmt: skip
 def sample(directory: Path, *, force: bool, workload: str) -> None:
-    r"""Write a small detection data set, handwritten digits on photographs, in YOLO layout.
+    """Write a small detection data set, handwritten digits on photographs, in YOLO layout.
 
     \b
     memplan data sample digits
-    """  # noqa: D301 - click reads the escape
+    """
     made = make_workload(workload)
     if not isinstance(made, BringsSample):
         raise BadInputError(f"Workload {workload!r} brings no sample set. Use yolov9-t.")

@@ -15,7 +15,7 @@ from memplan.units import gib
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 def command(*, as_json: bool) -> None:
-    r"""List the cards that --gpu knows, and those in this machine.
+    """List the cards that --gpu knows, and those in this machine.
 
     \b
     memplan gpus

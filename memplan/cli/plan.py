@@ -42,7 +42,7 @@ from memplan.units import format_bytes, format_seconds, gib, three_digits
 @output_options
 @click.pass_context
 def command(context: click.Context, /, **values: Any) -> None:
-    r"""Choose micro-batch, accumulation, layout and recompute: the fastest that fits.
+    """Choose micro-batch, accumulation, layout and recompute: the fastest that fits.
 
     Both tensor layouts are tried unless --memory-format is given, and with --recompute auto
     (the default here) none and all blocks.

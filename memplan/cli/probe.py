@@ -45,7 +45,7 @@ _MOST_ROWS = 16
 )
 @output_options
 def command(**values: Any) -> None:
-    r"""Record a training step without a GPU and show where memory goes on a card.
+    """Record a training step without a GPU and show where memory goes on a card.
 
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb

@@ -30,7 +30,7 @@ _UNLIMITED = 1 << 50  # more than any card has
 @click.option("--accumulate/--no-accumulate", default=False, help="Tape: sum gradients first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 def command(file: Path, **values: Any) -> None:
-    r"""Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
+    """Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
 
     \b
     memplan replay step.tape --gpu rtx-3090 --allocator expandable_segments:True

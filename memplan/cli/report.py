@@ -25,7 +25,7 @@ from memplan.errors import UsageError
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 def command(files: tuple[Path, ...], output: Path, *, force: bool) -> None:
-    r"""Make PDF pages of saved probe and plan files and of run folders.
+    """Make PDF pages of saved probe and plan files and of run folders.
 
     \b
     memplan report probe.json runs/train/exp --output report.pdf

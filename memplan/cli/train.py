@@ -40,7 +40,7 @@ _CALLED = {"img": "image_size"}
 @train_options
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
-    r"""Start the training run: the official recipe, planned to fit and guarded.
+    """Start the training run: the official recipe, planned to fit and guarded.
 
     \b
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
@@ -50,7 +50,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
     they are printed, and options given here win. The official options --sync-bn --multi-scale
     --rect --image-weights --quad --evolve are refused, each with its reason.
-    """  # noqa: D301 - click reads the escape
+    """
     given = {
         name
         for name in values

@@ -159,7 +159,7 @@ def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[lis
             str(number),
             f"{s.micro_batch_size} x {s.accumulation_steps}",
             str(s.effective_batch_size),
-            f"{s.precision}, {'NHWC' if s.memory_format == 'channels_last' else 'NCHW'}",
+            f"{s.precision}, {'NHWC' if s.memory_format == 'channels-last' else 'NCHW'}",
             recompute_words(s.recompute),
             gib(s.predicted.device_used_peak_bytes),
             three_digits(s.predicted.images_per_second),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Image = npt.NDArray[np.uint8]
 
 SAMPLE_IMAGE_SIZE = 320
-NUM_IMAGES = {"train": 240, "val": 60}
+NUM_IMAGES = {"train": 400, "val": 60}
 _SEED = 20240229
 _OBJECTS = (3, 7)  # fewest and most digits asked of an image
 _SIDES = (56, 140)  # pixels; half of it when trained at 160
@@ -36,6 +36,11 @@ train: images/train
 val: images/val
 nc: 10
 names: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+# What `memplan train` takes where its command line says nothing else; other programs pass it over.
+train_defaults:
+  hyp: small-set.yaml
+  optimizer: AdamW
+  effective_batch: 4
 """
 
 

@@ -168,10 +168,11 @@ def _check_image(path: Path) -> tuple[int, int, str | None]:
         with warnings.catch_warnings():  # Pillow warns of odd EXIF data, which is no fault here
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
+                image.verify()  # the image cannot be used afterwards
+            with Image.open(path) as image:
                 width, height = image.size
                 if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
                     width, height = height, width
-                image.verify()
             if not _is_complete(path):
                 with Image.open(path) as image:
                     ImageOps.exif_transpose(image)  # decodes, and fails where data is missing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from memplan.errors import UnknownNameError, UsageError
 from memplan.workload import Batch, DataOptions, OptimizerSettings, TrainingData, Workload
@@ -29,7 +29,8 @@ class YoloV9(Workload):
         num_classes: classes of the head, >= 1.
         image_size: side of the square training images, a multiple of 32 pixels.
         objects_per_image: boxes in each image of `make_batch`, >= 0.
-        cfg: a configuration or the path of a description file; None takes `name`.
+        cfg: a configuration or the path of a description file; None takes `name`. A path that
+            does not exist means the shipped configuration of that name.
         hyp: a hyperparameter file or the name of a shipped one; None takes scratch-high.
         hyperparameters: values by name that replace those of `hyp`.
 
@@ -58,9 +59,8 @@ class YoloV9(Workload):
         from .hyperparameters import load_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
-        self.cfg = str(cfg or name)
+        self.cfg = _find_cfg(str(cfg or name))
         self.name = Path(name).stem if _is_file_name(name) else name
-        _check_cfg(self.cfg)
         self.num_classes = num_classes
         self.image_size = image_size
         self.objects_per_image = objects_per_image
@@ -168,7 +168,17 @@ class YoloV9(Workload):
         extra = {"validation_size": self.validation_size, **(options.extra or {})}
         strengths = options.hyperparameters or self.hyperparameters
         chosen = replace(options, extra=extra, hyperparameters=strengths)
-        return cast("TrainingData", open_yolo_data(chosen))
+        return open_yolo_data(chosen)
+
+    def write_sample(self, directory: Path, *, force: bool = False) -> Path:
+        """Write the sample data set and return the path of its `data.yaml`; see `write_sample`.
+
+        Raises:
+            BadInputError: the directory holds files and `force` is not given, or cannot be written.
+        """
+        from .sample import write_sample
+
+        return write_sample(directory, force=force)
 
     def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
         """Fill the model from a checkpoint and return one sentence on what matched.
@@ -215,10 +225,19 @@ def _is_file_name(text: str) -> bool:
     return Path(text).suffix in {".yaml", ".yml"}
 
 
-def _check_cfg(cfg: str) -> None:
-    if cfg not in names() and not _is_file_name(cfg):
+def _find_cfg(cfg: str) -> str:
+    """Return a configuration's name or an existing file's path.
+
+    The official repository's paths, such as `models/detect/yolov9-s.yaml`, mean what ships here
+    where there is no such file.
+    """
+    if _is_file_name(cfg) and Path(cfg).is_file():
+        return cfg
+    name = Path(cfg).stem if _is_file_name(cfg) else cfg
+    if name not in names():
         hint = f"Known: {', '.join(names())}; or a PATH.yaml."
         raise UnknownNameError("model", cfg, names(), hint)
+    return name
 
 
 def _merged(values: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:

@@ -182,3 +182,31 @@ def test_the_user_cache_takes_the_index_when_the_data_cannot(root, tmp_path):
 
     assert (tmp_path / "cache" / "memplan" / blocked.name).is_file()
     assert [] == [file.name for file in root.iterdir() if file.name.startswith(blocked.name + ".")]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tif"])
+def test_every_image_format_is_measured(root, suffix):
+    """A PNG, whose check uses the file up, has its size read like any other; so has the rest."""
+    for path in (root / "images").iterdir():
+        pixels = cv2.imread(str(path))
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(suffix)), pixels)
+    split = _scan(root)
+
+    assert [(20, 40)] * 3 == [(image.height, image.width) for image in split.images]
+    assert () == split.warnings
+
+
+def test_a_damaged_png_is_skipped(root):
+    """One whose data does not fit its checksum is warned of and left out."""
+    path = root / "images" / "a.png"
+    cv2.imwrite(str(path), np.zeros((20, 40, 3), np.uint8))
+    (root / "labels" / "a.txt").touch()
+    (root / "images" / "a.jpg").unlink()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 0xFF
+    path.write_bytes(content)
+    split = _scan(root)
+
+    assert 2 == len(split.images)
+    assert "a.png" in split.warnings[0]

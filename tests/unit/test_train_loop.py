@@ -217,7 +217,7 @@ def test_missing_data_leaves_no_run_folder(tmp_path):
 
 def test_weights_need_a_workload_that_reads_them(tmp_path):
     """A workload without load_weights refuses --weights, and zero epochs need --weights."""
-    with pytest.raises(BadInputError, match=r"--weights x\.pt cannot be loaded"):
+    with pytest.raises(BadInputError, match=r"x\.pt cannot be used"):
         train(Toy(), toy_options(tmp_path, weights="x.pt"))
     with pytest.raises(BadInputError, match="--epochs 0 only evaluates"):
         train(Toy(), toy_options(tmp_path, epochs=0))

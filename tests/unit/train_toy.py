@@ -17,6 +17,7 @@ class ToyData:
 
     num_classes = 1
     class_names = ("thing",)
+    warnings = ()
     num_training_images = NUM_IMAGES
     num_validation_images = 4
     objects_per_image = np.ones(NUM_IMAGES, np.int64)

@@ -174,9 +174,22 @@ class Workload(abc.ABC):
         Raises:
             UnknownNameError: the workload does not know the optimizer.
         """
+        return self.optimizer_over(model.parameters(), settings)
+
+    def optimizer_over(
+        self,
+        parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
+        settings: OptimizerSettings,
+        **more: Any,
+    ) -> torch.optim.Optimizer:
+        """Return the named optimizer over parameters or groups; `more` goes to its constructor.
+
+        Raises:
+            UnknownNameError: no such optimizer.
+        """
         from memplan.trace.optimizers import make_optimizer
 
-        return make_optimizer(model.parameters(), settings)
+        return make_optimizer(parameters, settings, **more)
 
     def recompute_blocks(self, model: torch.nn.Module) -> list[str]:
         """Return paths of modules that may be recomputed in backward, in execution order.

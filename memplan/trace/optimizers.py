@@ -10,54 +10,61 @@ import torch
 from memplan.errors import UnknownNameError
 from memplan.workload import OptimizerSettings
 
-
-def _sgd(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    momentum = settings.momentum
-    return torch.optim.SGD(
-        groups, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0
-    )
+_Arguments = dict[str, Any]
 
 
-def _adam(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999))
+def _sgd(settings: OptimizerSettings) -> _Arguments:
+    return {"momentum": settings.momentum, "nesterov": settings.momentum > 0}
 
 
-def _adamw(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    betas = (settings.momentum, 0.999)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, weight_decay=0.0)
+def _adam(settings: OptimizerSettings) -> _Arguments:
+    return {"betas": (settings.momentum, 0.999)}
 
 
-def _rmsprop(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    return torch.optim.RMSprop(groups, lr=settings.learning_rate, momentum=settings.momentum)
+def _adamw(settings: OptimizerSettings) -> _Arguments:
+    return {"betas": (settings.momentum, 0.999), "weight_decay": 0.0}
 
 
-def _adagrad(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    return torch.optim.Adagrad(groups, lr=settings.learning_rate)
+def _rmsprop(settings: OptimizerSettings) -> _Arguments:
+    return {"momentum": settings.momentum}
 
 
-_MAKERS: dict[str, Callable[[Any, OptimizerSettings], torch.optim.Optimizer]] = {
-    "SGD": _sgd,
-    "Adam": _adam,
-    "AdamW": _adamw,
-    "RMSprop": _rmsprop,
-    "Adagrad": _adagrad,
+def _adagrad(_: OptimizerSettings) -> _Arguments:
+    return {}
+
+
+_KNOWN: dict[str, tuple[type[torch.optim.Optimizer], Callable[[OptimizerSettings], _Arguments]]] = {
+    "SGD": (torch.optim.SGD, _sgd),
+    "Adam": (torch.optim.Adam, _adam),
+    "AdamW": (torch.optim.AdamW, _adamw),
+    "RMSprop": (torch.optim.RMSprop, _rmsprop),
+    "Adagrad": (torch.optim.Adagrad, _adagrad),
 }
-OPTIMIZER_NAMES = tuple(_MAKERS)
+OPTIMIZER_NAMES = tuple(_KNOWN)
 
 
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
     settings: OptimizerSettings,
+    **more: Any,
 ) -> torch.optim.Optimizer:
     """Return the named optimizer over parameters or parameter groups.
 
-    SGD uses Nesterov momentum; the Adam family takes `momentum` as its first beta.
+    SGD uses Nesterov momentum; the Adam family takes `momentum` as its first beta. Weight decay is
+    for groups to state; none is applied without.
+
+    Args:
+        parameters: parameters, or groups as PyTorch takes them.
+        settings: name and numbers.
+        **more: further arguments of the optimizer, such as `amsgrad`.
 
     Raises:
         UnknownNameError: no such optimizer.
     """
-    if settings.name not in _MAKERS:
-        raise UnknownNameError(
-            "optimizer", settings.name, _MAKERS, f"Known: {', '.join(OPTIMIZER_NAMES)}."
-        )
-    return _MAKERS[settings.name](list(parameters), settings)
+    if settings.name not in _KNOWN:
+        hint = f"Known: {', '.join(OPTIMIZER_NAMES)}."
+        raise UnknownNameError("optimizer", settings.name, _KNOWN, hint)
+    kind, arguments_of = _KNOWN[settings.name]
+    arguments = {"lr": settings.learning_rate, **arguments_of(settings), **more}
+    groups: list[Any] = list(parameters)
+    return kind(groups, **arguments)

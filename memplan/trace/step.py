@@ -201,10 +201,11 @@ class TrainingStep:
     def predict(self, batch: Batch) -> Any:
         """Return the averaged model's (else the model's) predictions for a prepared batch."""
         model = self.average.model if self.average is not None else self.model.eval()
-        with self.observer.phase("predict"), self.autocast():
-            predictions = self.workload.predict(model, batch)
-        self.model.train()
-        return predictions
+        try:
+            with self.observer.phase("predict"), self.autocast():
+                return self.workload.predict(model, batch)
+        finally:
+            self.model.train()
 
 
 def _engine_backward(loss: torch.Tensor) -> None:

@@ -32,7 +32,7 @@ class Conv(nn.Module):
         act: True ends in the network's activation, False in nothing.
     """
 
-    def __init__(  # noqa: PLR0917 - rows of a description give arguments by position
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,

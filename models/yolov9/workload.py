@@ -11,7 +11,7 @@ from memplan.workload import Batch, DataOptions, OptimizerSettings, TrainingData
 from . import build, loss, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import torch
 
@@ -130,10 +130,9 @@ class YoloV9(Workload):
         Raises:
             UnknownNameError: no such optimizer.
         """
-        if settings.name not in _OPTIMIZERS:
-            known = ", ".join(_OPTIMIZERS)
-            raise UnknownNameError("optimizer", settings.name, _OPTIMIZERS, f"Known: {known}.")
-        return _OPTIMIZERS[settings.name](_parameter_groups(model, settings), settings)
+        # The official recipe gives AdamW a third state tensor.
+        more = {"amsgrad": True} if settings.name == "AdamW" else {}
+        return self.optimizer_over(_parameter_groups(model, settings), settings, **more)
 
     def recompute_blocks(self, model: torch.nn.Module) -> list[str]:
         """Return the paths of the layers worth recomputing, in execution order."""
@@ -307,47 +306,3 @@ def _parameter_groups(model: torch.nn.Module, settings: OptimizerSettings) -> li
         for kind, parameters in kinds.items()
         if parameters
     ]
-
-
-def _sgd(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    import torch
-
-    momentum = settings.momentum
-    return torch.optim.SGD(
-        groups, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0
-    )
-
-
-def _adam(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.Adam(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999))
-
-
-def _adamw(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    import torch
-
-    betas = (settings.momentum, 0.999)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, amsgrad=True)
-
-
-def _rmsprop(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.RMSprop(groups, lr=settings.learning_rate, momentum=settings.momentum)
-
-
-def _adagrad(groups: Any, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.Adagrad(groups, lr=settings.learning_rate)
-
-
-# amsgrad for AdamW as in the official recipe; RMSprop and Adagrad are memplan's additions.
-_OPTIMIZERS: dict[str, Callable[[Any, OptimizerSettings], torch.optim.Optimizer]] = {
-    "SGD": _sgd,
-    "Adam": _adam,
-    "AdamW": _adamw,
-    "RMSprop": _rmsprop,
-    "Adagrad": _adagrad,
-}

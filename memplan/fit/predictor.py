@@ -202,6 +202,11 @@ class Predictor:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
+        # Interpolated workspaces may be a little off, so the last word is the library's own.
+        back = 1
         while low > 0 and not fits(low, exact=True):
-            low -= 1
+            high, low, back = low, max(0, low - back), 2 * back
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle, exact=True) else (low, middle)
         return low

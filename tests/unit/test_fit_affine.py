@@ -1,0 +1,136 @@
+"""Tapes recorded at a few batches, fitted, equal tapes recorded at any other."""
+
+import numpy as np
+import pytest
+from memplan_models import torchvision as classifiers
+from trace_toy import Counted
+
+from memplan.fit.affine import fit, same_structure
+from memplan.trace.record import record
+from memplan.trace.step import StepSettings
+
+
+class _Recorder:
+    """Records a workload at the batches asked for, and remembers which."""
+
+    def __init__(self, workload, **settings):
+        self.workload = workload
+        self.settings = StepSettings(**settings)
+        self.asked = []
+
+    def __call__(self, batches):
+        """Return tapes by batch."""
+        self.asked += list(batches)
+        return {batch: record(self.workload, batch, self.settings) for batch in batches}
+
+
+def _assert_same_tape(expected, actual):
+    assert same_structure(expected, actual)
+    assert np.array_equal(expected.events.requested_bytes, actual.events.requested_bytes)
+    assert expected.convolutions == actual.convolutions
+    assert expected.description == actual.description
+    assert expected.modules == actual.modules
+    assert np.array_equal(expected.operators.flops, actual.operators.flops)
+    assert np.array_equal(expected.operators.moved_bytes, actual.operators.moved_bytes)
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("precision", ["amp-fp16", "fp32"])
+def test_a_toy_fitted_equals_the_toy_recorded(memory_format, precision):
+    """At batches that were never recorded the fit gives the very tape, byte for byte."""
+    recorder = _Recorder(
+        Counted(keeps_average=True, validates=True),
+        memory_format=memory_format,
+        precision=precision,
+    )
+    fitted = fit(recorder, 1, 40)
+
+    for batch in (1, 3, 17, 39):
+        expected = record(recorder.workload, batch, recorder.settings)
+        _assert_same_tape(expected, fitted.tape(batch))
+    assert 0 == fitted.max_residual_bytes
+    assert len(recorder.asked) <= 5
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
+def test_a_residual_network_fitted_equals_it_recorded(memory_format):
+    """The same for ResNet-18 at 64 pixels, with three recordings between 2 and 32."""
+    workload = classifiers.from_name("resnet18", image_size=64)
+    recorder = _Recorder(workload, memory_format=memory_format)
+    fitted = fit(recorder, 2, 32)
+
+    _assert_same_tape(record(workload, 11, recorder.settings), fitted.tape(11))
+    assert 3 == len(recorder.asked)
+    assert {} == fitted.residual_bytes
+
+
+class _Pairs(Counted):
+    """Compares every image with every other: memory grows with the square of the batch."""
+
+    def compute_loss(self, model, batch):
+        """Return the sum of squared differences between the outputs."""
+        outputs = model(batch["images"])
+        loss = (outputs[:, None] - outputs[None]).square().sum()
+        return loss, loss.detach()[None]
+
+
+class _Changes(Counted):
+    """From five images on, four more scalars are made."""
+
+    def compute_loss(self, model, batch):
+        """Return the sum of squares of the outputs, times something if there are many."""
+        loss = model(batch["images"]).square().sum()
+        if len(batch["images"]) >= 5:
+            loss = loss.exp().log()
+        return loss, loss.detach()[None]
+
+
+def test_a_structure_that_changes_splits_the_fit_there():
+    """Each stretch keeps its structure, without gaps, and is exact inside."""
+    recorder = _Recorder(_Changes(), precision="fp32")
+    fitted = fit(recorder, 2, 20)
+
+    assert [(2, 4), (5, 20)] == [(piece.first_batch, piece.last_batch) for piece in fitted.pieces]
+    for batch in (3, 4, 5, 9, 20):
+        expected = record(recorder.workload, batch, recorder.settings)
+        _assert_same_tape(expected, fitted.tape(batch))
+    assert 0 == fitted.max_residual_bytes
+
+
+def test_bytes_that_are_no_line_are_reported():
+    """The fit says which operators are off a line, and by how many bytes where it was checked."""
+    recorder = _Recorder(_Pairs(), precision="fp32")
+    fitted = fit(recorder, 6, 21)
+    checked = 11
+    line = 36 + (441 - 36) * (checked - 6) // 15
+
+    assert (6, 11, 21) == fitted.recorded_batches
+    assert (line - checked**2) * 10 * 4 == fitted.max_residual_bytes
+    assert "aten.sub.Tensor" in fitted.residual_bytes
+
+
+def test_a_single_batch_is_its_own_fit():
+    """A range of one batch records once and returns that tape."""
+    recorder = _Recorder(Counted())
+    fitted = fit(recorder, 4, 4)
+
+    assert [4] == recorder.asked
+    _assert_same_tape(record(recorder.workload, 4), fitted.tape(4))
+
+
+def test_two_batches_are_recorded_and_nothing_between():
+    """A range of two batches needs no third."""
+    recorder = _Recorder(Counted())
+    fitted = fit(recorder, 3, 4)
+
+    assert (3, 4) == fitted.recorded_batches
+    for batch in (3, 4):
+        _assert_same_tape(record(recorder.workload, batch), fitted.tape(batch))
+
+
+def test_beyond_the_range_the_last_stretch_goes_on():
+    """Extrapolation follows the last line."""
+    recorder = _Recorder(Counted())
+    fitted = fit(recorder, 2, 10)
+
+    _assert_same_tape(record(recorder.workload, 30), fitted.tape(30))

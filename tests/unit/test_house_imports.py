@@ -1,0 +1,184 @@
+"""The rooms of the house and which of them may import which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED = {
+    "_version", "answers", "convolution", "errors", "parallel", "registry", "tape", "units",
+    "workload",
+}  # fmt: skip
+# Each room, and the rooms it may import besides itself and the shared files.
+ROOMS = {
+    "shared": set(),
+    "device": set(),
+    "trace": {"device"},
+    "fit": {"device", "trace"},
+    "planner": {"device", "trace", "fit"},
+    "train": {"device", "trace", "fit", "planner"},
+    "report": set(),
+    "cli": {"device", "trace", "fit", "planner", "train", "report", "api"},
+    "api": {"device", "trace", "fit", "planner", "train", "report"},
+}
+MAY_IMPORT_TORCH = {"trace", "train"}
+FOR_MODELS = {"memplan.workload", "memplan.errors", "memplan.units"}
+# The default optimizer of a workload is the tool's own; a workload may bring another.
+EXCEPTIONS = {("memplan.workload", "memplan.trace.optimizers")}
+
+
+def _modules(folder):
+    """Return each file below a folder with its dotted name."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def _room(module):
+    """Return the room of a dotted name within memplan."""
+    parts = module.split(".")
+    if len(parts) == 1 or parts[1] == "api":
+        return "api"
+    return "shared" if parts[1] in SHARED else parts[1]
+
+
+def _targets(node):
+    """Return what an import statement imports, names of a package as modules of their own."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    if node.level:
+        return ["." * node.level + (node.module or "")]
+    submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name if _is_module(name) else node.module for name in submodules]
+
+
+def _is_module(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def _imports(path):
+    """Return everything a file imports, wherever in the file."""
+    tree = ast.parse(path.read_text())
+    return {target for node in ast.walk(tree) for target in _targets(node)}
+
+
+def _is_for_typing(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def _imports_when_loaded(path):
+    """Return what a file imports when it is itself imported."""
+    found, queue = set(), list(ast.parse(path.read_text()).body)
+    while queue:
+        node = queue.pop()
+        found.update(_targets(node))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        skipped = node.body if _is_for_typing(node) else []
+        queue += [child for child in ast.iter_child_nodes(node) if child not in skipped]
+    return found
+
+
+def test_every_package_is_a_room_named_here():
+    """No folder of memplan stands outside the directions that the tests below hold."""
+    folders = {path.parent.name for path in (ROOT / "memplan").glob("*/__init__.py")}
+
+    assert set(ROOMS) - {"shared", "api"} == folders
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room):
+    """Arrows point one way: cli -> report, train, planner -> fit -> trace -> device -> shared."""
+    allowed = ROOMS[room] | {room, "shared"}
+    wrong = [
+        (module, target)
+        for module, path in _modules("memplan")
+        if _room(module) == room
+        for target in _imports(path)
+        if target.split(".")[0] == "memplan"
+        # The package itself holds nothing but names of other rooms, and the version.
+        and (module, target) not in EXCEPTIONS
+        and _room(target) not in allowed
+    ]
+
+    assert [] == wrong
+
+
+def test_the_tool_knows_no_model():
+    """Nothing in memplan imports memplan_models: workloads are found through entry points."""
+    wrong = [
+        (module, target)
+        for module, path in _modules("memplan")
+        for target in _imports(path)
+        if target.split(".")[0] in {"memplan_models", "models"}
+    ]
+
+    assert [] == wrong
+
+
+def test_the_models_know_the_workload_interface_and_nothing_else_of_the_tool():
+    """Files of models/ import memplan.workload, errors and units, and each other relatively."""
+    wrong = [
+        (module, target)
+        for module, path in _modules("models")
+        for target in _imports(path)
+        if target.split(".")[0] in {"memplan", "memplan_models", "models"}
+        and target not in FOR_MODELS
+    ]
+
+    assert [] == wrong
+
+
+def test_torch_is_loaded_by_the_recorder_and_the_trainer_only():
+    """Other rooms import torch late or never; snapshot files are read without it."""
+    wrong = [
+        module
+        for module, path in _modules("memplan")
+        if _room(module) not in MAY_IMPORT_TORCH or path.name.startswith("snapshot")
+        for target in _imports_when_loaded(path)
+        if target.split(".")[0] in {"torch", "torchvision"}
+    ]
+
+    assert [] == wrong
+
+
+def _loads_torch(code):
+    """Return the exit code's meaning: whether running `code` loaded torch, in a new process."""
+    ending = "\nimport sys; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code + ending]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.splitlines()[-1] == "True"
+
+
+def test_importing_memplan_does_not_load_torch():
+    """`import memplan` takes milliseconds, and works where torch is broken."""
+    assert not _loads_torch("import memplan")
+
+
+@pytest.mark.parametrize("room", ["shared", "device", "fit", "report"])
+def test_a_room_without_torch_loads_without_torch(room):
+    """Simulator, fit and reports run on a machine that has no torch."""
+    names = [
+        name for name, _ in _modules("memplan") if _room(name) == room and name != "memplan.api"
+    ]
+
+    assert names
+    assert not _loads_torch("\n".join(f"import {name}" for name in names))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gpus"]])
+def test_commands_that_record_nothing_do_not_load_torch(arguments):
+    """Help, version and the catalogue answer at once."""
+    code = (
+        "import sys; from memplan.cli import main\n"
+        f"sys.argv = ['memplan', *{arguments!r}]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code"
+    )
+
+    assert not _loads_torch(code)

@@ -1,0 +1,164 @@
+"""What operators ask of the allocator beyond their outputs."""
+
+import pytest
+import torch
+from trace_toy import Counted
+
+from memplan import tape as tapes
+from memplan.trace import operators
+from memplan.trace.fake_cuda import DEVICE, fake_cuda
+from memplan.trace.operators import MatrixWorkspace, Output, Temporary, Workspace
+from memplan.trace.record import record
+from memplan.trace.step import StepSettings
+
+aten = torch.ops.aten
+
+
+def _requests(overload, *args):
+    outputs = overload(*args)
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    return list(operators.requests(overload, args, outputs))
+
+
+def _image(*shape, layout=torch.contiguous_format):
+    return torch.empty(shape, device=DEVICE, dtype=torch.float16).to(memory_format=layout)
+
+
+def _convolve(image, weight, groups=1):
+    return _requests(
+        aten.convolution.default, image, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], groups
+    )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_asks_for_output_then_workspace(layout):
+    """Input and weight in one layout need no copy; the workspace's problem has that layout."""
+    with fake_cuda():
+        output, workspace = _convolve(
+            _image(2, 4, 8, 8, layout=layout), _image(6, 4, 3, 3, layout=layout)
+        )
+
+    assert Output(0) == output
+    assert "forward" == workspace.convolution.kind
+    assert (layout is torch.channels_last) == workspace.convolution.channels_last
+    assert ((2, 4, 8, 8), (6, 4, 3, 3)) == (
+        workspace.convolution.input,
+        workspace.convolution.weight,
+    )
+
+
+def test_a_convolution_copies_a_weight_in_another_layout():
+    """A contiguous weight meets a channels-last image: the copy lives until the operator ends."""
+    with fake_cuda():
+        asked = _convolve(_image(2, 4, 8, 8, layout=torch.channels_last), _image(6, 4, 3, 3))
+
+    assert [Output, Temporary, Workspace] == [type(request) for request in asked]
+    assert 6 * 4 * 9 * 2 == asked[1].num_bytes
+
+
+def test_a_convolution_copies_an_input_that_has_holes():
+    """A slice of a larger image is made contiguous before the output is allocated."""
+    with fake_cuda():
+        asked = _convolve(_image(2, 8, 8, 8)[:, :4], _image(6, 4, 3, 3))
+
+    assert [Temporary, Output, Workspace] == [type(request) for request in asked]
+    assert 2 * 4 * 64 * 2 == asked[0].num_bytes
+
+
+def test_a_convolution_backward_asks_for_each_gradient_it_computes():
+    """The gradient of an input that needs none is neither allocated nor given workspace."""
+    with fake_cuda():
+        arguments = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]]
+        asked = _requests(
+            aten.convolution_backward.default,
+            _image(2, 6, 8, 8),
+            _image(2, 4, 8, 8),
+            _image(6, 4, 3, 3),
+            None,
+            *arguments,
+        )
+
+    assert [Output, Workspace] == [type(request) for request in asked]
+    assert "weight_gradient" == asked[1].convolution.kind
+
+
+def test_a_transposed_convolution_is_the_gradient_of_a_plain_one():
+    """Its problem is mirrored: the input of the plain one is its output."""
+    with fake_cuda():
+        asked = _requests(
+            aten.convolution.default,
+            _image(2, 4, 8, 8),
+            _image(4, 6, 2, 2),
+            *(None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1),
+        )
+    problem = asked[-1].convolution
+
+    assert ("input_gradient", (2, 6, 16, 16)) == (problem.kind, problem.input)
+    assert (2, 4, 8, 8) == problem.output
+
+
+def test_a_matrix_product_asks_for_the_librarys_workspace():
+    """After its output; the recorder grants it once a thread."""
+    with fake_cuda():
+        a = torch.empty(4, 4, device=DEVICE)
+
+        assert [Output(0), MatrixWorkspace()] == _requests(aten.mm.default, a, a)
+
+
+def test_the_matrix_workspace_is_kept_from_a_threads_first_product():
+    """Forward runs in one thread and backward in another, so a life holds two."""
+    events = record(Counted(), 2, StepSettings(precision="fp32")).events
+    matrix = events.request == tapes.MATRIX_WORKSPACE
+    blocks = set(events.block[matrix].tolist())
+    freed = set(events.block[events.kind == tapes.FREE].tolist())
+
+    assert 2 == matrix.sum() == len(blocks)
+    assert set() == blocks & freed
+
+
+@pytest.mark.parametrize("overload", [aten.add.Tensor, aten.relu.default, aten.view.default])
+def test_pointwise_operators_and_views_are_understood(overload):
+    """They allocate what they return, or nothing."""
+    assert operators.is_understood(overload)
+
+
+def test_an_operator_without_a_rule_is_counted_by_name():
+    """A sort wants scratch that no rule tells, and the tape says so."""
+    assert not operators.is_understood(aten.sort.default)
+
+    class Sorts(Counted):
+        """Sorts its outputs before they are squared."""
+
+        def compute_loss(self, model, batch):
+            """Return the sum of squares."""
+            loss = model(batch["images"]).sort(1).values.square().sum()
+            return loss, loss.detach()[None]
+
+    unknown = record(Sorts(), 2).description.unknown_operators
+
+    assert 1 == unknown["aten.sort.default"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("fp32", {"aten.sum.default", "aten.sum.dim_IntList"}),
+        ("amp-fp16", {"aten.sum.default", "aten.sum.dim_IntList"}),
+        (
+            "amp-bf16",
+            {
+                "aten.sum.default",
+                "aten.sum.dim_IntList",
+                "aten.native_batch_norm_backward.default",
+            },
+        ),
+    ],
+)
+def test_reductions_are_all_the_toy_has_that_is_not_understood(precision, expected):
+    """They may buffer partial results on a device; no rule tells, so the tape names them.
+
+    In bfloat16 batch norm is PyTorch's own kernel, whose backward reduces too.
+    """
+    tape = record(Counted(keeps_average=True), 2, StepSettings(precision=precision))
+
+    assert expected == set(tape.description.unknown_operators)

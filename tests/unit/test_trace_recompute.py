@@ -1,0 +1,104 @@
+"""Recomputing and averaging change memory, and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from trace_toy import Counted
+
+from memplan.errors import UsageError
+from memplan.trace.average import ModelAverage
+from memplan.trace.fake_cuda import fake_cuda
+from memplan.trace.recompute import apply_recompute
+from memplan.trace.step import StepSettings, TrainingStep
+
+CPU = torch.device("cpu")
+
+
+def _step(recompute, precision="fp32"):
+    torch.manual_seed(3)
+    settings = StepSettings(precision=precision, recompute=recompute)
+    return TrainingStep(Counted(), settings, CPU)
+
+
+@pytest.mark.parametrize("paths", [("0", "1", "3"), ("",), ("1",)])
+@pytest.mark.parametrize("precision", ["fp32", "amp-bf16"])
+def test_recompute_leaves_loss_gradients_and_statistics_equal(paths, precision):
+    """Batch norm's running statistics move once a step, however often the forward pass runs."""
+    batch = {"images": torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
+    plain, again = _step((), precision), _step(paths, precision)
+
+    losses = [step.accumulate(batch)[0] for step in (plain, again)]
+
+    assert torch.equal(losses[0], losses[1])
+    for ours, theirs in zip(plain.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+    for ours, theirs in zip(plain.model.buffers(), again.model.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_recompute_of_a_module_that_draws_random_numbers_draws_them_again():
+    """Dropout drops the same values in both runs."""
+    torch.manual_seed(0)
+    block = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5))
+    model = torch.nn.Sequential(block)
+    twin = copy.deepcopy(model)
+    apply_recompute(twin, ["0"])
+    x = torch.randn(4, 8)
+    for net in (model, twin):
+        torch.manual_seed(1)
+        net(x).square().sum().backward()
+
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_recompute_of_no_module_is_refused_by_name():
+    """A path that names nothing is a usage error which says so."""
+    with pytest.raises(UsageError, match="--recompute 'nowhere' names no module"):
+        apply_recompute(Counted().build_model(), ["nowhere"])
+
+
+def test_an_average_follows_at_the_recipes_pace():
+    """After one update the average has moved by 1 - 0.9999 * (1 - exp(-1 / 2000))."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = ModelAverage(model)
+    before = average.model.weight.item()
+    with torch.no_grad():
+        model.weight += 1
+
+    average.update()
+    decay = 0.9999 * (1 - 2.718281828459045 ** (-1 / 2000))
+
+    assert before + (1 - decay) == pytest.approx(average.model.weight.item(), abs=1e-6)
+
+
+def test_an_average_of_fake_tensors_has_memory_of_its_own():
+    """Copying a model of fake tensors touches no memory that they do not have.
+
+    `copy.deepcopy` writes out of bounds there in PyTorch 2.11.
+    """
+    with fake_cuda():
+        model = Counted().build_model()
+        average = ModelAverage(model).model
+        theirs = {t.untyped_storage()._cdata for t in model.state_dict().values()}
+        ours = {t.untyped_storage()._cdata for t in average.state_dict().values()}
+
+        assert not theirs & ours
+        assert len(theirs) == len(ours)
+        for one, other in zip(
+            model.state_dict().values(), average.state_dict().values(), strict=True
+        ):
+            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+def test_an_average_copies_values_and_shared_parameters_once():
+    """The copy starts equal, needs no gradient, and parameters that were shared still are."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+
+    average = ModelAverage(model).model
+
+    assert torch.equal(model[0].weight, average[0].weight)
+    assert average[0].weight is average[1].weight
+    assert not any(parameter.requires_grad for parameter in average.parameters())

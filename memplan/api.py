@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import platform
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -67,6 +68,18 @@ def _silent(_: str) -> None:
     pass
 
 
+@contextlib.contextmanager
+def _explained(workload: Workload) -> Iterator[None]:
+    """Turn what building a model raises into one line, as recording does."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise BadInputError(
+            f"{workload.name} cannot be built: {reason}. Try another --img or --set."
+        ) from error
+
+
 def versions() -> dict[str, str]:
     """Return the versions that decide an answer."""
     import torch
@@ -103,6 +116,18 @@ class Question:
     """PyTorch's option string."""
     devices: int = 1
     """Cards that train together."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no workload can take.
+
+        Raises:
+            UsageError: an image size below 1, a negative number of objects, or no devices.
+        """
+        bounds = (("image_size", "--img", 1), ("objects_per_image", "--objects-per-image", 0))
+        given = [(option, self.arguments.get(key), least) for key, option, least in bounds]
+        for option, value, least in [*given, ("--devices", self.devices, 1)]:
+            if isinstance(value, int) and value < least:
+                raise UsageError(f"{option} {value} is below {least}.")
 
     @cached_property
     def made(self) -> Workload:
@@ -148,7 +173,7 @@ class Question:
     @cached_property
     def all_blocks(self) -> tuple[str, ...]:
         """Every module that the workload says may recompute."""
-        with fake_cuda():
+        with _explained(self.made), fake_cuda():
             return tuple(self.made.recompute_blocks(self.made.build_model()))
 
     def step_settings(self) -> StepSettings:
@@ -168,7 +193,7 @@ class Question:
 def _card(gpu: str | int | Card) -> Card:
     if isinstance(gpu, Card):
         return gpu
-    if isinstance(gpu, int) or gpu.isdigit():
+    if isinstance(gpu, int) or gpu.isdecimal():
         return nvml.card_at(int(gpu)).card
     return catalogue.card(gpu)
 
@@ -222,10 +247,11 @@ def _batch_peaks(batch: int, peaks: Peaks) -> BatchPeaks:
     )
 
 
-def _line(batches: Sequence[BatchPeaks], predictor: Predictor) -> FitFacts:
+def _line(batches: Sequence[BatchPeaks], predictor: Predictor, card: int) -> FitFacts:
     """Return the least-squares line through reserved peaks, and its largest miss.
 
     Batches that fit only by emptying the cache hold less than they would like; they are left out.
+    Of one batch alone, the line goes through it and its double.
     """
     batches = [row for row in batches if not row.num_alloc_retries] or batches
     sizes = np.array([row.micro_batch_size for row in batches], dtype=np.float64)
@@ -233,7 +259,10 @@ def _line(batches: Sequence[BatchPeaks], predictor: Predictor) -> FitFacts:
     if len(batches) > 1:
         slope, base = np.polyfit(sizes, reserved, 1)
     else:
-        slope, base = reserved[0] / sizes[0], 0.0
+        batch = batches[0].micro_batch_size
+        doubled = predictor.peaks(card, 2 * batch).reserved_peak_bytes
+        slope = max(0.0, (doubled - reserved[0]) / batch)
+        base = reserved[0] - slope * batch
     return FitFacts(
         base_bytes=round(base),
         bytes_per_image=round(slope),
@@ -370,7 +399,8 @@ def probe_many(
         simulators,
         life,
         wanted[0],
-        wanted[-1],
+        # One batch says nothing about how memory grows, and so nothing about the largest that fits.
+        wanted[-1] if len(wanted) > 1 else 2 * wanted[0],
         say,
     )
     answers = []
@@ -382,7 +412,7 @@ def probe_many(
         ]
         largest = predictor.largest_batch(card)
         reference = _reference(rows)
-        program, sizes = predictor.loaded(card, reference, exact=True)
+        program, sizes = predictor.loaded(card, reference)
         peaks = simulator.peaks(program, sizes)
         tape = predictor.fit.tape(reference)
         unknown = tape.description.unknown_operators
@@ -390,13 +420,13 @@ def probe_many(
             ProbeAnswer(
                 workload=_workload_facts(tape, question.devices),
                 gpu=_gpu_facts(simulator),
-                fit=_line(rows, predictor),
+                fit=_line(rows, predictor, card),
                 batches=tuple(rows),
                 reference_batch=reference,
                 categories_at_peak=categories_at(
                     program, sizes, peaks, simulator.outside.num_bytes
                 ),
-                modules=_modules(tape, predictor.workspaces(card, reference, exact=True)),
+                modules=_modules(tape, predictor.workspaces(card, reference)),
                 largest_batch=largest,
                 edge=tuple(
                     _batch_peaks(batch, predictor.peaks(card, batch, exact=True))
@@ -473,8 +503,8 @@ def plan_one(
     budget = Budget(capacity_bytes=simulator.card.capacity_bytes, safety_fraction=safety_fraction)
     warm_up()
 
-    def recorder_of(settings: StepSettings) -> Any:
-        return lambda batch: record_step(workload, batch, settings)
+    def recorder_of(chosen: StepSettings) -> Callable[[int], Tape]:
+        return lambda batch: record_step(workload, batch, chosen)
 
     outcome = search(recorder_of, simulator, base, space, budget, num_images=num_images, say=say)
     chosen = outcome.chosen
@@ -516,7 +546,7 @@ def _check_plan(effective: int, safety_fraction: float, devices: int) -> None:
 
 
 def _num_parameters(workload: Workload) -> int:
-    with fake_cuda():
+    with _explained(workload), fake_cuda():
         return sum(parameter.numel() for parameter in workload.build_model().parameters())
 
 

@@ -29,7 +29,13 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"--set {pair!r} is not KEY=VALUE, such as num_classes=10.")
-        settings[key] = yaml.safe_load(text) if text else ""
+        try:
+            settings[key] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            raise UsageError(
+                f"--set {pair!r} has a value that YAML cannot read. Quote it, such as "
+                "name='\"a, b\"'."
+            ) from None
     return settings
 
 
@@ -49,11 +55,12 @@ def _imported(name: str) -> Any:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # a user's own module may raise anything while it loads
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInputError(
-            f"--workload {name!r} cannot be imported ({error}). Give package.module:name, from "
+            f"--workload {name!r} cannot be imported ({reason}). Give package.module:name, from "
             "the folder it is found in."
-        ) from None
+        ) from error
     if not hasattr(module, attribute):
         raise UnknownNameError(f"name in module {module_name}", attribute, dir(module))
     return getattr(module, attribute)
@@ -76,7 +83,10 @@ def _built(name: str, maker: Any, arguments: Mapping[str, Any]) -> Workload:
             f"--workload {name!r} takes no {unknown[0]!r}. "
             f"It takes: {', '.join(accepted) or 'nothing'}."
         )
-    workload = maker(**arguments)
+    try:
+        workload = maker(**arguments)
+    except TypeError as error:
+        raise UsageError(f"--workload {name!r} cannot be made so: {error}.") from error
     if not isinstance(workload, Workload):
         raise BadInputError(
             f"--workload {name!r} gave a {type(workload).__name__}, "

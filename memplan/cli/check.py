@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -44,6 +45,8 @@ def command(
     """
     if budget is None and baseline is None:
         raise UsageError("Nothing to check against. Give --budget SIZE or --baseline FILE.")
+    if not 0 <= tolerance < math.inf:
+        raise UsageError(f"--tolerance {tolerance} is not a fraction of 0 or more, such as 0.01.")
     probes = _probes(file)
     failures: list[str] = []
     for probe in probes:

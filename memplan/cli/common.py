@@ -163,6 +163,8 @@ def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
     for path in paths:
         if path is None:
             continue
+        if path.is_dir():
+            raise BadInputError(f"{path} is a folder. Give the path of a file.")
         if path.exists() and not force:
             raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
         if not path.resolve().parent.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def _save_tape(question: Any, batch: int, path: Path) -> None:
 
     record(question.made, batch, question.step_settings()).save(path)
     wrote(path)
-    click.echo(f"Next: memplan replay {path} --gpu rtx-3090", err=True)
+    card = question.cards()[0].name
+    click.echo(f"Next: {shlex.join(['memplan', 'replay', str(path), '--gpu', card])}", err=True)
 
 
 def _text(answer: ProbeAnswer) -> str:

@@ -21,7 +21,8 @@ def parse_batches(texts: tuple[str, ...]) -> list[int]:
     batches: set[int] = set()
     for text in texts:
         first, colon, last = text.partition(":")
-        if not first.isdigit() or (colon and not last.isdigit()):
+        # Not isdigit: superscripts are digits too.
+        if not first.isdecimal() or (colon and not last.isdecimal()):
             raise UsageError(f"--batch {text!r} is neither a number nor FIRST:LAST, such as 1:64.")
         low, high = int(first), int(last or first)
         if low < 1:
@@ -40,9 +41,10 @@ def workload_name(cfg: str | None, workload: str | None) -> str:
     """
     from memplan.api import DEFAULT_WORKLOAD
 
-    if cfg and workload:
+    if cfg is not None and workload is not None:
         raise UsageError(f"--cfg {cfg} and --workload {workload} both name a model. Give one.")
-    return cfg or workload or DEFAULT_WORKLOAD
+    given = cfg if cfg is not None else workload
+    return DEFAULT_WORKLOAD if given is None else given
 
 
 def objects_of(data: Path, workload: str, arguments: dict[str, Any]) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ import click
 from memplan import tape as tapes
 from memplan.cli.common import table
 from memplan.device.allocator_settings import AllocatorSettings
+from memplan.device.card import Card
 from memplan.errors import BadInputError
 from memplan.units import gib, parse_bytes
 
@@ -73,18 +74,27 @@ def _tape(
     }
 
 
+def _card(gpu: str) -> Card:
+    from memplan.device import catalogue, nvml
+
+    return nvml.card_at(int(gpu)).card if gpu.isdecimal() else catalogue.card(gpu)
+
+
 def _snapshot(file: Path, gpu: str | None, capacity: int | None, allocator: str) -> dict[str, Any]:
-    from memplan.device import catalogue
     from memplan.trace.snapshot import read_snapshot
     from memplan.trace.snapshot_replay import check_snapshot, replay_snapshot
 
     snapshot = read_snapshot(file)
     check = check_snapshot(snapshot)
-    if capacity is None and gpu is not None:
-        capacity = catalogue.card(gpu).capacity_bytes
+    available = capacity
+    if gpu is not None:
+        card = _card(gpu)
+        card = card if capacity is None else card.with_capacity(capacity)
+        capacity = card.capacity_bytes
+        available = capacity - card.context_bytes
     asked = bool(capacity or allocator)
     settings = AllocatorSettings.parse(allocator) if allocator else None
-    peaks = replay_snapshot(snapshot, capacity or _UNLIMITED, settings) if asked else check.peaks
+    peaks = replay_snapshot(snapshot, available or _UNLIMITED, settings) if asked else check.peaks
     return {
         "schema": "memplan.replay/1",
         "file": str(file),

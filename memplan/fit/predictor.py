@@ -12,8 +12,9 @@ from memplan.fit.workspace import WorkspaceCurve
 from memplan.parallel import fork_map, num_cores
 from memplan.tape import Int64, Tape
 
-# A guess at the largest batch is only recorded when it is below this.
-MOST_IMAGES = 4096
+# A guess at the largest batch is recorded up to here, and no larger one is looked for beyond.
+_MOST_RECORDED = 4096
+_MOST_IMAGES = 1 << 20
 
 Say = Callable[[str], None]
 
@@ -66,6 +67,9 @@ class Predictor:
         largest: int,
         say: Say = _silent,
     ) -> None:
+        if smallest == largest:
+            # One recording tells nothing about growth, so half the batch is recorded beside it.
+            smallest, largest = (largest // 2, largest) if largest > 1 else (1, 2)
         self.life = life
         self.simulators = tuple(simulators)
         self._programs: dict[int, Program] = {}
@@ -79,7 +83,7 @@ class Predictor:
 
         def third_batch(low: Tape, high: Tape) -> int:
             guess = guess_largest_batch(low, high, capacity, life)
-            return min(guess, MOST_IMAGES) if guess > largest else (smallest + 2 * largest) // 3
+            return min(guess, _MOST_RECORDED) if guess > largest else (smallest + 2 * largest) // 3
 
         self.fit: Fit = fit(record_many, smallest, largest, third_batch)
         say("Asking cuDNN for workspaces")
@@ -154,6 +158,21 @@ class Predictor:
         )
         return program, sizes
 
+    def ask_exactly(self, card: int, batches: Sequence[int]) -> None:
+        """Ask a card's library about every convolution at these very batches, on all cores."""
+        parts = num_cores()
+        tasks = [(batch, part) for batch in batches for part in range(parts)]
+
+        def answers(task: tuple[int, int]) -> Int64:
+            batch, part = task
+            index = self._piece_index(batch)
+            curve = self._curves[card, index]
+            count = len(self.fit.pieces[index].low.convolutions)
+            return curve.exactly_at(batch, np.arange(part, count, parts))
+
+        for (batch, _), known in zip(tasks, fork_map(answers, tasks), strict=True):
+            self._curves[card, self._piece_index(batch)].learn({batch: known})
+
     def peaks(self, card: int, batch: int, *, exact: bool = False) -> Peaks:
         """Return the peaks at a batch on a card.
 
@@ -197,12 +216,13 @@ class Predictor:
         seen = [batch for (of, batch) in self._peaks if of == card]
         low = max((batch for batch in seen if fits(batch)), default=0)
         high = max(low + 1, self.fit.pieces[-1].last_batch + 1)
-        while fits(high):
+        while high <= _MOST_IMAGES and fits(high):
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         # Interpolated workspaces may be a little off, so the last word is the library's own.
+        self.ask_exactly(card, [batch for batch in (low, low + 1) if batch])
         back = 1
         while low > 0 and not fits(low, exact=True):
             high, low, back = low, max(0, low - back), 2 * back

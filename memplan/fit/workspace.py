@@ -91,9 +91,14 @@ class WorkspaceCurve:
             )
         return result
 
-    def exactly_at(self, batch: int) -> Int64:
-        """Return the workspaces at a batch as the library states them, asking where needed."""
-        self._learn(batch, np.arange(self._count))
+    def exactly_at(self, batch: int, indices: Int64 | None = None) -> Int64:
+        """Return the workspaces at a batch as the library states them, asking where needed.
+
+        Args:
+            batch: the micro-batch size.
+            indices: which convolutions; None asks about all. Others may come back as -1.
+        """
+        self._learn(batch, np.arange(self._count) if indices is None else indices)
         return self.known[batch]
 
 

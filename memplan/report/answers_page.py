@@ -172,7 +172,7 @@ def _draw_small(
             top = top_with_line(max(used), probe.gpu.capacity_bytes)
             draw_batches(axes, probe, top_bytes=top, small=True)
             axes.set_title(f"{probe.gpu.name}, {probe.fit.origin}", fontsize=theme.LABEL_POINTS)
-    elif plans:
+    elif plans and plans[0].alternatives:
         axes = axes_at(figure, left, TOP + 0.35, width, 3.9)
         settings = by_memory(plans[0].alternatives)
         chosen = chosen_index(plans[0], settings)

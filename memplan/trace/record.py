@@ -11,7 +11,7 @@ import torch
 
 from memplan import tape
 from memplan._version import __version__
-from memplan.errors import UsageError
+from memplan.errors import BadInputError, UsageError
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.recorder import Recorder
@@ -108,11 +108,21 @@ def record(
 
     Raises:
         UsageError: the micro-batch size is below 1.
-        BadInputError: the step asks for data-dependent shapes.
+        BadInputError: the step fails at this size, or asks for data-dependent shapes.
     """
     if micro_batch_size < 1:
         raise UsageError(f"--batch {micro_batch_size} is below 1. Give at least one image.")
-    settings = settings or StepSettings()
+    try:
+        return _recorded(workload, micro_batch_size, settings or StepSettings())
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise BadInputError(
+            f"{workload.name} cannot run a step of {micro_batch_size} images at "
+            f"{workload.image_size} px: {reason}. Try another --img, --batch or --set."
+        ) from error
+
+
+def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings) -> tape.Tape:
     with _no_garbage_collection(), fake_cuda() as fake_mode:
         recorder = Recorder(DEVICE, fake_mode)
         observer = _Observer(recorder)

@@ -200,7 +200,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensor is None:
             return
         entry = self._live.get(tensor.untyped_storage()._cdata)
-        lasting = (tape.CATEGORY_INDEX["parameter"], tape.CATEGORY_INDEX["input"])
+        lasting = [tape.CATEGORY_INDEX[n] for n in ("parameter", "input", "optimizer_state")]
         if entry is not None and (
             category != "activation" or self._categories[entry[0]] not in lasting
         ):

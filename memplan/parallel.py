@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -43,7 +44,8 @@ def fork_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[
         return [function(item) for item in items]
     _function = function
     try:
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
+        # Short-lived children need no cycle collection, which would touch and so copy every page.
+        with multiprocessing.get_context("fork").Pool(workers, initializer=gc.disable) as pool:
             return list(pool.map(_call, items, chunksize=1))
     finally:
         _function = None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
-import importlib.util
-import sys
-import types
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -20,8 +18,8 @@ DEVICE = torch.device("cuda", 0)
 class _LeanFakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """A fake tensor mode that the compiler need not be told about.
 
-    PyTorch wraps every dispatch mode so that its compiler leaves it alone; the wrapper imports
-    the compiler (2 s) and costs a fifth of each operator.
+    PyTorch wraps every dispatch mode so that its compiler leaves it alone; the wrapper costs a
+    fifth of each operator.
     """
 
     @classmethod
@@ -35,36 +33,10 @@ class _LeanFakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
 
 def _new_mode() -> FakeTensorMode:
-    with _without_compiler():
-        mode = _LeanFakeTensorMode(allow_non_fake_inputs=True)
+    mode = _LeanFakeTensorMode(allow_non_fake_inputs=True)
     # The recorder remembers calls itself, and cheaper.
     mode.cache_enabled = False
     return mode
-
-
-@contextlib.contextmanager
-def _without_compiler() -> Iterator[None]:
-    """Let a fake tensor mode read the compiler's settings without importing the compiler.
-
-    Its constructor imports `torch._dynamo.config`, and with it a second of compiler that nothing
-    here uses. Inside, the package is a bare one that holds the settings only; a later import of
-    the compiler finds nothing of it but them.
-    """
-    name = "torch._dynamo"
-    spec = importlib.util.find_spec(name)
-    if name in sys.modules or spec is None:
-        yield
-        return
-    bare = types.ModuleType(name)
-    bare.__path__ = spec.submodule_search_locations or []
-    sys.modules[name] = bare
-    try:
-        yield
-    finally:
-        if sys.modules.get(name) is bare:
-            del sys.modules[name]
-        if vars(torch).get("_dynamo") is bare:
-            del torch._dynamo
 
 
 def warm_up() -> None:
@@ -73,6 +45,8 @@ def warm_up() -> None:
     importlib.import_module("torch.utils.flop_counter")
     with fake_cuda():
         torch.nn.functional.conv2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 1))
+    # Modules live as long as the process; the cycle collector need not visit them again.
+    gc.freeze()
 
 
 @contextlib.contextmanager

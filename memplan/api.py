@@ -60,6 +60,8 @@ from memplan.workload import OptimizerSettings, Workload
 
 DEFAULT_WORKLOAD = "yolov9-s"
 DEFAULT_SAFETY = 0.05
+# Up to so many batches, cuDNN is asked about each; of more, between powers of two it is not.
+_MOST_EXACT = 4
 # Samples of a timeline that a page can show.
 _TIMELINE_SAMPLES = 600
 
@@ -406,6 +408,8 @@ def probe_many(
     answers = []
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
+        if len(wanted) <= _MOST_EXACT:
+            predictor.ask_exactly(card, wanted)
         rows = [
             _batch_peaks(batch, peaks)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)

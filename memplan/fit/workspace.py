@@ -1,9 +1,9 @@
 """Convolution workspace at any batch, from a few questions to the library.
 
 Workspace is mostly the copies that a layout change needs, which grow as a line with the batch,
-but the library may choose another algorithm at any size. So each convolution is asked at the ends
-and in the middle of a range, and wherever the middle is off the line between, the halves are
-asked in turn.
+but the library may choose another algorithm at any size. So it is asked at powers of two, where
+most batches are, and at the ends of a range; between them the line through the two neighbours is
+taken, which is an estimate and not the library's word.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import numpy as np
 
 from memplan.tape import Int64
 
-# Below this a difference cannot move a block: the allocator rounds to 512 bytes.
-_TOLERANCE_BYTES = 512
-
 Ask = Callable[[Int64, int], Int64]
+
+
+def anchors(smallest: int, largest: int) -> list[int]:
+    """Return the batches asked about: the ends, and the powers of two between them."""
+    powers = [1 << exponent for exponent in range(largest.bit_length())]
+    return sorted({smallest, largest, *(p for p in powers if smallest < p < largest)})
 
 
 class WorkspaceCurve:
@@ -28,7 +31,6 @@ class WorkspaceCurve:
         num_convolutions: how many there are.
         smallest: first batch, >= 1.
         largest: last batch.
-        max_depth: how often a range may be halved; 2 ** max_depth + 1 questions at most.
         indices: which convolutions to ask about; None asks about all.
         known: answers there are already, bytes by convolution and -1 for none; nothing is asked.
     """
@@ -40,7 +42,6 @@ class WorkspaceCurve:
         smallest: int,
         largest: int,
         *,
-        max_depth: int = 3,
         indices: Int64 | None = None,
         known: dict[int, Int64] | None = None,
     ) -> None:
@@ -48,13 +49,10 @@ class WorkspaceCurve:
         self._count = num_convolutions
         self.known: dict[int, Int64] = known if known is not None else {}
         """Answers by batch, bytes by convolution, -1 where it was not asked."""
-        if known is not None:
-            return
-        asked = np.arange(num_convolutions) if indices is None else indices
-        self._learn(smallest, asked)
-        if largest > smallest:
-            self._learn(largest, asked)
-            self._refine(smallest, largest, asked, max_depth)
+        if known is None:
+            asked = np.arange(num_convolutions) if indices is None else indices
+            for batch in anchors(smallest, largest):
+                self._learn(batch, asked)
 
     def learn(self, known: dict[int, Int64]) -> None:
         """Take over the answers of a curve that asked about other convolutions."""
@@ -67,17 +65,6 @@ class WorkspaceCurve:
         missing = indices[answers[indices] < 0]
         if len(missing):
             answers[missing] = self._ask(missing, batch)
-
-    def _refine(self, low: int, high: int, indices: Int64, depth: int) -> None:
-        if high - low < 2 or depth == 0 or not len(indices):
-            return
-        middle = (low + high) // 2
-        self._learn(middle, indices)
-        lows, highs = self.known[low][indices], self.known[high][indices]
-        line = lows + (highs - lows) * (middle - low) // (high - low)
-        bent = indices[np.abs(self.known[middle][indices] - line) > _TOLERANCE_BYTES]
-        self._refine(low, middle, bent, depth - 1)
-        self._refine(middle, high, bent, depth - 1)
 
     def at(self, batch: int) -> Int64:
         """Return the workspaces at a batch, interpolated between the batches asked about."""

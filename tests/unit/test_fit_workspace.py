@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memplan.fit.workspace import WorkspaceCurve
+from memplan.fit.workspace import WorkspaceCurve, anchors
 
 
 class _Library:
@@ -26,25 +26,32 @@ def _step(batch):
     return 0 if batch < 20 else 10**6 + 64 * batch
 
 
-def test_a_line_takes_three_questions():
-    """Both ends and the middle agree, so nothing more is asked."""
+def test_the_ends_and_powers_of_two_are_asked():
+    """Most batches are powers of two, and there the answers are the library's own."""
+    assert [3, 4, 8, 16, 20] == anchors(3, 20)
+    assert [1, 2, 4] == anchors(1, 4)
+
+
+def test_a_line_is_exact_between_the_batches_asked_about():
+    """Seven questions answer for a line at any of 64 batches."""
     library = _Library(_line)
     curve = WorkspaceCurve(library, 1, 1, 64)
 
-    assert [_line(batch) for batch in (1, 7, 40, 64)] == [
-        int(curve.at(b)[0]) for b in (1, 7, 40, 64)
-    ]
-    assert 3 == library.questions
+    assert [_line(batch) for batch in range(1, 65)] == [int(curve.at(b)[0]) for b in range(1, 65)]
+    assert 7 == library.questions
 
 
-def test_only_a_bent_convolution_is_asked_further():
-    """Halving a range asks about those convolutions alone that are off the line."""
+def test_convolutions_can_be_asked_in_shares():
+    """Two curves over half the convolutions each make up the curve over both."""
     library = _Library(_line, _step)
-    curve = WorkspaceCurve(library, 2, 1, 64)
+    halves = [
+        WorkspaceCurve(library, 2, 1, 64, indices=np.array([index])).known for index in (0, 1)
+    ]
+    curve = WorkspaceCurve(library, 2, 1, 64, known={})
+    for half in halves:
+        curve.learn(half)
 
-    assert 3 < library.questions <= 3 + 9
-    assert _line(33) == int(curve.at(33)[0])
-    assert [_step(1), _step(64)] == [int(curve.at(batch)[1]) for batch in (1, 64)]
+    assert [_line(32), _step(32)] == curve.at(32).tolist()
 
 
 def test_exactly_at_asks_the_library():

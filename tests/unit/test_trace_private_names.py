@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ PRIVATE = {
     "_cdata": lambda: torch.ones(1).untyped_storage()._cdata,
     "_buffers": lambda: torch.nn.Module()._buffers,
     "_conv_determine_backend_memory_format": lambda: torch._C._conv_determine_backend_memory_format,
-    "_dynamo": lambda: find_spec("torch._dynamo"),  # not loaded: that takes seconds
     "_foreach_lerp_": lambda: torch._foreach_lerp_,
     "_get_sequence_nr": lambda: torch.autograd._get_sequence_nr,
     "_input_metadata": lambda: _node()._input_metadata,

@@ -89,7 +89,7 @@ def test_every_package_is_a_room_named_here():
     """No folder of memplan stands outside the directions that the tests below hold."""
     folders = {path.parent.name for path in (ROOT / "memplan").glob("*/__init__.py")}
 
-    assert set(ROOMS) - {"shared", "api"} == folders
+    assert set(ROOMS) - {"shared"} == folders
 
 
 @pytest.mark.parametrize("room", ROOMS)

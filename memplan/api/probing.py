@@ -1,0 +1,280 @@
+"""Answers where memory goes: probes of one workload on several cards."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from memplan import tape as tapes
+from memplan.answers import (
+    BatchPeaks,
+    FitFacts,
+    ModuleMemory,
+    ProbeAnswer,
+    Setting,
+    Timeline,
+    WorkloadFacts,
+)
+from memplan.api.question import (
+    DEFAULT_SAFETY,
+    Question,
+    check_precision,
+    gpu_facts,
+    notes_on,
+    silent,
+    versions,
+)
+from memplan.device.replay import (
+    UNLIMITED_BYTES,
+    Life,
+    Peaks,
+    Program,
+    Simulator,
+    categories_at,
+)
+from memplan.errors import UsageError
+from memplan.fit.predictor import Predictor, Say
+from memplan.planner.search import (
+    Budget,
+    Space,
+    fits_budget,
+    pareto,
+    settings_at,
+)
+from memplan.tape import Int64, Tape
+from memplan.trace.fake_cuda import warm_up
+from memplan.trace.record import record as record_step
+from memplan.trace.step import StepSettings
+
+# Up to so many batches, cuDNN is asked about each; of more, between powers of two it is not.
+_MOST_EXACT = 4
+# Samples of a timeline that a page can show.
+_TIMELINE_SAMPLES = 600
+
+
+def _workload_facts(tape: Tape, devices: int) -> WorkloadFacts:
+    about = tape.description
+    return WorkloadFacts(
+        name=about.workload,
+        img=about.image_size,
+        precision=about.precision,
+        memory_format=about.memory_format,
+        optimizer=about.optimizer,
+        recompute=about.recompute,
+        parameters=about.parameters,
+        devices=devices,
+        objects_per_image=about.objects_per_image,
+    )
+
+
+def _batch_peaks(batch: int, peaks: Peaks) -> BatchPeaks:
+    return BatchPeaks(
+        micro_batch_size=batch,
+        allocated_peak_bytes=peaks.allocated_peak_bytes,
+        reserved_peak_bytes=peaks.reserved_peak_bytes,
+        device_used_peak_bytes=peaks.device_used_peak_bytes,
+        peak_phase=peaks.peak_phase,
+        peak_period=peaks.peak_period,
+        peak_module=peaks.peak_module,
+        fits=peaks.fits,
+        num_alloc_retries=peaks.num_alloc_retries,
+    )
+
+
+def _line(batches: Sequence[BatchPeaks], predictor: Predictor, card: int) -> FitFacts:
+    """Return the least-squares line through reserved peaks, and its largest miss.
+
+    Batches that fit only by emptying the cache hold less than they would like; they are left out.
+    Of one batch alone, the line goes through it and its double.
+    """
+    batches = [row for row in batches if not row.num_alloc_retries] or batches
+    sizes = np.array([row.micro_batch_size for row in batches], dtype=np.float64)
+    reserved = np.array([row.reserved_peak_bytes for row in batches], dtype=np.float64)
+    if len(batches) > 1:
+        slope, base = np.polyfit(sizes, reserved, 1)
+    else:
+        batch = batches[0].micro_batch_size
+        doubled = predictor.peaks(card, 2 * batch).reserved_peak_bytes
+        slope = max(0.0, (doubled - reserved[0]) / batch)
+        base = reserved[0] - slope * batch
+    return FitFacts(
+        base_bytes=round(base),
+        bytes_per_image=round(slope),
+        max_residual_bytes=round(float(np.abs(reserved - (base + slope * sizes)).max())),
+        recorded_batches=predictor.fit.recorded_batches,
+        not_affine=predictor.fit.residual_bytes,
+    )
+
+
+def _modules(tape: Tape, workspace_bytes: Int64) -> tuple[ModuleMemory, ...]:
+    """Return what each module keeps for backward, asks for, and computes, without its children."""
+    events, operators = tape.events, tape.operators
+    in_step = events.section == tapes.SECTIONS.index("micro_batch")
+    phase = operators.phase[events.operator]
+    forward = tapes.PHASES.index("forward")
+    owner = operators.module[events.operator]
+    kept = (
+        in_step
+        & (phase == forward)
+        & (events.kind == tapes.ALLOCATE)
+        & (tape.block_category[events.block] == tapes.CATEGORY_INDEX["activation"])
+        & (owner >= 0)
+    )
+    activation = np.zeros(len(tape.modules), dtype=np.int64)
+    np.add.at(activation, owner[kept], events.requested_bytes[kept])
+    asks = in_step & (events.request >= 0) & (owner >= 0)
+    workspace = np.zeros(len(tape.modules), dtype=np.int64)
+    np.maximum.at(workspace, owner[asks], workspace_bytes[events.request[asks]])
+    computes = (
+        (operators.section == tapes.SECTIONS.index("micro_batch"))
+        & (operators.phase == forward)
+        & (operators.module >= 0)
+    )
+    flops = np.zeros(len(tape.modules), dtype=np.int64)
+    np.add.at(flops, operators.module[computes], operators.flops[computes])
+    return tuple(
+        ModuleMemory(
+            path=module.path,
+            type=module.type,
+            output_shape=module.output_shape,
+            activation_bytes=int(activation[index]),
+            workspace_bytes=int(workspace[index]),
+            forward_flops=int(flops[index]),
+        )
+        for index, module in enumerate(tape.modules)
+    )
+
+
+def _timeline(program: Program, sizes: Int64, simulator: Simulator, peaks: Peaks) -> Timeline:
+    """Return memory by category through a life, one sample at the peak of each stretch."""
+    live = program.live_by_category(sizes)
+    available = simulator.card.capacity_bytes - simulator.outside.num_bytes
+    capacity = available if peaks.fits else UNLIMITED_BYTES
+    result = simulator.run(program, sizes, capacity, timeline=True)
+    assert result.reserved_timeline_bytes is not None
+    total = live.sum(axis=0)
+    edges = np.linspace(0, len(total), min(_TIMELINE_SAMPLES, len(total)) + 1).astype(int)
+    picks = np.array([a + int(total[a:b].argmax()) for a, b in itertools.pairwise(edges)])
+    bands = {name: live[index, picks] for index, name in enumerate(tapes.CATEGORIES)}
+    bands["cached"] = np.maximum(0, result.reserved_timeline_bytes[picks] - total[picks])
+    bands["context"] = np.full(len(picks), simulator.outside.num_bytes)
+    marks: list[tuple[str, str, int]] = []
+    for sample, event in enumerate(picks):
+        period, phase, _ = program.place(int(event))
+        if not marks or marks[-1][:2] != (period, phase):
+            marks.append((period, phase, sample))
+    return Timeline(
+        periods=tuple(marks),
+        categories={name: tuple(int(v) for v in band) for name, band in bands.items()},
+    )
+
+
+def _reference(batches: Sequence[BatchPeaks]) -> int:
+    """Return the batch that details are about: the largest asked for that fits, or the smallest."""
+    fitting = [row.micro_batch_size for row in batches if row.fits]
+    return max(fitting) if fitting else min(row.micro_batch_size for row in batches)
+
+
+def _recommended(
+    predictor: Predictor, card: int, question: Question, settings: StepSettings, largest: int
+) -> Setting | None:
+    """Return the fastest micro-batch of this very configuration that leaves a margin."""
+    nominal = question.made.nominal_batch_size
+    space = Space(
+        precisions=(settings.precision,),
+        memory_formats=(settings.memory_format,),
+        recomputes=(settings.recompute,),
+        effective_batch_size=nominal * question.devices,
+        nominal_batch_size=nominal,
+        devices=question.devices,
+        allocator=question.allocator,
+    )
+    batches = [batch for batch in space.micro_batches() if batch <= largest]
+    if not batches:
+        return None
+    capacity = predictor.simulators[card].card.capacity_bytes
+    budget = Budget(capacity_bytes=capacity, safety_fraction=DEFAULT_SAFETY)
+    found = settings_at(predictor, card, space, settings, batches, None)
+    feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]
+    return pareto(feasible)[-1] if feasible else None
+
+
+def probe_many(
+    question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
+) -> list[ProbeAnswer]:
+    """Return, for each card, where a training's memory goes and how it grows with the batch.
+
+    Args:
+        question: what is trained and on what.
+        batches: micro-batch sizes to answer for, each >= 1.
+        command: how it was asked, for the record.
+        say: told what is being done.
+
+    Raises:
+        MemplanError: something in the question cannot be used; the message says what.
+    """
+    start = time.perf_counter()
+    wanted = sorted(set(batches))
+    if not wanted or wanted[0] < 1:
+        least = wanted[0] if wanted else "(none)"
+        raise UsageError(f"--batch {least} is below 1. Give at least one image.")
+    workload, settings = question.made, question.step_settings()
+    simulators = question.simulators()
+    for simulator in simulators:
+        check_precision(simulator.card, settings.precision)
+    life = Life(accumulates=False)
+    warm_up()
+    predictor = Predictor(
+        lambda batch: record_step(workload, batch, settings),
+        simulators,
+        life,
+        wanted[0],
+        # One batch says nothing about how memory grows, and so nothing about the largest that fits.
+        wanted[-1] if len(wanted) > 1 else 2 * wanted[0],
+        say,
+    )
+    answers = []
+    for card, simulator in enumerate(simulators):
+        say(f"Replaying on {simulator.card.name}")
+        if len(wanted) <= _MOST_EXACT:
+            predictor.ask_exactly(card, wanted)
+        rows = [
+            _batch_peaks(batch, peaks)
+            for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
+        ]
+        largest = predictor.largest_batch(card)
+        reference = _reference(rows)
+        program, sizes = predictor.loaded(card, reference)
+        peaks = simulator.peaks(program, sizes)
+        tape = predictor.fit.tape(reference)
+        unknown = tape.description.unknown_operators
+        answers.append(
+            ProbeAnswer(
+                workload=_workload_facts(tape, question.devices),
+                gpu=gpu_facts(simulator),
+                fit=_line(rows, predictor, card),
+                batches=tuple(rows),
+                reference_batch=reference,
+                categories_at_peak=categories_at(
+                    program, sizes, peaks, simulator.outside.num_bytes
+                ),
+                modules=_modules(tape, predictor.workspaces(card, reference)),
+                largest_batch=largest,
+                edge=tuple(
+                    _batch_peaks(batch, predictor.peaks(card, batch, exact=True))
+                    for batch in (largest, largest + 1)
+                    if batch
+                ),
+                recommended=_recommended(predictor, card, question, settings, largest),
+                timeline=_timeline(program, sizes, simulator, peaks),
+                unknown_operators=unknown,
+                command=command,
+                versions=versions(),
+                seconds=time.perf_counter() - start,
+                notes=notes_on(simulator),
+            )
+        )
+    return answers

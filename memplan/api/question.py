@@ -1,0 +1,209 @@
+"""What is asked: a workload, how its step runs, and the cards it runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from memplan._version import __version__
+from memplan.answers import (
+    GpuFacts,
+)
+from memplan.device import catalogue, nvml
+from memplan.device.allocator_settings import AllocatorSettings
+from memplan.device.card import Card
+from memplan.device.cudnn import installed_version
+from memplan.device.replay import (
+    Simulator,
+)
+from memplan.errors import BadInputError, UsageError
+from memplan.registry import make_workload
+from memplan.trace.fake_cuda import fake_cuda
+from memplan.trace.step import StepSettings
+from memplan.workload import OptimizerSettings, Workload
+
+DEFAULT_WORKLOAD = "yolov9-s"
+DEFAULT_SAFETY = 0.05
+
+
+def silent(_: str) -> None:
+    """Say nothing; what is done unless somebody wants to be told."""
+
+
+@contextlib.contextmanager
+def explained(workload: Workload) -> Iterator[None]:
+    """Turn what building a model raises into one line, as recording does."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise BadInputError(
+            f"{workload.name} cannot be built: {reason}. Try another --img or --set."
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide an answer."""
+    import torch
+
+    return {
+        "memplan": __version__,
+        "torch": torch.__version__,
+        "cudnn": installed_version(),
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is trained and on what, as the user asked it."""
+
+    workload: str | Workload = DEFAULT_WORKLOAD
+    """A name, or a workload itself."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the workload's factory."""
+    gpus: tuple[str | int | Card, ...] = ()
+    """Cards by catalogue name, index in this machine, or as they are; empty takes the present."""
+    capacity_bytes: int | None = None
+    """Overrides the cards' memory."""
+    precision: str = "amp-fp16"
+    """`amp-fp16`, `amp-bf16` or `fp32`."""
+    memory_format: str = "contiguous"
+    """`contiguous` or `channels-last`."""
+    optimizer: str = "SGD"
+    """The optimizer's name."""
+    recompute: str | tuple[str, ...] = "none"
+    """`none`, `all`, or module paths."""
+    allocator: str = ""
+    """PyTorch's option string."""
+    devices: int = 1
+    """Cards that train together."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no workload can take.
+
+        Raises:
+            UsageError: an image size below 1, a negative number of objects, or no devices.
+        """
+        bounds = (("image_size", "--img", 1), ("objects_per_image", "--objects-per-image", 0))
+        given = [(option, self.arguments.get(key), least) for key, option, least in bounds]
+        for option, value, least in [*given, ("--devices", self.devices, 1)]:
+            if isinstance(value, int) and value < least:
+                raise UsageError(f"{option} {value} is below {least}.")
+
+    @cached_property
+    def made(self) -> Workload:
+        """The workload, made once."""
+        if isinstance(self.workload, Workload):
+            return self.workload
+        return make_workload(self.workload, self.arguments)
+
+    def cards(self) -> list[Card]:
+        """Return the cards asked about.
+
+        Raises:
+            BadInputError: there is no such card in this machine, or none named and none present.
+            UnknownNameError: the catalogue has no such card.
+        """
+        chosen = [resolve_card(gpu) for gpu in self.gpus] or [present_card()]
+        if self.capacity_bytes is None:
+            return chosen
+        return [card.with_capacity(self.capacity_bytes) for card in chosen]
+
+    def simulators(self) -> list[Simulator]:
+        """Return the cards with their libraries and allocator settings."""
+        import torch
+
+        release = torch.__version__.partition("+")[0]
+        major, minor = release.split(".")[:2]
+        settings = AllocatorSettings.parse(self.allocator, (int(major), int(minor)))
+        return [
+            Simulator(card, settings, torch_version=release, devices=self.devices)
+            for card in self.cards()
+        ]
+
+    def recompute_paths(self) -> tuple[str, ...]:
+        """Return the module paths that recompute, `all` spelt out."""
+        if isinstance(self.recompute, tuple):
+            return self.recompute
+        if self.recompute == "none":
+            return ()
+        if self.recompute == "all":
+            return self.all_blocks
+        return tuple(path.strip() for path in self.recompute.split(",") if path.strip())
+
+    @cached_property
+    def all_blocks(self) -> tuple[str, ...]:
+        """Every module that the workload says may recompute."""
+        with explained(self.made), fake_cuda():
+            return tuple(self.made.recompute_blocks(self.made.build_model()))
+
+    def step_settings(self) -> StepSettings:
+        """Return how the step runs.
+
+        Raises:
+            UsageError: a name that does not exist.
+        """
+        return StepSettings(
+            precision=self.precision,
+            memory_format=self.memory_format,
+            optimizer=OptimizerSettings(name=self.optimizer),
+            recompute=self.recompute_paths(),
+        )
+
+
+def resolve_card(gpu: str | int | Card) -> Card:
+    """Return the card that a catalogue name or an index in this machine stands for."""
+    if isinstance(gpu, Card):
+        return gpu
+    if isinstance(gpu, int) or gpu.isdecimal():
+        return nvml.card_at(int(gpu)).card
+    return catalogue.card(gpu)
+
+
+def present_card() -> Card:
+    """Return this machine's first card.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    present = nvml.present()
+    if not present:
+        raise BadInputError(
+            "No NVIDIA card is in this machine, and no --gpu names one. Give --gpu NAME, such as "
+            "rtx-3090 or a100-80gb; `memplan gpus` lists them all."
+        )
+    return present[0].card
+
+
+def gpu_facts(simulator: Simulator) -> GpuFacts:
+    """Return what an answer says of its card."""
+    return GpuFacts(
+        name=simulator.card.name,
+        capacity_bytes=simulator.card.capacity_bytes,
+        context_bytes=simulator.outside.num_bytes,
+        context_uncertainty_bytes=simulator.outside.uncertainty_bytes,
+        source=simulator.card.source,
+    )
+
+
+def notes_on(simulator: Simulator) -> tuple[str, ...]:
+    """Return what a reader must know of a card's predictions, a sentence each."""
+    return (simulator.oracle.note,) if simulator.oracle.note else ()
+
+
+def check_precision(card: Card, precision: str) -> None:
+    """Refuse a precision that a card has no kernels for.
+
+    Raises:
+        BadInputError: the card lacks it.
+    """
+    if precision == "amp-bf16" and not card.supports_bfloat16:
+        raise BadInputError(
+            f"{card.title} has no bfloat16 tensor cores (that takes compute capability 8.0). "
+            "Use --precision amp-fp16 or fp32."
+        )

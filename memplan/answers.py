@@ -140,7 +140,7 @@ class Answer:
             raise BadTapeError(f"Schema {schema!r} is not {cls.SCHEMA!r}, which was expected here.")
         try:
             record: Self = _revived(cls, {k: v for k, v in values.items() if k != "schema"})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise BadTapeError(f"A {cls.SCHEMA} record is incomplete: {error}.") from None
         return record
 

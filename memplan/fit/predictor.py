@@ -201,6 +201,7 @@ class Predictor:
         """Return the largest micro-batch size that fits a card, 0 when not even one image does.
 
         The last step asks the library exactly, so that the answer does not rest on interpolation.
+        Fragmentation is no steady function of the batch: a larger batch still may fit by luck.
 
         Args:
             card: index into `simulators`.
@@ -229,4 +230,6 @@ class Predictor:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle, exact=True) else (low, middle)
+        while low < _MOST_IMAGES and fits(low + 1, exact=True):
+            low += 1
         return low

@@ -1,0 +1,261 @@
+"""`memplan replay` repeats tapes and PyTorch snapshots, and refuses what is neither."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from cli_inside import SMALL, memory_values, runner
+
+FOLDER = Path(__file__).parents[1] / "golden/allocator"
+SIMULATED = {
+    *("allocated_peak_bytes", "reserved_peak_bytes", "num_alloc_retries", "num_ooms"),
+    "inactive_split_peak_bytes",
+}
+FIELDS = {"schema", "file", "events", "recorded", "simulated"}
+
+
+@pytest.fixture
+def memplan(monkeypatch, capsys):
+    """The command line in this process."""
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def tape(tmp_path_factory):
+    """A tape of ResNet-18 at batch 64."""
+    import memplan
+
+    path = tmp_path_factory.mktemp("replay") / "step.tape"
+    recorded = memplan.record("torchvision:resnet18", batch=64, img=64)
+    recorded.save(path)
+    return path
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    """A golden run of the released allocator, laid out as PyTorch 2.11 dumps it."""
+    path = tmp_path / "snapshot.pickle"
+    path.write_bytes(pickle.dumps(_snapshot_content("native")))
+    return path
+
+
+def _snapshot_content(case):
+    run = json.loads((FOLDER / f"{case}_2.11.0.json").read_text())
+    trace = []
+    for line in run["output"]:
+        if not line.startswith("T "):
+            continue
+        _, action, address, size, stream = line.split()
+        place = "device_free" if action == "oom" else "addr"
+        entry = {"action": action, place: int(address), "size": int(size), "stream": int(stream)}
+        trace.append(entry | {"frames": [], "time_us": 0})
+    last = max(at for at, line in enumerate(run["output"]) if line.startswith("SNAP "))
+    segments = [_segment(line) for line in run["output"][last + 1 :] if line.startswith("G ")]
+    return {
+        "segments": segments,
+        "device_traces": [trace],
+        "external_annotations": [],
+        "allocator_settings": {
+            "PYTORCH_CUDA_ALLOC_CONF": run["allocator_settings"],
+            "max_split_size": -1,
+            "garbage_collection_threshold": 0.0,
+            "expandable_segments": False,
+            "roundup_power2_divisions": {str(1 << at): 0 for at in range(16)},
+            "graph_capture_record_stream_reuse": False,
+        },
+    }
+
+
+def _segment(line):
+    head, _, blocks = line.partition(" : ")
+    _, address, total, allocated, active, stream, is_large, is_expandable, *pool = head.split()
+    rows, at = [], int(address)
+    for text in blocks.split():
+        size, requested, is_allocated, is_active = map(int, text.split(","))
+        busy = "active_allocated" if is_allocated else "active_pending_free"
+        state = busy if is_active else "inactive"
+        row = {"address": at, "size": size, "requested_size": requested, "state": state}
+        rows.append(row | {"frames": []})
+        at += size
+    return {
+        "device": 0,
+        "address": int(address),
+        "total_size": int(total),
+        "allocated_size": int(allocated),
+        "active_size": int(active),
+        "requested_size": 0,
+        "stream": int(stream),
+        "segment_type": "large" if is_large == "1" else "small",
+        "segment_pool_id": tuple(map(int, pool)),
+        "is_expandable": is_expandable == "1",
+        "frames": [],
+        "blocks": rows,
+    }
+
+
+def test_tape_replays_to_the_probes_peaks(memplan, tmp_path):
+    """A tape that `probe --tape` saved gives the probe's peaks on the probe's card."""
+    path = tmp_path / "step.tape"
+    probe = memplan(
+        *("probe", *SMALL, "--batch", 2, "--gpu", "t4", "--json", "--tape", path),
+        *("--set", "num_classes=10"),
+    )
+    answer = memplan("replay", path, "--gpu", "t4", "--json").json
+
+    row = probe.json["batches"][0]
+    assert f"Wrote {path}\nNext: memplan replay {path} --gpu t4\n" == probe.err
+    for name in ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes"):
+        assert row[name] == answer["simulated"][name]
+
+
+def test_tape_answer_has_the_promised_fields(memplan, tape):
+    """JSON has the contract's fields, memory as ints, and says that it is simulated."""
+    answer = memplan("replay", tape, "--gpu", "rtx-3090", "--json").json
+
+    assert FIELDS <= set(answer)
+    assert ("memplan.replay/1", str(tape), "simulated") == (
+        answer["schema"],
+        answer["file"],
+        answer["origin"],
+    )
+    assert SIMULATED <= set(answer["simulated"])
+    assert all(type(value) is int for _, value in memory_values(answer))
+    assert answer["fits"]
+
+
+def test_capacity_and_allocator_change_a_tapes_replay(memplan, tape):
+    """Too little memory is told in PyTorch's words; growing segments hold less."""
+    options = ("replay", tape, "--gpu", "rtx-3090", "--json")
+    plain = memplan(*options).json
+    tight = memplan(*options, "--capacity", "450MiB").json
+    growing = memplan(*options, "--allocator", "expandable_segments:True").json
+
+    assert (True, False) == (plain["fits"], tight["fits"])
+    assert tight["out_of_memory"].startswith("CUDA out of memory. Tried to allocate ")
+    assert 450 << 20 == tight["capacity_bytes"]
+    assert 1 == tight["simulated"]["num_ooms"]
+    reserved = [each["simulated"]["reserved_peak_bytes"] for each in (growing, plain)]
+    assert reserved[0] < reserved[1]
+
+
+def test_text_of_a_tape_is_a_table_and_a_verdict(memplan, tape):
+    """Numbers are under a header with their unit, and the last line says whether it fits."""
+    finished = memplan("replay", tape, "--gpu", "rtx-3090")
+
+    lines = finished.out.splitlines()
+    assert lines[0].startswith(f"{tape}: ")
+    assert "Simulated GiB" in lines[1]
+    assert "It fits." == lines[-1]
+
+
+def test_snapshot_replays_as_recorded(memplan, snapshot):
+    """A recorded history comes out to the byte, and the answer says so."""
+    answer = memplan("replay", snapshot, "--json").json
+    text = memplan("replay", snapshot).out
+
+    assert FIELDS <= set(answer)
+    assert SIMULATED <= set(answer["simulated"])
+    for name in ("allocated_peak_bytes", "reserved_peak_bytes"):
+        assert answer["recorded"][name] == answer["simulated"][name] > 0
+    assert (0, True) == (answer["num_differing_steps"], answer["is_layout_equal"])
+    assert "every address and segment equals the file's" in text
+
+
+def test_snapshot_replays_under_other_settings(memplan, snapshot):
+    """Capacity and options change what is simulated and leave what was recorded."""
+    plain = memplan("replay", snapshot, "--json").json
+    growing = memplan("replay", snapshot, "--json", "--allocator", "expandable_segments:True").json
+    tight = memplan("replay", snapshot, "--json", "--capacity", "100MiB").json
+    card = memplan("replay", snapshot, "--json", "--gpu", "t4").json
+
+    assert plain["recorded"] == growing["recorded"] == tight["recorded"]
+    assert growing["simulated"]["reserved_peak_bytes"] != plain["simulated"]["reserved_peak_bytes"]
+    assert (False, 1) == (tight["fits"], tight["simulated"]["num_ooms"])
+    assert card["capacity_bytes"] > 14 << 30
+
+
+class _Malicious:
+    """Runs a command when it is unpickled by a reader that runs pickles."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_malicious_pickle_is_refused_and_not_run(memplan, tmp_path):
+    """A pickle that names a function is refused; the function is not called."""
+    path, trace = tmp_path / "evil.pickle", tmp_path / "was_here"
+    path.write_bytes(pickle.dumps(_Malicious(trace)))
+
+    finished = memplan("replay", path, "--gpu", "t4")
+
+    assert (1, "") == (finished.code, finished.out)
+    assert 1 == len(finished.err.splitlines())
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_tape_is_refused_in_one_line(memplan, tape, tmp_path, part):
+    """A file that was cut short is said to be unreadable."""
+    whole = tape.read_bytes()
+    path = tmp_path / "cut.tape"
+    path.write_bytes(whole[: int(part * len(whole))])
+
+    finished = memplan("replay", path, "--gpu", "t4")
+
+    assert (1, "") == (finished.code, finished.out)
+    assert str(path) in finished.err
+    assert 1 == len(finished.err.splitlines())
+
+
+def test_damaged_tape_is_refused_in_one_line(memplan, tape, tmp_path):
+    """A file with changed bytes in the middle is said to be unreadable."""
+    damaged = bytearray(tape.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 64] = bytes(64)
+    path = tmp_path / "damaged.tape"
+    path.write_bytes(damaged)
+
+    finished = memplan("replay", path, "--gpu", "t4")
+
+    assert (1, "") == (finished.code, finished.out)
+    assert f"Error: {path} cannot be read as a tape" in finished.err
+    assert 1 == len(finished.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "words"),
+    [
+        (1, [], "Give --gpu NAME"),
+        (1, ["--gpu", "0"], "--gpu NAME"),
+        (1, ["--gpu", "t44"], "'t4'"),
+        (2, ["--gpu", "t4", "--capacity", "much"], "24GiB"),
+        (2, ["--gpu", "t4", "--allocator", "x:1"], "'x' is unknown"),
+    ],
+)
+def test_refusals_of_a_tape_name_the_way_out(memplan, tape, code, options, words):
+    """A tape needs a card; what cannot be used ends with its exit code."""
+    finished = memplan("replay", tape, *options)
+
+    assert (code, "") == (finished.code, finished.out)
+    assert words in finished.err
+
+
+def test_card_that_is_not_there_is_refused_for_a_snapshot(memplan, snapshot):
+    """An index means a card in this machine for a snapshot too."""
+    finished = memplan("replay", snapshot, "--gpu", "0")
+
+    assert (1, "") == (finished.code, finished.out)
+    assert "--gpu NAME" in finished.err
+
+
+def test_missing_file_is_refused(memplan, tmp_path):
+    """A path that is not there, or is a folder, is exit code 1."""
+    for path in (tmp_path / "none", tmp_path):
+        finished = memplan("replay", path)
+        assert (1, "") == (finished.code, finished.out)
+        assert f"{path} is no file" in finished.err

@@ -1,0 +1,210 @@
+"""The space of settings, the budget, the Pareto set, and the search over a toy."""
+
+import functools
+
+import pytest
+from trace_toy import Counted
+
+from memplan.answers import Predicted, Setting
+from memplan.device import catalogue
+from memplan.device.replay import Peaks, Simulator
+from memplan.errors import InfeasibleError
+from memplan.planner.search import (
+    Budget,
+    Space,
+    configurations,
+    fits_budget,
+    pareto,
+    search,
+    setting_of,
+)
+from memplan.trace.record import record
+from memplan.trace.step import StepSettings
+
+MIB = 1 << 20
+SPACE = {
+    "precisions": ("fp32",),
+    "memory_formats": ("contiguous",),
+    "recomputes": ((),),
+    "nominal_batch_size": 64,
+}
+
+
+def setting(memory, speed, micro=1):
+    """Return a setting of some device memory and speed."""
+    return Setting(
+        micro_batch_size=micro,
+        accumulation_steps=1,
+        effective_batch_size=micro,
+        nominal_batch_size=64,
+        precision="fp32",
+        memory_format="contiguous",
+        recompute=(),
+        allocator="",
+        devices=1,
+        predicted=Predicted(
+            allocated_peak_bytes=memory,
+            reserved_peak_bytes=memory,
+            device_used_peak_bytes=memory,
+            peak_phase="backward",
+            images_per_second=speed,
+            epoch_seconds=None,
+        ),
+    )
+
+
+def peaks(used=100, *, fits=True, retries=0):
+    """Return peaks of some device-used memory."""
+    return Peaks(
+        allocated_peak_bytes=used - 30,
+        reserved_peak_bytes=used - 10,
+        device_used_peak_bytes=used,
+        capacity_bytes=1000,
+        fits=fits,
+        inactive_split_peak_bytes=0,
+        num_alloc_retries=retries,
+        peak_period="steady_step",
+        peak_phase="backward",
+        peak_module="0",
+        peak_event=3,
+        out_of_memory="" if fits else "CUDA out of memory.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("effective", "devices", "micro"),
+    [
+        (1, 1, [1]),
+        (12, 1, [1, 2, 3, 4, 6, 12]),
+        (13, 1, [1, 13]),
+        (64, 4, [1, 2, 4, 8, 16]),
+        (2, 2, [1]),
+    ],
+)
+def test_micro_batches_give_the_effective_batch_exactly(effective, devices, micro):
+    """The divisors of a device's share, ascending."""
+    space = Space(**SPACE, effective_batch_size=effective, devices=devices)
+
+    assert micro == space.micro_batches()
+
+
+def test_budget_leaves_the_safety_fraction():
+    """What may be taken is whole bytes and never more than the fraction allows."""
+    assert 950 == Budget(capacity_bytes=1000, safety_fraction=0.05).num_bytes
+    assert 1000 == Budget(capacity_bytes=1000, safety_fraction=0).num_bytes
+    assert type(Budget(capacity_bytes=1001, safety_fraction=0.3).num_bytes) is int
+
+
+def test_life_fits_when_within_budget_without_retries():
+    """Being over, running out, or emptying the cache to go on: none of them fits."""
+    budget = Budget(capacity_bytes=100, safety_fraction=0)
+
+    assert fits_budget(peaks(100), budget)
+    assert not fits_budget(peaks(101), budget)
+    assert not fits_budget(peaks(100, fits=False), budget)
+    assert not fits_budget(peaks(100, retries=1), budget)
+
+
+def test_pareto_keeps_what_no_other_beats():
+    """Least memory first, each faster than the one before it; of equals the first stays."""
+    least, middle, most = setting(1, 1.0), setting(2, 3.0), setting(4, 4.0)
+    slower, larger, equal = setting(3, 2.0), setting(4, 3.0), setting(2, 3.0, micro=2)
+
+    assert (least, middle, most) == pareto([most, slower, middle, larger, equal, least])
+    assert () == pareto([])
+
+
+def test_setting_of_devices_multiplies_the_rate():
+    """Images, accumulation and rate of four cards; the epoch follows from the rate."""
+    space = Space(**SPACE, effective_batch_size=64, devices=4, allocator="a:1")
+    made = setting_of(space, StepSettings(precision="fp32"), 8, peaks(200), 10.0, 400)
+
+    assert (8, 2, 64, 4) == (
+        made.micro_batch_size,
+        made.accumulation_steps,
+        made.effective_batch_size,
+        made.devices,
+    )
+    assert (40.0, 10.0) == (made.predicted.images_per_second, made.predicted.epoch_seconds)
+    assert (170, 190, 200) == (
+        made.predicted.allocated_peak_bytes,
+        made.predicted.reserved_peak_bytes,
+        made.predicted.device_used_peak_bytes,
+    )
+    assert None is setting_of(space, StepSettings(), 8, peaks(), 10.0).predicted.epoch_seconds
+
+
+def test_configurations_are_the_whole_product():
+    """Every precision, layout and recompute set once, on the same base."""
+    space = Space(
+        precisions=("fp32", "amp-fp16"),
+        memory_formats=("contiguous", "channels-last"),
+        recomputes=((), ("0",)),
+        effective_batch_size=4,
+        nominal_batch_size=64,
+    )
+
+    made = list(configurations(StepSettings(), space))
+
+    assert 8 == len({(s.precision, s.memory_format, s.recompute) for s in made}) == len(made)
+
+
+@functools.cache
+def recorded(settings, batch):
+    """Return the counted toy's tape, recorded once a batch and setting."""
+    return record(Counted(), batch, settings)
+
+
+def recorder_of(settings):
+    """Return the function that records a configuration at a batch."""
+    return functools.partial(recorded, settings)
+
+
+def searched(capacity_bytes, **changes):
+    """Return the toy's plan for 4 images a step on an RTX 3090 of another capacity."""
+    card = catalogue.card("rtx-3090").with_capacity(capacity_bytes)
+    space = Space(**SPACE | {"effective_batch_size": 4} | changes)
+    told = []
+    outcome = search(
+        recorder_of,
+        Simulator(card),
+        StepSettings(precision="fp32"),
+        space,
+        Budget(capacity_bytes=capacity_bytes, safety_fraction=0.05),
+        num_images=40,
+        say=told.append,
+    )
+    return outcome, told
+
+
+def test_search_takes_the_fastest_that_fits():
+    """Of three micro-batches the largest is chosen where there is room; progress is told."""
+    outcome, told = searched(8 << 30)
+
+    assert 3 == outcome.num_evaluated
+    assert 4 == outcome.chosen.micro_batch_size
+    assert outcome.chosen == outcome.pareto[-1]
+    assert any("Recording" in text and "fp32, contiguous" in text for text in told)
+    rate = outcome.chosen.predicted.images_per_second
+    assert pytest.approx(40 / rate) == outcome.chosen.predicted.epoch_seconds
+
+
+def test_search_with_one_micro_batch_needs_no_more():
+    """An effective batch of one image has one way to be run."""
+    outcome, _ = searched(8 << 30, effective_batch_size=1)
+
+    assert (1, 1) == (outcome.chosen.micro_batch_size, outcome.chosen.accumulation_steps)
+
+
+def test_nothing_that_fits_says_by_how_much():
+    """The message names the card, the least that is needed, the budget and a way out."""
+    context = catalogue.card("rtx-3090").context_bytes
+
+    with pytest.raises(InfeasibleError, match="too much") as caught:
+        searched(context + MIB)
+
+    assert 3 == caught.value.exit_code
+    text = str(caught.value)
+    assert 1 == len(text.splitlines())
+    for words in ("Nothing fits", "RTX 3090", "device-used (predicted)", "Lower --img"):
+        assert words in text

@@ -159,18 +159,6 @@ def test_no_feasible_plan_is_exit_code_3(memplan):
     assert 1 == len(finished.err.splitlines())
 
 
-def test_yolov9_does_not_fit_one_gibibyte(memplan):
-    """The real network at its real size is refused on 1 GiB with exit code 3."""
-    finished = memplan(
-        *("plan", "--cfg", "yolov9-t", "--img", 640, "--gpu", "rtx-3090", "--capacity", "1GiB"),
-        *("--effective-batch", 1, "--recompute", "none", "--memory-format", "channels-last"),
-        *("--precision", "fp32", "--safety", 0.3),
-    )
-
-    assert (3, "") == (finished.code, finished.out)
-    assert "budget of 717 MiB" in finished.err
-
-
 def test_data_set_gives_the_time_of_an_epoch(memplan, tmp_path):
     """`--data` counts the training images, which gives the epoch's duration and the command."""
     data = write_set(tmp_path)

@@ -54,7 +54,9 @@ class UnknownNameError(BadInputError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        nearest = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.4)
+        spelt = {one.lower(): one for one in sorted(known)}
+        close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.4)
+        nearest = [spelt[one] for one in close]
         parts = [f"Unknown {kind} {name!r}."]
         if nearest:
             parts.append(f"Did you mean {nearest[0]!r}?")

@@ -232,8 +232,7 @@ def probe_many(
         simulators,
         life,
         wanted[0],
-        # One batch says nothing about how memory grows, and so nothing about the largest that fits.
-        wanted[-1] if len(wanted) > 1 else 2 * wanted[0],
+        wanted[-1],
         say,
     )
     answers = []

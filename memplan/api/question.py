@@ -132,6 +132,8 @@ class Question:
             return self.recompute
         if self.recompute == "none":
             return ()
+        if self.recompute == "auto":
+            raise UsageError("--recompute auto is for `memplan plan`. Give none, all or paths.")
         if self.recompute == "all":
             return self.all_blocks
         return tuple(path.strip() for path in self.recompute.split(",") if path.strip())

@@ -68,8 +68,8 @@ class Predictor:
         say: Say = _silent,
     ) -> None:
         if smallest == largest:
-            # One recording tells nothing about growth, so half the batch is recorded beside it.
-            smallest, largest = (largest // 2, largest) if largest > 1 else (1, 2)
+            # One recording tells nothing about growth, so twice the batch is recorded beside it.
+            largest *= 2
         self.life = life
         self.simulators = tuple(simulators)
         self._programs: dict[int, Program] = {}

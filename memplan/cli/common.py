@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from memplan.answers import save_answers
 from memplan.errors import BadInputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -169,6 +171,27 @@ def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
             raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
         if not path.resolve().parent.is_dir():
             raise BadInputError(f"{path.parent} is no folder, so {path} cannot be written there.")
+
+
+def show(values: Mapping[str, Any], answers: Sequence[Any], text_of: Callable[[Any], str]) -> None:
+    """Print answers as text or, with `--json`, as JSON, and save them where `--output` says."""
+    if values["as_json"]:
+        shown = [answer.to_json() for answer in answers]
+        click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
+    else:
+        click.echo("\n\n".join(text_of(answer) for answer in answers))
+    if values["output"] is not None:
+        save_answers(values["output"], answers, force=values["force"])
+        wrote(values["output"])
+
+
+def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
+    """Write the PDF pages that `--report` asks for; `answers` are `write_report`'s."""
+    if values["report"] is not None:
+        from memplan.report import write_report
+
+        write_report(values["report"], **answers, command=typed_command(), force=values["force"])
+        wrote(values["report"])
 
 
 def typed_command() -> str:

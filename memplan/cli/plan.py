@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from memplan.answers import PlanAnswer, save_answers
+from memplan.answers import PlanAnswer
 from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
     output_options,
+    show,
     table,
-    typed_command,
     workload_options,
-    wrote,
+    write_pages,
 )
 from memplan.cli.probe import describe_setting
 from memplan.units import format_bytes, format_seconds, gib, three_digits
@@ -52,21 +51,8 @@ def command(context: click.Context, /, **values: Any) -> None:
     """
     check_writable((values["output"], values["report"]), force=values["force"])
     answers = _plan(context, values)
-    if values["as_json"]:
-        shown = [answer.to_json() for answer in answers]
-        click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
-    else:
-        click.echo("\n\n".join(_text(answer) for answer in answers))
-    if values["output"] is not None:
-        save_answers(values["output"], answers, force=values["force"])
-        wrote(values["output"])
-    if values["report"] is not None:
-        from memplan.report import write_report
-
-        write_report(
-            values["report"], plans=answers, command=typed_command(), force=values["force"]
-        )
-        wrote(values["report"])
+    show(values, answers, _text)
+    write_pages(values, plans=answers)
 
 
 def _is_given(context: click.Context, name: str) -> bool:

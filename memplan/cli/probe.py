@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memplan.answers import BatchPeaks, ProbeAnswer, Setting, save_answers
+from memplan.answers import BatchPeaks, ProbeAnswer, Setting
 from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
     output_options,
+    show,
     table,
     typed_command,
     workload_options,
+    write_pages,
     wrote,
 )
 from memplan.units import format_bytes, format_seconds, gib, three_digits
@@ -62,23 +63,10 @@ def command(**values: Any) -> None:
         answers = probe_many(question, batches, command=typed_command(), say=progress)
     finally:
         progress.done()
-    if values["as_json"]:
-        shown = [answer.to_json() for answer in answers]
-        click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
-    else:
-        click.echo("\n\n".join(_text(answer) for answer in answers))
-    if values["output"] is not None:
-        save_answers(values["output"], answers, force=values["force"])
-        wrote(values["output"])
+    show(values, answers, _text)
     if values["tape_path"] is not None:
         _save_tape(question, batches[-1], values["tape_path"])
-    if values["report"] is not None:
-        from memplan.report import write_report
-
-        write_report(
-            values["report"], probes=answers, command=typed_command(), force=values["force"]
-        )
-        wrote(values["report"])
+    write_pages(values, probes=answers)
 
 
 def _save_tape(question: Any, batch: int, path: Path) -> None:

@@ -20,11 +20,7 @@ from memplan.device.allocator_settings import (
     AllocatorSettings,
 )
 from memplan.errors import BadTapeError, DeviceOutOfMemoryError
-
-ALLOCATE = 0
-FREE = 1
-EMPTY_CACHE = 2
-SCRATCH = 3
+from memplan.tape import ALLOCATE, EMPTY_CACHE, FREE, SCRATCH
 
 _Timeline = list[tuple[int, int]]
 

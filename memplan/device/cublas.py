@@ -62,7 +62,7 @@ def workspaces(
     Raises:
         BadInputError: a variable or the version is not of its form.
     """
-    release = _release(torch_version)
+    release = release_of(torch_version)
     config = environment.get(ENVIRONMENT_VARIABLE)
     size = default_bytes(compute_capability, release) if not config else configured_bytes(config)
     cache = environment.get("TORCH_CUBLAS_WORKSPACE_CACHE", "1" if release < (2, 15) else "0")
@@ -120,7 +120,12 @@ def _lt_bytes(release: tuple[int, int], environment: Mapping[str, str]) -> int:
     return int(text) * KIB
 
 
-def _release(version: str) -> tuple[int, int]:
+def release_of(version: str) -> tuple[int, int]:
+    """Return the release of a PyTorch version, such as (2, 11) of "2.11.0+cu130".
+
+    Raises:
+        BadInputError: the text does not begin with a release.
+    """
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
         raise BadInputError(f"{version!r} is not a version of PyTorch, such as 2.11.0.")

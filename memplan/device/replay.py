@@ -14,7 +14,7 @@ from memplan.device.allocator_replay import StreamResult, replay_stream
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.device.context import outside_allocator
-from memplan.device.cublas import workspaces
+from memplan.device.cublas import release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.tape import Int64, Tape
 
@@ -222,7 +222,7 @@ class Simulator:
         self.oracle = WorkspaceOracle(card)
         self.matrix_bytes = workspaces(card.compute_capability, torch_version).cublas_bytes
         self.outside = outside_allocator(card, devices=devices)
-        self.release = _release(torch_version)
+        self.release = release_of(torch_version)
 
     def convolution_bytes(self, problems: Sequence[ConvolutionProblem]) -> Int64:
         """Return each convolution's workspace on the card, bytes."""
@@ -284,11 +284,6 @@ def categories_at(
     categories["cached"] = max(0, peaks.reserved_peak_bytes - sum(categories.values()))
     categories["context"] = context_bytes
     return categories
-
-
-def _release(torch_version: str) -> tuple[int, int]:
-    major, minor = torch_version.split(".")[:2]
-    return int(major), int(minor)
 
 
 def replay(

@@ -89,6 +89,8 @@ class BatchPeaks:
     peak_module: str
     """Path of the module that was running at the peak of allocated memory."""
     fits: bool
+    objects_in_fullest_image: int = 0
+    """In the fullest image of one batch in ten thousand; 0 where the notion does not apply."""
     num_alloc_retries: int = 0
     """Times the allocator must empty its cache to go on; such a batch fits, but slowly."""
     origin: str = PREDICTED

@@ -53,11 +53,20 @@ SECTIONS = (
     "release",
     "average",
     "validation",
+    "checkpoint",
+    "crowded_micro_batch",
 )
 # Parts of a training's life, in the order a run goes through them.
-PERIODS = ("build", "first_step", "accumulation_step", "steady_step", "validation")
+PERIODS = (
+    "build",
+    "first_step",
+    "accumulation_step",
+    "steady_step",
+    "validation",
+    "checkpoint",
+)
 # What happens inside a section.
-PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predict")
+PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predict", "save")
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -126,9 +135,12 @@ class Description:
     parameters: int
     """Number of parameters, not bytes."""
     objects_per_image: int
+    """Objects in every image of the recorded batch; 0 where the notion does not apply."""
     origin: str
     """`predicted` for a recording made with no device, `measured` from a real one."""
     versions: dict[str, str] = field(default_factory=dict)
+    crowded_objects_per_image: int = 0
+    """Objects in every image of the section `crowded_micro_batch`; 0 where it was not recorded."""
     unknown_operators: dict[str, int] = field(default_factory=dict)
     """Operators for which no memory rule exists, and how often they ran."""
 

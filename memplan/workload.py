@@ -8,6 +8,7 @@ entry-point group `memplan.workloads` as a function from name and keyword argume
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,52 @@ if TYPE_CHECKING:
 
 # A batch is any mapping of names to tensors; the first dimension counts images.
 Batch = Mapping[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrowdedBatch:
+    """A batch with more objects in its images than most have."""
+
+    batch: Batch
+    """Shapes as `Workload.make_batch` gives them, apart from the objects."""
+    objects_per_image: int
+    """Objects in each of its images, above the workload's own number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An operator whose output size depends on values that no recording knows.
+
+    Such as the positions where a mask over predictions holds: with no device there are no
+    predictions, so the workload states how many there are.
+    """
+
+    operator: str
+    """What chooses, such as `aten.nonzero`, `aten.masked_select` or `torchvision.nms`."""
+    shape: tuple[int, ...]
+    """Shape of what is chosen from: the mask, the scores of `nms`, the values of `unique`."""
+    made_by: str
+    """The operator that computed it, such as `aten.gt`; empty where that is not known."""
+    module: str
+    """Path of the running module; empty outside any, as in most losses."""
+    section: str
+    """Section of the life that runs, such as `micro_batch` or `validation`; see `memplan.tape`."""
+    micro_batch_size: int
+    """Images of the training batch; a validation batch may have more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A value that the step asks of the device, and that no recording knows."""
+
+    type: type[bool] | type[int] | type[float]
+    """What the answer is to be."""
+    made_by: str
+    """The operator that computed it, such as `aten.lt`; empty where that is not known."""
+    module: str
+    """Path of the running module; empty outside any."""
+    section: str
+    """Section of the life that runs, such as `micro_batch` or `validation`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +168,23 @@ class Workload(abc.ABC):
     """A training that memplan can record, plan and run.
 
     Tensors are made on the CPU; memplan moves the model and each batch to the device. Shapes may
-    depend on the batch's shapes but not on tensor values: a step that asks for a value on the host
-    cannot be recorded without a GPU.
+    depend on the batch's shapes. Where they also depend on values (`nonzero`, a mask as an index,
+    `unique`, `nms`, `.item()`), the workload says so with `states_sizes`: values that follow from
+    the batch and from constants are then computed, up to 65,536 elements a tensor, so that
+    `counts.max()` of real targets is exact; what follows from predictions is stated by
+    `num_chosen` and `answer`:
+
+        class Mine(Workload):
+            states_sizes = True
+            objects_per_image = 20
+
+            def num_chosen(self, choice: Choice) -> int | None:
+                if choice.operator == "torchvision.nms":
+                    return min(1000, choice.shape[0])  # what the detector keeps at most
+                return super().num_chosen(choice)  # ten predictions an object
+
+            def answer(self, question: Question) -> float | None:
+                return 0 if question.made_by == "aten.isnan" else 1
     """
 
     name: str
@@ -143,6 +205,14 @@ class Workload(abc.ABC):
     """Objects in each image of `make_batch`; 0 where the notion does not apply."""
     keeps_average: bool = False
     """Whether a moving average of the weights (EMA) is kept on the device."""
+    states_sizes: bool = False
+    """Whether the step has sizes that depend on values, and `num_chosen` states them."""
+    positives_per_object: int = 10
+    """Predictions that the loss matches with an object, where `num_chosen` is not overridden."""
+    deterministic: bool = False
+    """Whether training runs under `torch.use_deterministic_algorithms(True)`."""
+    cublas_workspace_config: str | None = None
+    """What training sets CUBLAS_WORKSPACE_CONFIG to, such as `:4096:8`; None leaves it alone."""
 
     @abc.abstractmethod
     def build_model(self) -> torch.nn.Module:
@@ -212,6 +282,70 @@ class Workload(abc.ABC):
         """
         del micro_batch_size
         return None
+
+    def num_chosen(self, choice: Choice) -> int | None:
+        """Return how many a choice keeps; asked only where `states_sizes` holds.
+
+        The default takes the mask's first dimension for the images where it has their number, and
+        the mask as one image's otherwise; every object is matched with `positives_per_object`
+        predictions, and further dimensions are kept whole. None refuses to record.
+        """
+        shape = choice.shape
+        if not shape or not self.objects_per_image:
+            return None
+        positives = self.objects_per_image * self.positives_per_object
+        if len(shape) > 1 and shape[0] == choice.micro_batch_size:
+            return min(shape[0] * positives, math.prod(shape[:2])) * math.prod(shape[2:])
+        return min(positives, shape[0]) * math.prod(shape[1:])
+
+    def answer(self, question: Question) -> float | None:
+        """Return what a value asked of the device is; asked only where `states_sizes` holds.
+
+        The default says yes, or one: there is a positive, there are several boxes at a place.
+        None refuses to record.
+        """
+        del question
+        return 1
+
+    def make_crowded_batch(self, micro_batch_size: int) -> CrowdedBatch | None:
+        """Return a batch with more objects an image than `make_batch`'s.
+
+        Memory at any number of objects is the line through the two batches, so it should be asked
+        for only where sizes grow with them. None where they do not.
+        """
+        del micro_batch_size
+        return None
+
+    def draw_object_counts(
+        self,
+        counts: np.ndarray[Any, Any],
+        num_draws: int,
+        generator: np.random.Generator,
+    ) -> np.ndarray[Any, Any]:
+        """Return the objects in training images drawn at random, int64 `[num_draws]`.
+
+        The default draws images as they are. A data pipeline that puts several images together
+        says so here.
+
+        Args:
+            counts: objects in each image of the data set, int64 `[images]`, at least one.
+            num_draws: how many to draw.
+            generator: where chance comes from.
+        """
+        return generator.choice(counts, num_draws)
+
+    def checkpoint(self, model: torch.nn.Module, average: torch.nn.Module | None) -> Any:
+        """Return what a checkpoint takes from the device; what it allocates there counts.
+
+        memplan's own trainer copies every tensor to the host, which allocates nothing.
+
+        Args:
+            model: the trained model.
+            average: its moving average; None where none is kept.
+        """
+        for module in (model, average):
+            for tensor in () if module is None else module.state_dict().values():
+                tensor.detach().cpu()
 
     def predict(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return predictions for a prepared validation batch; called without gradients."""

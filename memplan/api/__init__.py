@@ -19,7 +19,8 @@ from memplan.api.question import (
 )
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
-from memplan.device.replay import Life, Peaks
+from memplan.device.life import Life
+from memplan.device.replay import Peaks
 from memplan.device.replay import replay as replay_on
 from memplan.fit.predictor import Say
 from memplan.tape import Tape
@@ -79,7 +80,7 @@ def probe(
         img: side of the images, pixels; None takes the workload's default.
         **options: `precision`, `memory_format`, `optimizer`, `recompute`, `allocator`, `devices`,
             `capacity` (bytes, or text such as `24GiB`), `objects_per_image`, and `arguments` for
-            the workload's factory.
+            the workload's factory, and `object_counts` (objects in each image of the data set).
 
     Returns:
         One answer, or a list when several cards were given.

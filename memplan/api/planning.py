@@ -29,7 +29,8 @@ from memplan.planner.search import (
     search,
 )
 from memplan.tape import Tape
-from memplan.trace.fake_cuda import fake_cuda, warm_up
+from memplan.trace.build import build
+from memplan.trace.fake_cuda import warm_up
 from memplan.trace.record import record as record_step
 from memplan.trace.step import MEMORY_FORMATS, StepSettings
 from memplan.workload import OptimizerSettings, Workload
@@ -88,7 +89,16 @@ def plan_one(
     def recorder_of(chosen: StepSettings) -> Callable[[int], Tape]:
         return lambda batch: record_step(workload, batch, chosen)
 
-    outcome = search(recorder_of, simulator, base, space, budget, num_images=num_images, say=say)
+    outcome = search(
+        recorder_of,
+        simulator,
+        base,
+        space,
+        budget,
+        num_images=num_images,
+        objects=question.objects,
+        say=say,
+    )
     chosen = outcome.chosen
     return PlanAnswer(
         workload=WorkloadFacts(
@@ -128,8 +138,8 @@ def _check_plan(effective: int, safety_fraction: float, devices: int) -> None:
 
 
 def _num_parameters(workload: Workload) -> int:
-    with explained(workload), fake_cuda():
-        return sum(parameter.numel() for parameter in workload.build_model().parameters())
+    with explained(workload):
+        return sum(parameter.numel() for parameter in build(workload).parameters())
 
 
 def _train_command(question: Question, chosen: Setting, data: str) -> str:

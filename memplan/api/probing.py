@@ -27,11 +27,10 @@ from memplan.api.question import (
     silent,
     versions,
 )
+from memplan.device.life import Life, Program
 from memplan.device.replay import (
     UNLIMITED_BYTES,
-    Life,
     Peaks,
-    Program,
     Simulator,
     categories_at,
 )
@@ -70,7 +69,7 @@ def _workload_facts(tape: Tape, devices: int) -> WorkloadFacts:
     )
 
 
-def _batch_peaks(batch: int, peaks: Peaks) -> BatchPeaks:
+def _batch_peaks(batch: int, peaks: Peaks, question: Question) -> BatchPeaks:
     return BatchPeaks(
         micro_batch_size=batch,
         allocated_peak_bytes=peaks.allocated_peak_bytes,
@@ -80,6 +79,7 @@ def _batch_peaks(batch: int, peaks: Peaks) -> BatchPeaks:
         peak_period=peaks.peak_period,
         peak_module=peaks.peak_module,
         fits=peaks.fits,
+        objects_in_fullest_image=max(question.objects(batch), default=0),
         num_alloc_retries=peaks.num_alloc_retries,
     )
 
@@ -234,6 +234,7 @@ def probe_many(
         wanted[0],
         wanted[-1],
         say,
+        objects=question.objects,
     )
     answers = []
     for card, simulator in enumerate(simulators):
@@ -241,7 +242,7 @@ def probe_many(
         if len(wanted) <= _MOST_EXACT:
             predictor.ask_exactly(card, wanted)
         rows = [
-            _batch_peaks(batch, peaks)
+            _batch_peaks(batch, peaks, question)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
         ]
         largest = predictor.largest_batch(card)
@@ -263,7 +264,7 @@ def probe_many(
                 modules=_modules(tape, predictor.workspaces(card, reference)),
                 largest_batch=largest,
                 edge=tuple(
-                    _batch_peaks(batch, predictor.peaks(card, batch, exact=True))
+                    _batch_peaks(batch, predictor.peaks(card, batch, exact=True), question)
                     for batch in (largest, largest + 1)
                     if batch
                 ),

@@ -21,8 +21,10 @@ from memplan.device.replay import (
     Simulator,
 )
 from memplan.errors import BadInputError, UsageError
+from memplan.planner.crowd import Crowd
 from memplan.registry import make_workload
-from memplan.trace.fake_cuda import fake_cuda
+from memplan.tape import Int64
+from memplan.trace.build import build
 from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings, Workload
 
@@ -82,6 +84,8 @@ class Question:
     """PyTorch's option string."""
     devices: int = 1
     """Cards that train together."""
+    object_counts: Int64 | None = None
+    """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
 
     def __post_init__(self) -> None:
         """Refuse what no workload can take.
@@ -101,6 +105,21 @@ class Question:
         if isinstance(self.workload, Workload):
             return self.workload
         return make_workload(self.workload, self.arguments)
+
+    @cached_property
+    def crowd(self) -> Crowd | None:
+        """Objects in training images; None where the workload has no such notion.
+
+        Objects given as a number are those of an image as the network sees it.
+        """
+        if self.object_counts is not None:
+            return Crowd.of_data(self.made, self.object_counts)
+        mean = self.made.objects_per_image
+        return Crowd.around(mean) if mean else None
+
+    def objects(self, micro_batch_size: int) -> tuple[int, ...]:
+        """Return the objects in the fullest image of each step's batches."""
+        return self.crowd.steps(micro_batch_size) if self.crowd is not None else ()
 
     def cards(self) -> list[Card]:
         """Return the cards asked about.
@@ -141,8 +160,8 @@ class Question:
     @cached_property
     def all_blocks(self) -> tuple[str, ...]:
         """Every module that the workload says may recompute."""
-        with explained(self.made), fake_cuda():
-            return tuple(self.made.recompute_blocks(self.made.build_model()))
+        with explained(self.made):
+            return tuple(self.made.recompute_blocks(build(self.made)))
 
     def step_settings(self) -> StepSettings:
         """Return how the step runs.

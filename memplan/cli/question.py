@@ -10,6 +10,7 @@ from memplan.units import parse_bytes
 
 if TYPE_CHECKING:
     from memplan.api import Question
+    from memplan.workload import TrainingData
 
 
 def parse_batches(texts: tuple[str, ...]) -> list[int]:
@@ -47,18 +48,18 @@ def workload_name(cfg: str | None, workload: str | None) -> str:
     return DEFAULT_WORKLOAD if given is None else given
 
 
-def objects_of(data: Path, workload: str, arguments: dict[str, Any]) -> tuple[int, int, int]:
-    """Return objects an image that memory is planned for, training images, and classes.
-
-    The label files' largest count is taken: memory follows the most crowded image of a batch.
-    """
+def _add_data(data: Path, workload: str, arguments: dict[str, Any]) -> TrainingData:
+    """Return the data set, what it says of itself added to the workload's arguments."""
+    from memplan.planner.crowd import Crowd
     from memplan.registry import make_workload
     from memplan.workload import DataOptions
 
     made = make_workload(workload, arguments)
     opened = made.open_data(DataOptions(path=data, image_size=made.image_size))
-    most = int(opened.objects_per_image.max(initial=0))
-    return most, opened.num_training_images, opened.num_classes
+    crowd = Crowd.of_data(made, opened.objects_per_image)
+    arguments.setdefault("objects_per_image", max(1, round(crowd.mean)))
+    arguments.setdefault("num_classes", opened.num_classes)
+    return opened
 
 
 def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
@@ -77,13 +78,14 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
     arguments = parse_settings(values["settings"])
     if values["img"] is not None:
         arguments["image_size"] = values["img"]
-    num_images = None
-    if values["data_path"] is not None:
-        objects, num_images, classes = objects_of(values["data_path"], name, arguments)
-        arguments.setdefault("objects_per_image", max(1, objects))
-        arguments.setdefault("num_classes", classes)
     if values["objects_per_image"] is not None:
         arguments["objects_per_image"] = values["objects_per_image"]
+    num_images, counts = None, None
+    if values["data_path"] is not None:
+        states_objects = "objects_per_image" in arguments
+        data = _add_data(values["data_path"], name, arguments)
+        num_images = data.num_training_images
+        counts = None if states_objects else data.objects_per_image
     capacity = values["capacity"]
     question = Question(
         workload=name,
@@ -96,5 +98,6 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         recompute=values["recompute"],
         allocator=values["allocator"],
         devices=values["devices"],
+        object_counts=counts,
     )
     return question, num_images

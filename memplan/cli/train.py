@@ -200,7 +200,7 @@ class _Session:
         wanted = {name: values[name] for name in ("precision", "memory_format", "safety")}
         wanted["recompute"] = options.recompute or values["recompute"]
         click.echo(_PLANNING, err=True)
-        workload.objects_per_image = values["objects_per_image"] or _usual_objects(data)
+        counts = _fill_images(workload, data, values["objects_per_image"])
         progress = Progress()
         answer = plan(
             workload,
@@ -209,6 +209,7 @@ class _Session:
             images=data.num_training_images,
             optimizer=options.optimizer,
             data=str(options.data),
+            object_counts=counts,
             say=progress,
             **{name: value for name, value in wanted.items() if value is not None},
         )
@@ -232,7 +233,7 @@ class _Session:
         if values["precision"] not in {None, "fp32"}:
             raise UsageError(f"--precision {values['precision']} needs a GPU; a CPU has fp32.")
         click.echo(_PLANNING, err=True)
-        workload.objects_per_image = values["objects_per_image"] or _usual_objects(data)
+        _fill_images(workload, data, values["objects_per_image"])
         return plan_for_host(
             workload,
             optimizer=OptimizerSettings(name=options.optimizer),
@@ -277,11 +278,14 @@ def _recompute(text: str | None, workload: Workload) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _usual_objects(data: TrainingData) -> int:
-    """Return the objects in the fuller images of a data set, which decide a batch's memory."""
-    import numpy as np
+def _fill_images(workload: Workload, data: TrainingData, stated: int | None) -> Any:
+    """Tell the workload how full images are; return the data set's counts unless it was stated."""
+    from memplan.planner.crowd import Crowd
 
-    return max(1, int(np.quantile(data.objects_per_image, 0.95)))
+    counts = data.objects_per_image if stated is None else None
+    mean = stated if counts is None else Crowd.of_data(workload, counts).mean
+    workload.objects_per_image = max(1, round(mean or 0))
+    return counts
 
 
 def _show_plan(plan: PlanAnswer) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
@@ -16,20 +15,11 @@ from memplan.device.card import Card
 from memplan.device.context import outside_allocator
 from memplan.device.cublas import release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
+from memplan.device.life import Life, Program
 from memplan.tape import Int64, Tape
 
 # More than any card has, so that a replay tells what a life needs instead of where it stops.
 UNLIMITED_BYTES = 1 << 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Life:
-    """Which parts of a recorded life are replayed."""
-
-    accumulates: bool = False
-    """Whether gradients of several micro-batches are summed before a step."""
-    validates: bool = True
-    """Whether validation runs between epochs, where it was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,150 +43,6 @@ class Peaks:
     """Index of the replayed event at which allocated memory peaks."""
     out_of_memory: str
     """PyTorch's message where it does not fit, else empty."""
-
-
-def _schedule(life: Life, *, has_validation: bool) -> list[tuple[str, str, int]]:
-    """Return the parts of a life as period, recorded section and copy of the section's blocks."""
-    validates = life.validates and has_validation
-    parts = [("build", "build", 0)]
-    # A step after validation meets a cache that validation has shaped.
-    for number in range(3 if validates else 2):
-        copy = 2 * number
-        if number == 2:
-            parts.append(("validation", "validation", 1))
-        period = "first_step" if number == 0 else "steady_step"
-        parts.append((period, "micro_batch", copy))
-        if life.accumulates:
-            parts.append(("accumulation_step", "accumulation", copy + 1))
-        parts.append((period, "first_update" if number == 0 else "update", copy))
-        parts += [(period, "release", copy), (period, "average", copy)]
-    return parts
-
-
-def _lasting_blocks(tape: Tape) -> npt.NDArray[np.bool_]:
-    """Return by block whether it stays once allocated.
-
-    That is a block never freed, and one that a section leaves to whichever comes later to free:
-    only gradients are meant to pass from one section to another.
-    """
-    events = tape.events
-    born = np.full(len(tape.block_category), -1, dtype=np.int64)
-    allocates = events.kind == tapes.ALLOCATE
-    born[events.block[allocates]] = events.section[allocates]
-    frees = events.kind == tapes.FREE
-    freed_blocks, freed_in = events.block[frees], events.section[frees]
-    micro_batch, release = (tapes.SECTIONS.index(name) for name in ("micro_batch", "release"))
-    as_meant = (born[freed_blocks] == freed_in) | (
-        (born[freed_blocks] == micro_batch) & (freed_in == release)
-    )
-    lasting = np.ones(len(tape.block_category), dtype=bool)
-    lasting[freed_blocks[as_meant]] = False
-    lasting[events.block[events.kind == tapes.SCRATCH]] = False
-    return lasting
-
-
-class Program:
-    """A tape's sections put together to a life, ready to be replayed with any sizes.
-
-    A block that a section allocates and a later one of the same step frees gets an id of its own
-    in each step; one that stays to the end (optimizer state, library workspace) is allocated the
-    first time only. Accumulating runs the micro-batch with gradients present: each gradient is
-    freed at once, having been added to what is there.
-
-    Args:
-        tape: gives the structure; its sizes are not used.
-        life: which parts to replay.
-    """
-
-    def __init__(self, tape: Tape, life: Life) -> None:
-        self._tape = tape
-        events = tape.events
-        self._lasting = _lasting_blocks(tape)
-        self._of_build = np.zeros_like(self._lasting)
-        self._of_build[events.block[events.section == 0]] = True
-        present = set(np.unique(events.section))
-        has_validation = tapes.SECTIONS.index("validation") in present
-        rows, kinds, blocks, periods = [], [], [], []
-        for period, section, copy in _schedule(life, has_validation=has_validation):
-            part = self._part(section, copy)
-            rows.append(part[0])
-            kinds.append(part[1])
-            blocks.append(part[2])
-            periods.append(np.full(len(part[0]), tapes.PERIODS.index(period)))
-        self.rows = np.concatenate(rows)
-        """Rows of the tape's events, in the order they are replayed."""
-        self.kinds = np.concatenate(kinds)
-        self.blocks = np.concatenate(blocks)
-        self.periods = np.concatenate(periods)
-        self.request = events.request[self.rows]
-        self._asks_matrix = self.request == tapes.MATRIX_WORKSPACE
-        self._asks_convolution = self.request >= 0
-
-    def _part(self, section: str, copy: int) -> tuple[Int64, Int64, Int64]:
-        """Return rows, kinds and block ids of one section as it runs in one step."""
-        events = self._tape.events
-        accumulates = section == "accumulation"
-        recorded = "micro_batch" if accumulates else section
-        rows = np.flatnonzero(events.section == tapes.SECTIONS.index(recorded))
-        kinds = events.kind[rows].astype(np.int64)
-        blocks = events.block[rows].astype(np.int64)
-        keeps = np.isin(kinds, (tapes.KEEP_GRADIENT, tapes.KEEP_COPY))
-        if accumulates:
-            copies = blocks[kinds == tapes.KEEP_COPY]
-            kinds[kinds == tapes.KEEP_GRADIENT] = tapes.FREE
-            keep = ~(np.isin(blocks, copies) | (kinds == tapes.KEEP_COPY))
-        else:
-            keep = ~keeps
-        lasting = self._lasting[blocks]
-        keep &= ~(lasting & (kinds == tapes.FREE))
-        if copy:
-            keep &= ~lasting & ~self._of_build[blocks]
-        rows, kinds, blocks, lasting = rows[keep], kinds[keep], blocks[keep], lasting[keep]
-        moved = ~(lasting | self._of_build[blocks])
-        return rows, kinds, blocks + moved * copy * len(self._lasting)
-
-    def sizes(self, requested: Int64, convolution_bytes: Int64, matrix_bytes: int) -> Int64:
-        """Return each replayed event's bytes, the device's answers filled in.
-
-        Args:
-            requested: bytes by row of the tape's events.
-            convolution_bytes: workspace by index of the tape's convolutions.
-            matrix_bytes: workspace of the matrix library.
-        """
-        sizes: Int64 = requested[self.rows]
-        sizes[self._asks_matrix] = matrix_bytes
-        if self._asks_convolution.any():
-            sizes[self._asks_convolution] = convolution_bytes[self.request[self._asks_convolution]]
-        return sizes
-
-    def place(self, event: int) -> tuple[str, str, str]:
-        """Return period, phase and module path of a replayed event."""
-        operator = max(int(self._tape.events.operator[self.rows[event]]), 0)
-        operators = self._tape.operators
-        module = int(operators.module[operator])
-        path = self._tape.modules[module].path if module >= 0 else ""
-        period = tapes.PERIODS[self.periods[event]]
-        return period, tapes.PHASES[operators.phase[operator]], path
-
-    def live_by_category(self, sizes: Int64) -> npt.NDArray[np.int64]:
-        """Return bytes held by category after each replayed event, `[categories, events]`.
-
-        Scratch counts while it is held. Bytes are rounded to the allocator's blocks of 512.
-        """
-        rounded = -(-sizes // 512) * 512
-        of_block = np.zeros(int(self.blocks.max(initial=0)) + 1, dtype=np.int64)
-        allocates = self.kinds == tapes.ALLOCATE
-        of_block[self.blocks[allocates]] = rounded[allocates]
-        delta = np.where(
-            allocates, rounded, np.where(self.kinds == tapes.FREE, -of_block[self.blocks], 0)
-        )
-        category = self._tape.block_category[self.blocks % len(self._tape.block_category)]
-        live = np.zeros((len(tapes.CATEGORIES), len(sizes)), dtype=np.int64)
-        for index in range(len(tapes.CATEGORIES)):
-            live[index] = np.cumsum(np.where(category == index, delta, 0))
-        scratch = self.kinds == tapes.SCRATCH
-        live[tapes.CATEGORY_INDEX["workspace"], scratch] += rounded[scratch]
-        return live
 
 
 class Simulator:
@@ -292,6 +138,7 @@ def replay(
     settings: AllocatorSettings | None = None,
     *,
     life: Life | None = None,
+    objects: Sequence[int] = (),
 ) -> Peaks:
     """Return the peaks of a recorded tape on a card.
 
@@ -300,6 +147,7 @@ def replay(
         card: any card; its own workspaces are asked for.
         settings: allocator options; None takes PyTorch's defaults.
         life: which parts to replay; None replays validation but no accumulation.
+        objects: in the fullest image of each step; see `Program.sizes`.
 
     Raises:
         BadInputError: the card cannot run one of the convolutions.
@@ -312,5 +160,6 @@ def replay(
         tape.events.requested_bytes,
         simulator.convolution_bytes(tape.convolutions),
         simulator.matrix_bytes,
+        objects,
     )
     return simulator.peaks(program, sizes)

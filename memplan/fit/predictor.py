@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from memplan.device.replay import Life, Peaks, Program, Simulator
+from memplan.device.life import Life, Program
+from memplan.device.replay import Peaks, Simulator
 from memplan.fit.affine import Fit, Piece, fit
 from memplan.fit.workspace import WorkspaceCurve
 from memplan.parallel import fork_map, num_cores
@@ -21,6 +22,11 @@ Say = Callable[[str], None]
 
 def _silent(_: str) -> None:
     pass
+
+
+def as_recorded(_: int) -> Sequence[int]:
+    """Return no number of objects, which means the batch as it was recorded."""
+    return ()
 
 
 def _live_peak_bytes(tape: Tape, life: Life) -> int:
@@ -56,6 +62,8 @@ class Predictor:
         smallest: first micro-batch size asked about, >= 1.
         largest: last one asked about.
         say: told what is being done.
+        objects: returns, for a micro-batch size, the objects in the fullest image of each step;
+            see `Program.sizes`.
     """
 
     def __init__(
@@ -66,11 +74,14 @@ class Predictor:
         smallest: int,
         largest: int,
         say: Say = _silent,
+        *,
+        objects: Callable[[int], Sequence[int]] = as_recorded,
     ) -> None:
         if smallest == largest:
             # One recording tells nothing about growth, so twice the batch is recorded beside it.
             largest *= 2
         self.life = life
+        self._objects = objects
         self.simulators = tuple(simulators)
         self._programs: dict[int, Program] = {}
         self._curves: dict[tuple[int, int], WorkspaceCurve] = {}
@@ -155,6 +166,7 @@ class Predictor:
             piece.requested_bytes(batch),
             self.workspaces(card, batch, exact=exact),
             self.simulators[card].matrix_bytes,
+            self._objects(batch),
         )
         return program, sizes
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from memplan.answers import Predicted, Setting
 from memplan.device.card import Card
-from memplan.device.replay import Life, Peaks, Simulator
+from memplan.device.life import Life
+from memplan.device.replay import Peaks, Simulator
 from memplan.errors import InfeasibleError
-from memplan.fit.predictor import Predictor, Say
+from memplan.fit.predictor import Predictor, Say, as_recorded
 from memplan.planner.throughput import images_per_second
 from memplan.tape import Tape
 from memplan.trace.step import StepSettings
@@ -175,6 +176,7 @@ def search(
     budget: Budget,
     *,
     num_images: int | None = None,
+    objects: Callable[[int], Sequence[int]] = as_recorded,
     say: Say,
 ) -> Outcome:
     """Return the fastest setting within the budget.
@@ -186,6 +188,7 @@ def search(
         space: what may be chosen.
         budget: what may be taken.
         num_images: training images in an epoch; None when the data set is not known.
+        objects: returns, for a micro-batch size, the objects in the fullest image of each step.
         say: told what is being done.
 
     Raises:
@@ -207,6 +210,7 @@ def search(
             batches[0],
             batches[-1],
             tell,
+            objects=objects,
         )
         found += settings_at(predictor, 0, space, settings, batches, num_images)
     feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]

@@ -193,7 +193,7 @@ class BackwardWalk:
                         continue
                     gradient, outputs[position] = outputs[position], None
                     if gradient is not None:
-                        buffers.add(successor, index, _conform(gradient, successor, index))
+                        buffers.add(successor, index, gradient)
                     del gradient
                     remaining[successor] -= 1
                     if remaining[successor] == 0:
@@ -214,7 +214,13 @@ class BackwardWalk:
             self._on_gradient(variable, copied)
             return []
         self._on_node(node._sequence_nr())
-        outputs = _call(node, gradients)
+        outputs = list(_call(node, gradients))
+        # The engine validates what a node returned before it lets go of what the node was given
+        # and of what it had saved.
+        for position, (successor, index) in enumerate(node.next_functions):
+            gradient = outputs[position]
+            if successor is not None and gradient is not None:
+                outputs[position] = _conform(gradient, successor, index)
         gradients.clear()
         self._saved.release_used()
-        return list(outputs)
+        return outputs

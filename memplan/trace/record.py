@@ -6,17 +6,21 @@ import contextlib
 import gc
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplan import tape
 from memplan._version import __version__
 from memplan.errors import BadInputError, UsageError
+from memplan.trace.build import build, make_fake
+from memplan.trace.dynamic import DynamicRecorder
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.recorder import Recorder
 from memplan.trace.step import StepSettings, TrainingStep
-from memplan.workload import Batch, Workload
+from memplan.workload import Batch, CrowdedBatch, Workload
 
 
 def versions() -> dict[str, str]:
@@ -68,16 +72,23 @@ def _name_optimizer_state(recorder: Recorder, step: TrainingStep) -> None:
             recorder.categorize(value, "optimizer_state")
 
 
-def _record_sections(
-    recorder: Recorder, step: TrainingStep, batch: Batch, validation_batch: Batch | None
-) -> None:
+@dataclass(frozen=True)
+class _Batches:
+    """What a life reads, on the CPU."""
+
+    training: Batch
+    validation: Batch | None
+    crowded: CrowdedBatch | None
+
+
+def _record_sections(recorder: Recorder, step: TrainingStep, batches: _Batches) -> None:
     """Run each section of a life once, in the order of `tape.SECTIONS`.
 
-    The optimizer steps twice on the same gradients: first to create its state, then with it.
+    The optimizer steps twice on the same gradients: first to create its state, then with it. The
+    crowded micro-batch comes last, and what it leaves is freed after the recording.
     """
     recorder.begin("micro_batch")
-    loss, parts = step.accumulate(step.to_device(batch))
-    del loss, parts
+    _accumulate(step, batches.training)
     recorder.begin("first_update")
     step.apply_gradients()
     _name_optimizer_state(recorder, step)
@@ -87,9 +98,19 @@ def _record_sections(
     step.release_gradients()
     recorder.begin("average")
     step.move_average()
-    if validation_batch is not None:
+    if batches.validation is not None:
         recorder.begin("validation")
-        step.predict(step.to_device(validation_batch))
+        step.predict(step.to_device(batches.validation))
+    recorder.begin("checkpoint")
+    step.save()
+    if batches.crowded is not None:
+        recorder.begin("crowded_micro_batch")
+        _accumulate(step, batches.crowded.batch)
+
+
+def _accumulate(step: TrainingStep, batch: Batch) -> None:
+    """Run a micro-batch, letting go of what it returns."""
+    step.accumulate(step.to_device(batch))
 
 
 def record(
@@ -98,8 +119,9 @@ def record(
     """Return the tape of a training's life at one micro-batch size, with no GPU needed.
 
     Each section of a life is recorded once: build, a micro-batch, the first optimizer step (its
-    state appears), a later one, the release of gradients, the average's step, and a validation
-    batch where the workload validates. `memplan.device.replay` puts a life together from them.
+    state appears), a later one, the release of gradients, the average's step, a validation batch where
+    the workload validates, a checkpoint, and a micro-batch with more objects where the workload's
+    sizes depend on them. `memplan.device.replay` puts a life together from them.
 
     Args:
         workload: what is trained.
@@ -122,14 +144,25 @@ def record(
         ) from error
 
 
+def _recorder(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMode) -> Recorder:
+    """Return the plain recorder, or the one that follows values where the workload states sizes."""
+    if workload.states_sizes:
+        return DynamicRecorder(DEVICE, fake_mode, workload, micro_batch_size)
+    return Recorder(DEVICE, fake_mode)
+
+
 def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings) -> tape.Tape:
+    built = build(workload)
     with _no_garbage_collection(), fake_cuda() as fake_mode:
-        recorder = Recorder(DEVICE, fake_mode)
+        recorder = _recorder(workload, micro_batch_size, fake_mode)
         observer = _Observer(recorder)
         with recorder:
-            model = workload.build_model()
-            batch = workload.make_batch(micro_batch_size)
-            validation_batch = workload.make_validation_batch(micro_batch_size)
+            model = make_fake(built)
+            batches = _Batches(
+                training=workload.make_batch(micro_batch_size),
+                validation=workload.make_validation_batch(micro_batch_size),
+                crowded=workload.make_crowded_batch(micro_batch_size),
+            )
             step = TrainingStep(
                 workload,
                 settings,
@@ -139,7 +172,7 @@ def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings)
                 run_backward=observer.walk,
             )
             with recorder.watch(step.model):
-                _record_sections(recorder, step, batch, validation_batch)
+                _record_sections(recorder, step, batches)
         description = tape.Description(
             workload=workload.name,
             micro_batch_size=micro_batch_size,
@@ -150,6 +183,7 @@ def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings)
             recompute=settings.recompute,
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
             objects_per_image=workload.objects_per_image,
+            crowded_objects_per_image=batches.crowded.objects_per_image if batches.crowded else 0,
             origin="predicted",
             versions=versions(),
             unknown_operators=dict(recorder.unknown),

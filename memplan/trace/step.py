@@ -207,6 +207,13 @@ class TrainingStep:
         finally:
             self.model.train()
 
+    @torch.no_grad()
+    def save(self) -> Any:
+        """Return what a checkpoint takes from the device."""
+        with self.observer.phase("save"):
+            average = self.average.model if self.average is not None else None
+            return self.workload.checkpoint(self.model, average)
+
 
 def _engine_backward(loss: torch.Tensor) -> None:
     torch.autograd.backward(loss)

@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import UnknownNameError, UsageError
-from memplan.workload import Batch, DataOptions, OptimizerSettings, TrainingData, Workload
+from memplan.workload import (
+    Batch,
+    CrowdedBatch,
+    DataOptions,
+    OptimizerSettings,
+    TrainingData,
+    Workload,
+)
 
 from . import build, loss, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import torch
 
     from .network import DetectionModel
 
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
+_FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
 
 
@@ -72,11 +81,18 @@ class YoloV9(Workload):
 
     def make_batch(self, micro_batch_size: int) -> Batch:
         """Return images `[B, 3, S, S]` uint8, targets `[B, M, 5]` and what the loader adds."""
-        return self._batch(micro_batch_size, self.image_size)
+        return self._batch(micro_batch_size, self.image_size, self.objects_per_image)
+
+    def make_crowded_batch(self, micro_batch_size: int) -> CrowdedBatch:
+        """Return a batch with twice the objects: the assigner pads images to the fullest."""
+        objects = max(2 * self.objects_per_image, _FEWEST_IN_CROWD)
+        batch = self._batch(micro_batch_size, self.image_size, objects)
+        return CrowdedBatch(batch=batch, objects_per_image=objects)
 
     def make_validation_batch(self, micro_batch_size: int) -> Batch:
         """Return twice the images at the validation size, such as 672 for 640."""
-        return self._batch(micro_batch_size * _VALIDATION_FACTOR, self.validation_size)
+        num_images = micro_batch_size * _VALIDATION_FACTOR
+        return self._batch(num_images, self.validation_size, self.objects_per_image)
 
     @property
     def validation_size(self) -> int:
@@ -85,11 +101,11 @@ class YoloV9(Workload):
 
         return validation_size(self.image_size, self.stride)
 
-    def _batch(self, num_images: int, side: int) -> Batch:
+    def _batch(self, num_images: int, side: int, objects: int) -> Batch:
         import torch
 
-        targets = torch.full((num_images, max(1, self.objects_per_image), 5), 0.5)
-        targets[..., 0] = 0 if self.objects_per_image else -1
+        targets = torch.full((num_images, max(1, objects), 5), 0.5)
+        targets[..., 0] = 0 if objects else -1
         return {
             "images": torch.zeros(num_images, 3, side, side, dtype=torch.uint8),
             "targets": targets,
@@ -133,6 +149,26 @@ class YoloV9(Workload):
         # The official recipe gives AdamW a third state tensor.
         more = {"amsgrad": True} if settings.name == "AdamW" else {}
         return self.optimizer_over(_parameter_groups(model, settings), settings, **more)
+
+    def draw_object_counts(
+        self,
+        counts: np.ndarray[Any, Any],
+        num_draws: int,
+        generator: np.random.Generator,
+    ) -> np.ndarray[Any, Any]:
+        """Return objects in drawn training images: mosaics of four, some mixed with another.
+
+        No object is taken to be cut away and none to be pasted in, so a drawn image is rather
+        fuller than a real one.
+        """
+        import numpy as np
+
+        values = self.hyperparameters
+        four = generator.choice(counts, (num_draws, 4))
+        other = generator.choice(counts, (num_draws, 4)).sum(axis=1)
+        mixes = generator.random(num_draws) < values["mixup"]
+        mosaic = four.sum(axis=1) + np.where(mixes, other, 0)
+        return np.where(generator.random(num_draws) < values["mosaic"], mosaic, four[:, 0])
 
     def recompute_blocks(self, model: torch.nn.Module) -> list[str]:
         """Return the paths of the layers worth recomputing, in execution order."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from memplan.answers import Predicted, Setting
 from memplan.device import catalogue
-from memplan.device.replay import Life, Simulator
+from memplan.device.life import Life
+from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
 from memplan.fit.predictor import Predictor
 from memplan.planner.search import Budget, Space, fits_budget, pareto, search, settings_at

@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 from memplan_models import torchvision as classifiers
+from memplan_models.yolov9.workload import YoloV9
 from trace_toy import Counted, live_bytes, record_run, signature, train
 
 from memplan import tape as tapes
-from memplan.device.replay import Life, Program
+from memplan.device.life import Life, Program
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings
@@ -50,7 +51,7 @@ def test_two_steps_put_together_equal_two_steps_recorded(name, accumulation_step
     settings = StepSettings(**SETTINGS[name])
 
     assembled, _ = _assembled(
-        record(workload, 2, settings), Life(accumulates=accumulation_steps > 1)
+        record(workload, 2, settings), Life(accumulates=accumulation_steps > 1, num_steps=2)
     )
     recorded = _recorded(workload, 2, settings, train(2, accumulation_steps))
 
@@ -64,7 +65,7 @@ def test_a_residual_network_put_together_equals_one_recorded(accumulation_steps)
     settings = StepSettings()
 
     assembled, _ = _assembled(
-        record(workload, 2, settings), Life(accumulates=accumulation_steps > 1)
+        record(workload, 2, settings), Life(accumulates=accumulation_steps > 1, num_steps=2)
     )
     recorded = _recorded(workload, 2, settings, train(2, accumulation_steps))
 
@@ -88,7 +89,7 @@ def test_validation_put_together_frees_what_it_allocates():
     tape = record(Counted(keeps_average=True, validates=True), 2)
 
     with_validation, program = _assembled(tape, Life())
-    without, _ = _assembled(tape, Life(validates=False))
+    without, _ = _assembled(tape, Life(validates=False, num_steps=2))
 
     assert live_bytes(without)[-1] == live_bytes(with_validation)[-1]
     assert {"validation"} <= {tapes.PERIODS[period] for period in np.unique(program.periods)}
@@ -121,3 +122,24 @@ def test_every_block_of_a_life_is_freed_at_most_once():
     freed = program.blocks[program.kinds == tapes.FREE]
 
     assert len(set(freed.tolist())) == len(freed)
+
+
+def test_steps_with_more_objects_equal_those_recorded_so():
+    """Recorded with 20 and 40 objects, a step with 33 has the sizes of one recorded with 33."""
+    few, exact = (
+        record(YoloV9("yolov9-t", image_size=64, objects_per_image=objects), 2)
+        for objects in (20, 33)
+    )
+    program = Program(few, Life(num_steps=2))
+    none = np.zeros(len(few.convolutions), dtype=np.int64)
+    rows = program.rows[program.periods == tapes.PERIODS.index("steady_step")]
+    of_micro_batch = few.events.section[rows] == tapes.SECTIONS.index("micro_batch")
+
+    at_33 = program.sizes(few.events.requested_bytes, none, 0, (20, 33))
+    as_recorded = program.sizes(few.events.requested_bytes, none, 0)
+    steady = program.periods == tapes.PERIODS.index("steady_step")
+
+    assert (at_33[~steady] == as_recorded[~steady]).all()
+    assert (at_33[steady] != as_recorded[steady]).any()
+    expected = np.where(few.events.request == tapes.KNOWN, exact.events.requested_bytes, 0)
+    assert (expected[rows][of_micro_batch] == at_33[steady][of_micro_batch]).all()

@@ -31,6 +31,7 @@ def publish(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     remarks: Sequence[str],
+    command: str | None = None,
 ) -> None:
     """Print a table and write it to `benchmarks/results/NAME.md` with machine and versions.
 
@@ -40,12 +41,13 @@ def publish(
         header: column titles with units.
         rows: cells as text.
         remarks: what a reader must know, one line each.
+        command: what follows `python -m benchmarks.`; None takes the name.
     """
     text = table(header, rows)
     about = ", ".join(f"{key} {value}" for key, value in versions().items())
     lines = [f"# {title}", "", "```", text, "```", "", *[f"- {remark}" for remark in remarks]]
     lines += [f"- Machine: {machine()}.", f"- Versions: {about}."]
-    lines += [f"- Command: `python -m benchmarks.{name}`.", ""]
+    lines += [f"- Command: `python -m benchmarks.{command or name}`.", ""]
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines))

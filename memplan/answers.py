@@ -45,6 +45,10 @@ class WorkloadFacts:
     parameters: int
     devices: int = 1
     objects_per_image: int = 0
+    deterministic: bool = False
+    """Whether PyTorch's deterministic algorithms run."""
+    cudnn_benchmark: bool = False
+    allow_tf32: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,11 @@ class ConvolutionProblem:
     dimensions; `stride`, `padding` and `dilation` have one number for each of them.
     `channels_last` is the layout of all three tensors, gradients included. `allow_tf32` is
     `torch.backends.cudnn.allow_tf32` (True by default) and counts for float32 only;
-    `deterministic` is `torch.backends.cudnn.deterministic`.
+    `deterministic` is `torch.backends.cudnn.deterministic`, or that all algorithms must be
+    (`torch.use_deterministic_algorithms`).
+
+    Source: `filterEngineConfigs` in aten/src/ATen/native/cudnn/Conv_v8.cpp for what the two rule
+    out, and `ConvParams` in aten/src/ATen/native/Convolution.cpp for where they come from.
     """
 
     kind: Kind

@@ -100,8 +100,8 @@ def make_workload(name: str, arguments: Mapping[str, Any] | None = None) -> Work
 
     Args:
         name: a name or file that a registered family knows (`yolov9-s`, `PATH.yaml`),
-            `family:name` (`torchvision:resnet50`), or `package.module:name` of an object, class or
-            function of the user's own.
+            `family:name` (`torchvision:resnet50`, `official:PATH` of a checkout), or
+            `package.module:name` of an object, class or function of the user's own.
         arguments: keyword arguments for the factory; those it does not take are refused.
 
     Raises:
@@ -127,5 +127,8 @@ def make_workload(name: str, arguments: Mapping[str, Any] | None = None) -> Work
     if is_file and factories:
         return next(iter(known.values()))(name, **arguments)
     raise UnknownNameError(
-        "workload", name, known, "Or give torchvision:NAME, PATH.yaml or package.module:name."
+        "workload",
+        name,
+        known,
+        "Or give torchvision:NAME, official:PATH, PATH.yaml or package.module:name.",
     )

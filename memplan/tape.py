@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadTapeError
+from memplan.reduction import Reduction
 
 SCHEMA = "memplan.tape/1"
 
@@ -32,6 +33,8 @@ KEEP_COPY = 5  # the same for a block that was only made because there was no gr
 # What an event's `request` says when its bytes are the device's to answer.
 KNOWN = -1
 MATRIX_WORKSPACE = -2
+FIRST_REDUCTION = -10  # results of reduction i at -10 - 2 * i, its semaphores one below
+LIGHT_MATRIX_WORKSPACE = -3  # of the matrix library's light interface (cuBLASLt)
 
 CATEGORIES = (
     "parameter",
@@ -102,7 +105,8 @@ class Events:
     requested_bytes: Int64
     """Bytes asked for; 0 where `request` asks the device."""
     request: Int32
-    """KNOWN, MATRIX_WORKSPACE, or an index into `Tape.convolutions`."""
+    """KNOWN, MATRIX_WORKSPACE, LIGHT_MATRIX_WORKSPACE, an index into `Tape.convolutions`, or from
+    FIRST_REDUCTION downwards the buffers of `Tape.reductions`."""
     operator: Int32
     """Row in `Operators` during which it happened; a free belongs to the operator before it."""
     section: Int8
@@ -139,6 +143,14 @@ class Description:
     origin: str
     """`predicted` for a recording made with no device, `measured` from a real one."""
     versions: dict[str, str] = field(default_factory=dict)
+    deterministic: bool = False
+    """Whether PyTorch's deterministic algorithms were asked for."""
+    cudnn_benchmark: bool = False
+    """Whether convolutions take the plan that proves fastest."""
+    allow_tf32: bool = True
+    """Whether float32 convolutions may use TF32."""
+    cublas_workspace_config: str | None = None
+    """What training sets CUBLAS_WORKSPACE_CONFIG to; None leaves the machine's."""
     crowded_objects_per_image: int = 0
     """Objects in every image of the section `crowded_micro_batch`; 0 where it was not recorded."""
     unknown_operators: dict[str, int] = field(default_factory=dict)
@@ -157,6 +169,7 @@ class Tape:
     operator_names: tuple[str, ...]
     modules: tuple[ModuleRecord, ...]
     convolutions: tuple[ConvolutionProblem, ...]
+    reductions: tuple[Reduction, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -173,6 +186,7 @@ class Tape:
             "operator_names": self.operator_names,
             "modules": [asdict(module) for module in self.modules],
             "convolutions": [asdict(convolution) for convolution in self.convolutions],
+            "reductions": [asdict(reduction) for reduction in self.reductions],
         }
         columns: dict[str, Any] = {f"events.{k}": v for k, v in vars(self.events).items()}
         columns |= {f"operators.{k}": v for k, v in vars(self.operators).items()}
@@ -243,6 +257,7 @@ def load_tape(path: Path) -> Tape:
             convolutions=tuple(
                 ConvolutionProblem(**_tuples(row)) for row in header["convolutions"]
             ),
+            reductions=tuple(Reduction(**_tuples(row)) for row in header.get("reductions", ())),
         )
     except FileNotFoundError:
         raise BadTapeError(f"{path} does not exist. `memplan probe --output` writes one.") from None

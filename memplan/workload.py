@@ -60,7 +60,7 @@ class Choice:
 class Question:
     """A value that the step asks of the device, and that no recording knows."""
 
-    type: type[bool] | type[int] | type[float]
+    type: type[bool | int | float]
     """What the answer is to be."""
     made_by: str
     """The operator that computed it, such as `aten.lt`; empty where that is not known."""
@@ -170,7 +170,7 @@ class Workload(abc.ABC):
     Tensors are made on the CPU; memplan moves the model and each batch to the device. Shapes may
     depend on the batch's shapes. Where they also depend on values (`nonzero`, a mask as an index,
     `unique`, `nms`, `.item()`), the workload says so with `states_sizes`: values that follow from
-    the batch and from constants are then computed, up to 65,536 elements a tensor, so that
+    the batch and from constants are then computed, up to 262,144 elements a tensor, so that
     `counts.max()` of real targets is exact; what follows from predictions is stated by
     `num_chosen` and `answer`:
 

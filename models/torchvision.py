@@ -1,4 +1,4 @@
-"""Every classification model of torchvision as a workload."""
+"""Every classification and detection model of torchvision as a workload."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Any
 from memplan.errors import UnknownNameError, UsageError
 from memplan.workload import Batch, Workload
 
+from .torchvision_detection import Detection
+
 if TYPE_CHECKING:
     import torch
+
+_SIDE = 224
+# Sides that a model's auxiliary head, or its authors, ask for.
+_SIDES = {"inception_v3": 299}
+# Weight of each auxiliary head's loss. Source: 0.3 in GoogLeNet (Szegedy et al. 2014, section 5),
+# 0.4 in PyTorch's fine-tuning tutorial for Inception v3.
+_AUXILIARY_WEIGHTS = {"googlenet": 0.3, "inception_v3": 0.4}
+# Models built for one side only, and what their constructors call it.
+_SIDE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}
 
 
 class Classification(Workload):
@@ -16,13 +27,15 @@ class Classification(Workload):
 
     Args:
         model_name: as `torchvision.models.list_models` spells it.
-        image_size: side of the square images, pixels.
+        image_size: side of the square images, pixels; None takes 224, or 299 for Inception v3.
         num_classes: classes of the last layer.
     """
 
-    def __init__(self, model_name: str, *, image_size: int = 224, num_classes: int = 1000) -> None:
+    def __init__(
+        self, model_name: str, *, image_size: int | None = None, num_classes: int = 1000
+    ) -> None:
         self.name = f"torchvision:{model_name}"
-        self.image_size = image_size
+        self.image_size = image_size or _SIDES.get(model_name, _SIDE)
         self.num_classes = num_classes
         self._model_name = model_name
 
@@ -30,8 +43,15 @@ class Classification(Workload):
         """Return the model with random weights."""
         import torchvision
 
+        more: dict[str, Any] = {}
+        argument = _SIDE_ARGUMENTS.get(self._model_name.partition("_")[0])
+        if argument is not None:
+            side = self.image_size
+            more[argument] = side if argument == "image_size" else (side, side)
+        if self._model_name in _AUXILIARY_WEIGHTS:
+            more["init_weights"] = False  # values play no part, and drawing them takes minutes
         model: torch.nn.Module = torchvision.models.get_model(
-            self._model_name, weights=None, num_classes=self.num_classes
+            self._model_name, weights=None, num_classes=self.num_classes, **more
         )
         return model.train()
 
@@ -48,33 +68,40 @@ class Classification(Workload):
     def compute_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean cross-entropy; auxiliary heads are ignored."""
+        """Return the mean cross-entropy, with the weighted ones of auxiliary heads."""
         import torch
         from torch.nn import functional
 
         outputs = model(batch["images"])
-        logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-        loss = functional.cross_entropy(logits, batch["labels"])
+        heads = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+        loss = functional.cross_entropy(heads[0], batch["labels"])
+        for logits in heads[1:]:
+            weight = _AUXILIARY_WEIGHTS.get(self._model_name, 1.0)
+            loss = loss + weight * functional.cross_entropy(logits, batch["labels"])
         return loss, loss.detach()[None]
 
 
-def from_name(name: str, **arguments: Any) -> Classification:
+def from_name(name: str, **arguments: Any) -> Classification | Detection:
     """Return the workload for `torchvision:NAME`.
 
     Args:
-        name: a model such as `resnet50`.
-        **arguments: `image_size`, `num_classes`.
+        name: a model such as `resnet50` or `fasterrcnn_resnet50_fpn`.
+        **arguments: `image_size`, `num_classes`; for detectors `objects_per_image` and
+            `positives_per_object`.
 
     Raises:
-        UnknownNameError: torchvision has no such classification model.
+        UnknownNameError: torchvision has no such classification or detection model.
         UsageError: an argument the workload does not take.
     """
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UnknownNameError("torchvision model", name, known)
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    detectors = torchvision.models.list_models(module=torchvision.models.detection)
+    if name not in classifiers and name not in detectors:
+        raise UnknownNameError("torchvision model", name, [*classifiers, *detectors])
     try:
+        if name in detectors:
+            return Detection(name, **arguments)
         return Classification(name, **arguments)
     except TypeError as error:
         raise UsageError(f"torchvision:{name} cannot be set so: {error}.") from None

@@ -9,13 +9,15 @@ import pytest
 
 # Whatever is set in the shell of whoever runs the tests must not decide what they see.
 _PREFIXES = ("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "PYTORCH_", "TORCH_", "MEMPLAN_")
+# What a user sets to have the tests run on a checkout of the official repository.
+_KEPT = {"MEMPLAN_OFFICIAL_CHECKOUT"}
 _NAMES = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "WORLD_SIZE", "RANK", "LOCAL_RANK"}
 _CACHE = tempfile.TemporaryDirectory(prefix="memplan-tests-")
 _SEED = 20240131
 
 # Before any test module is imported: libraries read some of these when they load.
 for _name in list(os.environ):
-    if _name.startswith(_PREFIXES) or _name in _NAMES:
+    if _name not in _KEPT and (_name.startswith(_PREFIXES) or _name in _NAMES):
         del os.environ[_name]
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["XDG_CACHE_HOME"] = _CACHE.name

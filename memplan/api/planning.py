@@ -33,7 +33,7 @@ from memplan.trace.build import build
 from memplan.trace.fake_cuda import warm_up
 from memplan.trace.record import record as record_step
 from memplan.trace.step import MEMORY_FORMATS, StepSettings
-from memplan.workload import OptimizerSettings, Workload
+from memplan.workload import Workload
 
 
 def plan_one(
@@ -69,11 +69,7 @@ def plan_one(
     simulator = question.simulators()[0]
     check_precision(simulator.card, question.precision)
     automatic = question.recompute == "auto"
-    base = StepSettings(
-        precision=question.precision,
-        memory_format=question.memory_format,
-        optimizer=OptimizerSettings(name=question.optimizer),
-    )
+    base = question.step_settings(recompute=())
     space = Space(
         precisions=(question.precision,),
         memory_formats=MEMORY_FORMATS if free_formats else (question.memory_format,),
@@ -111,6 +107,7 @@ def plan_one(
             parameters=_num_parameters(workload),
             devices=question.devices,
             objects_per_image=workload.objects_per_image,
+            deterministic=base.deterministic,
         ),
         gpu=gpu_facts(simulator),
         **{name: getattr(chosen, name) for name in Setting.__dataclass_fields__},

@@ -48,8 +48,6 @@ from memplan.trace.fake_cuda import warm_up
 from memplan.trace.record import record as record_step
 from memplan.trace.step import StepSettings
 
-# Up to so many batches, cuDNN is asked about each; of more, between powers of two it is not.
-_MOST_EXACT = 4
 # Samples of a timeline that a page can show.
 _TIMELINE_SAMPLES = 600
 
@@ -66,6 +64,9 @@ def _workload_facts(tape: Tape, devices: int) -> WorkloadFacts:
         parameters=about.parameters,
         devices=devices,
         objects_per_image=about.objects_per_image,
+        deterministic=about.deterministic,
+        cudnn_benchmark=about.cudnn_benchmark,
+        allow_tf32=about.allow_tf32,
     )
 
 
@@ -239,8 +240,6 @@ def probe_many(
     answers = []
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
-        if len(wanted) <= _MOST_EXACT:
-            predictor.ask_exactly(card, wanted)
         rows = [
             _batch_peaks(batch, peaks, question)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
@@ -261,10 +260,10 @@ def probe_many(
                 categories_at_peak=categories_at(
                     program, sizes, peaks, simulator.outside.num_bytes
                 ),
-                modules=_modules(tape, predictor.workspaces(card, reference)),
+                modules=_modules(tape, predictor.device_bytes(card, reference).convolutions),
                 largest_batch=largest,
                 edge=tuple(
-                    _batch_peaks(batch, predictor.peaks(card, batch, exact=True), question)
+                    _batch_peaks(batch, predictor.peaks(card, batch), question)
                     for batch in (largest, largest + 1)
                     if batch
                 ),

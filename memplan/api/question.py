@@ -84,6 +84,12 @@ class Question:
     """PyTorch's option string."""
     devices: int = 1
     """Cards that train together."""
+    deterministic: bool = False
+    """Ask for deterministic algorithms; a workload that does so always gets them."""
+    cudnn_benchmark: bool = False
+    """Let convolutions take the plan that proves fastest."""
+    allow_tf32: bool = True
+    """Let float32 convolutions use TF32."""
     object_counts: Int64 | None = None
     """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
 
@@ -141,7 +147,14 @@ class Question:
         major, minor = release.split(".")[:2]
         settings = AllocatorSettings.parse(self.allocator, (int(major), int(minor)))
         return [
-            Simulator(card, settings, torch_version=release, devices=self.devices)
+            Simulator(
+                card,
+                settings,
+                torch_version=release,
+                devices=self.devices,
+                cudnn_benchmark=self.cudnn_benchmark,
+                cublas_workspace_config=self.made.cublas_workspace_config,
+            )
             for card in self.cards()
         ]
 
@@ -163,8 +176,11 @@ class Question:
         with explained(self.made):
             return tuple(self.made.recompute_blocks(build(self.made)))
 
-    def step_settings(self) -> StepSettings:
+    def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSettings:
         """Return how the step runs.
+
+        Args:
+            recompute: module paths that replace those asked for; None keeps them.
 
         Raises:
             UsageError: a name that does not exist.
@@ -173,7 +189,10 @@ class Question:
             precision=self.precision,
             memory_format=self.memory_format,
             optimizer=OptimizerSettings(name=self.optimizer),
-            recompute=self.recompute_paths(),
+            recompute=self.recompute_paths() if recompute is None else recompute,
+            deterministic=self.deterministic or self.made.deterministic,
+            cudnn_benchmark=self.cudnn_benchmark,
+            allow_tf32=self.allow_tf32,
         )
 
 
@@ -214,7 +233,13 @@ def gpu_facts(simulator: Simulator) -> GpuFacts:
 
 def notes_on(simulator: Simulator) -> tuple[str, ...]:
     """Return what a reader must know of a card's predictions, a sentence each."""
-    return (simulator.oracle.note,) if simulator.oracle.note else ()
+    notes = [simulator.oracle.note] if simulator.oracle.note else []
+    if simulator.oracle.benchmark:
+        notes.append(
+            "cudnn.benchmark takes the plan that proves fastest, which only the card can tell; "
+            "workspace is the most that any of the plans it times may ask for."
+        )
+    return tuple(notes)
 
 
 def check_precision(card: Card, precision: str) -> None:

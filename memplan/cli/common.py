@@ -50,7 +50,9 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 # What is trained, and how its step runs.
 workload_options = options(
     click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration or PATH.yaml."),
-    click.option("--workload", metavar="NAME", help="Any workload: torchvision:resnet50, a.b:f."),
+    click.option(
+        "--workload", metavar="NAME", help="Any: torchvision:resnet50, official:PATH, a.b:f."
+    ),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For the workload."),
     click.option("--img", type=int, metavar="PIXELS", help="Side of the images.  [640, 224]"),
     click.option(

@@ -45,6 +45,9 @@ _MOST_ROWS = 16
     metavar="PATH",
     help="Also save the recording, for `memplan replay`.",
 )
+@click.option("--deterministic", is_flag=True, help="As under use_deterministic_algorithms(True).")
+@click.option("--cudnn-benchmark", is_flag=True, help="As under torch.backends.cudnn.benchmark.")
+@click.option("--no-tf32", is_flag=True, help="As without torch.backends.cudnn.allow_tf32.")
 @output_options
 def command(**values: Any) -> None:
     """Record a training step without a GPU and show where memory goes on a card.

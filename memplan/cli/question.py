@@ -34,14 +34,20 @@ def parse_batches(texts: tuple[str, ...]) -> list[int]:
     return sorted(batches)
 
 
+# A family of workloads whose model is chosen by --cfg as well.
+_TAKES_CFG = "official:"
+
+
 def workload_name(cfg: str | None, workload: str | None) -> str:
     """Return the workload that `--cfg` or `--workload` names.
 
     Raises:
-        UsageError: both are given.
+        UsageError: both are given, and the workload takes no configuration.
     """
     from memplan.api import DEFAULT_WORKLOAD
 
+    if workload is not None and workload.startswith(_TAKES_CFG):
+        return workload
     if cfg is not None and workload is not None:
         raise UsageError(f"--cfg {cfg} and --workload {workload} both name a model. Give one.")
     given = cfg if cfg is not None else workload
@@ -76,6 +82,8 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
 
     name = workload_name(values["cfg"], values["workload"])
     arguments = parse_settings(values["settings"])
+    if values["cfg"] is not None and name.startswith(_TAKES_CFG):
+        arguments["cfg"] = values["cfg"]
     if values["img"] is not None:
         arguments["image_size"] = values["img"]
     if values["objects_per_image"] is not None:
@@ -99,5 +107,8 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         allocator=values["allocator"],
         devices=values["devices"],
         object_counts=counts,
+        deterministic=values.get("deterministic", False),
+        cudnn_benchmark=values.get("cudnn_benchmark", False),
+        allow_tf32=not values.get("no_tf32", False),
     )
     return question, num_images

@@ -2,8 +2,8 @@
 
 cuDNN plans convolutions from a description of the device, and the description need not be of a
 device that is there. This module asks it the question PyTorch asks and takes PyTorch's choice:
-the engine configurations of heuristic mode A, in order, then those of the fallback list; those
-that PyTorch's settings rule out are skipped; the first that builds is it. Its workspace is
+the engine configurations of heuristic mode *instant*, in order, then those of the fallback list;
+those that PyTorch's settings rule out are skipped; the first that builds is it. Its workspace is
 requested from the caching allocator inside the operator, after the output, and freed at its end;
 a workspace of 0 bytes requests nothing.
 
@@ -15,9 +15,7 @@ aligned as the caching allocator aligns them. A transposed convolution is its mi
 forward pass is an "input_gradient" whose `input` is the transposed convolution's output.
 
 Source: aten/src/ATen/native/cudnn/Conv_v8.cpp (PyTorch 2.11): `run_single_conv`,
-`get_configs_from_heuristics`, `filterEngineConfigs`, `try_configs`. PyTorch asks for mode
-*instant* and promises 32-byte alignment, the front end used here asks for mode A and promises 16;
-asked both ways through cuDNN's own C interface, 763 of 763 random problems on four cards agreed.
+`get_configs_from_heuristics`, `filterEngineConfigs`, `plan_errata_exception`, `try_configs`.
 
 Limits: a plan that builds but fails when it runs, and an out-of-memory while its workspace is
 requested, make PyTorch take the next one; neither is modelled. `TORCH_CUDNN_USE_HEURISTIC_MODE_B`
@@ -26,48 +24,73 @@ and a file named by `CUDNN_ERRATA_JSON_FILE` are not followed.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import json
-import math
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
 
 from memplan.convolution import ConvolutionProblem
+from memplan.device import cudnn_plans
+from memplan.device.card import Card
 from memplan.device.catalogue import architecture
+from memplan.device.cudnn_descriptors import installed_version, version_number
+from memplan.device.cudnn_plans import Mode, Note, Plan
 from memplan.device.workspace_cache import WorkspaceCache
 from memplan.errors import BadInputError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from memplan.device.card import Card
+__all__ = ["BENCHMARK_LIMIT", "Benchmark", "WorkspaceOracle", "installed_version"]
 
 # Builds for CUDA 13 begin at Turing; those for CUDA 12 still know Pascal and Volta.
 # Source: cuDNN 9 support matrix, and the CUDA 13.0 release notes.
-OLDEST_CAPABILITY = {"nvidia-cudnn-cu13": (7, 5), "nvidia-cudnn-cu12": (5, 0)}
+_OLDEST_CAPABILITY = {"nvidia-cudnn-cu13": (7, 5), "nvidia-cudnn-cu12": (5, 0)}
+
+# `torch.backends.cudnn.benchmark_limit` as released. Source: aten/src/ATen/Context.h.
+BENCHMARK_LIMIT = 10
+
+# With three spatial dimensions PyTorch never takes this engine for these kinds, from the first
+# cuDNN version to before the last. Source: `plan_errata_exception` in Conv_v8.cpp.
+_ERRATA_ENGINE = 23
+_ERRATA_VERSIONS = {"forward": (90800, 91500), "input_gradient": (8000, 1 << 30)}
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What one problem takes under `torch.backends.cudnn.benchmark`, in bytes of workspace."""
+
+    trial_bytes: int
+    """Requested and freed once, on the first call of the problem; then the cache is emptied."""
+    least_bytes: int
+    """The least the plan that proves fastest requests in every call, the first included."""
+    most_bytes: int
+    """The most it may request."""
 
 
 class WorkspaceOracle:
     """Answers, for one card and the installed cuDNN, how many bytes a convolution's workspace has.
 
     Answers are kept in memory and in a file under `$XDG_CACHE_HOME/memplan` (`~/.cache/memplan`),
-    one for each cuDNN version, front end and card; `MEMPLAN_CACHE=off` keeps them in memory only.
+    one for each cuDNN version and card; `MEMPLAN_CACHE=off` keeps them in memory only.
 
     Args:
         card: the card to answer for.
         cudnn_version: the version whose answers are wanted, such as "9.19.0"; only the installed
             one can be asked, so this is a check. None takes the installed one.
+        benchmark: answer as under `torch.backends.cudnn.benchmark = True`, where only the card
+            can tell which plan is fastest: `bytes` is then the most that any of those that
+            PyTorch times would request.
 
     Attributes:
         source: where the answers come from, for a report.
         note: what the user must know about them; empty when there is nothing.
 
     Raises:
-        BadInputError: cuDNN or its front end is missing, or another version is installed.
+        BadInputError: cuDNN is missing or too old, or another version is installed.
     """
 
-    def __init__(self, card: Card, cudnn_version: str | None = None) -> None:
+    def __init__(
+        self, card: Card, cudnn_version: str | None = None, *, benchmark: bool = False
+    ) -> None:
         self.card = card
         self.cudnn_version = installed_version()
         if cudnn_version not in (None, self.cudnn_version):
@@ -77,12 +100,14 @@ class WorkspaceOracle:
             )
         described, self.note = _nearest_supported(card)
         self.source = f"cuDNN {self.cudnn_version} asked about {described.title}"
-        self._description = described.cudnn_description()
-        self._answers: dict[str, int] = {}
-        self._file = WorkspaceCache.of(
-            self._description, self.cudnn_version, str(_frontend().__version__)
+        self.benchmark = benchmark
+        description = described.cudnn_description()
+        self._device = json.dumps(description)
+        # The workspace of the plan PyTorch takes, and those of all it times under benchmark.
+        self._chosen = _Answers(WorkspaceCache.of(description, self.cudnn_version), self._choice)
+        self._timed = _Answers(
+            WorkspaceCache.of(description, self.cudnn_version, benchmark=True), self._candidates
         )
-        self._loaded = False
 
     def bytes(self, problem: ConvolutionProblem) -> int:
         """Return the workspace of one convolution, bytes as requested from the allocator.
@@ -95,95 +120,147 @@ class WorkspaceOracle:
     def bytes_many(self, problems: Iterable[ConvolutionProblem]) -> list[int]:
         """Return the workspace of each convolution, asking about equal ones once.
 
-        About 4 ms for each different problem the caches do not know, after 0.3 s for the first.
-        Threads make it slower, and a second process costs what it saves.
+        About 0.2 ms for each different problem the caches do not know (several ms under benchmark),
+        after 0.2 s for the first of a process.
 
         Raises:
             BadInputError: cuDNN has no plan for one of them on this card.
         """
-        keyed = [(problem.key(), problem) for problem in problems]
-        self._load()
-        unknown = {key: problem for key, problem in keyed if key not in self._answers}
-        try:
-            for key, problem in unknown.items():
-                self._answers[key] = self._ask(problem)
-        finally:
-            if unknown:
-                self._file.write(self._answers)
-        return [self._answers[key] for key, _ in keyed]
+        if self.benchmark:
+            return [answer.most_bytes for answer in self.benchmark_many(problems)]
+        return [answer[0] for answer in self._chosen.of(problems)]
 
-    def benchmark_candidates(self, problem: ConvolutionProblem) -> tuple[int, ...]:
-        """Return the workspace of every plan `torch.backends.cudnn.benchmark = True` considers.
+    def benchmark_many(
+        self, problems: Iterable[ConvolutionProblem], available_bytes: int | None = None
+    ) -> list[Benchmark]:
+        """Return what each problem takes under `torch.backends.cudnn.benchmark = True`.
 
-        They are in the order of the heuristics, fallback list last. On the first call of a
-        problem PyTorch drops the plans whose workspace is above the largest block it could get,
-        requests the largest workspace of the rest once (halving it, and dropping more, while that
-        runs out of memory), times the first `torch.backends.cudnn.benchmark_limit` (10) that run,
-        frees it, and from then on requests the workspace of the fastest. Which is the fastest only
-        a card can tell, so steady memory lies between the least and the most of those ten.
+        On the first call of a problem PyTorch drops the plans whose workspace is above the
+        largest block it could get, requests the largest workspace of the rest once, times the
+        first `BENCHMARK_LIMIT` that run, frees it, and empties its cache. From then on it
+        requests the workspace of the fastest. Which that is only a card can tell, so the answer
+        is a range. `most_bytes` bounds it from above whatever was dropped: what is above the
+        limit is dropped, so the rest lies below what was dropped. `least_bytes` bounds it from
+        below while all the timed plans run.
 
-        Source: `generate_and_filter_plans` and `get_plans_from_find` in Conv_v8.cpp.
+        Args:
+            problems: equal ones are asked about once.
+            available_bytes: the largest block there could be: what the device has free, or the
+                largest cached block if that is larger. None drops nothing.
+
+        Raises:
+            BadInputError: cuDNN has no plan for one of them on this card, or none within the
+                bytes available.
+
+        Source: `generate_and_filter_plans`, `get_plans_from_find` and `run_single_conv` in
+        Conv_v8.cpp; `time_sorted_plan` of cudnn-frontend.
+
+        Limits: where not even the trial request finds room, PyTorch halves it and drops more.
         """
-        planned = problem.as_planned()
-        self._check_dtype(planned)
-        modes = ("A", "FALLBACK")
-        return tuple(
-            num_bytes for mode in modes for num_bytes in _plans(planned, self._description, mode)
-        )
+        problems = list(problems)
+        found = self._timed.of(problems)
+        return [
+            self._benchmark(problem, candidates, available_bytes)
+            for problem, candidates in zip(problems, found, strict=True)
+        ]
 
-    def _ask(self, problem: ConvolutionProblem) -> int:
-        planned = problem.as_planned()
-        self._check_dtype(planned)
-        for mode in ("A", "FALLBACK"):
-            for num_bytes in _plans(planned, self._description, mode):
-                return num_bytes
-        raise BadInputError(
-            f"cuDNN {self.cudnn_version} has no plan on {self.card.title} for {problem}. "
-            "Take another precision or memory format."
-        )
+    def _benchmark(
+        self, problem: ConvolutionProblem, candidates: tuple[int, ...], available_bytes: int | None
+    ) -> Benchmark:
+        fitting = [
+            candidate
+            for candidate in candidates
+            if available_bytes is None or candidate <= available_bytes
+        ]
+        if not fitting:
+            raise self._no_plan(problem)
+        timed = fitting[:BENCHMARK_LIMIT]
+        return Benchmark(max(fitting), min(timed), max(timed))
 
-    def _check_dtype(self, problem: ConvolutionProblem) -> None:
+    def _choice(self, problem: ConvolutionProblem) -> tuple[int, ...]:
+        for plan in self._plans(problem):
+            return (plan.workspace_bytes,)
+        raise self._no_plan(problem)
+
+    def _candidates(self, problem: ConvolutionProblem) -> tuple[int, ...]:
+        found = tuple(plan.workspace_bytes for plan in self._plans(problem))
+        if not found:
+            raise self._no_plan(problem)
+        return found
+
+    def _plans(self, problem: ConvolutionProblem) -> Iterator[Plan]:
+        """Yield the plans PyTorch would take, first the one it does take without benchmark."""
         if problem.dtype == "bfloat16" and not self.card.supports_bfloat16:
             raise BadInputError(
                 f"{self.card.title} has no bfloat16 convolutions in cuDNN (that takes compute "
                 "capability 8.0). Use --precision amp-fp16 or fp32."
             )
+        planned = problem.as_planned()
+        device = cudnn_plans.device(self._device)
+        lists = (cudnn_plans.plans(planned, device, mode) for mode in (Mode.INSTANT, Mode.FALLBACK))
+        return (
+            plan for plan in itertools.chain.from_iterable(lists) if not _ruled_out(plan, planned)
+        )
 
-    def _load(self) -> None:
-        if not self._loaded:
-            self._answers |= self._file.read()
-            self._loaded = True
-
-
-@functools.cache
-def installed_version() -> str:
-    """Return the version of the installed cuDNN, such as "9.19.0".
-
-    Raises:
-        BadInputError: cuDNN or its Python front end is not installed.
-    """
-    number = int(_frontend().backend_version())
-    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    def _no_plan(self, problem: ConvolutionProblem) -> BadInputError:
+        return BadInputError(
+            f"cuDNN {self.cudnn_version} has no plan on {self.card.title} for {problem}. "
+            "Take another precision or memory format."
+        )
 
 
-@functools.cache
-def _frontend() -> Any:
-    try:
-        import cudnn
+class _Answers:
+    """Answers by problem, from memory, else from a file, else from cuDNN."""
 
-        cudnn.backend_version()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise BadInputError(
-            f"cuDNN cannot be asked for workspaces: {error}. Install the CUDA build of torch and "
-            "`pip install nvidia-cudnn-frontend`."
-        ) from error
-    return cudnn
+    def __init__(
+        self, file: WorkspaceCache, ask: Callable[[ConvolutionProblem], tuple[int, ...]]
+    ) -> None:
+        self._file = file
+        self._ask = ask
+        self._known: dict[ConvolutionProblem, tuple[int, ...]] = {}
+        self._by_key: dict[str, tuple[int, ...]] | None = None
+
+    def of(self, problems: Iterable[ConvolutionProblem]) -> list[tuple[int, ...]]:
+        problems = list(problems)
+        new: dict[str, tuple[int, ...]] = {}
+        try:
+            for problem in problems:
+                if problem not in self._known:
+                    self._known[problem] = self._look_up(problem, new)
+        finally:
+            self._file.add(new)
+        return [self._known[problem] for problem in problems]
+
+    def _look_up(
+        self, problem: ConvolutionProblem, new: dict[str, tuple[int, ...]]
+    ) -> tuple[int, ...]:
+        if self._by_key is None:
+            self._by_key = self._file.read()
+        key = problem.key()
+        if key not in self._by_key:
+            self._by_key[key] = new[key] = self._ask(problem)
+        return self._by_key[key]
+
+
+def _ruled_out(plan: Plan, problem: ConvolutionProblem) -> bool:
+    """Return whether PyTorch skips a plan that cuDNN can build."""
+    unwanted = {Note.DOWN_CONVERT_INPUTS}
+    if problem.deterministic:
+        unwanted.add(Note.NONDETERMINISTIC)
+    if problem.dtype == "float32" and not problem.allow_tf32:
+        unwanted.add(Note.TENSOR_CORE)
+    if not plan.notes.isdisjoint(unwanted):
+        return True
+    if len(problem.stride) < 3 or plan.engine != _ERRATA_ENGINE:
+        return False
+    first, last = _ERRATA_VERSIONS.get(problem.kind, (0, 0))
+    return first <= version_number() < last
 
 
 def _nearest_supported(card: Card) -> tuple[Card, str]:
     """Return the card cuDNN is asked about, and a note when it is not quite the one wanted."""
     oldest = next(
-        (oldest for wheel, oldest in OLDEST_CAPABILITY.items() if _is_installed(wheel)), (7, 5)
+        (oldest for wheel, oldest in _OLDEST_CAPABILITY.items() if _is_installed(wheel)), (7, 5)
     )
     if card.compute_capability >= oldest:
         return card, ""
@@ -200,90 +277,3 @@ def _is_installed(wheel: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-@functools.cache
-def _device(description: str) -> Any:
-    return _frontend().create_device_properties(description)
-
-
-def _plans(problem: ConvolutionProblem, description: dict[str, object], mode: str) -> Iterator[int]:
-    """Yield the workspace of each plan that builds, best first, building each when asked for."""
-    cudnn = _frontend()
-    graph = _graph(problem, _device(json.dumps(description)))
-    try:
-        graph.validate()
-        graph.build_operation_graph()
-        graph.create_execution_plans([getattr(cudnn.heur_mode, mode)])
-        graph.deselect_numeric_notes(_unwanted_notes(problem))
-        num_plans = graph.get_execution_plan_count()
-    except (RuntimeError, cudnn.cudnnGraphNotSupportedError):
-        return
-    for index in range(num_plans):
-        try:
-            graph.build_plan_at_index(index)
-        except (RuntimeError, cudnn.cudnnGraphNotSupportedError):
-            continue
-        yield int(graph.get_workspace_size_plan_at_index(index))
-
-
-def _unwanted_notes(problem: ConvolutionProblem) -> list[Any]:
-    """The numerical notes PyTorch filters by. Source: `filterEngineConfigs` in Conv_v8.cpp."""
-    note = _frontend().numerical_note
-    unwanted = [note.DOWN_CONVERT_INPUTS]
-    if problem.deterministic:
-        unwanted.append(note.NONDETERMINISTIC)
-    if problem.dtype == "float32" and not problem.allow_tf32:
-        unwanted.append(note.TENSOR_CORE)
-    return unwanted
-
-
-def _graph(problem: ConvolutionProblem, device: Any) -> Any:
-    """Return cuDNN's graph of the problem: one convolution, computed in float32."""
-    cudnn = _frontend()
-    single = cudnn.data_type.FLOAT
-    dtypes = {"float16": cudnn.data_type.HALF, "bfloat16": cudnn.data_type.BFLOAT16}
-    dtype = dtypes.get(problem.dtype, single)
-    graph = cudnn.pygraph(
-        io_data_type=dtype,
-        intermediate_data_type=single,
-        compute_data_type=single,
-        device_property=device,
-    )
-
-    def tensor(shape: Sequence[int]) -> Any:
-        strides = packed_strides(shape, channels_last=problem.channels_last)
-        return graph.tensor(dim=list(shape), stride=list(strides), data_type=dtype)
-
-    geometry = {
-        "padding": list(problem.padding),
-        "stride": list(problem.stride),
-        "dilation": list(problem.dilation),
-    }
-    shape: Sequence[int]
-    if problem.kind == "forward":
-        image, weight = tensor(problem.input), tensor(problem.weight)
-        result, shape = graph.conv_fprop(image=image, weight=weight, **geometry), problem.output
-    elif problem.kind == "input_gradient":
-        loss, weight = tensor(problem.output), tensor(problem.weight)
-        result, shape = graph.conv_dgrad(loss=loss, filter=weight, **geometry), problem.input
-    else:
-        image, loss = tensor(problem.input), tensor(problem.output)
-        result, shape = graph.conv_wgrad(image=image, loss=loss, **geometry), problem.weight
-    strides = packed_strides(shape, channels_last=problem.channels_last)
-    result.set_output(True).set_data_type(dtype).set_dim(list(shape)).set_stride(list(strides))
-    return graph
-
-
-def packed_strides(shape: Sequence[int], *, channels_last: bool) -> tuple[int, ...]:
-    """Return the strides of a packed tensor, in elements.
-
-    A dimension of size 1 gets the stride it would have if it were longer, as PyTorch fixes it
-    before cuDNN sees it. Source: `fixSizeOneDimStride` in aten/src/ATen/cudnn/Descriptors.cpp.
-    """
-    spatial = range(len(shape) - 1, 1, -1)
-    innermost_first = (1, *spatial, 0) if channels_last else (*spatial, 1, 0)
-    strides = [0] * len(shape)
-    for place, dimension in enumerate(innermost_first):
-        strides[dimension] = math.prod(shape[inner] for inner in innermost_first[:place])
-    return tuple(strides)

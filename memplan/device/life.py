@@ -123,10 +123,51 @@ class _Crowding:
 def _are_alike(tape: Tape, one: Int64, other: Int64) -> bool:
     """Return whether two stretches of events differ in their sizes only."""
     events, operators = tape.events, tape.operators
+    # Every reduction has an index of its own; which of its buffers it is must agree.
+    reduces = events.request <= tapes.FIRST_REDUCTION
+    buffer = tapes.FIRST_REDUCTION - events.request % 2
+    request = np.where(reduces, buffer, events.request)
     return len(one) == len(other) and all(
         np.array_equal(column[one], column[other])
-        for column in (events.kind, events.request, operators.name[events.operator])
+        for column in (events.kind, request, operators.name[events.operator])
     )
+
+
+@dataclass(frozen=True)
+class DeviceBytes:
+    """What a card answers to the questions on a tape, bytes."""
+
+    convolutions: Int64
+    """Workspace by index of the tape's convolutions."""
+    matrix: int
+    """Workspace of the matrix library."""
+    light_matrix: int
+    """Workspace of its light interface."""
+    reductions: Int64
+    """Partial results and semaphores of each of the tape's reductions, in turn."""
+
+    @classmethod
+    def none(cls, tape: Tape) -> DeviceBytes:
+        """Return the answers of a card that wants no scratch at all."""
+        nothing = np.zeros(len(tape.convolutions), dtype=np.int64)
+        return cls(nothing, 0, 0, np.zeros(2 * len(tape.reductions), dtype=np.int64))
+
+    def filled(self, requested: Int64, request: npt.NDArray[np.int32]) -> Int64:
+        """Return bytes by event, the answers filled in.
+
+        Args:
+            requested: bytes by event, 0 where the device is asked.
+            request: the questions, as `tape.Events.request` has them.
+        """
+        sizes = requested.astype(np.int64)
+        sizes[request == tapes.MATRIX_WORKSPACE] = self.matrix
+        sizes[request == tapes.LIGHT_MATRIX_WORKSPACE] = self.light_matrix
+        convolves, reduces = request >= 0, request <= tapes.FIRST_REDUCTION
+        if convolves.any():
+            sizes[convolves] = self.convolutions[request[convolves]]
+        if reduces.any():
+            sizes[reduces] = self.reductions[tapes.FIRST_REDUCTION - request[reduces]]
+        return sizes
 
 
 class Program:
@@ -144,6 +185,8 @@ class Program:
 
     def __init__(self, tape: Tape, life: Life) -> None:
         self._tape = tape
+        self.num_steps = life.num_steps
+        """Optimizer steps in the life."""
         events = tape.events
         self._lasting = _lasting_blocks(tape)
         self._of_build = np.zeros_like(self._lasting)
@@ -164,8 +207,6 @@ class Program:
         self.blocks = np.concatenate(blocks)
         self.periods = np.concatenate(periods)
         self.request = events.request[self.rows]
-        self._asks_matrix = self.request == tapes.MATRIX_WORKSPACE
-        self._asks_convolution = self.request >= 0
         crowded = self._crowding.rows[self.rows]
         self._varies = np.flatnonzero(crowded != self.rows)
         self._crowded_rows = crowded[self._varies]
@@ -198,30 +239,38 @@ class Program:
     def sizes(
         self,
         requested: Int64,
-        convolution_bytes: Int64,
-        matrix_bytes: int,
+        device: DeviceBytes,
         objects: Sequence[int] = (),
     ) -> Int64:
         """Return each replayed event's bytes, the device's answers filled in.
 
         Args:
             requested: bytes by row of the tape's events.
-            convolution_bytes: workspace by index of the tape's convolutions.
-            matrix_bytes: workspace of the matrix library.
+            device: what the card answers at the same batch.
             objects: in the fullest image of each optimizer step's batches, in order; the last one
                 holds for all later steps. Empty takes the batch as it was recorded. It counts only
                 where a crowded micro-batch was recorded.
         """
-        sizes: Int64 = requested[self.rows]
+        full = device.filled(requested, self._tape.events.request)
+        sizes: Int64 = full[self.rows]
         if objects and len(self._varies):
             shares = np.array([self._crowding.share(count) for count in objects])
-            rise = requested[self._crowded_rows] - sizes[self._varies]
+            rise = full[self._crowded_rows] - sizes[self._varies]
             share = shares[np.minimum(self.steps[self._varies], len(shares) - 1)]
             sizes[self._varies] += np.rint(rise * share).astype(np.int64)
-        sizes[self._asks_matrix] = matrix_bytes
-        if self._asks_convolution.any():
-            sizes[self._asks_convolution] = convolution_bytes[self.request[self._asks_convolution]]
         return sizes
+
+    def largest_varying_bytes(self, requested: Int64, objects: int) -> int:
+        """Return the largest block whose size depends on the objects in an image.
+
+        Args:
+            requested: bytes by row of the tape's events.
+            objects: in the fullest image.
+        """
+        few = requested[self.rows[self._varies]]
+        rise = requested[self._crowded_rows] - few
+        at_objects = few + rise * self._crowding.share(objects)
+        return int(at_objects[rise > 0].max(initial=0))
 
     def place(self, event: int) -> tuple[str, str, str]:
         """Return period, phase and module path of a replayed event."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from memplan.device.allocator_replay import StreamResult, replay_stream
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.device.context import outside_allocator
-from memplan.device.cublas import release_of, workspaces
+from memplan.device.cublas import ENVIRONMENT_VARIABLE, release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
-from memplan.device.life import Life, Program
+from memplan.device.life import DeviceBytes, Life, Program
+from memplan.reduction import Reduction
 from memplan.tape import Int64, Tape
 
 # More than any card has, so that a replay tells what a life needs instead of where it stops.
@@ -53,6 +55,9 @@ class Simulator:
         settings: allocator options; None takes PyTorch's defaults.
         torch_version: the release whose allocator and libraries apply, such as `2.11.0`.
         devices: processes training together; above 1 the communicator's buffers come on top.
+        cudnn_benchmark: whether convolutions take the plan that proves fastest.
+        cublas_workspace_config: what training sets `CUBLAS_WORKSPACE_CONFIG` to; None takes this
+            process's.
     """
 
     def __init__(
@@ -62,17 +67,37 @@ class Simulator:
         *,
         torch_version: str = "2.11.0",
         devices: int = 1,
+        cudnn_benchmark: bool = False,
+        cublas_workspace_config: str | None = None,
     ) -> None:
         self.card = card
         self.settings = settings or AllocatorSettings()
-        self.oracle = WorkspaceOracle(card)
-        self.matrix_bytes = workspaces(card.compute_capability, torch_version).cublas_bytes
+        self.oracle = WorkspaceOracle(card, benchmark=cudnn_benchmark)
+        environment = dict(os.environ)
+        if cublas_workspace_config is not None:
+            environment[ENVIRONMENT_VARIABLE] = cublas_workspace_config
+        matrix = workspaces(card.compute_capability, torch_version, environment)
+        self._matrix = matrix
         self.outside = outside_allocator(card, devices=devices)
         self.release = release_of(torch_version)
 
-    def convolution_bytes(self, problems: Sequence[ConvolutionProblem]) -> Int64:
-        """Return each convolution's workspace on the card, bytes."""
-        return np.array(self.oracle.bytes_many(problems), dtype=np.int64)
+    def device_bytes(
+        self, convolutions: Sequence[ConvolutionProblem], reductions: Sequence[Reduction]
+    ) -> DeviceBytes:
+        """Return what the card answers to these questions.
+
+        Raises:
+            BadInputError: the card cannot run one of the convolutions.
+        """
+        card = self.card
+        threads = card.architecture.max_threads_per_multiprocessor
+        partial = [one.partial_bytes(card.multiprocessors, threads) for one in reductions]
+        return DeviceBytes(
+            convolutions=np.array(self.oracle.bytes_many(convolutions), dtype=np.int64),
+            matrix=self._matrix.cublas_bytes,
+            light_matrix=self._matrix.lt_bytes,
+            reductions=np.array(partial, dtype=np.int64).reshape(-1),
+        )
 
     def run(
         self, program: Program, sizes: Int64, capacity_bytes: int, *, timeline: bool = False
@@ -152,14 +177,18 @@ def replay(
     Raises:
         BadInputError: the card cannot run one of the convolutions.
     """
+    about = tape.description
     simulator = Simulator(
-        card, settings, torch_version=tape.description.versions.get("torch", "2.11.0")
+        card,
+        settings,
+        torch_version=about.versions.get("torch", "2.11.0"),
+        cudnn_benchmark=about.cudnn_benchmark,
+        cublas_workspace_config=about.cublas_workspace_config,
     )
     program = Program(tape, life or Life())
     sizes = program.sizes(
         tape.events.requested_bytes,
-        simulator.convolution_bytes(tape.convolutions),
-        simulator.matrix_bytes,
+        simulator.device_bytes(tape.convolutions, tape.reductions),
         objects,
     )
     return simulator.peaks(program, sizes)

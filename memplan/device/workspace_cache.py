@@ -10,65 +10,105 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-SCHEMA = "memplan.cudnn-workspaces/1"
+SCHEMA = "memplan.cudnn-workspaces/2"
 # Neither changes an answer (tried on 150 problems); leaving them out lets --capacity share a file.
 _IRRELEVANT = ("totalGlobalMem", "deviceName")
+# More than any device has; a larger number in a file is damage.
+_MOST_BYTES = 1 << 60
+
+Answers = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceCache:
-    """One file of answers: written whole or not at all, and taken for empty when it is damaged.
+    """One file of answers, a JSON text a line: what they depend on, then some answers a line.
 
-    `path` is None when caching is off. `head` is what the answers depend on; a file with another
-    head is not read.
+    Lines are only ever added, each in one piece, so that processes can share a file. A line that
+    is damaged counts for nothing; a file whose first line is not as expected is replaced.
+
+    `path` is None when caching is off. `head` is what the answers depend on.
     """
 
     path: Path | None
     head: dict[str, object]
 
     @classmethod
-    def of(cls, description: dict[str, object], version: str, frontend: str) -> Self:
-        """Return the file of one card, by what matters to cuDNN, and of the versions asked.
+    def of(cls, description: dict[str, object], version: str, *, benchmark: bool = False) -> Self:
+        """Return the file of one card, by what matters to cuDNN, and of the version asked.
 
         Args:
             description: the card as `Card.cudnn_description` gives it.
             version: cuDNN's version.
-            frontend: its Python front end's version.
+            benchmark: whether the answers are those of all plans and not of the one taken.
         """
         device = {key: value for key, value in description.items() if key not in _IRRELEVANT}
-        head = {"cudnn": version, "frontend": frontend, "device": device}
+        head = {"schema": SCHEMA, "cudnn": version, "benchmark": benchmark, "device": device}
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
         folder = cache_folder()
-        path = folder / f"cudnn-{version}-{digest}.json" if folder else None
-        return cls(path, {"schema": SCHEMA, **head})
+        return cls(folder / f"cudnn-{version}-{digest}.jsonl" if folder else None, head)
 
-    def read(self) -> dict[str, int]:
+    def read(self) -> Answers:
         """Return the answers in the file; none when it is missing, foreign or damaged."""
-        try:
-            data = json.loads(self.path.read_text(encoding="utf-8")) if self.path else {}
-            answers = data.pop("workspaces", {})
-            fits = data == self.head
-            return {str(key): int(value) for key, value in answers.items()} if fits else {}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
+        lines = self._lines()
+        answers: Answers = {}
+        for line in lines[1:] if self._is_head(lines[0]) else ():
+            answers |= _parsed(line)
+        return answers
 
-    def write(self, answers: dict[str, int]) -> None:
-        """Write the answers together with those another process wrote meanwhile, if it can be."""
-        if self.path is None:
+    def add(self, answers: Answers) -> None:
+        """Write further answers, if the folder can be written to."""
+        if self.path is None or not answers:
             return
-        text = json.dumps({**self.head, "workspaces": {**self.read(), **answers}})
+        text = json.dumps(answers, separators=(",", ":"))
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(dir=self.path.parent, prefix=".cudnn-")
+            if self._is_head(self._lines(1)[0]):
+                # One write at the end of the file: other processes' lines stay whole. The line
+                # break comes first, so that a line cut short by a crash spoils no other.
+                with self.path.open("ab", buffering=0) as file:
+                    file.write(f"\n{text}".encode())
+            else:
+                self._create(f"{json.dumps(self.head)}\n{text}")
         except OSError:
             return  # a read-only home is no reason to fail: the answers stay in memory
-        temporary = Path(name)
+
+    def _lines(self, most: int = -1) -> list[str]:
+        """Return up to so many lines of the file; one empty line when it cannot be read."""
+        try:
+            if self.path is not None:
+                with self.path.open(encoding="utf-8") as file:
+                    return [file.readline()] if most == 1 else file.read().split("\n")
+        except (OSError, ValueError):
+            pass
+        return [""]
+
+    def _is_head(self, line: str) -> bool:
+        try:
+            return bool(json.loads(line) == self.head)
+        except (ValueError, RecursionError):
+            return False
+
+    def _create(self, text: str) -> None:
+        assert self.path is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(dir=self.path.parent, prefix=".cudnn-")
         try:
             with os.fdopen(number, "w", encoding="utf-8") as file:
                 file.write(text)
-            temporary.replace(self.path)
+            Path(name).replace(self.path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
+
+
+def _parsed(line: str) -> Answers:
+    try:
+        answers = {str(key): tuple(value) for key, value in json.loads(line).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    believable = all(
+        answer and all(type(size) is int and 0 <= size < _MOST_BYTES for size in answer)
+        for answer in answers.values()
+    )
+    return answers if believable else {}
 
 
 def cache_folder() -> Path | None:

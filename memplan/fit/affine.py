@@ -1,189 +1,23 @@
 """Memory at any batch size, from tapes recorded at a few.
 
-Two tapes of the same structure are matched event by event; each event's bytes become
-`a + b * micro_batch_size`. The result is a program that is evaluated at a batch, not a line drawn
-through measurements.
+The smallest honest number of stretches: in each the tapes have one structure, but for temporaries
+that an operator takes from some size on, and bytes are lines in the batch. Where an operator's
+bytes are no line, the fit says which operator, and by how much it was off where it was checked.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
-import numpy as np
+from memplan.fit.align import aligned, same_structure
+from memplan.fit.program import Fit, Piece
+from memplan.tape import Tape
 
-from memplan.convolution import ConvolutionProblem
-from memplan.tape import Events, Int64, Operators, Tape
-
-
-def same_structure(first: Tape, second: Tape) -> bool:
-    """Return whether two tapes are the same program with other sizes."""
-    return (
-        len(first) == len(second)
-        and first.operator_names == second.operator_names
-        and _same_convolutions(first, second)
-        and all(
-            np.array_equal(getattr(first.events, name), getattr(second.events, name))
-            for name in ("kind", "block", "request", "operator", "section")
-        )
-        and np.array_equal(first.operators.name, second.operators.name)
-    )
-
-
-class _Line:
-    """Values that are exactly affine in the batch, as integers over one denominator."""
-
-    def __init__(self, low: Int64, high: Int64, low_batch: int, high_batch: int) -> None:
-        self._low = low.astype(np.int64)
-        self._rise = high.astype(np.int64) - self._low
-        self._low_batch = low_batch
-        self._run = high_batch - low_batch
-
-    def at(self, batch: int) -> Int64:
-        if self._run == 0:
-            return self._low
-        return self._low + np.rint(self._rise * (batch - self._low_batch) / self._run).astype(
-            np.int64
-        )
-
-    def per_image(self) -> Int64:
-        return self._rise // max(self._run, 1)
-
-
-def _images(tape: Tape) -> Int64:
-    return np.array([problem.input[0] for problem in tape.convolutions], dtype=np.int64)
-
-
-def _same_convolutions(first: Tape, second: Tape) -> bool:
-    """Return whether the convolutions differ in the number of images only."""
-    return len(first.convolutions) == len(second.convolutions) and all(
-        one.with_batch(1) == other.with_batch(1)
-        for one, other in zip(first.convolutions, second.convolutions, strict=True)
-    )
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One stretch of batches over which the tape keeps its structure.
-
-    Args:
-        low: the tape at the stretch's smallest batch.
-        high: the tape at its largest; the same one for a stretch of one batch.
-    """
-
-    low: Tape
-    high: Tape
-
-    @property
-    def first_batch(self) -> int:
-        """The smallest micro-batch size of the stretch."""
-        return self.low.description.micro_batch_size
-
-    @property
-    def last_batch(self) -> int:
-        """The largest micro-batch size of the stretch."""
-        return self.high.description.micro_batch_size
-
-    def _line(self, low: Int64, high: Int64) -> _Line:
-        return _Line(low, high, self.first_batch, self.last_batch)
-
-    def requested_bytes(self, batch: int) -> Int64:
-        """Return each event's bytes at a micro-batch size, int64 `[events]`."""
-        return self._line(self.low.events.requested_bytes, self.high.events.requested_bytes).at(
-            batch
-        )
-
-    def convolutions(self, batch: int) -> tuple[ConvolutionProblem, ...]:
-        """Return the convolutions as they are at a micro-batch size."""
-        images = self._line(_images(self.low), _images(self.high)).at(batch)
-        return tuple(
-            problem.with_batch(int(count))
-            for problem, count in zip(self.low.convolutions, images, strict=True)
-        )
-
-    def tape(self, batch: int) -> Tape:
-        """Return the tape at a micro-batch size within the stretch."""
-        low, high = self.low, self.high
-        flops = self._line(low.operators.flops, high.operators.flops).at(batch)
-        moved = self._line(low.operators.moved_bytes, high.operators.moved_bytes).at(batch)
-        return replace(
-            low,
-            description=replace(low.description, micro_batch_size=batch),
-            events=Events(**{**vars(low.events), "requested_bytes": self.requested_bytes(batch)}),
-            operators=Operators(**{**vars(low.operators), "flops": flops, "moved_bytes": moved}),
-            convolutions=self.convolutions(batch),
-            modules=tuple(
-                replace(
-                    module,
-                    output_shape=_shape_at(
-                        module.output_shape,
-                        other.output_shape,
-                        self.first_batch,
-                        self.last_batch,
-                        batch,
-                    ),
-                )
-                for module, other in zip(low.modules, high.modules, strict=True)
-            ),
-        )
-
-    def residuals(self, recorded: Tape) -> dict[str, int]:
-        """Return, by operator, the largest difference from a tape recorded at a further batch.
-
-        Args:
-            recorded: a tape of the same structure.
-
-        Returns:
-            Bytes by operator name; empty when the fit is exact there.
-        """
-        batch = recorded.description.micro_batch_size
-        difference = np.abs(self.requested_bytes(batch) - recorded.events.requested_bytes)
-        worst: Counter[str] = Counter()
-        for row in np.flatnonzero(difference):
-            operator = recorded.operators.name[recorded.events.operator[row]]
-            name = recorded.operator_names[operator]
-            worst[name] = max(worst[name], int(difference[row]))
-        return dict(worst)
-
-
-def _shape_at(
-    low: tuple[int, ...], high: tuple[int, ...], first: int, last: int, batch: int
-) -> tuple[int, ...]:
-    if len(low) != len(high) or last == first:
-        return low
-    return tuple(
-        a + (b - a) * (batch - first) // (last - first) for a, b in zip(low, high, strict=True)
-    )
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A training's memory as a program of the micro-batch size."""
-
-    pieces: tuple[Piece, ...]
-    """Stretches in ascending order, without gaps."""
-    recorded_batches: tuple[int, ...]
-    """Micro-batch sizes that were really recorded, ascending."""
-    residual_bytes: dict[str, int]
-    """By operator, where the program was checked and found not to be affine; empty when exact."""
-
-    def piece(self, batch: int) -> Piece:
-        """Return the stretch that answers for a micro-batch size, the last one beyond the end."""
-        for piece in self.pieces:
-            if batch <= piece.last_batch:
-                return piece
-        return self.pieces[-1]
-
-    def tape(self, batch: int) -> Tape:
-        """Return the tape at a micro-batch size."""
-        return self.piece(batch).tape(batch)
-
-    @property
-    def max_residual_bytes(self) -> int:
-        """The largest error of one event at the batches where the fit was checked."""
-        return max(self.residual_bytes.values(), default=0)
-
+__all__ = ["Fit", "Piece", "RecordMany", "fit", "same_structure"]
 
 RecordMany = Callable[[Sequence[int]], dict[int, Tape]]
 
@@ -197,57 +31,161 @@ def fit(
     """Return the fit over a range of micro-batch sizes, recording as few tapes as it can.
 
     The ends are recorded; where two tapes differ in structure the stretch between is halved until
-    its parts agree. One more tape checks that bytes are affine, and extends the range if it lies
-    beyond it.
+    its parts agree. One more tape checks structure and bytes, and extends the range if it lies
+    beyond it. In every stretch odd and even batches are among those recorded, so that a structure
+    that alternates is seen; it makes two stretches that interleave.
 
     Args:
         record_many: returns tapes for several batches, at once if it can.
         smallest: first micro-batch size, >= 1.
         largest: last micro-batch size, >= smallest.
-        third_batch: chooses the batch of the checking tape from the two at the ends; None takes
-            one at a third of the range.
+        third_batch: chooses the batch of the checking tape from the two at the ends, give or take
+            one; None takes one at a third of the range.
     """
-    tapes = record_many(sorted({smallest, largest}))
+    tapes = _Tapes(record_many)
+    tapes.record(smallest, largest)
     third = (
         third_batch(tapes[smallest], tapes[largest])
         if third_batch is not None
         else smallest + (largest - smallest) // 3
     )
-    wanted = {third}
-    if not same_structure(tapes[smallest], tapes[largest]) and largest > smallest + 1:
-        # Most often batch 1 is the odd one: its tensors are contiguous in every layout.
-        wanted.add(smallest + 1)
-    missing = sorted(wanted - set(tapes))
-    if missing:
-        tapes |= record_many(missing)
-
-    def get(batch: int) -> Tape:
-        if batch not in tapes:
-            tapes.update(record_many([batch]))
-        return tapes[batch]
-
-    def split(low: int, high: int) -> list[Piece]:
-        if same_structure(get(low), get(high)):
-            return [Piece(get(low), get(high))]
-        if high - low == 1:
-            return [Piece(get(low), get(low)), Piece(get(high), get(high))]
-        middle = low + 1 if low + 1 in tapes else (low + high) // 2
-        return _joined(split(low, middle), split(middle, high))
-
-    pieces = split(smallest, max(largest, third))
+    # Most often batch 1 is the odd one: its tensors are contiguous in every layout.
+    low = smallest if tapes.are_alike(smallest, largest) else min(smallest + 1, largest)
+    if largest > low + 1 and low % 2 == largest % 2 == third % 2:
+        third += 1 if third == low else -1
+    tapes.record(low, third)
+    pieces = tuple(tapes.piece(span) for span in _checked(tapes, smallest, max(largest, third)))
+    fitted = Fit(pieces, tuple(tapes.batches), {})
     residual: Counter[str] = Counter()
-    for batch, recorded in tapes.items():
-        piece = next(p for p in pieces if batch <= p.last_batch)
-        if same_structure(piece.low, recorded):
-            residual |= Counter(piece.residuals(recorded))
-    return Fit(tuple(pieces), tuple(sorted(tapes)), dict(residual))
+    for batch in tapes.batches:
+        residual |= Counter(fitted.piece(batch).residuals(tapes[batch]))
+    return replace(fitted, residual_bytes=dict(residual))
 
 
-def _joined(left: list[Piece], right: list[Piece]) -> list[Piece]:
-    """Join two neighbouring lists that share their middle tape."""
+class _Span(NamedTuple):
+    """The batches of a stretch."""
+
+    first: int
+    last: int
+    step: int = 1
+
+
+class _Tapes:
+    """Tapes by batch, recorded when they are first needed."""
+
+    def __init__(self, record_many: RecordMany) -> None:
+        self._record_many = record_many
+        self._tapes: dict[int, Tape] = {}
+        self._united: dict[tuple[int, ...], Tape | None] = {}
+
+    @property
+    def batches(self) -> list[int]:
+        return sorted(self._tapes)
+
+    def record(self, *batches: int) -> None:
+        missing = sorted(set(batches) - set(self._tapes))
+        if missing:
+            self._tapes |= self._record_many(missing)
+
+    def __getitem__(self, batch: int) -> Tape:
+        self.record(batch)
+        return self._tapes[batch]
+
+    def within(self, low: int, high: int, step: int = 1) -> list[int]:
+        """Return the recorded batches from one to another, both included."""
+        return [batch for batch in self.batches if batch in range(low, high + 1, step)]
+
+    def are_alike(self, *batches: int) -> bool:
+        """Return whether tapes, recorded now if need be, can be given one structure."""
+        self.record(*batches)
+        return self._unite(tuple(sorted(set(batches)))) is not None
+
+    def _unite(self, batches: tuple[int, ...]) -> Tape | None:
+        """Return the first tape with every event that any of them has; None if they differ."""
+        if batches not in self._united:
+            united: Tape | None = self._tapes[batches[0]]
+            for batch in batches[1:]:
+                pair = aligned(united, self._tapes[batch]) if united is not None else None
+                united = pair[0] if pair else None
+            self._united[batches] = united
+        return self._united[batches]
+
+    def piece(self, span: _Span) -> Piece:
+        """Return the program of a stretch, with the structure of all tapes recorded in it."""
+        first, last, step = span
+        self.record(first, last)
+        united = self._unite(tuple(self.within(first, last, step)))
+        assert united is not None, span
+        pair = aligned(self._tapes[last], united)
+        assert pair is not None, span
+        low = replace(united, description=self._tapes[first].description)
+        return Piece(low, low if first == last else pair[0], step)
+
+    def are_mixed(self, span: _Span) -> bool:
+        """Return whether both odd and even batches are among those recorded of a stretch."""
+        return {0, 1} == {batch % 2 for batch in self.within(span.first, span.last)}
+
+
+def _checked(tapes: _Tapes, low: int, high: int) -> list[_Span]:
+    """Return the stretches of a range, in each of which odd and even batches were recorded."""
+    while True:
+        spans = _spans(tapes, low, high)
+        unchecked = [
+            span.first + 1
+            for span in spans
+            if span.step == 1 and span.last > span.first + 1 and not tapes.are_mixed(span)
+        ]
+        if not unchecked:
+            return spans
+        tapes.record(*unchecked)
+
+
+def _spans(tapes: _Tapes, low: int, high: int) -> list[_Span]:
+    """Return the stretches from one batch to another, which every tape recorded between fits."""
+    tapes.record(low, high)
+    if tapes.are_alike(*tapes.within(low, high)):
+        return [_Span(low, high)]
+    if high - low == 1:
+        return [_Span(low, low), _Span(high, high)]
+    interleaved = _interleaved(tapes, low, high)
+    if interleaved:
+        return interleaved
+    middle = _middle(low, high, tapes.within(low + 1, high - 1))
+    return _joined(tapes, _spans(tapes, low, middle), _spans(tapes, middle, high))
+
+
+def _interleaved(tapes: _Tapes, low: int, high: int) -> list[_Span]:
+    """Return a stretch of every other batch and one of those between; none if that is not so.
+
+    It is looked into where the structure changes from one recorded batch to another and back.
+    """
+    recorded = tapes.within(low, high)
+    changes = sum(not tapes.are_alike(*pair) for pair in itertools.pairwise(recorded))
+    kinds = [[batch for batch in recorded if (batch - low) % 2 == kind] for kind in (0, 1)]
+    if changes < 2 or not all(tapes.are_alike(*kind) for kind in kinds if kind):
+        return []
+    last = high - (high - low) % 2
+    spans = [_Span(low, last, 2), _Span(low + 1, last + 1 if last < high else last - 1, 2)]
+    alike = all(
+        tapes.are_alike(*kind, span.first, span.last)
+        for kind, span in zip(kinds, spans, strict=True)
+    )
+    return spans if alike else []
+
+
+def _middle(low: int, high: int, recorded: Sequence[int]) -> int:
+    """Return where to part a stretch: beside its lower end, else near the middle, if recorded."""
+    half = (low + high) // 2
+    nearest = min(recorded, key=lambda batch: abs(batch - half), default=half)
+    return low + 1 if low + 1 in recorded else nearest
+
+
+def _joined(tapes: _Tapes, left: list[_Span], right: list[_Span]) -> list[_Span]:
+    """Join two neighbouring lists that share their middle batch."""
     last, first = left[-1], right[0]
-    if last.high is first.low and same_structure(last.low, first.high):
-        return [*left[:-1], Piece(last.low, first.high), *right[1:]]
-    if first.low is first.high and last.last_batch == first.first_batch:
-        return [*left, *right[1:]]
+    if 1 == last.step == first.step and last.last == first.first:
+        if tapes.are_alike(*tapes.within(last.first, first.last)):
+            return [*left[:-1], _Span(last.first, first.last), *right[1:]]
+        if first.first == first.last:
+            return [*left, *right[1:]]
     return [*left, *right]

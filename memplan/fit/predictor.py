@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from memplan.device.life import Life, Program
+from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.affine import Fit, Piece, fit
-from memplan.fit.workspace import WorkspaceCurve
-from memplan.parallel import fork_map, num_cores
+from memplan.parallel import fork_map
 from memplan.tape import Int64, Tape
 
 # A guess at the largest batch is recorded up to here, and no larger one is looked for beyond.
 _MOST_RECORDED = 4096
 _MOST_IMAGES = 1 << 20
+# Blocks that vary with the objects leave gaps in reserved memory; below this share of the live
+# peak they fit into what other tensors leave free.
+_CROWD_MATTERS = 0.01
 
 Say = Callable[[str], None]
 
@@ -29,12 +30,17 @@ def as_recorded(_: int) -> Sequence[int]:
     return ()
 
 
+def _thinned(numbers: Sequence[int], count: int) -> Sequence[int]:
+    """Return `count` of the numbers, evenly spaced and with both ends; all when they are fewer."""
+    if len(numbers) <= count:
+        return numbers
+    return [numbers[round(i * (len(numbers) - 1) / (count - 1))] for i in range(count)]
+
+
 def _live_peak_bytes(tape: Tape, life: Life) -> int:
     """Return the most bytes live in a life, without workspace."""
     program = Program(tape, life)
-    sizes = program.sizes(
-        tape.events.requested_bytes, np.zeros(len(tape.convolutions), dtype=np.int64), 0
-    )
+    sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
     return int(program.live_by_category(sizes).sum(axis=0).max())
 
 
@@ -84,7 +90,7 @@ class Predictor:
         self._objects = objects
         self.simulators = tuple(simulators)
         self._programs: dict[int, Program] = {}
-        self._curves: dict[tuple[int, int], WorkspaceCurve] = {}
+        self._device: dict[tuple[int, int], DeviceBytes] = {}
         self._peaks: dict[tuple[int, int], Peaks] = {}
         capacity = max(simulator.card.capacity_bytes for simulator in simulators)
 
@@ -97,122 +103,78 @@ class Predictor:
             return min(guess, _MOST_RECORDED) if guess > largest else (smallest + 2 * largest) // 3
 
         self.fit: Fit = fit(record_many, smallest, largest, third_batch)
-        say("Asking cuDNN for workspaces")
-        self._learn_workspaces()
-
-    def _learn_workspaces(self) -> None:
-        """Ask each card's library about every stretch of batches, on all cores."""
-        parts = num_cores()
-        tasks = [
-            (card, index, part)
-            for card in range(len(self.simulators))
-            for index in range(len(self.fit.pieces))
-            for part in range(parts)
-        ]
-        answers = fork_map(lambda task: self._ask_part(*task, parts), tasks)
-        for card, index, part in tasks:
-            if part == 0:
-                self._curves[card, index] = self._curve(card, index, known={})
-        for (card, index, _), known in zip(tasks, answers, strict=True):
-            self._curves[card, index].learn(known)
-
-    def _ask_part(self, card: int, index: int, part: int, parts: int) -> dict[int, Int64]:
-        """Return a share of the convolutions' answers by batch, asked in a process of its own."""
-        indices = np.arange(part, len(self.fit.pieces[index].low.convolutions), parts)
-        return self._curve(card, index, indices=indices).known
-
-    def _curve(
-        self,
-        card: int,
-        index: int,
-        *,
-        indices: Int64 | None = None,
-        known: dict[int, Int64] | None = None,
-    ) -> WorkspaceCurve:
-        piece, simulator = self.fit.pieces[index], self.simulators[card]
-
-        def ask(asked: Int64, batch: int) -> Int64:
-            problems = piece.convolutions(batch)
-            return simulator.convolution_bytes([problems[i] for i in asked])
-
-        return WorkspaceCurve(
-            ask,
-            len(piece.low.convolutions),
-            piece.first_batch,
-            piece.last_batch,
-            indices=indices,
-            known=known,
-        )
 
     def _program(self, index: int) -> Program:
         if index not in self._programs:
-            self._programs[index] = Program(self.fit.pieces[index].low, self.life)
+            piece = self.fit.pieces[index]
+            self._programs[index] = Program(piece.low, self._life(piece))
         return self._programs[index]
+
+    def _life(self, piece: Piece) -> Life:
+        """Return the life to replay: one with a step for each crowd only where crowds matter."""
+        batch = piece.last_batch
+        crowds = self._objects(batch)
+        if len(crowds) <= self.life.num_steps:
+            return self.life
+        tape = piece.tape(batch)
+        program = Program(tape, self.life)
+        largest = program.largest_varying_bytes(tape.events.requested_bytes, max(crowds))
+        if largest < _CROWD_MATTERS * _live_peak_bytes(tape, self.life):
+            return self.life
+        return replace(self.life, num_steps=len(crowds))
 
     def _piece_index(self, batch: int) -> int:
         return self.fit.pieces.index(self.fit.piece(batch))
 
-    def workspaces(self, card: int, batch: int, *, exact: bool = False) -> Int64:
-        """Return each convolution's workspace at a batch on a card, bytes."""
-        curve = self._curves[card, self._piece_index(batch)]
-        return curve.exactly_at(batch) if exact else curve.at(batch)
+    def device_bytes(self, card: int, batch: int) -> DeviceBytes:
+        """Return what a card answers to the step's questions at a batch."""
+        if (card, batch) not in self._device:
+            piece = self.fit.piece(batch)
+            self._device[card, batch] = self.simulators[card].device_bytes(
+                piece.convolutions(batch), piece.reductions(batch)
+            )
+        return self._device[card, batch]
 
-    def loaded(self, card: int, batch: int, *, exact: bool = False) -> tuple[Program, Int64]:
+    def loaded(self, card: int, batch: int) -> tuple[Program, Int64]:
         """Return the program that answers at a batch, and its sizes on a card."""
         index = self._piece_index(batch)
         piece: Piece = self.fit.pieces[index]
         program = self._program(index)
         sizes = program.sizes(
             piece.requested_bytes(batch),
-            self.workspaces(card, batch, exact=exact),
-            self.simulators[card].matrix_bytes,
-            self._objects(batch),
+            self.device_bytes(card, batch),
+            _thinned(self._objects(batch), program.num_steps),
         )
         return program, sizes
 
-    def ask_exactly(self, card: int, batches: Sequence[int]) -> None:
-        """Ask a card's library about every convolution at these very batches, on all cores."""
-        parts = num_cores()
-        tasks = [(batch, part) for batch in batches for part in range(parts)]
-
-        def answers(task: tuple[int, int]) -> Int64:
-            batch, part = task
-            index = self._piece_index(batch)
-            curve = self._curves[card, index]
-            count = len(self.fit.pieces[index].low.convolutions)
-            return curve.exactly_at(batch, np.arange(part, count, parts))
-
-        for (batch, _), known in zip(tasks, fork_map(answers, tasks), strict=True):
-            self._curves[card, self._piece_index(batch)].learn({batch: known})
-
-    def peaks(self, card: int, batch: int, *, exact: bool = False) -> Peaks:
+    def peaks(self, card: int, batch: int) -> Peaks:
         """Return the peaks at a batch on a card.
 
         Args:
             card: index into `simulators`.
             batch: micro-batch size, >= 1.
-            exact: ask the library about this very batch instead of interpolating.
         """
-        if not exact and (card, batch) in self._peaks:
-            return self._peaks[card, batch]
-        peaks = self.simulators[card].peaks(*self.loaded(card, batch, exact=exact))
-        self._peaks[card, batch] = peaks
-        return peaks
+        if (card, batch) not in self._peaks:
+            self._peaks[card, batch] = self.simulators[card].peaks(*self.loaded(card, batch))
+        return self._peaks[card, batch]
 
     def peaks_many(self, card: int, batches: Sequence[int]) -> list[Peaks]:
-        """Return the peaks at several batches, computed side by side."""
+        """Return the peaks at several batches, asked for and computed side by side."""
         missing = [batch for batch in batches if (card, batch) not in self._peaks]
         for batch in missing:
             self._program(self._piece_index(batch))
-        found = fork_map(lambda batch: self.peaks(card, batch), missing)
-        for batch, peaks in zip(missing, found, strict=True):
+
+        def answer(batch: int) -> tuple[Peaks, DeviceBytes]:
+            return self.peaks(card, batch), self.device_bytes(card, batch)
+
+        for batch, (peaks, answers) in zip(missing, fork_map(answer, missing), strict=True):
             self._peaks[card, batch] = peaks
+            self._device[card, batch] = answers
         return [self._peaks[card, batch] for batch in batches]
 
     def largest_batch(self, card: int, limit_bytes: int | None = None) -> int:
         """Return the largest micro-batch size that fits a card, 0 when not even one image does.
 
-        The last step asks the library exactly, so that the answer does not rest on interpolation.
         Fragmentation is no steady function of the batch: a larger batch still may fit by luck.
 
         Args:
@@ -220,8 +182,8 @@ class Predictor:
             limit_bytes: device bytes that may be used; None takes what the card has.
         """
 
-        def fits(batch: int, *, exact: bool = False) -> bool:
-            peaks = self.peaks(card, batch, exact=exact)
+        def fits(batch: int) -> bool:
+            peaks = self.peaks(card, batch)
             if limit_bytes is None:
                 return peaks.fits
             return peaks.fits and peaks.device_used_peak_bytes <= limit_bytes
@@ -234,14 +196,4 @@ class Predictor:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-        # Interpolated workspaces may be a little off, so the last word is the library's own.
-        self.ask_exactly(card, [batch for batch in (low, low + 1) if batch])
-        back = 1
-        while low > 0 and not fits(low, exact=True):
-            high, low, back = low, max(0, low - back), 2 * back
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle, exact=True) else (low, middle)
-        while low < _MOST_IMAGES and fits(low + 1, exact=True):
-            low += 1
         return low

@@ -13,8 +13,9 @@ import numpy as np
 from memplan.tape import Int64
 from memplan.workload import Workload
 
-# One batch in ten thousand is what a run of a hundred epochs on a small data set meets.
-_QUANTILES = (0.5, 0.9, 0.9999)
+# The fullest batch so far after 1, 3, 9, 33, 100 and 10,000 of them; the last is what a run of a
+# hundred epochs on a small data set meets.
+_QUANTILES = (0.5, 0.75, 0.9, 0.97, 0.99, 0.9999)
 _NUM_DRAWS = 200_000
 _SEED = 0
 
@@ -59,9 +60,9 @@ class Crowd:
         return int(self.objects[round(rank)])
 
     def steps(self, micro_batch_size: int) -> tuple[int, ...]:
-        """Return the fullest image of an ordinary, a full and a very full batch, in this order.
+        """Return the fullest image of batches that each are the fullest so far, ascending.
 
-        Ascending sizes are the worst order for an allocator that keeps what it has: no block that
-        an earlier step left is large enough for a later one.
+        Only those make an allocator grow that keeps what it has: no block that an earlier step
+        left is large enough. Among n random batches there are about ln(n) of them.
         """
         return tuple(self.fullest(micro_batch_size, quantile) for quantile in _QUANTILES)

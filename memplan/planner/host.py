@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from memplan import tape as tapes
 from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFacts
-from memplan.device.life import Life, Program
+from memplan.device.life import DeviceBytes, Life, Program
 from memplan.errors import InfeasibleError
 from memplan.parallel import num_cores
 from memplan.units import KIB, format_bytes, three_digits
@@ -153,8 +151,7 @@ def _record(workload: Workload, micro: int, settings: StepSettings, *, accumulat
     tape = record(workload, micro, settings)
     program = Program(tape, Life(accumulates=accumulates))
     # A device's workspaces are not the processor's.
-    no_workspace = np.zeros(len(tape.convolutions), dtype=np.int64)
-    sizes = program.sizes(tape.events.requested_bytes, no_workspace, 0)
+    sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
     live = program.live_by_category(sizes).sum(axis=0)
     peak = int(live.argmax())
     return _Life(tape, int(live[peak]), program.place(peak)[1])

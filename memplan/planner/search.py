@@ -130,7 +130,7 @@ def settings_at(
         rate = images_per_second(
             predictor.fit.tape(batch),
             simulator.card,
-            predictor.workspaces(card, batch),
+            predictor.device_bytes(card, batch).convolutions,
             max(1, share // batch),
         )
         found.append((setting_of(space, settings, batch, peaks, rate, num_images), peaks))

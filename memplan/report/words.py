@@ -58,6 +58,12 @@ def workload_line(workload: WorkloadFacts) -> str:
     ]
     if workload.objects_per_image:
         parts.append(f"{workload.objects_per_image} objects an image")
+    switches = {
+        "deterministic": workload.deterministic,
+        "cudnn.benchmark": workload.cudnn_benchmark,
+        "no TF32": not workload.allow_tf32,
+    }
+    parts += [name for name, is_on in switches.items() if is_on]
     if workload.devices > 1:
         parts.append(count_of(workload.devices, "device"))
     return ", ".join(parts)

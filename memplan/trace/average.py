@@ -27,15 +27,15 @@ class ModelAverage:
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
-        self._pairs = list(zip(_floating(self.model), _floating(model), strict=True))
+        self._followed = model
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the followed model's present weights, in place."""
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.ramp))
-        averages, weights = zip(*self._pairs, strict=True)
-        torch._foreach_lerp_(averages, weights, weight)
+        # Asked for each time: a validation in half precision replaces the average's tensors.
+        torch._foreach_lerp_(_floating(self.model), _floating(self._followed), weight)
 
 
 def _copy(model: torch.nn.Module) -> torch.nn.Module:
@@ -48,11 +48,13 @@ def _copy(model: torch.nn.Module) -> torch.nn.Module:
     for parameter in model.parameters():
         clone = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
         clones[id(parameter)] = clone
-    clones |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
+    plain = (value for module in model.modules() for value in vars(module).values())
+    tensors = [*model.buffers(), *(value for value in plain if isinstance(value, torch.Tensor))]
+    clones |= {id(tensor): tensor.detach().clone() for tensor in tensors}
     return copy.deepcopy(model, clones)
 
 
 def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Return the parameters and floating buffers; training keeps them the same objects."""
+    """Return the parameters and floating buffers, in the module's order."""
     tensors = [*model.parameters(), *model.buffers()]
     return [tensor for tensor in tensors if tensor.dtype.is_floating_point]

@@ -158,7 +158,7 @@ class BackwardWalk:
 
     Args:
         saved: the table that forward saved into.
-        on_node: called before a node runs, with the node's sequence number.
+        on_node: called before a node runs, with its sequence number and its name.
         on_gradient: called with a leaf that has received its gradient, and whether the gradient
             was copied for it.
     """
@@ -166,7 +166,7 @@ class BackwardWalk:
     def __init__(
         self,
         saved: SavedTensors,
-        on_node: Callable[[int], None],
+        on_node: Callable[[int, str], None],
         on_gradient: Callable[[torch.Tensor, bool], None],
     ) -> None:
         self._saved = saved
@@ -213,7 +213,7 @@ class BackwardWalk:
             copied = _accumulate(variable, gradient, unshared=unshared)
             self._on_gradient(variable, copied)
             return []
-        self._on_node(node._sequence_nr())
+        self._on_node(node._sequence_nr(), node.name())
         outputs = list(_call(node, gradients))
         # The engine validates what a node returned before it lets go of what the node was given
         # and of what it had saved.

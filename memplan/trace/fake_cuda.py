@@ -12,6 +12,9 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memplan.trace.operators_attention import scaled_dot_product_attention
+from memplan.trace.operators_convolution import select_convolution_backend
+
 DEVICE = torch.device("cuda", 0)
 
 
@@ -62,6 +65,11 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
     with (
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
+        # On a device, cuDNN is at hand and attention has its kernels.
+        mock.patch("torch._C._select_conv_backend", select_convolution_backend),
+        mock.patch(
+            "torch.nn.functional.scaled_dot_product_attention", scaled_dot_product_attention
+        ),
         # Optimizers name their step for the profiler, which would import the compiler (2 s).
         mock.patch("torch.autograd.profiler.record_function", contextlib.nullcontext),
         _new_mode() as mode,

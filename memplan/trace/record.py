@@ -19,7 +19,7 @@ from memplan.trace.dynamic import DynamicRecorder
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.recorder import Recorder
-from memplan.trace.step import StepSettings, TrainingStep
+from memplan.trace.step import StepSettings, TrainingStep, library_settings
 from memplan.workload import Batch, CrowdedBatch, Workload
 
 
@@ -119,9 +119,9 @@ def record(
     """Return the tape of a training's life at one micro-batch size, with no GPU needed.
 
     Each section of a life is recorded once: build, a micro-batch, the first optimizer step (its
-    state appears), a later one, the release of gradients, the average's step, a validation batch where
-    the workload validates, a checkpoint, and a micro-batch with more objects where the workload's
-    sizes depend on them. `memplan.device.replay` puts a life together from them.
+    state appears), a later one, the release of gradients, the average's step, a validation batch
+    where the workload validates, a checkpoint, and a micro-batch with more objects where sizes
+    depend on them. `memplan.device.life` puts a life together from them.
 
     Args:
         workload: what is trained.
@@ -153,7 +153,7 @@ def _recorder(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMo
 
 def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings) -> tape.Tape:
     built = build(workload)
-    with _no_garbage_collection(), fake_cuda() as fake_mode:
+    with _no_garbage_collection(), library_settings(settings), fake_cuda() as fake_mode:
         recorder = _recorder(workload, micro_batch_size, fake_mode)
         observer = _Observer(recorder)
         with recorder:
@@ -181,6 +181,10 @@ def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings)
             memory_format=settings.memory_format,
             optimizer=settings.optimizer.name,
             recompute=settings.recompute,
+            deterministic=settings.deterministic,
+            cudnn_benchmark=settings.cudnn_benchmark,
+            allow_tf32=settings.allow_tf32,
+            cublas_workspace_config=workload.cublas_workspace_config,
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
             objects_per_image=workload.objects_per_image,
             crowded_objects_per_image=batches.crowded.objects_per_image if batches.crowded else 0,

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from memplan import tape
 from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadInputError
+from memplan.reduction import Reduction
 from memplan.trace import operators
 from memplan.trace.memo import Cost, Known, call_key, remember
 
@@ -145,9 +146,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names: dict[Any, int] = {}
         self._labels: list[str] = []
         self._convolutions: dict[ConvolutionProblem, int] = {}
+        self._reductions: list[Reduction] = []
         self._categories: list[int] = []
         self._live: dict[int, tuple[int, Any]] = {}
-        self._has_matrix_workspace: set[bool] = set()
+        self._has_matrix_workspace: set[tuple[bool, int]] = set()
+        self._node = ""
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -158,6 +161,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
         finally:
             self._phase = outer
+            self._node = ""
         if name == "forward":
             self._keep_for_backward(first_block)
 
@@ -187,8 +191,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.modules = _ModuleTracker(model)
         return self.modules.hooks()
 
-    def enter_node(self, sequence_number: int) -> None:
-        """Attribute what follows to the module that made this autograd node."""
+    def enter_node(self, sequence_number: int, name: str) -> None:
+        """Attribute what follows to the module that made this autograd node, and know its name."""
+        self._node = name
         if self.modules is not None:
             self.modules.of_backward = self.modules.owner(sequence_number)
 
@@ -248,13 +253,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         request = self._convolutions.setdefault(convolution, len(self._convolutions))
         self._event(tape.SCRATCH, self._new_block("workspace"), 0, request)
 
-    def _matrix_workspace(self) -> None:
-        in_backward = tape.PHASES[self._phase] == "backward"
-        if in_backward not in self._has_matrix_workspace:
-            self._has_matrix_workspace.add(in_backward)
-            self._event(tape.ALLOCATE, self._new_block("workspace"), 0, tape.MATRIX_WORKSPACE)
+    def _matrix_workspace(self, request: int) -> None:
+        """Record a workspace that a thread's handle keeps from its first product on."""
+        key = (tape.PHASES[self._phase] == "backward", request)
+        if key not in self._has_matrix_workspace:
+            self._has_matrix_workspace.add(key)
+            self._event(tape.ALLOCATE, self._new_block("workspace"), 0, request)
 
-    def _cost(self, overload: Any, args: Any, kwargs: Any, result: Any, outputs: list[Any]) -> Cost:
+    def _cost(
+        self,
+        overload: Any,
+        args: Any,
+        kwargs: Any,
+        result: Any,
+        outputs: list[Any],
+        requests: tuple[operators.Request, ...] | None = None,
+    ) -> Cost:
+        """Return what a call does; `requests` given, where the operator's rules do not tell."""
         name = self._names.setdefault(overload, len(self._names))
         if name == len(self._labels):
             self._labels.append(str(overload))
@@ -267,9 +282,35 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name=name,
             flops=flops,
             moved_bytes=sum(tensors.values()),
-            requests=tuple(operators.requests(overload, args, outputs)),
-            is_understood=operators.is_understood(overload),
+            requests=requests or tuple(operators.requests(overload, args, outputs, kwargs)),
+            is_understood=requests is not None or operators.is_understood(overload),
         )
+
+    def _answer(self, request: operators.Request, outputs: Sequence[Any], held: list[int]) -> None:
+        """Write down one request of an operator; `held` are the temporaries it has."""
+        match request:
+            case operators.Output(index):
+                self._allocate_output(outputs[index])
+            case operators.Temporary(num_bytes):
+                held.append(self._new_block("temporary"))
+                self._event(tape.ALLOCATE, held[-1], num_bytes)
+            case operators.PartialResults(reduction, semaphores):
+                held.append(self._new_block("temporary"))
+                if not semaphores:
+                    self._reductions.append(reduction)
+                last = tape.FIRST_REDUCTION - 2 * (len(self._reductions) - 1)
+                self._event(tape.ALLOCATE, held[-1], 0, last - semaphores)
+            case operators.Workspace(convolution):
+                self._scratch(convolution)
+            case operators.MatrixWorkspace():
+                self._matrix_workspace(tape.MATRIX_WORKSPACE)
+            case operators.LightMatrixWorkspace():
+                self._matrix_workspace(tape.LIGHT_MATRIX_WORKSPACE)
+            case operators.Release(count, keep):
+                end = len(held) - keep
+                for block in held[end - count : end]:
+                    self._event(tape.FREE, block, 0)
+                del held[end - count : end]
 
     def _play(self, cost: Cost, outputs: Sequence[Any]) -> None:
         """Write down an operator and what it asks of the allocator."""
@@ -277,22 +318,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._operators.rows.append(
             (cost.name, module, self._section, self._phase, cost.flops, cost.moved_bytes)
         )
-        held = []
+        held: list[int] = []
         for request in cost.requests:
-            match request:
-                case operators.Output(index):
-                    self._allocate_output(outputs[index])
-                case operators.Temporary(num_bytes):
-                    held.append(self._new_block("temporary"))
-                    self._event(tape.ALLOCATE, held[-1], num_bytes)
-                case operators.Workspace(convolution):
-                    self._scratch(convolution)
-                case operators.MatrixWorkspace():
-                    self._matrix_workspace()
+            self._answer(request, outputs, held)
         for block in held:
             self._event(tape.FREE, block, 0)
         if not cost.is_understood:
             self.unknown[self._labels[cost.name]] += 1
+
+    def stand_in(self, tensor: torch.Tensor) -> float:
+        """Return a number for a value that the host asks of a tensor.
+
+        The gradient scaler asks whether a gradient overflowed (a device tensor: it did not);
+        optimizers ask for their step count (a host tensor: it is the first).
+        """
+        place = getattr(tensor, "fake_device", None) or tensor.device
+        value = 0 if place.type == "cuda" else 1
+        if tensor.dtype is torch.bool:
+            return bool(value)
+        return float(value) if tensor.dtype.is_floating_point else value
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -304,8 +348,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.namespace in _BOOKKEEPING:
             return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
-            return _unknown_scalar(args[0])
-        if _returns_its_input(func):
+            return self.stand_in(args[0])
+        if _returns_its_input(func) or self._writes_in_place(func, args):
             # Nothing is allocated and no shape changes, so the fake kernel would tell nothing.
             returned = args[0] if func._schema.returns else None
             if any(self._is_here(tensor) for tensor in _tensors(args[:1])):
@@ -321,13 +365,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._play(known.cost, outputs)
         return known.packed(outputs)
 
+    def _writes_in_place(self, func: Any, args: Any) -> bool:
+        """Return whether a backward formula would write into the first argument on a device."""
+        if not self._node or not operators.in_place_on_device(self._node, func):
+            return False
+        written = args[0]
+        others = _tensors(args[1:])
+        if torch.Tag.pointwise in func.tags and any(t.numel() > written.numel() for t in others):
+            return False  # the result is larger than what it would be written into
+        return all(
+            tensor.dtype == written.dtype or not tensor.dtype.is_floating_point
+            for tensor in others
+            if tensor.numel() >= written.numel()
+        )
+
     def _first_call(self, func: Any, args: Any, kwargs: Any, key: Any) -> Any:
         try:
             result = func(*args, **kwargs)
         except DynamicOutputShapeException:
             raise BadInputError(
                 f"The step calls {func}, whose output size depends on data, so it cannot be "
-                "recorded without a GPU. Use an operator with a fixed output shape."
+                "recorded without a GPU. Use an operator with a fixed output shape, or state the "
+                "size (states_sizes and num_chosen of memplan.workload.Workload)."
             ) from None
         outputs = list(result) if isinstance(result, tuple | list) else [result]
         cost = None
@@ -355,6 +414,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operator_names=tuple(self._labels),
             modules=tuple(self.modules.records) if self.modules is not None else (),
             convolutions=tuple(self._convolutions),
+            reductions=tuple(self._reductions),
         )
 
 
@@ -391,16 +451,3 @@ _BOOKKEEPING = {"prim", "profiler"}
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
-
-
-def _unknown_scalar(tensor: torch.Tensor) -> float | int | bool:
-    """Return a stand-in for a value the host asks of a tensor.
-
-    The gradient scaler asks whether a gradient overflowed (a device tensor: it did not); optimizers
-    ask for their step count (a host tensor: it is the first).
-    """
-    place = getattr(tensor, "fake_device", None) or tensor.device
-    value = 0 if place.type == "cuda" else 1
-    if tensor.dtype is torch.bool:
-        return bool(value)
-    return float(value) if tensor.dtype.is_floating_point else value

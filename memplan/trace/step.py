@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,6 +31,12 @@ class StepSettings:
     """How the optimizer is built."""
     recompute: tuple[str, ...] = ()
     """Paths of modules that recompute their activations in backward; empty recomputes none."""
+    deterministic: bool = False
+    """Whether `torch.use_deterministic_algorithms(True)` holds, and cuDNN's like."""
+    cudnn_benchmark: bool = False
+    """Whether `torch.backends.cudnn.benchmark` holds: the fastest plan by trial."""
+    allow_tf32: bool = True
+    """Whether `torch.backends.cudnn.allow_tf32` holds, as it does by default; for fp32 only."""
 
     def __post_init__(self) -> None:
         """Check the names.
@@ -44,6 +50,25 @@ class StepSettings:
         ):
             if value not in known:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
+
+
+@contextlib.contextmanager
+def library_settings(settings: StepSettings) -> Iterator[None]:
+    """Set PyTorch's switches for its libraries inside the context, as training sets them."""
+    cudnn = torch.backends.cudnn
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    with cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=settings.cudnn_benchmark,
+        deterministic=settings.deterministic,
+        allow_tf32=settings.allow_tf32,
+    ):
+        torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was_deterministic, warn_only=warns_only)
 
 
 class Observer(Protocol):

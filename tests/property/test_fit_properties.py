@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 
 from memplan import tape as tapes
 from memplan.fit.affine import fit
-from memplan.fit.workspace import WorkspaceCurve, anchors
 
 _bytes = st.integers(0, 1 << 34)
 _per_image = st.integers(0, 1 << 26)
 _range = st.tuples(st.integers(1, 64), st.integers(0, 500)).map(lambda r: (r[0], r[0] + r[1]))
 
 
-def _tape(lines, batch, breaks=()):
-    """Return a tape of one allocation a line, and one more for each break at or below the batch."""
-    sizes = [a + b * batch for a, b in lines] + [512] * sum(batch >= at for at in breaks)
+def _tape(lines, batch, breaks=(), alternates=False):
+    """Return a tape of one allocation a line, and one more for each break at or below the batch.
+
+    Where it alternates, odd batches have one more still.
+    """
+    extra = sum(batch >= at for at in breaks) + (alternates and batch % 2)
+    sizes = [a + b * batch for a, b in lines] + [512] * extra
     count = len(sizes)
     zeros = np.zeros(count, dtype=np.int64)
     return tapes.Tape(
@@ -85,6 +88,28 @@ def test_the_fit_finds_every_change_of_structure(breaks, ends, data):
     )
 
 
+@given(_range, st.integers(0, 40), st.booleans(), st.data())
+def test_the_fit_finds_a_structure_that_alternates(ends, beyond, contiguous_one, data):
+    """Odd and even batches are told apart with few recordings, also where batch 1 is special."""
+    smallest, largest = ends
+    breaks = (2, 2, 2) if contiguous_one else ()
+    lines = [(1 << 20, 4096), (0, 12)]
+    fitted = fit(
+        lambda batches: {b: _tape(lines, b, breaks, alternates=True) for b in batches},
+        smallest,
+        largest,
+        lambda *_: largest + beyond,
+    )
+    last = largest + beyond if largest > smallest + 1 else largest
+    batch = data.draw(st.integers(smallest, last))
+    expected = _tape(lines, batch, breaks, alternates=True)
+
+    assert expected.events.requested_bytes.tolist() == (
+        fitted.tape(batch).events.requested_bytes.tolist()
+    )
+    assert len(fitted.recorded_batches) <= 4 + 2 * (largest + beyond).bit_length()
+
+
 @given(st.lists(st.integers(2, 80), max_size=3, unique=True), _range)
 def test_the_pieces_cover_the_range_without_gaps(breaks, ends):
     """Each batch belongs to one stretch, in ascending order."""
@@ -94,19 +119,3 @@ def test_the_pieces_cover_the_range_without_gaps(breaks, ends):
     assert ends == (pieces[0].first_batch, pieces[-1].last_batch)
     for left, right in itertools.pairwise(pieces):
         assert left.last_batch + 1 == right.first_batch
-
-
-@given(st.tuples(_bytes, _per_image), _range, st.data())
-def test_a_workspace_curve_recovers_a_line(line, ends, data):
-    """The ends and powers of two are asked, and the answer is exact to rounding."""
-    asked = []
-
-    def ask(indices, batch):
-        asked.append(batch)
-        return np.full(len(indices), line[0] + line[1] * batch, dtype=np.int64)
-
-    curve = WorkspaceCurve(ask, 1, *ends)
-    batch = data.draw(st.integers(*ends))
-
-    assert abs(line[0] + line[1] * batch - int(curve.at(batch)[0])) <= 1
-    assert anchors(*ends) == asked

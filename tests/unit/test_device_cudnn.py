@@ -3,11 +3,16 @@
 The figures are of cuDNN 9.19; under another version only the relations between them are checked.
 """
 
+import json
+from dataclasses import replace
+
 import pytest
 
-from memplan.device import cudnn
+from memplan.convolution import ConvolutionProblem
+from memplan.device import cudnn, cudnn_plans
 from memplan.device.catalogue import card
-from memplan.device.cudnn import ConvolutionProblem, WorkspaceOracle, packed_strides
+from memplan.device.cudnn import BENCHMARK_LIMIT, WorkspaceOracle
+from memplan.device.cudnn_plans import Note
 from memplan.errors import BadInputError
 
 only_9_19 = pytest.mark.skipif(
@@ -98,34 +103,94 @@ def test_a_problem_is_asked_once(monkeypatch):
     """Equal problems cost one question, now and later, and keep their places."""
     oracle = WorkspaceOracle(card("rtx-3090"))
     asked = []
-    ask = cudnn._plans
-    monkeypatch.setattr(cudnn, "_plans", lambda *args: asked.append(args) or ask(*args))
+    ask = cudnn_plans.plans
+
+    def counted(problem, on, mode):
+        """Count the questions to the first of the two lists."""
+        asked.append(problem)
+        return ask(problem, on, mode)
+
+    monkeypatch.setattr(cudnn_plans, "plans", counted)
     small = problem(input=(1, 64, 8, 8))
     first = oracle.bytes_many([problem(), small, problem()])
+    expected = len(asked)
 
-    assert 2 == len(asked)
+    assert {problem(), small} == set(asked)
     assert first[0] == first[2]
     assert first[1] == oracle.bytes(small)
-    assert 2 == len(asked)
+    assert expected == len(asked)
 
 
-def test_deterministic_leaves_only_deterministic_plans():
-    """The deterministic candidates are among the others, and fewer or as many."""
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"deterministic": True}, Note.NONDETERMINISTIC),
+        ({"dtype": "float32", "allow_tf32": False}, Note.TENSOR_CORE),
+    ],
+)
+def test_a_setting_rules_out_the_plans_with_its_note(changes, note):
+    """Deterministic and TF32 off skip the plans that say so of themselves, and no others."""
     oracle = WorkspaceOracle(card("a100-40gb"))
-    free = oracle.benchmark_candidates(problem(kind="weight_gradient"))
-    bound = oracle.benchmark_candidates(problem(kind="weight_gradient", deterministic=True))
+    bound = problem(kind="weight_gradient", **changes)
+    usual = replace(bound, deterministic=False, allow_tf32=True)
+    expected = [plan for plan in oracle._plans(usual) if note not in plan.notes]
+    actual = list(oracle._plans(bound))
 
-    assert 0 < len(bound) < len(free)
-    assert set(bound) <= set(free)
+    assert expected == actual
+    assert 0 < len(actual) < len(list(oracle._plans(usual)))
+    assert actual[0].workspace_bytes == oracle.bytes(bound)
 
 
-def test_the_choice_without_benchmark_is_the_first_candidate():
-    """Benchmark mode considers every plan; without it PyTorch takes the first of them."""
+def test_an_engine_that_pytorch_distrusts_is_never_taken():
+    """In 3-d, PyTorch skips engine 23 for input gradients; cuDNN alone would take it here."""
+    solid = problem(
+        kind="input_gradient",
+        dtype="bfloat16",
+        input=(7, 96, 16, 16, 16),
+        weight=(32, 96, 3, 3, 3),
+        stride=(1, 1, 1),
+        padding=(1, 1, 1),
+        dilation=(1, 1, 1),
+    )
+    oracle = WorkspaceOracle(card("a100-40gb"))
+    device = cudnn_plans.device(json.dumps(card("a100-40gb").cudnn_description()))
+    plans = list(cudnn_plans.plans(solid, device, cudnn_plans.Mode.INSTANT))
+    trusted = [plan.workspace_bytes for plan in plans if plan.engine != 23]
+
+    assert trusted[0] == oracle.bytes(solid)
+    assert len(trusted) < len(plans)
+
+
+def test_benchmark_mode_is_bounded_by_the_plans_it_times():
+    """The choice without benchmark is among those timed, and the trial is the largest of all."""
     oracle = WorkspaceOracle(card("rtx-3090"))
-    candidates = oracle.benchmark_candidates(problem())
+    (answer,) = oracle.benchmark_many([problem()])
 
-    assert candidates[0] == oracle.bytes(problem())
-    assert len(candidates) > 5
+    assert answer.least_bytes <= oracle.bytes(problem()) <= answer.most_bytes <= answer.trial_bytes
+    assert answer.least_bytes < answer.trial_bytes
+
+
+def test_benchmark_mode_drops_what_cannot_be_had():
+    """With less memory the trial is smaller, and no plan above it is timed."""
+    oracle = WorkspaceOracle(card("rtx-3090"))
+    (whole,) = oracle.benchmark_many([problem(kind="weight_gradient")])
+    limit = whole.trial_bytes - 1
+    (part,) = oracle.benchmark_many([problem(kind="weight_gradient")], limit)
+
+    assert part.trial_bytes <= limit
+    assert part.most_bytes <= min(limit, whole.most_bytes)
+    with pytest.raises(BadInputError, match="no plan"):
+        oracle.benchmark_many([problem(kind="weight_gradient")], -1)
+
+
+def test_an_oracle_of_benchmark_mode_answers_with_the_upper_bound():
+    """`bytes` under benchmark is the most that any of the plans timed would request."""
+    oracle = WorkspaceOracle(card("rtx-3090"), benchmark=True)
+    problems = [problem(), problem(kind="weight_gradient", channels_last=True)]
+    expected = [answer.most_bytes for answer in oracle.benchmark_many(problems)]
+
+    assert expected == oracle.bytes_many(problems)
+    assert 10 == BENCHMARK_LIMIT
 
 
 def test_capacity_does_not_change_an_answer():
@@ -189,7 +254,7 @@ def test_output_shape_is_that_of_the_forward_convolution():
 
 def test_strides_are_those_of_packed_tensors():
     """Size-1 dimensions get the stride they would have if they were longer."""
-    assert (24, 12, 4, 1) == packed_strides((5, 2, 3, 4), channels_last=False)
-    assert (24, 1, 8, 2) == packed_strides((5, 2, 3, 4), channels_last=True)
-    assert (7, 1, 7, 7) == packed_strides((3, 7, 1, 1), channels_last=True)
-    assert (7, 1, 1, 1) == packed_strides((3, 7, 1, 1), channels_last=False)
+    assert (24, 12, 4, 1) == cudnn_plans.packed_strides((5, 2, 3, 4), channels_last=False)
+    assert (24, 1, 8, 2) == cudnn_plans.packed_strides((5, 2, 3, 4), channels_last=True)
+    assert (7, 1, 7, 7) == cudnn_plans.packed_strides((3, 7, 1, 1), channels_last=True)
+    assert (7, 1, 1, 1) == cudnn_plans.packed_strides((3, 7, 1, 1), channels_last=False)

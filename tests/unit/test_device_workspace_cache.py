@@ -1,12 +1,11 @@
 """cuDNN's answers on disk."""
 
-import json
-
 import pytest
 
-from memplan.device import cudnn
+from memplan.convolution import ConvolutionProblem
+from memplan.device import cudnn_plans
 from memplan.device.catalogue import card
-from memplan.device.cudnn import ConvolutionProblem, WorkspaceOracle
+from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.workspace_cache import WorkspaceCache, cache_folder
 
 PROBLEM = ConvolutionProblem(
@@ -30,67 +29,79 @@ def folder(monkeypatch, tmp_path):
 
 def cache(**changes):
     """Return the cache of an RTX 3090, its description changed as asked."""
-    description = card("rtx-3090").cudnn_description() | changes
-    return WorkspaceCache.of(description, "9.19.0", "1.32.0")
+    return WorkspaceCache.of(card("rtx-3090").cudnn_description() | changes, "9.19.0")
 
 
 def test_a_second_run_asks_nothing(folder, monkeypatch):
     """Answers outlive the process: a new oracle has them without asking cuDNN."""
-    first = WorkspaceOracle(card("rtx-3090")).bytes(PROBLEM)
-    monkeypatch.setattr(cudnn, "_plans", lambda *_: pytest.fail("cuDNN was asked again"))
+    first = WorkspaceOracle(card("rtx-3090"))
+    expected = (first.bytes(PROBLEM), first.benchmark_many([PROBLEM]))
+    monkeypatch.setattr(cudnn_plans, "plans", lambda *_: pytest.fail("cuDNN was asked again"))
+    second = WorkspaceOracle(card("rtx-3090"))
 
-    assert first == WorkspaceOracle(card("rtx-3090")).bytes(PROBLEM)
-    assert 1 == len(list(folder.iterdir()))
+    assert expected == (second.bytes(PROBLEM), second.benchmark_many([PROBLEM]))
+    assert 2 == len(list(folder.iterdir()))
 
 
 def test_answers_come_back_as_written(folder):
-    """What is written is read, and merged with what was there."""
-    cache().write({"a": 1})
-    cache().write({"b": 2})
+    """What is added is read with what was there, and the last word counts."""
+    cache().add({"a": (1,), "b": (1,)})
+    cache().add({"b": (2, 3)})
+    cache().add({})
 
-    assert {"a": 1, "b": 2} == cache().read()
+    assert {"a": (1,), "b": (2, 3)} == cache().read()
     assert ["cudnn-9.19.0-"] == [path.name[:13] for path in folder.iterdir()]
+    assert 3 == len(next(folder.iterdir()).read_text().split("\n"))
 
 
 def test_cards_and_versions_do_not_mix(folder):
-    """Another architecture, cuDNN or front end reads nothing; another capacity reads the same."""
-    cache().write({"a": 1})
+    """Another architecture, cuDNN or mode reads nothing; another capacity reads the same."""
+    cache().add({"a": (1,)})
+    description = card("rtx-3090").cudnn_description()
 
     assert {} == cache(deviceVer=890).read()
-    assert {} == WorkspaceCache.of(card("rtx-3090").cudnn_description(), "9.20.0", "1.32.0").read()
-    assert {} == WorkspaceCache.of(card("rtx-3090").cudnn_description(), "9.19.0", "1.33.0").read()
-    assert {"a": 1} == cache(totalGlobalMem=1, deviceName="mine").read()
+    assert {} == WorkspaceCache.of(description, "9.20.0").read()
+    assert {} == WorkspaceCache.of(description, "9.19.0", benchmark=True).read()
+    assert {"a": (1,)} == cache(totalGlobalMem=1, deviceName="mine").read()
     assert folder.exists()
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"workspaces": 3}', '{"workspaces": {"a": "x"}}', "\x00"]
+    "text", ["", "{", "[]", "null", '{"a": [3]}', "\x00", "\udcff", "[" * 9999]
 )
 def test_a_damaged_file_is_as_good_as_none(folder, text):
     """A damaged file is read as empty, and the next answers replace it."""
-    cache().write({"a": 1})
+    cache().add({"a": (1,)})
     path = next(folder.iterdir())
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
 
     assert {} == cache().read()
-    cache().write({"b": 2})
-    assert {"b": 2} == cache().read()
+    cache().add({"b": (2,)})
+    assert {"b": (2,)} == cache().read()
 
 
-def test_a_damaged_answer_is_not_believed(folder):
-    """A number that is none makes the whole file void."""
-    cache().write({"a": 1})
-    path = next(folder.iterdir())
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"workspaces": {"a": "many"}}))
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[1]", '{"a": [1', "[" * 9999),
+        *(f'{{"a": {value}}}' for value in ("1", "[]", '["x"]', "[-1]", "[1e3]", "[true]")),
+        f'{{"a": [{2**63}]}}',
+    ],
+)
+def test_a_damaged_line_is_not_believed(folder, line):
+    """What a crash cut short, or nobody could have written, counts for nothing; the rest does."""
+    cache().add({"b": (2,)})
+    with next(folder.iterdir()).open("a") as file:
+        file.write(f"\n{line}")
+    cache().add({"c": (0,)})
 
-    assert {} == cache().read()
+    assert {"b": (2,), "c": (0,)} == cache().read()
 
 
 def test_an_unwritable_home_is_no_failure(folder):
     """Where the folder cannot be made, answers are just not kept."""
     folder.write_text("a file where the folder would be")
-    cache().write({"a": 1})
+    cache().add({"a": (1,)})
 
     assert {} == cache().read()
     assert WorkspaceOracle(card("rtx-3090")).bytes(PROBLEM) >= 0
@@ -98,12 +109,12 @@ def test_an_unwritable_home_is_no_failure(folder):
 
 def test_off_means_off(folder, monkeypatch):
     """With MEMPLAN_CACHE=off nothing is written or read."""
-    cache().write({"a": 1})
+    cache().add({"a": (1,)})
     monkeypatch.setenv("MEMPLAN_CACHE", "off")
 
     assert cache_folder() is None
     assert {} == cache().read()
-    cache().write({"b": 2})
+    cache().add({"b": (2,)})
     assert 1 == len(list(folder.iterdir()))
 
 

@@ -5,7 +5,8 @@ import pytest
 from memplan_models import torchvision as classifiers
 from trace_toy import Counted
 
-from memplan.fit.affine import fit, same_structure
+from memplan.fit.affine import fit
+from memplan.fit.align import same_structure
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 
@@ -95,6 +96,58 @@ def test_a_structure_that_changes_splits_the_fit_there():
         expected = record(recorder.workload, batch, recorder.settings)
         _assert_same_tape(expected, fitted.tape(batch))
     assert 0 == fitted.max_residual_bytes
+
+
+class _Alternates(Counted):
+    """With an odd number of images, four more scalars are made."""
+
+    def compute_loss(self, model, batch):
+        """Return the sum of squares of the outputs, times something if they are odd."""
+        loss = model(batch["images"]).square().sum()
+        if len(batch["images"]) % 2:
+            loss = loss.exp().log()
+        return loss, loss.detach()[None]
+
+
+@pytest.mark.parametrize("ends", [(1, 16), (2, 16), (3, 20), (4, 7)])
+def test_a_structure_that_alternates_is_found(ends):
+    """Odd and even batches get stretches of their own, and both are exact."""
+    recorder = _Recorder(_Alternates(), precision="fp32")
+    fitted = fit(recorder, *ends)
+
+    for batch in range(ends[0], ends[1] + 4):
+        expected = record(recorder.workload, batch, recorder.settings)
+        _assert_same_tape(expected, fitted.tape(batch))
+    assert 0 == fitted.max_residual_bytes
+    assert len(recorder.asked) <= 6
+
+
+class _Halves(Counted):
+    """Keeps the larger half of the outputs."""
+
+    def compute_loss(self, model, batch):
+        """Return the sum of squares of half the outputs, rounded up."""
+        outputs = model(batch["images"])
+        loss = outputs[: (len(outputs) + 1) // 2].clone().square().sum()
+        return loss, loss.detach()[None]
+
+
+def test_bytes_that_alternate_are_reported():
+    """Half the batch, rounded up, is a line for even batches only; the check is at an odd one."""
+    fitted = fit(_Recorder(_Halves(), precision="fp32"), 2, 20)
+
+    assert 0 < fitted.max_residual_bytes <= 10 * 4
+    assert "aten.clone.default" in fitted.residual_bytes
+
+
+def test_odd_and_even_batches_are_both_recorded():
+    """Three recordings tell a range, and not all of them are even or odd."""
+    for ends in ((2, 32), (3, 33), (2, 5), (2, 4)):
+        recorder = _Recorder(Counted())
+        fit(recorder, *ends)
+
+        assert 3 == len(recorder.asked)
+        assert {0, 1} == {batch % 2 for batch in recorder.asked}
 
 
 def test_bytes_that_are_no_line_are_reported():

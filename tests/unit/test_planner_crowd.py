@@ -49,4 +49,4 @@ def test_a_mosaic_holds_the_objects_of_four_images_and_mixup_of_eight():
 
 def test_an_empty_data_set_has_no_objects():
     """No images, no objects, no error."""
-    assert (0, 0, 0) == Crowd.of_data(AsTheyAre(), np.zeros(0, dtype=np.int64)).steps(8)
+    assert {0} == set(Crowd.of_data(AsTheyAre(), np.zeros(0, dtype=np.int64)).steps(8))

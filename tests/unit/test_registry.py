@@ -6,6 +6,7 @@ import pytest
 
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.registry import make_workload, parse_settings
+from memplan.trace.record import record
 
 MODULE = """
 from memplan.workload import Workload
@@ -18,6 +19,32 @@ class Toy(Workload):
     def build_model(self): ...
     def make_batch(self, micro_batch_size): ...
     def compute_loss(self, model, batch): ...
+
+class Stating(Toy):
+    states_sizes = True
+    objects_per_image = 3
+
+    def __init__(self, returned=5):
+        super().__init__()
+        self.returned = returned
+
+    def build_model(self):
+        import torch
+        return torch.nn.Linear(4, 2)
+
+    def make_batch(self, micro_batch_size):
+        import torch
+        return {"images": torch.ones(micro_batch_size, 4)}
+
+    def compute_loss(self, model, batch):
+        outputs = model(batch["images"])
+        loss = outputs[outputs > 0].sum()
+        return loss, loss.detach()[None]
+
+    def num_chosen(self, choice):
+        if self.returned == "default":
+            return super().num_chosen(choice)
+        return self.returned
 
 def any_keyword(**arguments):
     return Toy(**arguments)
@@ -150,3 +177,31 @@ def test_modules_that_do_not_load_are_refused(name, words):
 
     assert 1 == len(str(caught.value).splitlines())
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("returned", [0, 5, "default"])
+def test_a_workload_of_ones_own_states_its_sizes(returned):
+    """`states_sizes` and `num_chosen` let a step with a mask as an index be recorded."""
+    workload = make_workload("own_trainings:Stating", {"returned": returned})
+
+    assert 2 == record(workload, 2).description.micro_batch_size
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, r"aten\.nonzero on values of shape \[2, 2\].*num_chosen method of toy"),
+        (-1, "num_chosen method of toy returned -1 for aten.nonzero"),
+        (0.5, "num_chosen method of toy returned 0.5"),
+    ],
+)
+def test_a_size_that_is_none_is_refused_in_one_line(returned, words):
+    """The workload, the operator and the way out are named."""
+    workload = make_workload("own_trainings:Stating", {"returned": returned})
+
+    with pytest.raises(BadInputError, match=words) as caught:
+        record(workload, 2)
+
+    assert 1 == len(str(caught.value).splitlines())

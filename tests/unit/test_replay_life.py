@@ -9,7 +9,7 @@ from memplan_models.yolov9.workload import YoloV9
 from trace_toy import Counted, live_bytes, record_run, signature, train
 
 from memplan import tape as tapes
-from memplan.device.life import Life, Program
+from memplan.device.life import DeviceBytes, Life, Program
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings
@@ -131,12 +131,12 @@ def test_steps_with_more_objects_equal_those_recorded_so():
         for objects in (20, 33)
     )
     program = Program(few, Life(num_steps=2))
-    none = np.zeros(len(few.convolutions), dtype=np.int64)
+    none = DeviceBytes.none(few)
     rows = program.rows[program.periods == tapes.PERIODS.index("steady_step")]
     of_micro_batch = few.events.section[rows] == tapes.SECTIONS.index("micro_batch")
 
-    at_33 = program.sizes(few.events.requested_bytes, none, 0, (20, 33))
-    as_recorded = program.sizes(few.events.requested_bytes, none, 0)
+    at_33 = program.sizes(few.events.requested_bytes, none, (20, 33))
+    as_recorded = program.sizes(few.events.requested_bytes, none)
     steady = program.periods == tapes.PERIODS.index("steady_step")
 
     assert (at_33[~steady] == as_recorded[~steady]).all()

@@ -156,7 +156,7 @@ def test_saved_tensors_go_node_by_node():
     """When a node has run, what it unpacked is dropped, long before the end of backward."""
     saved = SavedTensors(_ignore)
     counts = []
-    walk = BackwardWalk(saved, lambda _: counts.append(len(saved._tensors)), _ignore)
+    walk = BackwardWalk(saved, lambda *_: counts.append(len(saved._tensors)), _ignore)
     x = torch.ones(3, requires_grad=True)
     with saved.hooks():
         loss = x.exp().exp().exp().sum()

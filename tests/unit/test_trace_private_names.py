@@ -22,6 +22,7 @@ def _node():
 # What is used, by the name it has in the source, and where this release keeps it.
 PRIVATE = {
     "_C": lambda: torch._C,
+    "_ConvBackend": lambda: torch._C._ConvBackend,
     "_DisableTorchDispatch": lambda: torch._C._DisableTorchDispatch,
     "_cdata": lambda: torch.ones(1).untyped_storage()._cdata,
     "_buffers": lambda: torch.nn.Module()._buffers,

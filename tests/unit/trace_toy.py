@@ -98,13 +98,16 @@ def signature(kinds, blocks, sizes, requests):
     of_block = {}
     lines = []
     for kind, block, size, request in zip(kinds, blocks, sizes, requests, strict=True):
+        # Each reduction has a number of its own; results and semaphores stay apart.
+        reduces = request <= tapes.FIRST_REDUCTION
+        asked = tapes.FIRST_REDUCTION - int(request) % 2 if reduces else int(request)
         if kind == tapes.ALLOCATE:
             assert int(block) not in of_block, "allocated twice"
-            of_block[int(block)] = int(size), int(request)
+            of_block[int(block)] = int(size), asked
         if kind == tapes.FREE:
             lines.append((int(kind), *of_block.pop(int(block))))
         elif kind not in {tapes.KEEP_GRADIENT, tapes.KEEP_COPY}:
-            lines.append((int(kind), int(size), int(request)))
+            lines.append((int(kind), int(size), asked))
     runs = itertools.groupby(lines, key=lambda line: line[0] == tapes.FREE)
     return [line for is_free, run in runs for line in (sorted(run) if is_free else list(run))]
 

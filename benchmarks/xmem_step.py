@@ -1,0 +1,254 @@
+"""The training loop of the xMem study, recorded as it ran, and replayed on its cards.
+
+`memplan.device.life` puts a life together from sections of memplan's own loop, which drops the
+loss and frees gradients before the next forward pass. The study's loop keeps both, so its four
+iterations are recorded here straight through, from the same recorder, backward walk and allocator.
+
+Source: `exp/trainer/train_loop.py` of the artifact (GitHub Stone-ResearchLife/xMem, MIT).
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memplan import tape as tapes
+from memplan.convolution import ConvolutionProblem
+from memplan.device.allocator_replay import StreamResult, replay_stream
+from memplan.device.card import Card
+from memplan.device.cublas import release_of, workspaces
+from memplan.device.cudnn import WorkspaceOracle
+from memplan.device.life import DeviceBytes
+from memplan.device.replay import UNLIMITED_BYTES
+from memplan.reduction import Reduction
+from memplan.trace.engine import BackwardWalk, SavedTensors
+from memplan.trace.fake_cuda import DEVICE, fake_cuda
+from memplan.trace.recorder import Recorder
+
+# The loop was asked for 3 iterations and left after the index had reached 3.
+NUM_ITERATIONS = 4
+LEARNING_RATE = 0.001
+TORCH_VERSION = "2.6.0"
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What one record of the study trained."""
+
+    build_model: Callable[[], torch.nn.Module]
+    """In training mode."""
+    make_batch: Callable[[], Batch]
+    compute_loss: Callable[[torch.nn.Module, Batch], tuple[Any, torch.Tensor]]
+    """Returns the outputs, which live on into the next forward pass, and the loss."""
+    after_step: Callable[[Any], Any]
+    """Makes of the outputs what the loop keeps besides them."""
+    optimizer: str
+    """Class in `torch.optim`, built with its defaults but the learning rate."""
+    zeroes_before_forward: bool
+    """Their mode 0: gradients go before the batch is copied. Else, mode 1, after forward."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Everything four iterations asked of the allocator."""
+
+    events: tapes.Events
+    convolutions: tuple[ConvolutionProblem, ...]
+    reductions: tuple[Reduction, ...]
+    parameter_bytes: int
+    """Parameters and buffers, as they are moved to the device before the first iteration."""
+    unknown_operators: dict[str, int]
+
+
+class _LeavesWeightsUnset(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Skips the random filling of new weights: it takes seconds, and nothing reads them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func.overloadpacket in _RANDOM_FILLS:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_RANDOM_FILLS = {
+    torch.ops.aten.normal_,
+    torch.ops.aten.uniform_,
+    torch.ops.aten.erfinv_,
+}
+
+
+def _built(build_model: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Return the model on the CPU, for real.
+
+    Networks such as RegNet compute their widths with tensors, which have no values inside a fake
+    mode.
+    """
+    with _LeavesWeightsUnset():  # type: ignore[no-untyped-call]
+        return build_model()
+
+
+def _moved(model: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Module:
+    """Put parameters and buffers on the device, as fake tensors, children first, in place.
+
+    A parameter that two modules share is moved once and stays shared, as `Module.to` does it.
+    """
+    moved: dict[int, Any] = {}
+
+    def visit(module: torch.nn.Module) -> None:
+        for child in module.children():
+            visit(child)
+        for table in (module._parameters, module._buffers):  # noqa: SLF001 - as `Module.to` does
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in moved:
+                    there = mode.from_tensor(tensor.detach()).to(DEVICE)
+                    is_parameter = isinstance(tensor, torch.nn.Parameter)
+                    moved[id(tensor)] = torch.nn.Parameter(there) if is_parameter else there
+                table[name] = moved[id(tensor)]
+
+    visit(model)
+    return model
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def record_training(training: Training) -> Recording:
+    """Return what the study's loop asks of the allocator, with no GPU needed."""
+    model = _built(training.build_model)
+    parameter_bytes = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    with _no_garbage_collection(), fake_cuda() as mode:
+        recorder = Recorder(DEVICE, mode)
+        with recorder:
+            _train(training, model, mode, recorder)
+        tape = recorder.finish(_NOTHING_SAID)
+        return Recording(
+            events=tape.events,
+            convolutions=tape.convolutions,
+            reductions=tape.reductions,
+            parameter_bytes=parameter_bytes,
+            unknown_operators=dict(recorder.unknown),
+        )
+
+
+# The tape's description is for files; nothing here is written to one.
+_NOTHING_SAID = tapes.Description(
+    workload="xmem",
+    micro_batch_size=1,
+    image_size=0,
+    precision="fp32",
+    memory_format="contiguous",
+    optimizer="",
+    recompute=(),
+    parameters=0,
+    objects_per_image=0,
+    origin="predicted",
+)
+
+
+def _train(
+    training: Training, model: torch.nn.Module, mode: FakeTensorMode, recorder: Recorder
+) -> None:
+    """Run the loop; `StepLR` and printing touch nothing on the device and are left out.
+
+    Each assignment frees what the name held before, where the original's does.
+    """
+    saved = SavedTensors(lambda _: None)
+    walk = BackwardWalk(saved, recorder.enter_node, lambda _leaf, _copied: None)
+    recorder.begin("build")
+    model = _moved(model, mode)
+    kind = getattr(torch.optim, training.optimizer)
+    optimizer = kind(params=model.parameters(), lr=LEARNING_RATE)
+    for group in optimizer.param_groups:
+        if "foreach" in group:  # the default on CUDA, which fake parameters hide
+            group["foreach"] = True
+    recorder.begin("micro_batch")
+    for _ in range(NUM_ITERATIONS):
+        batch = training.make_batch()
+        if training.zeroes_before_forward:
+            optimizer.zero_grad()
+        with recorder.phase("transfer"):
+            batch = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
+        with recorder.phase("forward"), saved.hooks():
+            outputs, loss = training.compute_loss(model, batch)
+        if not training.zeroes_before_forward:
+            optimizer.zero_grad()
+        with recorder.phase("backward"):
+            walk(loss)
+        with recorder.phase("optimizer_step"):
+            optimizer.step()
+        kept = training.after_step(outputs)
+    del kept
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recording replayed on a card, bytes."""
+
+    reserved_bytes: int
+    """Most that the allocator reserves; where memory runs out, on a card that has enough."""
+    runs_out: bool
+
+
+def replay_training(recording: Recording, card: Card, *, has_matrix_workspace: bool) -> Run:
+    """Return what the allocator reserves on a card, and whether its memory suffices.
+
+    Args:
+        recording: of four iterations.
+        card: its capacity less its context is what the allocator can get.
+        has_matrix_workspace: False where the study ran with `CUBLAS_WORKSPACE_CONFIG=:0:0`.
+    """
+    program, sizes = _program(recording, card, has_matrix_workspace=has_matrix_workspace)
+    result = _replay(program, sizes, card.capacity_bytes - card.context_bytes)
+    if result.oom_event < 0:
+        return Run(result.reserved_peak_bytes, runs_out=False)
+    return Run(_replay(program, sizes, UNLIMITED_BYTES).reserved_peak_bytes, runs_out=True)
+
+
+_Program = tuple[tapes.Int8, tapes.Int32]
+
+
+def _program(
+    recording: Recording, card: Card, *, has_matrix_workspace: bool
+) -> tuple[_Program, tapes.Int64]:
+    """Return event kinds with their blocks, and sizes with the card's answers filled in."""
+    events = recording.events
+    environment = {} if has_matrix_workspace else {"CUBLAS_WORKSPACE_CONFIG": ":0:0"}
+    matrix = workspaces(card.compute_capability, TORCH_VERSION, environment)
+    threads = card.architecture.max_threads_per_multiprocessor
+    partial = [one.partial_bytes(card.multiprocessors, threads) for one in recording.reductions]
+    answers = DeviceBytes(
+        convolutions=np.array(_oracle(card).bytes_many(recording.convolutions), dtype=np.int64),
+        matrix=matrix.cublas_bytes,
+        light_matrix=matrix.lt_bytes if has_matrix_workspace else 0,
+        reductions=np.array(partial, dtype=np.int64).reshape(-1),
+    )
+    sizes = answers.filled(events.requested_bytes, events.request)
+    happens = events.kind <= tapes.SCRATCH
+    return (events.kind[happens], events.block[happens]), sizes[happens]
+
+
+@functools.cache
+def _oracle(card: Card) -> WorkspaceOracle:
+    return WorkspaceOracle(card)
+
+
+def _replay(program: _Program, sizes: tapes.Int64, capacity_bytes: int) -> StreamResult:
+    return replay_stream(*program, sizes, capacity_bytes, torch_version=release_of(TORCH_VERSION))

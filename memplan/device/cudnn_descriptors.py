@@ -1,0 +1,192 @@
+"""cuDNN's C interface: descriptors, which are created, given attributes, finalized and read.
+
+Source: the cuDNN 9 backend API reference; the numbers are those of `cudnn_graph.h` (9.19), and
+cuDNN keeps them from version to version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from memplan.errors import BadInputError
+
+WHEELS = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+# The first that can be told of a device in words.
+_OLDEST_VERSION = 90800
+
+
+class Attribute(NamedTuple):
+    """One attribute of a kind of descriptor."""
+
+    number: int
+    """Of `cudnnBackendAttributeName_t`."""
+    type_number: int
+    """Of `cudnnBackendAttributeType_t`."""
+    c_type: Any
+
+
+class CudnnError(Exception):
+    """cuDNN refuses an attribute or a descriptor; its status is the argument."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Return the loaded cuDNN: the package that torch brings, or the system's.
+
+    Raises:
+        BadInputError: it is missing, or older than 9.8.
+    """
+    try:
+        loaded = ctypes.CDLL(_path())
+        pointer: Any = ctypes.c_void_p
+        integer, count = ctypes.c_int, ctypes.c_int64
+        values = [pointer, integer, integer, count, pointer]
+        loaded.cudnnGetVersion.restype = ctypes.c_size_t
+        loaded.cudnnBackendCreateDescriptor.argtypes = [integer, pointer]
+        loaded.cudnnBackendDestroyDescriptor.argtypes = [pointer]
+        loaded.cudnnBackendFinalize.argtypes = [pointer]
+        loaded.cudnnBackendSetAttribute.argtypes = values
+        loaded.cudnnBackendGetAttribute.argtypes = [*values[:-1], pointer, pointer]
+    except (OSError, AttributeError) as error:
+        raise BadInputError(
+            f"cuDNN cannot be asked for workspaces: {error}. Install the CUDA build of torch."
+        ) from error
+    if loaded.cudnnGetVersion() < _OLDEST_VERSION:
+        raise BadInputError(
+            f"cuDNN {_text(loaded.cudnnGetVersion())} cannot be asked about a card that is not "
+            f"there; {_text(_OLDEST_VERSION)} can. Install a newer torch."
+        )
+    return loaded
+
+
+def _path() -> str:
+    for wheel in WHEELS:
+        try:
+            path = Path(str(metadata.distribution(wheel).locate_file("nvidia/cudnn/lib")))
+        except metadata.PackageNotFoundError:
+            continue
+        if (path / "libcudnn.so.9").exists():
+            return str(path / "libcudnn.so.9")
+    return "libcudnn.so.9"
+
+
+def version_number() -> int:
+    """Return the loaded version as cuDNN counts it, such as 91900.
+
+    Raises:
+        BadInputError: cuDNN is missing, or older than 9.8.
+    """
+    return int(library().cudnnGetVersion())
+
+
+def installed_version() -> str:
+    """Return the loaded version, such as "9.19.0".
+
+    Raises:
+        BadInputError: cuDNN is missing, or older than 9.8.
+    """
+    return _text(version_number())
+
+
+def _text(number: int) -> str:
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+class Descriptors:
+    """Descriptors that are destroyed together, at the end of a `with` block."""
+
+    def __init__(self) -> None:
+        self._library = library()
+        self._made: list[int] = []
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Destroy what was made, last first."""
+        for descriptor in reversed(self._made):
+            self._library.cudnnBackendDestroyDescriptor(descriptor)
+        self._made.clear()
+
+    def _new(self, kind: int) -> int:
+        pointer = ctypes.c_void_p()
+        _check(self._library.cudnnBackendCreateDescriptor(kind, ctypes.byref(pointer)))
+        assert pointer.value is not None
+        self._made.append(pointer.value)
+        return pointer.value
+
+    def make(self, kind: int, *attributes: tuple[Attribute, Sequence[Any]]) -> int:
+        """Return a finalized descriptor.
+
+        Args:
+            kind: its number in `cudnnBackendDescriptorType_t`.
+            attributes: each with its values.
+
+        Raises:
+            CudnnError: cuDNN refuses an attribute, or what they describe together.
+        """
+        descriptor = self._new(kind)
+        for (number, type_number, c_type), values in attributes:
+            count = len(values)
+            array = (c_type * count)(*values)
+            _check(
+                self._library.cudnnBackendSetAttribute(
+                    descriptor, number, type_number, count, array
+                )
+            )
+        _check(self._library.cudnnBackendFinalize(descriptor))
+        return descriptor
+
+    def read(self, descriptor: int, attribute: Attribute, most: int) -> list[int]:
+        """Return up to so many values of an attribute.
+
+        Raises:
+            CudnnError: cuDNN does not tell.
+        """
+        array = (attribute.c_type * most)()
+        return list(array[: self._read(descriptor, attribute, most, array)])
+
+    def read_descriptors(
+        self, descriptor: int, attribute: Attribute, kind: int, most: int
+    ) -> list[int]:
+        """Return up to so many descriptors that are an attribute of another one.
+
+        Raises:
+            CudnnError: cuDNN does not tell.
+        """
+        array = (ctypes.c_void_p * most)(*(self._new(kind) for _ in range(most)))
+        found = self._read(descriptor, attribute, most, array)
+        return [made for made in array[:found] if made is not None]
+
+    def _read(
+        self, descriptor: int, attribute: Attribute, most: int, array: ctypes.Array[Any]
+    ) -> int:
+        found = ctypes.c_int64()
+        _check(
+            self._library.cudnnBackendGetAttribute(
+                descriptor,
+                attribute.number,
+                attribute.type_number,
+                most,
+                ctypes.byref(found),
+                array,
+            )
+        )
+        return min(found.value, most)
+
+
+def _check(status: int) -> None:
+    if status:
+        raise CudnnError(status)

@@ -1,0 +1,148 @@
+"""A reduction as its kernel is launched: shared by the recorder and the device model.
+
+A reduction whose outputs are too few for a card's multiprocessors is split over several thread
+blocks, which hand their partial results on in a buffer. How many blocks there are is the card's to
+say, so a tape keeps the reduction itself.
+
+Source: aten/src/ATen/native/cuda/Reduce.cuh (`setReduceConfig`, `gpu_reduce_kernel`), PyTorch 2.11.
+
+Limits: a reduction of more than 2^31 elements is not split in two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_WARP = 32
+_MAX_THREADS = 512
+_VECTOR = 4
+_MIN_VALUES, _MAX_VALUES = 16, 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduction:
+    """The dimensions a kernel walks, innermost first and merged where they lie end to end."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    """Of the input, in elements."""
+    reduced: tuple[bool, ...]
+    """Which dimensions are reduced; those come first."""
+    offset: int
+    """Of the input in its storage, in elements."""
+    element_bytes: int
+    """Of one partial result."""
+
+    def partial_bytes(self, multiprocessors: int, threads: int) -> tuple[int, int]:
+        """Return the bytes of the partial results and of the semaphores; 0 where it is not split.
+
+        Args:
+            multiprocessors: of the card.
+            threads: that one multiprocessor holds at most.
+        """
+        outputs = math.prod(
+            size for size, reduced in zip(self.sizes, self.reduced, strict=True) if not reduced
+        )
+        inputs = math.prod(self.sizes) // max(outputs, 1)
+        if not outputs * inputs:
+            return 0, 0
+        launch = _launch(self, outputs, inputs)
+        grid = _ceil_div(outputs // launch.output_vector, launch.outputs_a_block)
+        target = multiprocessors * (threads // (launch.width * launch.height))
+        blocks = _blocks_an_output(launch, inputs, grid, target)
+        if blocks == 1:
+            return 0, 0
+        lanes = 1 if launch.reduces_lanes else launch.width * launch.output_vector
+        return self.element_bytes * outputs * blocks * lanes, 4 * grid
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return everything that may change with the batch."""
+        return (*self.sizes, *self.strides, self.offset)
+
+    def with_numbers(self, numbers: tuple[int, ...]) -> Reduction:
+        """Return the same reduction with other `numbers`."""
+        rank = len(self.sizes)
+        return Reduction(
+            sizes=numbers[:rank],
+            strides=numbers[rank:-1],
+            reduced=self.reduced,
+            offset=numbers[-1],
+            element_bytes=self.element_bytes,
+        )
+
+    def is_like(self, other: Reduction) -> bool:
+        """Return whether two reductions differ in their numbers only."""
+        return (self.reduced, self.element_bytes) == (other.reduced, other.element_bytes)
+
+
+def _ceil_div(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
+
+
+def _last_power_of_two(number: int) -> int:
+    return 1 << max(number.bit_length() - 1, 0)
+
+
+@dataclass
+class _Launch:
+    """How threads share a reduction."""
+
+    width: int
+    height: int
+    step: int
+    outputs_a_block: int
+    output_vector: int
+    reduces_lanes: bool
+    splits_warps: bool
+
+
+def _launch(axes: Reduction, outputs: int, inputs: int) -> _Launch:
+    """Return how many threads share an output, and how many outputs a block works on."""
+    num_reduced = sum(axes.reduced)
+    along = not axes.sizes or num_reduced == len(axes.sizes)
+    along = along or axes.strides[0] < axes.strides[num_reduced]
+    first, second = (inputs, outputs) if along else (outputs, inputs)
+    vector = 1
+    if axes.sizes:
+        fastest = axes.strides[0] if along else axes.strides[num_reduced]
+        if fastest == 1 and along and first >= 128 and num_reduced == 1:
+            first //= _VECTOR
+        elif fastest == 1 and not along:
+            vector = _output_vector(axes, num_reduced)
+            first //= vector
+    most = _MAX_THREADS // vector
+    wide = _last_power_of_two(first) if first < most else most
+    high = _last_power_of_two(second) if second < most else most
+    width = min(wide, _WARP)
+    height = min(high, most // width)
+    width = min(wide, most // height)
+    step = width if along else 1
+    splits = _ceil_div(inputs, step) >= min(height * 16, _MAX_VALUES)
+    return _Launch(
+        width=width,
+        height=height,
+        step=step * (height if splits else 1),
+        outputs_a_block=(1 if along else width) * (1 if splits else height),
+        output_vector=vector,
+        reduces_lanes=along,
+        splits_warps=splits,
+    )
+
+
+def _output_vector(axes: Reduction, output_index: int) -> int:
+    numbers = [axes.offset, axes.sizes[output_index]]
+    numbers += [stride for i, stride in enumerate(axes.strides) if i != output_index]
+    vector = 4
+    while any(number % vector for number in numbers):
+        vector //= 2
+    return vector
+
+
+def _blocks_an_output(launch: _Launch, inputs: int, grid: int, target: int) -> int:
+    """Return how many thread blocks share one output; more than 1 needs a buffer."""
+    values = _ceil_div(inputs, launch.step)
+    if not launch.splits_warps or values < _MAX_VALUES or grid > target:
+        return 1
+    enough = min(_ceil_div(target, grid), _ceil_div(values, _MIN_VALUES))
+    return max(enough, _ceil_div(values, _MAX_VALUES))

@@ -1,0 +1,319 @@
+"""Operators whose output sizes depend on values, recorded with no values at hand.
+
+Two sources fill the gap. Values that follow from the batch and from constants are known (see
+`memplan.trace.values`). What follows from predictions nobody knows; the workload states how many a
+mask selects, and what the host is told when it asks (`Workload.num_chosen`, `Workload.answer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from memplan import tape
+from memplan.errors import BadInputError
+from memplan.trace import operators
+from memplan.trace.recorder import Recorder
+from memplan.trace.values import MASKS, Values, operator_name, real_tensors, run_real, tensors_in
+from memplan.workload import Choice, Question, Workload
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a result will be."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stride: tuple[int, ...] | None = None
+
+
+def _select_bytes(elements: int) -> int:
+    """Return the scratch with which CUB selects flagged items, about 8 bytes a tile of 640."""
+    return 8 * (-(-elements // 640) + 32) + 511
+
+
+def _nonzero_requests(tensor: torch.Tensor) -> Iterator[operators.Request]:
+    """A copy laid out plainly, a count, the positions, and the scratch of their selection.
+
+    Source: `nonzero_cuda_out_impl` in aten/src/ATen/native/cuda/Nonzero.cu, PyTorch 2.11.
+    """
+    if not tensor.is_contiguous():
+        yield operators.Temporary(tensor.nbytes)
+    yield operators.Temporary(4)
+    yield operators.Output(0)
+    yield operators.Temporary(_select_bytes(tensor.numel()))
+
+
+def _nonzero(args: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Iterator[operators.Request]:
+    del outputs
+    yield from _nonzero_requests(args[0])
+
+
+def _masked_select(
+    args: Sequence[Any], outputs: Sequence[torch.Tensor]
+) -> Iterator[operators.Request]:
+    """The positions that the mask selects, one number a dimension, then the values there.
+
+    Source: `masked_select_out_cuda_impl` in aten/src/ATen/native/cuda/IndexKernel.cpp and
+    `expandTensors` in IndexingUtils.h, PyTorch 2.11.
+    """
+    shape: torch.Size = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        args[0].shape, args[1].shape
+    )
+    mask = args[1].expand(shape)
+    for request in _nonzero_requests(mask):
+        if isinstance(request, operators.Output):
+            yield operators.Temporary(8 * outputs[0].numel() * max(1, len(shape)))
+        else:
+            yield request
+    yield operators.Output(0)
+
+
+def _unique(args: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Iterator[operators.Request]:
+    """Sorted values, their order where the inverse is wanted, then the results.
+
+    Source: aten/src/ATen/native/cuda/UniqueCub.cu, PyTorch 2.11.
+
+    Limits: results keep the memory of as many values as came in; here they have their own size.
+    """
+    tensor = args[0]
+    yield operators.Temporary(tensor.nbytes)
+    if outputs[1].numel():
+        yield operators.Temporary(16 * tensor.numel())
+        yield operators.Output(1)
+    yield operators.Temporary(tensor.nbytes)
+    yield operators.Output(0)
+    if outputs[2].numel():
+        yield operators.Output(2)
+
+
+def _nms(args: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Iterator[operators.Request]:
+    """Sorted scores and boxes, a bit for each pair of boxes, then those that are kept.
+
+    Source: torchvision/csrc/ops/cuda/nms_kernel.cu, torchvision 0.26.
+    """
+    boxes, scores = args[0], args[1]
+    count = boxes.shape[0]
+    if count:
+        yield operators.Temporary(8 * count)
+        yield operators.Temporary(scores.nbytes)
+        yield operators.Temporary(boxes.nbytes)
+        yield operators.Temporary(8 * count * -(-count // 64))
+        yield operators.Temporary(count)
+        yield operators.Temporary(8 * outputs[0].numel())
+    yield operators.Output(0)
+
+
+_RULES: dict[str, Callable[[Sequence[Any], Sequence[torch.Tensor]], Iterator[Any]]] = {
+    "aten.nonzero": _nonzero,
+    "aten.masked_select": _masked_select,
+    "aten._unique2": _unique,
+    "torchvision.nms": _nms,
+}
+
+
+def _rows(tensor: torch.Tensor, rows: int) -> tuple[_Shape, ...]:
+    return (_Shape((rows, tensor.dim()), torch.int64, (1, max(rows, 1))),)
+
+
+def _shapes(name: str, args: Sequence[Any], rows: int) -> tuple[_Shape, ...] | None:
+    """Return what an operator gives when it keeps so many; None for one that is not known."""
+    tensor = args[0]
+    match name:
+        case "aten.nonzero":
+            return _rows(tensor, rows)
+        case "aten.masked_select":
+            return (_Shape((rows,), tensor.dtype),)
+        case "aten._unique2":
+            inverse = len(args) > 2 and args[2]
+            counts = len(args) > 3 and args[3]
+            return (
+                _Shape((rows,), tensor.dtype),
+                _Shape(tuple(tensor.shape) if inverse else (0,), torch.int64),
+                _Shape((rows if counts else 0,), torch.int64),
+            )
+        case "torchvision.nms" | "aten.repeat_interleave" | "aten.bincount":
+            return (_Shape((rows,), torch.int64),)
+    return None
+
+
+def _masks(indices: Sequence[Any]) -> list[torch.Tensor]:
+    return [i for i in indices if isinstance(i, torch.Tensor) and i.dtype in MASKS]
+
+
+class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
+    """A recorder for steps whose sizes depend on values.
+
+    Args:
+        device: whose memory is recorded.
+        fake_mode: the mode in which tensors are fake.
+        workload: states what cannot be known.
+        micro_batch_size: images of the training batch.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        fake_mode: FakeTensorMode,
+        workload: Workload,
+        micro_batch_size: int,
+    ) -> None:
+        super().__init__(device, fake_mode)
+        self._mode = fake_mode
+        self._workload = workload
+        self._micro_batch_size = micro_batch_size
+        self.values = Values()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator, its size known, stated, or refused."""
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            return self._told(args[0])
+        result = self._chosen(func, args, kwargs)
+        if result is NotImplemented:
+            result = super().__torch_dispatch__(func, types, args, kwargs)
+            self.values.follow(func, args, kwargs, result)
+        return result
+
+    def _told(self, tensor: torch.Tensor) -> float:
+        """Return the value that the host asks for."""
+        value = self.values.of(tensor)
+        if value is not None:
+            number: float = run_real(aten._local_scalar_dense.default, (value,), {})
+            return number
+        if tape.PHASES[self._phase] == "optimizer_step":
+            return self.stand_in(tensor)
+        kind = _kind(tensor.dtype)
+        maker = self.values.maker(tensor)
+        question = Question(
+            type=kind, made_by=maker, module=self._module_path(), section=self._section_name()
+        )
+        answer = self._workload.answer(question)
+        if answer is None:
+            raise BadInputError(
+                f"The step asks for a value made by {maker or 'an operator'}, which no recording "
+                f"knows. State it: let the answer method of {self._workload.name} return it."
+            )
+        return kind(answer)
+
+    def _section_name(self) -> str:
+        return tape.SECTIONS[self._section]
+
+    def _module_path(self) -> str:
+        if self.modules is None or self.modules.current < 0:
+            return ""
+        return self.modules.records[self.modules.current].path
+
+    def _chosen(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the result of an operator whose size depends on values, or NotImplemented."""
+        name = operator_name(func)
+        if torch.Tag.dynamic_output_shape not in func.tags and name not in _UNTAGGED:
+            return NotImplemented
+        if name == "aten.index":
+            masks = _masks(args[1])
+            return self._indexed(func, args) if masks else NotImplemented
+        tensors = tensors_in((*args, *kwargs.values()))
+        real = self.values.real((args, kwargs), tensors)
+        if real is not None:
+            values = tensors_in((run_real(func, *real),))
+            shapes = tuple(_Shape(tuple(v.shape), v.dtype, v.stride()) for v in values)
+        else:
+            values = []
+            of_what = args[1] if name in {"aten.masked_select", "torchvision.nms"} else args[0]
+            if _shapes(name, args, 0) is None:
+                return NotImplemented
+            shapes = _shapes(name, args, self._count(name, of_what)) or ()
+        outputs = [self._new(shape, tensors[0]) for shape in shapes]
+        self._note(func, args, kwargs, outputs, _RULES.get(name))
+        for index, output in enumerate(outputs):
+            if real is None:
+                self.values.forget(output, func)
+            else:
+                self.values.learn(output, values[index])
+        return outputs[0] if len(func._schema.returns) == 1 else tuple(outputs)
+
+    def _count(self, name: str, mask: torch.Tensor) -> int:
+        """Return how many a choice keeps, as the workload states.
+
+        Raises:
+            BadInputError: it states nothing.
+        """
+        shape = tuple(mask.shape)
+        rows = self._workload.num_chosen(
+            Choice(
+                operator=name,
+                shape=shape,
+                made_by=self.values.maker(mask),
+                module=self._module_path(),
+                section=self._section_name(),
+                micro_batch_size=self._micro_batch_size,
+            )
+        )
+        if rows is None:
+            raise BadInputError(
+                f"The step calls {name} on values of shape {list(shape)} that no recording knows, "
+                f"so its output size is unknown. State it: let the num_chosen method of "
+                f"{self._workload.name} return it, or set its objects_per_image."
+            )
+        if not isinstance(rows, int) or rows < 0:
+            raise BadInputError(
+                f"The num_chosen method of {self._workload.name} returned {rows!r} for {name}. "
+                "Let it return a whole number, 0 or more, or None."
+            )
+        return rows
+
+    def _indexed(self, func: Any, args: Any) -> Any:
+        """Return what masks take out of a tensor: positions are found first, then read."""
+        tensor, indices = args
+        positions: list[Any] = []
+        for index in indices:
+            if not isinstance(index, torch.Tensor) or index.dtype not in MASKS:
+                positions.append(index)
+                continue
+            rows = self._positions(index)
+            size = _Shape((rows,), torch.int64)
+            positions += [self._new(size, index) for _ in range(index.dim())]
+        result = func(tensor, positions)
+        self._note(func, args, {}, [result], None)
+        self.values.follow(func, args, {}, result)
+        return result
+
+    def _positions(self, mask: torch.Tensor) -> int:
+        """Return how many positions a mask has, counted or stated."""
+        known = self.values.of(mask)
+        if known is None:
+            return self._count("aten.nonzero", mask)
+        with real_tensors():
+            return int(known.count_nonzero())
+
+    def _new(self, shape: _Shape, like: torch.Tensor) -> FakeTensor:
+        """Return a fake tensor on the device of another."""
+        with real_tensors():
+            bare = torch.empty(shape.shape, dtype=shape.dtype, device="meta")
+            if shape.stride is not None:
+                bare = bare.as_strided(shape.shape, shape.stride)
+        place = like.fake_device if isinstance(like, FakeTensor) else like.device
+        return FakeTensor(self._mode, bare, place)
+
+    def _note(self, func: Any, args: Any, kwargs: Any, outputs: list[Any], rule: Any) -> None:
+        """Write down what an operator asks of the allocator."""
+        if any(self._is_here(tensor) for tensor in outputs):
+            result = outputs[0] if len(outputs) == 1 else tuple(outputs)
+            requests = tuple(rule(args, outputs)) if rule is not None else None
+            self._play(self._cost(func, args, kwargs, result, outputs, requests), outputs)
+
+
+# Operators of a size that depends on values, though their schema does not say so.
+_UNTAGGED = {"torchvision.nms"}
+
+
+def _kind(dtype: torch.dtype) -> type[bool | int | float]:
+    if dtype is torch.bool:
+        return bool
+    return float if dtype.is_floating_point else int

@@ -1,0 +1,277 @@
+"""Reading and writing by index: casts and copies of indices, the sort behind accumulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from memplan.trace.operators_base import (
+    Output,
+    Release,
+    Request,
+    Temporary,
+    all_outputs,
+    broadcast,
+    copy_bytes,
+    held,
+    only_outputs,
+    rule,
+)
+from memplan.trace.operators_sorting import radix_sort_bytes
+
+_MASKS = (torch.bool, torch.uint8)
+
+only_outputs(
+    "aten::gather",
+    "aten::index_select",
+    "aten::masked_fill.Scalar",
+    "aten::masked_fill.Tensor",
+    "aten::masked_fill_.Scalar",
+    "aten::masked_fill_.Tensor",
+    "aten::scatter_.value",
+    "aten::scatter.value",
+    "aten::index_fill_.int_Scalar",
+    "aten::index_add",
+    "aten::index_add_",
+    "aten::index_copy",
+    "aten::index_copy_",
+    "aten::select_backward",
+    "aten::slice_backward",
+    "aten::diagonal_backward",
+    "aten::select_scatter",
+    "aten::slice_scatter",
+    "aten::embedding",
+    "aten::tril",
+    "aten::triu",
+)
+
+
+def _present(indices: Sequence[Any]) -> list[torch.Tensor]:
+    return [index for index in indices if index is not None]
+
+
+def _expanded_strides(index: torch.Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of the index broadcast to a shape."""
+    lead = len(shape) - index.dim()
+    own = zip(index.shape, index.stride(), shape[lead:], strict=True)
+    return (0,) * lead + tuple(0 if size == 1 and size != wide else s for size, s, wide in own)
+
+
+def _index_shape(indices: Sequence[torch.Tensor], numbers: int) -> list[int]:
+    """Return the shape that the indices broadcast to; a mask counts as a list of `numbers`."""
+    shapes = [[numbers] if index.dtype in _MASKS else list(index.shape) for index in indices]
+    return list(broadcast(*shapes))
+
+
+def _long_indices(indices: Sequence[torch.Tensor], numbers: int) -> Iterator[Request]:
+    """Yield the positions of masks and the 64-bit copies of 32-bit indices.
+
+    Source: `expandTensors` in aten/src/ATen/native/IndexingUtils.h, `make_info` in
+    TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    for index in indices:
+        if index.dtype in _MASKS:
+            yield Temporary(8 * numbers * max(index.dim(), 1))
+        elif index.dtype is not torch.int64:
+            yield Temporary(8 * index.numel())
+
+
+def _same_strides(indices: Sequence[torch.Tensor], shape: Sequence[int]) -> bool:
+    if any(index.dtype in _MASKS for index in indices):
+        return True  # the positions of one mask are columns of one tensor
+    return len({_expanded_strides(index, shape) for index in indices}) <= 1
+
+
+def _aligned_indices(indices: Sequence[torch.Tensor], numbers: int) -> Iterator[Request]:
+    """Yield contiguous copies of indices that are not all laid out alike.
+
+    Source: `AdvancedIndex::AdvancedIndex` in aten/src/ATen/native/TensorAdvancedIndexing.cpp,
+    PyTorch 2.11.
+    """
+    shape = _index_shape(indices, numbers)
+    if len(indices) < 2 or _same_strides(indices, shape):
+        return
+    for index in indices:
+        whole = math.prod(shape) == index.numel() and index.is_contiguous()
+        yield from held(0 if whole else 8 * math.prod(shape))
+
+
+@rule("aten::index.Tensor")
+def _index(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Copies of the indices, then the output.
+
+    Source: aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    indices = _present(args[1])
+    numbers = _masked_numbers(args[0], indices, outputs[0].numel())
+    yield from _long_indices(indices, numbers)
+    yield from _aligned_indices(indices, numbers)
+    yield Output(0)
+
+
+def _masked_numbers(tensor: torch.Tensor, indices: Sequence[torch.Tensor], elements: int) -> int:
+    """Return how many positions the masks among the indices have, read off the result's size."""
+    if not any(index.dtype in _MASKS for index in indices):
+        return 0
+    taken = sum(index.dim() if index.dtype in _MASKS else 1 for index in indices)
+    rest = math.prod(tensor.shape[taken:]) or 1
+    return elements // rest
+
+
+@rule("aten::index_put")
+def _index_put(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """A copy of the tensor as the output, then what writing in place asks for.
+
+    Source: `index_put` in aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    yield Output(0)
+    yield from _index_put_in_place(args, outputs)
+
+
+@rule("aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
+def _index_put_in_place(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Nothing but copies of indices; the sort of positions when values are added up.
+
+    Adding up, and any write under `torch.use_deterministic_algorithms`, sorts first. A mask with a
+    single value fills.
+
+    Source: `_index_put_impl_` in aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    del outputs
+    tensor, all_indices, values, adds = args[:4]
+    indices = _present(all_indices)
+    masks = [index for index in indices if index.dtype in _MASKS]
+    if masks and len(masks) == len(indices) and values.numel() == 1 and not adds:
+        return
+    numbers = _masked_numbers(tensor, indices, values.numel())
+    if adds or torch.are_deterministic_algorithms_enabled():
+        yield from sorted_writes(tensor, all_indices, values, numbers)
+        return
+    yield from _long_indices(indices, numbers)
+    yield from _aligned_indices(indices, numbers)
+
+
+def _extents(tensor: torch.Tensor, all_indices: Sequence[Any]) -> tuple[int, int]:
+    """Return the elements before and after the indexed dimensions, as they lie when written.
+
+    Dimensions that are not adjacent are moved to the front.
+    """
+    indexed: list[int] = []
+    place = 0
+    for index in all_indices:
+        width = index.dim() if index is not None and index.dtype in _MASKS else 1
+        indexed += range(place, place + width) if index is not None else []
+        place += width
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    through = math.prod(tensor.shape[dim] for dim in indexed)
+    before = math.prod(tensor.shape[: indexed[0]]) if adjacent else 1
+    return before, tensor.numel() // max(before * through, 1)
+
+
+def _linear_positions(num_indices: int, num_bytes: int) -> Iterator[Request]:
+    """Yield one 64-bit position an element, worked out index by index.
+
+    Each index is reduced by its dimension's size and multiplied by its stride.
+
+    Source: `computeLinearIndex` in aten/src/ATen/native/cuda/Indexing.cu, PyTorch 2.11.
+    """
+    for position in range(num_indices):
+        yield Temporary(num_bytes)
+        yield Temporary(num_bytes)
+        yield Release(1, keep=1)
+        if position:
+            yield Release()
+
+
+def sorted_writes(
+    tensor: torch.Tensor, all_indices: Sequence[Any], values: torch.Tensor, numbers: int
+) -> Iterator[Request]:
+    """Yield what writing in the order of positions asks for.
+
+    Args:
+        tensor: written to.
+        all_indices: one a dimension, None where a dimension is whole.
+        values: what is written.
+        numbers: of positions the masks have.
+
+    Source: `index_put_with_sort_kernel` in aten/src/ATen/native/cuda/Indexing.cu, PyTorch 2.11.
+    """
+    indices = _present(all_indices)
+    yield from held(copy_bytes(tensor))
+    yield from _long_indices(indices, numbers)
+    count = math.prod(_index_shape(indices, numbers))
+    columns = sum(index.dim() if index.dtype in _MASKS else 1 for index in indices)
+    yield from _linear_positions(columns, 8 * count)
+    before, after = _extents(tensor, all_indices)
+    whole = count * before * after
+    if values.numel() != whole or not values.is_contiguous():
+        yield from held(whole * values.element_size())
+    if not whole:
+        return
+    if before == 1 and _moves(all_indices):
+        yield Temporary(tensor.nbytes)
+    for _ in ("sorted", "original", "range"):
+        yield Temporary(8 * count)
+    largest = (tensor.numel() - 1) // after
+    yield Temporary(radix_sort_bytes(count, 8, 8, max(1, largest.bit_length())))
+
+
+def _moves(all_indices: Sequence[Any]) -> bool:
+    """Return whether indexed dimensions stand apart, so that the tensor is laid out anew."""
+    places = [place for place, index in enumerate(all_indices) if index is not None]
+    return places != list(range(places[0], places[-1] + 1))
+
+
+@rule(
+    "aten::scatter.src",
+    "aten::scatter_.src",
+    "aten::scatter_add",
+    "aten::scatter_add_",
+)
+def _scatter(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, where there is one; deterministic algorithms write by sorted index instead.
+
+    Source: `scatter_impl`, `scatter_add` and `_scatter_via_index_put` in
+    aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    tensor, dim, index, values = args[:4]
+    if not torch.are_deterministic_algorithms_enabled() or index.numel() == 0:
+        return
+    dim %= max(tensor.dim(), 1)
+    others = [place for place in range(index.dim()) if place != dim]
+    if all(index.stride(place) == 0 for place in others):
+        bare = index[tuple(slice(None) if place == dim else 0 for place in range(index.dim()))]
+        yield from sorted_writes(tensor, [None] * dim + [bare], values, 0)
+        return
+    for place in others:
+        yield Temporary(8 * index.shape[place])
+    # A range expanded to the index's shape asks for what the index itself does.
+    yield from sorted_writes(tensor, [index] * tensor.dim(), values, 0)
+
+
+@rule("aten::embedding_dense_backward")
+def _embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """A contiguous gradient; up to 3072 indices the output alone, more are sorted first.
+
+    Source: aten/src/ATen/native/cuda/Embedding.cu, PyTorch 2.11.
+
+    Limits: the partial sums of the sorted path are not modelled.
+    """
+    del outputs
+    gradient, indices, rows = args[0], args[1], args[2]
+    yield from held(copy_bytes(gradient))
+    yield from held(copy_bytes(indices))
+    count = indices.numel()
+    if count <= 3072:
+        yield Output(0)
+        return
+    width = indices.element_size()
+    for _ in ("sorted", "original", "range"):
+        yield Temporary(width * count)
+    yield Temporary(radix_sort_bytes(count, width, 8, rows.bit_length()))
+    yield Release()
+    yield Output(0)

@@ -1,0 +1,166 @@
+"""Losses and softmax: intermediates of composite kernels, and contiguous copies.
+
+Source: aten/src/ATen/native/Loss.cpp, cuda/Loss.cu, cuda/NLLLoss2d.cu, cuda/SoftMax.cu and
+transformers/attention.cpp, PyTorch 2.11.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from memplan.trace.operators_base import (
+    Output,
+    Request,
+    Temporary,
+    all_outputs,
+    broadcast,
+    copy_bytes,
+    held,
+    only_outputs,
+    rule,
+)
+from memplan.trace.operators_reduction import reduction_scratch
+
+only_outputs(
+    "aten::nll_loss_forward",
+    "aten::log_sigmoid_forward",
+    "aten::log_sigmoid_backward",
+    "aten::mse_loss_backward",
+    "aten::smooth_l1_loss_backward",
+    "aten::huber_loss_backward",
+    "aten::binary_cross_entropy_backward",
+)
+_NOT_REDUCED = 0
+
+
+def _reduced(loss_bytes: int, loss: torch.Tensor) -> Iterator[Request]:
+    """Yield the loss of every element, the output, and the partial results of reducing it."""
+    yield Temporary(loss_bytes)
+    yield Output(0)
+    yield from reduction_scratch(loss, [], element_bytes=4)
+
+
+@rule("aten::binary_cross_entropy_with_logits")
+def _binary_cross_entropy_with_logits(
+    args: Sequence[Any], outputs: Sequence[Any]
+) -> Iterator[Request]:
+    """The log-sigmoid of the input, weights of the positive term, then the loss of every element.
+
+    Source: aten/src/ATen/native/Loss.cpp, PyTorch 2.11.
+    """
+    logits, target, _, positive_weight, reduction = args[:5]
+    yield Temporary(logits.nbytes)
+    if positive_weight is not None:
+        yield Temporary(positive_weight.nbytes)
+        shape = broadcast(positive_weight.shape, target.shape)
+        yield Temporary(math.prod(shape) * outputs[0].element_size())
+    if reduction == _NOT_REDUCED:
+        yield Output(0)
+        return
+    # The loss is made in place of 1 - target, and has its type.
+    yield from _reduced(target.nbytes, target)
+
+
+@rule("aten::mse_loss", "aten::smooth_l1_loss", "aten::huber_loss", "aten::l1_loss")
+def _elementwise_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output; when reduced, the loss of every element and partial results.
+
+    Source: `structured_mse_loss_out` and its kin in aten/src/ATen/native/Loss.cpp, PyTorch 2.11.
+    """
+    del outputs
+    tensor, target, reduction = args[:3]
+    yield Output(0)
+    if reduction == _NOT_REDUCED:
+        return
+    shape = broadcast(tensor.shape, target.shape)
+    kind = torch.promote_types(tensor.dtype, target.dtype)
+    loss = torch.empty(shape, dtype=kind, device="meta")
+    yield Temporary(loss.nbytes)
+    yield from reduction_scratch(loss, [], element_bytes=4)
+
+
+@rule("aten::binary_cross_entropy")
+def _binary_cross_entropy(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The loss of every element; when reduced, the output and partial results after it.
+
+    Source: `binary_cross_entropy_cuda` in aten/src/ATen/native/cuda/Loss.cu, PyTorch 2.11.
+    """
+    del outputs
+    if args[3] == _NOT_REDUCED:
+        yield Output(0)
+        return
+    yield from _reduced(args[0].nbytes, args[0])
+
+
+@rule("aten::nll_loss2d_forward")
+def _spatial_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Outputs, then contiguous copies of input and target.
+
+    Source: aten/src/ATen/native/cuda/NLLLoss2d.cu, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    yield from held(copy_bytes(args[0]))
+    yield from held(copy_bytes(args[1]))
+
+
+@rule("aten::nll_loss_backward")
+def _loss_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, then a contiguous copy of the target.
+
+    Source: aten/src/ATen/native/cuda/Loss.cu, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    yield from held(copy_bytes(args[2]))
+
+
+@rule("aten::nll_loss2d_backward")
+def _spatial_loss_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, then a contiguous copy of the target.
+
+    Source: aten/src/ATen/native/cuda/NLLLoss2d.cu, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    yield from held(copy_bytes(args[2]))
+
+
+@rule("aten::_softmax", "aten::_log_softmax")
+def _softmax(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, then a contiguous copy of the input.
+
+    Source: `host_softmax` in aten/src/ATen/native/cuda/SoftMax.cu, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    yield from held(copy_bytes(args[0]))
+
+
+@rule("aten::_softmax_backward_data", "aten::_log_softmax_backward_data")
+def _softmax_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, then contiguous copies of the gradient and of the softmax.
+
+    Source: `host_softmax_backward` in aten/src/ATen/native/cuda/SoftMax.cu, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    yield from held(copy_bytes(args[0]))
+    yield from held(copy_bytes(args[1]))
+
+
+@rule("aten::_safe_softmax")
+def _safe_softmax(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """A softmax, a mask of its rows that are empty, then the output with zeros there.
+
+    Source: `_safe_softmax` in aten/src/ATen/native/transformers/attention.cpp, PyTorch 2.11.
+    """
+    result, dim = outputs[0], args[1]
+    if args[0].dtype is not result.dtype:
+        yield Temporary(result.nbytes)
+    yield Temporary(result.nbytes)
+    yield from held(copy_bytes(args[0]))
+    yield Temporary(result.element_size())
+    yield Temporary(result.numel())
+    yield Temporary(result.numel() // max(result.shape[dim], 1))
+    yield Temporary(result.element_size())
+    yield Output(0)

@@ -1,0 +1,192 @@
+"""Reductions, sorts and indexing: bytes counted by hand from the kernels' sources."""
+
+import pytest
+import torch
+from test_trace_operators import asked_by
+
+from memplan.trace import operators
+from memplan.trace.fake_cuda import DEVICE, fake_cuda
+from memplan.trace.operators import Output, Release, Temporary
+from memplan.trace.operators_sorting import radix_sort_bytes
+
+aten = torch.ops.aten
+
+
+@pytest.fixture
+def _deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _empty(*shape, dtype=torch.float32):
+    return torch.empty(shape, device=DEVICE, dtype=dtype)
+
+
+def test_a_sum_of_booleans_copies_them_as_integers():
+    """A million flags are 8 MiB of int64; 128 blocks of 512 threads keep 8 bytes each."""
+    with fake_cuda():
+        asked = asked_by(aten.sum.default, _empty(1 << 20, dtype=torch.bool))
+
+    assert [Output(0), Temporary(8 << 20), Temporary(8 * 128), Temporary(4)] == asked
+
+
+def test_half_precision_is_summed_into_single_without_a_copy():
+    """Few numbers fit one block, so there is no buffer either."""
+    with fake_cuda():
+        halves = _empty(4, 100, dtype=torch.float16)
+        asked = list(operators.requests(aten.sum.dim_IntList, [halves, [1]], [_empty(4)]))
+
+    assert [Output(0)] == asked
+
+
+def test_a_sum_down_a_tall_matrix_keeps_partial_rows():
+    """64 columns by 512 blocks by 16 lanes of 4 values, 4 bytes each."""
+    with fake_cuda():
+        asked = asked_by(aten.sum.dim_IntList, _empty(65536, 64), [0])
+
+    assert [Output(0), Temporary(4 * 64 * 512 * 16 * 4), Temporary(4)] == asked
+
+
+def test_the_place_of_a_maximum_is_kept_with_its_value():
+    """A pair of float and int64 is 16 bytes; a tensor with holes is made flat first."""
+    with fake_cuda():
+        flat = asked_by(aten.argmax.default, _empty(1 << 20))
+        holes = asked_by(aten.argmax.default, _empty(8, 8)[:, :4])
+
+    assert [Output(0), Temporary(16 * 128), Temporary(4)] == flat
+    assert [Output(0), Temporary(8 * 4 * 4)] == holes
+
+
+def test_a_radix_sort_keeps_a_second_copy_of_its_pairs():
+    """24 bits are 3 passes of 256 digits; 27 tiles of 3840 items look back at each other."""
+    expected = 3 * 256 * 8 + 27 * 256 * 4 + 2 * 800_000 + 256 + 255
+
+    assert expected == radix_sort_bytes(100_000, 8, 8, 24)
+    assert 1 == radix_sort_bytes(2304, 8, 8)
+
+
+def test_short_rows_are_sorted_where_they_are():
+    """Up to 4096 items fit a block's shared memory."""
+    with fake_cuda():
+        asked = asked_by(aten.sort.default, _empty(10, 4096))
+
+    assert [Output(0), Output(1)] == asked
+
+
+def test_one_long_row_is_sorted_with_its_positions():
+    """The positions are 8 bytes an item beside the radix sort's own scratch."""
+    with fake_cuda():
+        asked = asked_by(aten.sort.default, _empty(10_000))
+    expected = [Temporary(80_000), Temporary(radix_sort_bytes(10_000, 4, 8)), Release()]
+
+    assert [Output(0), Output(1), *expected] == asked
+
+
+def test_topk_shares_long_rows_among_blocks():
+    """320 rows of 8400 get 17 items a thread, so 2 blocks a row count 256 digits of 2 bytes."""
+    with fake_cuda():
+        asked = asked_by(aten.topk.default, _empty(320, 8400), 10)
+    counters = [320 * 4, 320 * 4, 640 * 4, 640 * 4, 640 * 512, 640 * 4, 640 * 4]
+    scan = [Temporary(768 + 256 + 255), Release()]
+
+    assert [Output(0), Output(1), *map(Temporary, counters), *scan, *scan, Release(7)] == asked
+
+
+def test_topk_of_short_rows_needs_nothing():
+    """A block finds them by itself."""
+    with fake_cuda():
+        assert [Output(0), Output(1)] == asked_by(aten.topk.default, _empty(10, 8400), 10)
+
+
+def test_a_running_count_of_flags_copies_them_as_integers():
+    """Rows are scanned by a kernel that needs no scratch."""
+    with fake_cuda():
+        asked = asked_by(aten.cumsum.default, _empty(4, 100, dtype=torch.bool), 1)
+
+    assert [Output(0), Temporary(3200)] == asked
+
+
+def _pairs():
+    images = torch.empty(8, 1, device=DEVICE, dtype=torch.int64)
+    return images, torch.empty(8, 10, device=DEVICE, dtype=torch.int64)
+
+
+def test_indices_laid_out_unlike_are_copied_before_the_output():
+    """The column of images is spread to 80 positions; the other index is as it must be."""
+    with fake_cuda():
+        asked = asked_by(aten.index.Tensor, _empty(8, 100, 64), list(_pairs()))
+
+    assert [Temporary(640), Output(0)] == asked
+
+
+def test_short_indices_are_made_long():
+    """Indices of 32 bits become 64."""
+    with fake_cuda():
+        asked = asked_by(aten.index.Tensor, _empty(100, 4), [_empty(7, dtype=torch.int32)])
+
+    assert [Temporary(56), Output(0)] == asked
+
+
+SORTED_WRITES = [
+    *[Temporary(640), Temporary(640), Release(1, keep=1)],
+    *[Temporary(640), Temporary(640), Release(1, keep=1), Release()],
+    *[Temporary(640)] * 3,
+    Temporary(1),
+]
+
+
+def test_adding_by_index_sorts_the_positions():
+    """Positions, then sorted ones, their origins and a range; 80 pairs sort in one tile."""
+    with fake_cuda():
+        tensor, values = _empty(8, 100, 64), _empty(8, 10, 64)
+        asked = asked_by(aten.index_put.default, tensor, list(_pairs()), values, True)
+
+    assert [Output(0), *SORTED_WRITES] == asked
+
+
+@pytest.mark.usefixtures("_deterministic")
+def test_deterministic_writes_sort_the_positions_too():
+    """Without the setting only the unlike index is copied."""
+    with fake_cuda():
+        tensor, values = _empty(8, 100, 64), _empty(8, 10, 64)
+        arguments = [tensor, list(_pairs()), values, False]
+        asked = list(operators.requests(aten.index_put_.default, arguments, []))
+        torch.use_deterministic_algorithms(False)
+        usual = list(operators.requests(aten.index_put_.default, arguments, []))
+
+    assert SORTED_WRITES == asked
+    assert [Temporary(640)] == usual
+
+
+@pytest.mark.usefixtures("_deterministic")
+def test_a_deterministic_scatter_spreads_its_index():
+    """A range for the other dimension comes first, then the sorted writes."""
+    with fake_cuda():
+        tensor, index = _empty(4, 50), _empty(4, 6, dtype=torch.int64)
+        asked = list(operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], []))
+        torch.use_deterministic_algorithms(False)
+        usual = list(operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], []))
+
+    assert [Temporary(32), Temporary(192)] == asked[:2]
+    assert [] == usual
+
+
+def test_norms_of_a_list_keep_a_number_a_chunk():
+    """The longest of two tensors has two chunks of 65536, so both get room for two."""
+    with fake_cuda():
+        asked = asked_by(aten._foreach_norm.Scalar, [_empty(70_000), _empty(3)], 2)
+
+    assert [Temporary(16), Output(0), Output(1)] == asked
+
+
+@pytest.mark.parametrize(
+    "name", ["_foreach_add_", "_foreach_lerp_", "_foreach_sqrt", "_foreach_mul"]
+)
+def test_other_operators_over_lists_make_their_outputs_alone(name):
+    """Slow or fast, they allocate nothing else."""
+    packet = getattr(aten, name)
+
+    assert all(
+        operators.is_understood(getattr(packet, o)) for o in packet.overloads() if o != "out"
+    )

@@ -35,6 +35,7 @@ from memplan.device.replay import (
     categories_at,
 )
 from memplan.errors import UsageError
+from memplan.fit.affine import EveryBatch
 from memplan.fit.predictor import Predictor, Say
 from memplan.planner.search import (
     Budget,
@@ -173,6 +174,14 @@ def _timeline(program: Program, sizes: Int64, simulator: Simulator, peaks: Peaks
     )
 
 
+def _notes_on_fit(predictor: Predictor) -> tuple[str, ...]:
+    if not isinstance(predictor.fit, EveryBatch):
+        return ()
+    return (
+        "This step runs other operators at each batch, so every batch answered for was recorded.",
+    )
+
+
 def _reference(batches: Sequence[BatchPeaks]) -> int:
     """Return the batch that details are about: the largest asked for that fits, or the smallest."""
     fitting = [row.micro_batch_size for row in batches if row.fits]
@@ -273,7 +282,7 @@ def probe_many(
                 command=command,
                 versions=versions(),
                 seconds=time.perf_counter() - start,
-                notes=notes_on(simulator),
+                notes=(*notes_on(simulator), *_notes_on_fit(predictor)),
             )
         )
     return answers

@@ -14,10 +14,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from memplan.fit.align import aligned, same_structure
-from memplan.fit.program import Fit, Piece
+from memplan.fit.program import EveryBatch, Fit, Piece
 from memplan.tape import Tape
 
-__all__ = ["Fit", "Piece", "RecordMany", "fit", "same_structure"]
+__all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit", "same_structure"]
+
+# So many recordings, neighbours among them, of which no two run the same operators.
+_FEWEST_TO_DIFFER = 4
 
 RecordMany = Callable[[Sequence[int]], dict[int, Tape]]
 
@@ -27,7 +30,7 @@ def fit(
     smallest: int,
     largest: int,
     third_batch: Callable[[Tape, Tape], int] | None = None,
-) -> Fit:
+) -> Fit | EveryBatch:
     """Return the fit over a range of micro-batch sizes, recording as few tapes as it can.
 
     The ends are recorded; where two tapes differ in structure the stretch between is halved until
@@ -54,6 +57,8 @@ def fit(
     if largest > low + 1 and low % 2 == largest % 2 == third % 2:
         third += 1 if third == low else -1
     tapes.record(low, third)
+    if len(tapes.batches) >= _FEWEST_TO_DIFFER and tapes.differ_throughout():
+        return EveryBatch(record_many, {batch: tapes[batch] for batch in tapes.batches})
     pieces = tuple(tapes.piece(span) for span in _checked(tapes, smallest, max(largest, third)))
     fitted = Fit(pieces, tuple(tapes.batches), {})
     residual: Counter[str] = Counter()
@@ -99,6 +104,10 @@ class _Tapes:
         """Return whether tapes, recorded now if need be, can be given one structure."""
         self.record(*batches)
         return self._unite(tuple(sorted(set(batches)))) is not None
+
+    def differ_throughout(self) -> bool:
+        """Return whether no two of the recorded tapes can be given one structure."""
+        return not any(self.are_alike(*pair) for pair in itertools.combinations(self.batches, 2))
 
     def _unite(self, batches: tuple[int, ...]) -> Tape | None:
         """Return the first tape with every event that any of them has; None if they differ."""

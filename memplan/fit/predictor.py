@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
-from memplan.fit.affine import Fit, Piece, fit
+from memplan.fit.affine import EveryBatch, Fit, Piece, fit
 from memplan.parallel import fork_map
 from memplan.tape import Int64, Tape
 
@@ -102,13 +102,12 @@ class Predictor:
             guess = guess_largest_batch(low, high, capacity, life)
             return min(guess, _MOST_RECORDED) if guess > largest else (smallest + 2 * largest) // 3
 
-        self.fit: Fit = fit(record_many, smallest, largest, third_batch)
+        self.fit: Fit | EveryBatch = fit(record_many, smallest, largest, third_batch)
 
-    def _program(self, index: int) -> Program:
-        if index not in self._programs:
-            piece = self.fit.pieces[index]
-            self._programs[index] = Program(piece.low, self._life(piece))
-        return self._programs[index]
+    def _program(self, piece: Piece) -> Program:
+        if id(piece) not in self._programs:
+            self._programs[id(piece)] = Program(piece.low, self._life(piece))
+        return self._programs[id(piece)]
 
     def _life(self, piece: Piece) -> Life:
         """Return the life to replay: one with a step for each crowd only where crowds matter."""
@@ -123,9 +122,6 @@ class Predictor:
             return self.life
         return replace(self.life, num_steps=len(crowds))
 
-    def _piece_index(self, batch: int) -> int:
-        return self.fit.pieces.index(self.fit.piece(batch))
-
     def device_bytes(self, card: int, batch: int) -> DeviceBytes:
         """Return what a card answers to the step's questions at a batch."""
         if (card, batch) not in self._device:
@@ -137,9 +133,8 @@ class Predictor:
 
     def loaded(self, card: int, batch: int) -> tuple[Program, Int64]:
         """Return the program that answers at a batch, and its sizes on a card."""
-        index = self._piece_index(batch)
-        piece: Piece = self.fit.pieces[index]
-        program = self._program(index)
+        piece = self.fit.piece(batch)
+        program = self._program(piece)
         sizes = program.sizes(
             piece.requested_bytes(batch),
             self.device_bytes(card, batch),
@@ -161,8 +156,9 @@ class Predictor:
     def peaks_many(self, card: int, batches: Sequence[int]) -> list[Peaks]:
         """Return the peaks at several batches, asked for and computed side by side."""
         missing = [batch for batch in batches if (card, batch) not in self._peaks]
+        self.fit.prepare(missing)
         for batch in missing:
-            self._program(self._piece_index(batch))
+            self._program(self.fit.piece(batch))
 
         def answer(batch: int) -> tuple[Peaks, DeviceBytes]:
             return self.peaks(card, batch), self.device_bytes(card, batch)
@@ -193,7 +189,18 @@ class Predictor:
         high = max(low + 1, self.fit.pieces[-1].last_batch + 1)
         while high <= _MOST_IMAGES and fits(high):
             low, high = high, 2 * high
+        limit = limit_bytes or self.simulators[card].card.capacity_bytes
+        is_straight = True
         while high - low > 1:
-            middle = (low + high) // 2
+            middle = self._between(card, low, high, limit) if is_straight else (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
+            is_straight = not is_straight
         return low
+
+    def _between(self, card: int, low: int, high: int, limit_bytes: int) -> int:
+        """Return where the line through two batches' device memory meets the limit."""
+        if not low:
+            return (low + high) // 2
+        at_low, at_high = (self.peaks(card, one).device_used_peak_bytes for one in (low, high))
+        share = (limit_bytes - at_low) / max(1, at_high - at_low)
+        return min(max(low + 1, low + int(share * (high - low))), high - 1)

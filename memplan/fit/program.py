@@ -8,6 +8,7 @@ through measurements.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -199,3 +200,50 @@ class Fit:
     def max_residual_bytes(self) -> int:
         """The largest error of one event at the batches where the fit was checked."""
         return max(self.residual_bytes.values(), default=0)
+
+    def prepare(self, batches: Sequence[int]) -> None:
+        """Get ready to answer for several batches; there is nothing to do."""
+
+
+class EveryBatch:
+    """A training whose operators differ from batch to batch, so that each batch is recorded.
+
+    Such is a loss that loops over the images. It answers as `Fit` does.
+
+    Args:
+        record_many: returns tapes for several batches, at once if it can.
+        tapes: those there are, at least one.
+    """
+
+    def __init__(
+        self, record_many: Callable[[Sequence[int]], dict[int, Tape]], tapes: dict[int, Tape]
+    ) -> None:
+        self._record_many = record_many
+        self._pieces = {batch: Piece(tape, tape) for batch, tape in tapes.items()}
+        self.residual_bytes: dict[str, int] = {}
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """A stretch for each batch recorded so far, ascending."""
+        return tuple(self._pieces[batch] for batch in self.recorded_batches)
+
+    @property
+    def recorded_batches(self) -> tuple[int, ...]:
+        """Micro-batch sizes recorded so far, ascending."""
+        return tuple(sorted(self._pieces))
+
+    def piece(self, batch: int) -> Piece:
+        """Return the stretch that is this very batch, recorded now if need be."""
+        self.prepare([batch])
+        return self._pieces[batch]
+
+    def tape(self, batch: int) -> Tape:
+        """Return the tape at a micro-batch size, recorded now if need be."""
+        return self.piece(batch).low
+
+    def prepare(self, batches: Sequence[int]) -> None:
+        """Record those of the batches that were not recorded yet."""
+        missing = sorted(set(batches) - set(self._pieces))
+        if missing:
+            tapes = self._record_many(missing)
+            self._pieces |= {batch: Piece(tape, tape) for batch, tape in tapes.items()}

@@ -20,7 +20,7 @@ from memplan.trace.operators_base import (
     only_outputs,
     rule,
 )
-from memplan.trace.operators_sorting import radix_sort_bytes
+from memplan.trace.operators_sorting import radix_sort_bytes, scan_bytes
 
 _MASKS = (torch.bool, torch.uint8)
 
@@ -275,3 +275,21 @@ def _embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     yield Temporary(radix_sort_bytes(count, width, 8, rows.bit_length()))
     yield Release()
     yield Output(0)
+
+
+@rule("aten::masked_scatter", "aten::masked_scatter_")
+def _masked_scatter(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Output, contiguous mask, the positions of its set elements as int64, contiguous source.
+
+    Source: `masked_scatter__cuda` in aten/src/ATen/native/cuda/IndexKernel.cpp and
+    `launch_masked_scatter_kernel` in cuda/IndexKernel.cu, PyTorch 2.11.
+    """
+    del outputs
+    tensor, mask, source = args[0], args[1], args[2]
+    yield Output(0)
+    if mask.shape != tensor.shape or copy_bytes(mask):
+        yield Temporary(tensor.numel() * mask.element_size())
+    yield Temporary(8 * tensor.numel())
+    yield Temporary(scan_bytes(tensor.numel(), 8))
+    yield Release()
+    yield from held(copy_bytes(source))

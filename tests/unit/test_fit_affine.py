@@ -5,7 +5,7 @@ import pytest
 from memplan_models import torchvision as classifiers
 from trace_toy import Counted
 
-from memplan.fit.affine import fit
+from memplan.fit.affine import EveryBatch, fit
 from memplan.fit.align import same_structure
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
@@ -187,3 +187,27 @@ def test_beyond_the_range_the_last_stretch_goes_on():
     fitted = fit(recorder, 2, 10)
 
     _assert_same_tape(record(recorder.workload, 30), fitted.tape(30))
+
+
+class _Looping(Counted):
+    """The toy with a loss that loops over the images."""
+
+    def compute_loss(self, model, batch):
+        """Return the sum of each image's squares, an image at a time."""
+        loss = sum(image.square().sum() for image in model(batch["images"]))
+        return loss, loss.detach()[None]
+
+
+def test_a_step_whose_operators_differ_at_every_batch_is_recorded_at_each():
+    """A loop over the images makes more operators with each image; nothing can be fitted then."""
+    recorder = _Recorder(_Looping(), precision="fp32")
+    fitted = fit(recorder, 4, 16)
+    before = len(recorder.asked)
+
+    assert isinstance(fitted, EveryBatch)
+    _assert_same_tape(record(recorder.workload, 7, recorder.settings), fitted.tape(7))
+    assert [7] == recorder.asked[before:]
+    fitted.prepare([7, 9])
+    assert [7, 9] == recorder.asked[before:]
+    assert {7, 9} <= set(fitted.recorded_batches)
+    assert [*fitted.recorded_batches] == [piece.first_batch for piece in fitted.pieces]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_trace_operators import asked_by
+from test_trace_operators import asked_by, on_an_a100
 
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
@@ -196,7 +196,9 @@ def test_a_host_tensor_reaches_another_layout_through_a_copy():
         weight = torch.empty(4, 4, 3, 3)
         plain, last = weight.to(DEVICE), weight.to(DEVICE, memory_format=LAST)
 
-        assert [Output(0)] == list(operators.requests(aten._to_copy.default, [weight], [plain]))
+        assert [Output(0)] == on_an_a100(
+            operators.requests(aten._to_copy.default, [weight], [plain])
+        )
         assert [Output(0), Temporary(576)] == list(
             operators.requests(aten._to_copy.default, [weight], [last])
         )
@@ -305,7 +307,7 @@ def test_suppression_keeps_a_bit_for_every_pair_of_boxes():
     with fake_cuda():
         boxes, scores, kept = _empty(1000, 4), _empty(1000), _empty(7, dtype=torch.int64)
         nms = torch.ops.torchvision.nms.default
-        asked = list(operators.requests(nms, [boxes, scores, 0.5], [kept]))
+        asked = on_an_a100(operators.requests(nms, [boxes, scores, 0.5], [kept]))
 
     assert Temporary(8 * 1000 * 16) in asked
     assert Output(0) == asked[-1]
@@ -318,6 +320,6 @@ def test_pooled_regions_read_contiguous_features():
         features, regions = _empty(1, 8, 16, 16, layout=LAST), _empty(3, 5)
         arguments = [features, regions, 1.0, 7, 7, 2, False]
         pooled = torch.ops.torchvision.roi_align.default
-        asked = list(operators.requests(pooled, arguments, [_empty(3, 8, 7, 7)]))
+        asked = on_an_a100(operators.requests(pooled, arguments, [_empty(3, 8, 7, 7)]))
 
     assert [Output(0), Temporary(8192)] == asked

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_trace_operators import asked_by
+from test_trace_operators import asked_by, on_an_a100
 
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
@@ -35,7 +35,7 @@ def test_half_precision_is_summed_into_single_without_a_copy():
     """Few numbers fit one block, so there is no buffer either."""
     with fake_cuda():
         halves = _empty(4, 100, dtype=torch.float16)
-        asked = list(operators.requests(aten.sum.dim_IntList, [halves, [1]], [_empty(4)]))
+        asked = on_an_a100(operators.requests(aten.sum.dim_IntList, [halves, [1]], [_empty(4)]))
 
     assert [Output(0)] == asked
 
@@ -151,9 +151,9 @@ def test_deterministic_writes_sort_the_positions_too():
     with fake_cuda():
         tensor, values = _empty(8, 100, 64), _empty(8, 10, 64)
         arguments = [tensor, list(_pairs()), values, False]
-        asked = list(operators.requests(aten.index_put_.default, arguments, []))
+        asked = on_an_a100(operators.requests(aten.index_put_.default, arguments, []))
         torch.use_deterministic_algorithms(False)
-        usual = list(operators.requests(aten.index_put_.default, arguments, []))
+        usual = on_an_a100(operators.requests(aten.index_put_.default, arguments, []))
 
     assert SORTED_WRITES == asked
     assert [Temporary(640)] == usual
@@ -164,9 +164,13 @@ def test_a_deterministic_scatter_spreads_its_index():
     """A range for the other dimension comes first, then the sorted writes."""
     with fake_cuda():
         tensor, index = _empty(4, 50), _empty(4, 6, dtype=torch.int64)
-        asked = list(operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], []))
+        asked = on_an_a100(
+            operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], [])
+        )
         torch.use_deterministic_algorithms(False)
-        usual = list(operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], []))
+        usual = on_an_a100(
+            operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], [])
+        )
 
     assert [Temporary(32), Temporary(192)] == asked[:2]
     assert [] == usual
@@ -190,3 +194,13 @@ def test_other_operators_over_lists_make_their_outputs_alone(name):
     assert all(
         operators.is_understood(getattr(packet, o)) for o in packet.overloads() if o != "out"
     )
+
+
+def test_a_masked_scatter_keeps_the_position_of_every_element():
+    """100 numbers: 8 bytes each for positions, the scan's scratch in between, no copies."""
+    with fake_cuda():
+        numbers, mask = _empty(10, 10), _empty(10, 10, dtype=torch.bool)
+        asked = asked_by(aten.masked_scatter.default, numbers, mask, _empty(30))
+
+    assert [Output(0), Temporary(800)] == asked[:2]
+    assert [Temporary, Release] == [type(request) for request in asked[2:]]

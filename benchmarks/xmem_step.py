@@ -10,16 +10,12 @@ Source: `exp/trainer/train_loop.py` of the artifact (GitHub Stone-ResearchLife/x
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
@@ -30,9 +26,12 @@ from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.life import DeviceBytes
 from memplan.device.replay import UNLIMITED_BYTES
 from memplan.reduction import Reduction
+from memplan.trace.build import build, make_fake
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
+from memplan.trace.record import no_garbage_collection
 from memplan.trace.recorder import Recorder
+from memplan.trace.step import move_model
 
 # The loop was asked for 3 iterations and left after the index had reached 3.
 NUM_ITERATIONS = 4
@@ -70,74 +69,14 @@ class Recording:
     unknown_operators: dict[str, int]
 
 
-class _LeavesWeightsUnset(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Skips the random filling of new weights: it takes seconds, and nothing reads them."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func.overloadpacket in _RANDOM_FILLS:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-_RANDOM_FILLS = {
-    torch.ops.aten.normal_,
-    torch.ops.aten.uniform_,
-    torch.ops.aten.erfinv_,
-}
-
-
-def _built(build_model: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """Return the model on the CPU, for real.
-
-    Networks such as RegNet compute their widths with tensors, which have no values inside a fake
-    mode.
-    """
-    with _LeavesWeightsUnset():  # type: ignore[no-untyped-call]
-        return build_model()
-
-
-def _moved(model: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Module:
-    """Put parameters and buffers on the device, as fake tensors, children first, in place.
-
-    A parameter that two modules share is moved once and stays shared, as `Module.to` does it.
-    """
-    moved: dict[int, Any] = {}
-
-    def visit(module: torch.nn.Module) -> None:
-        for child in module.children():
-            visit(child)
-        for table in (module._parameters, module._buffers):  # noqa: SLF001 - as `Module.to` does
-            for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in moved:
-                    there = mode.from_tensor(tensor.detach()).to(DEVICE)
-                    is_parameter = isinstance(tensor, torch.nn.Parameter)
-                    moved[id(tensor)] = torch.nn.Parameter(there) if is_parameter else there
-                table[name] = moved[id(tensor)]
-
-    visit(model)
-    return model
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def record_training(training: Training) -> Recording:
     """Return what the study's loop asks of the allocator, with no GPU needed."""
-    model = _built(training.build_model)
+    model = build(training)
     parameter_bytes = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    with _no_garbage_collection(), fake_cuda() as mode:
+    with no_garbage_collection(), fake_cuda() as mode:
         recorder = Recorder(DEVICE, mode)
         with recorder:
-            _train(training, model, mode, recorder)
+            _train(training, make_fake(model), recorder)
         tape = recorder.finish(_NOTHING_SAID)
         return Recording(
             events=tape.events,
@@ -163,9 +102,7 @@ _NOTHING_SAID = tapes.Description(
 )
 
 
-def _train(
-    training: Training, model: torch.nn.Module, mode: FakeTensorMode, recorder: Recorder
-) -> None:
+def _train(training: Training, model: torch.nn.Module, recorder: Recorder) -> None:
     """Run the loop; `StepLR` and printing touch nothing on the device and are left out.
 
     Each assignment frees what the name held before, where the original's does.
@@ -173,7 +110,7 @@ def _train(
     saved = SavedTensors(lambda _: None)
     walk = BackwardWalk(saved, recorder.enter_node, lambda _leaf, _copied: None)
     recorder.begin("build")
-    model = _moved(model, mode)
+    move_model(model, DEVICE, "contiguous")
     kind = getattr(torch.optim, training.optimizer)
     optimizer = kind(params=model.parameters(), lr=LEARNING_RATE)
     for group in optimizer.param_groups:

@@ -49,7 +49,7 @@ def command(*, as_json: bool) -> None:
             card.title,
             ".".join(map(str, card.compute_capability)),
             gib(card.capacity_bytes),
-            gib(card.context_bytes),
+            f"{gib(card.context_bytes)} ± {gib(card.context_uncertainty_bytes)}",
             f"{card.bandwidth_bytes_per_second / 1e9:.0f}",
             f"{card.fp16_flops / 1e12:.0f}",
         )

@@ -19,7 +19,8 @@ from memplan.tape import Tape
 
 __all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit", "same_structure"]
 
-# So many recordings, neighbours among them, of which no two run the same operators.
+# So many recordings of which no two run the same operators, and one more beside them, mean that
+# each batch has operators of its own.
 _FEWEST_TO_DIFFER = 4
 
 RecordMany = Callable[[Sequence[int]], dict[int, Tape]]
@@ -58,7 +59,9 @@ def fit(
         third += 1 if third == low else -1
     tapes.record(low, third)
     if len(tapes.batches) >= _FEWEST_TO_DIFFER and tapes.differ_throughout():
-        return EveryBatch(record_many, {batch: tapes[batch] for batch in tapes.batches})
+        tapes.record(min(low + 1, largest))
+        if len(tapes.batches) > _FEWEST_TO_DIFFER and tapes.differ_throughout():
+            return EveryBatch(record_many, {batch: tapes[batch] for batch in tapes.batches})
     pieces = tuple(tapes.piece(span) for span in _checked(tapes, smallest, max(largest, third)))
     fitted = Fit(pieces, tuple(tapes.batches), {})
     residual: Counter[str] = Counter()

@@ -8,12 +8,11 @@ nobody writes to costs nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from memplan.workload import Workload
 
 # Smaller tensors may hold what a model computes with, such as its depths.
 _FEWEST_WEIGHTS = 1024
@@ -48,7 +47,15 @@ def _is_contiguous_whole(tensor: torch.Tensor) -> bool:
     return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
-def build(workload: Workload) -> torch.nn.Module:
+class _Builds(Protocol):
+    """What a model is taken from, such as a `Workload`."""
+
+    @property
+    def build_model(self) -> Callable[[], torch.nn.Module]:
+        """The function that makes it."""
+
+
+def build(workload: _Builds) -> torch.nn.Module:
     """Return the workload's model on the host, weights without meaning."""
     with _SkipsFills():  # type: ignore[no-untyped-call]
         return workload.build_model()

@@ -7,7 +7,7 @@ mask selects, and what the host is told when it asks (`Workload.num_chosen`, `Wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from memplan import tape
 from memplan.errors import BadInputError
-from memplan.trace import operators
 from memplan.trace.recorder import Recorder
 from memplan.trace.values import MASKS, Values, operator_name, real_tensors, run_real, tensors_in
 from memplan.workload import Choice, Question, Workload
@@ -31,91 +30,6 @@ class _Shape:
     shape: tuple[int, ...]
     dtype: torch.dtype
     stride: tuple[int, ...] | None = None
-
-
-def _select_bytes(elements: int) -> int:
-    """Return the scratch with which CUB selects flagged items, about 8 bytes a tile of 640."""
-    return 8 * (-(-elements // 640) + 32) + 511
-
-
-def _nonzero_requests(tensor: torch.Tensor) -> Iterator[operators.Request]:
-    """A copy laid out plainly, a count, the positions, and the scratch of their selection.
-
-    Source: `nonzero_cuda_out_impl` in aten/src/ATen/native/cuda/Nonzero.cu, PyTorch 2.11.
-    """
-    if not tensor.is_contiguous():
-        yield operators.Temporary(tensor.nbytes)
-    yield operators.Temporary(4)
-    yield operators.Output(0)
-    yield operators.Temporary(_select_bytes(tensor.numel()))
-
-
-def _nonzero(args: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Iterator[operators.Request]:
-    del outputs
-    yield from _nonzero_requests(args[0])
-
-
-def _masked_select(
-    args: Sequence[Any], outputs: Sequence[torch.Tensor]
-) -> Iterator[operators.Request]:
-    """The positions that the mask selects, one number a dimension, then the values there.
-
-    Source: `masked_select_out_cuda_impl` in aten/src/ATen/native/cuda/IndexKernel.cpp and
-    `expandTensors` in IndexingUtils.h, PyTorch 2.11.
-    """
-    shape: torch.Size = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
-        args[0].shape, args[1].shape
-    )
-    mask = args[1].expand(shape)
-    for request in _nonzero_requests(mask):
-        if isinstance(request, operators.Output):
-            yield operators.Temporary(8 * outputs[0].numel() * max(1, len(shape)))
-        else:
-            yield request
-    yield operators.Output(0)
-
-
-def _unique(args: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Iterator[operators.Request]:
-    """Sorted values, their order where the inverse is wanted, then the results.
-
-    Source: aten/src/ATen/native/cuda/UniqueCub.cu, PyTorch 2.11.
-
-    Limits: results keep the memory of as many values as came in; here they have their own size.
-    """
-    tensor = args[0]
-    yield operators.Temporary(tensor.nbytes)
-    if outputs[1].numel():
-        yield operators.Temporary(16 * tensor.numel())
-        yield operators.Output(1)
-    yield operators.Temporary(tensor.nbytes)
-    yield operators.Output(0)
-    if outputs[2].numel():
-        yield operators.Output(2)
-
-
-def _nms(args: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Iterator[operators.Request]:
-    """Sorted scores and boxes, a bit for each pair of boxes, then those that are kept.
-
-    Source: torchvision/csrc/ops/cuda/nms_kernel.cu, torchvision 0.26.
-    """
-    boxes, scores = args[0], args[1]
-    count = boxes.shape[0]
-    if count:
-        yield operators.Temporary(8 * count)
-        yield operators.Temporary(scores.nbytes)
-        yield operators.Temporary(boxes.nbytes)
-        yield operators.Temporary(8 * count * -(-count // 64))
-        yield operators.Temporary(count)
-        yield operators.Temporary(8 * outputs[0].numel())
-    yield operators.Output(0)
-
-
-_RULES: dict[str, Callable[[Sequence[Any], Sequence[torch.Tensor]], Iterator[Any]]] = {
-    "aten.nonzero": _nonzero,
-    "aten.masked_select": _masked_select,
-    "aten._unique2": _unique,
-    "torchvision.nms": _nms,
-}
 
 
 def _rows(tensor: torch.Tensor, rows: int) -> tuple[_Shape, ...]:
@@ -230,7 +144,7 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
                 return NotImplemented
             shapes = _shapes(name, args, self._count(name, of_what)) or ()
         outputs = [self._new(shape, tensors[0]) for shape in shapes]
-        self._note(func, args, kwargs, outputs, _RULES.get(name))
+        self._note(func, args, kwargs, outputs)
         for index, output in enumerate(outputs):
             if real is None:
                 self.values.forget(output, func)
@@ -280,7 +194,7 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
             size = _Shape((rows,), torch.int64)
             positions += [self._new(size, index) for _ in range(index.dim())]
         result = func(tensor, positions)
-        self._note(func, args, {}, [result], None)
+        self._note(func, args, {}, [result])
         self.values.follow(func, args, {}, result)
         return result
 
@@ -301,12 +215,11 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
         place = like.fake_device if isinstance(like, FakeTensor) else like.device
         return FakeTensor(self._mode, bare, place)
 
-    def _note(self, func: Any, args: Any, kwargs: Any, outputs: list[Any], rule: Any) -> None:
+    def _note(self, func: Any, args: Any, kwargs: Any, outputs: list[Any]) -> None:
         """Write down what an operator asks of the allocator."""
         if any(self._is_here(tensor) for tensor in outputs):
             result = outputs[0] if len(outputs) == 1 else tuple(outputs)
-            requests = tuple(rule(args, outputs)) if rule is not None else None
-            self._play(self._cost(func, args, kwargs, result, outputs, requests), outputs)
+            self._play(self._cost(func, args, kwargs, result, outputs), outputs)
 
 
 # Operators of a size that depends on values, though their schema does not say so.

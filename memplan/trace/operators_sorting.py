@@ -21,6 +21,7 @@ from memplan.trace.operators_base import (
     Request,
     Temporary,
     all_outputs,
+    broadcast,
     ceil_div,
     copy_bytes,
     held,
@@ -261,6 +262,21 @@ def _nonzero(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield Output(0)
     if tensor.numel():
         yield Temporary(_together((ceil_div(tensor.numel(), 1280) + 32) * 8))
+
+
+@rule("aten::masked_select")
+def _masked_select(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The positions that the mask selects, one number a dimension, then the values there.
+
+    Source: `masked_select_out_cuda_impl` in aten/src/ATen/native/cuda/IndexKernel.cpp and
+    `expandTensors` in IndexingUtils.h, PyTorch 2.11.
+    """
+    tensor, mask = args[0], args[1]
+    shape = broadcast(tensor.shape, mask.shape)
+    for request in _nonzero([mask.expand(shape)], outputs):
+        positions = isinstance(request, Output)
+        yield Temporary(8 * outputs[0].numel() * max(1, len(shape))) if positions else request
+    yield Output(0)
 
 
 @rule("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive")

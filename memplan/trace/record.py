@@ -50,7 +50,7 @@ class _Observer:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keep Python's cycle collector from freeing tensors at moments that depend on chance."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -153,7 +153,7 @@ def _recorder(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMo
 
 def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings) -> tape.Tape:
     built = build(workload)
-    with _no_garbage_collection(), library_settings(settings), fake_cuda() as fake_mode:
+    with no_garbage_collection(), library_settings(settings), fake_cuda() as fake_mode:
         recorder = _recorder(workload, micro_batch_size, fake_mode)
         observer = _Observer(recorder)
         with recorder:

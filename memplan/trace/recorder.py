@@ -267,9 +267,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Any,
         result: Any,
         outputs: list[Any],
-        requests: tuple[operators.Request, ...] | None = None,
     ) -> Cost:
-        """Return what a call does; `requests` given, where the operator's rules do not tell."""
+        """Return what a call does."""
         name = self._names.setdefault(overload, len(self._names))
         if name == len(self._labels):
             self._labels.append(str(overload))
@@ -282,8 +281,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name=name,
             flops=flops,
             moved_bytes=sum(tensors.values()),
-            requests=requests or tuple(operators.requests(overload, args, outputs, kwargs)),
-            is_understood=requests is not None or operators.is_understood(overload),
+            requests=tuple(operators.requests(overload, args, outputs, kwargs)),
+            is_understood=operators.is_understood(overload),
         )
 
     def _answer(self, request: operators.Request, outputs: Sequence[Any], held: list[int]) -> None:

@@ -94,22 +94,27 @@ def move_model(model: torch.nn.Module, device: torch.device, memory_format: str)
         The same module.
     """
     channels_last = memory_format == "channels-last"
+    # What several modules share is moved once and stays shared. The tensors left behind are kept
+    # until the end, so that no new one gets the identity of an old one.
+    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        layout = torch.channels_last if channels_last and tensor.dim() == 4 else None
-        return tensor.to(device, memory_format=layout or torch.preserve_format)
+    def moved(tensor: torch.Tensor) -> Any:
+        if id(tensor) not in seen:
+            layout = torch.channels_last if channels_last and tensor.dim() == 4 else None
+            there = tensor.detach().to(device, memory_format=layout or torch.preserve_format)
+            if isinstance(tensor, torch.nn.Parameter):
+                there = torch.nn.Parameter(there, requires_grad=tensor.requires_grad)
+            seen[id(tensor)] = tensor, there
+        return seen[id(tensor)][1]
 
     def visit(module: torch.nn.Module) -> None:
         for child in module.children():
             visit(child)
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = torch.nn.Parameter(
-                    moved(parameter.detach()), requires_grad=parameter.requires_grad
-                )
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = moved(buffer)
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
+            for name, tensor in registry.items():
+                if tensor is not None:
+                    registry[name] = moved(tensor)
 
     visit(model)
     return model

@@ -7,7 +7,7 @@ import torch
 
 from memplan import tape as tapes
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
-from memplan.trace.record import _no_garbage_collection, _Observer
+from memplan.trace.record import _Observer, no_garbage_collection
 from memplan.trace.recorder import Recorder
 from memplan.trace.step import TrainingStep
 from memplan.workload import Workload
@@ -57,7 +57,7 @@ def record_run(workload, micro_batch_size, settings, run):
         settings: how the step runs.
         run: called with the training step and the batch on the host.
     """
-    with _no_garbage_collection(), fake_cuda() as mode:
+    with no_garbage_collection(), fake_cuda() as mode:
         recorder = Recorder(DEVICE, mode)
         observer = _Observer(recorder)
         with recorder:

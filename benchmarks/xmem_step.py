@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
 from memplan.device.allocator_replay import StreamResult, replay_stream
 from memplan.device.card import Card
-from memplan.device.cublas import release_of, workspaces
-from memplan.device.cudnn import WorkspaceOracle
-from memplan.device.life import DeviceBytes
-from memplan.device.replay import UNLIMITED_BYTES
+from memplan.device.cublas import release_of
+from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.reduction import Reduction
 from memplan.trace.build import build, make_fake
 from memplan.trace.engine import BackwardWalk, SavedTensors
@@ -167,24 +164,20 @@ def _program(
 ) -> tuple[_Program, tapes.Int64]:
     """Return event kinds with their blocks, and sizes with the card's answers filled in."""
     events = recording.events
-    environment = {} if has_matrix_workspace else {"CUBLAS_WORKSPACE_CONFIG": ":0:0"}
-    matrix = workspaces(card.compute_capability, TORCH_VERSION, environment)
-    threads = card.architecture.max_threads_per_multiprocessor
-    partial = [one.partial_bytes(card.multiprocessors, threads) for one in recording.reductions]
-    answers = DeviceBytes(
-        convolutions=np.array(_oracle(card).bytes_many(recording.convolutions), dtype=np.int64),
-        matrix=matrix.cublas_bytes,
-        light_matrix=matrix.lt_bytes if has_matrix_workspace else 0,
-        reductions=np.array(partial, dtype=np.int64).reshape(-1),
-    )
+    simulator = _simulator(card, None if has_matrix_workspace else ":0:0")
+    answers = simulator.device_bytes(recording.convolutions, recording.reductions)
+    if not has_matrix_workspace:
+        answers = replace(answers, light_matrix=0)
     sizes = answers.filled(events.requested_bytes, events.request)
     happens = events.kind <= tapes.SCRATCH
     return (events.kind[happens], events.block[happens]), sizes[happens]
 
 
 @functools.cache
-def _oracle(card: Card) -> WorkspaceOracle:
-    return WorkspaceOracle(card)
+def _simulator(card: Card, cublas_workspace_config: str | None) -> Simulator:
+    return Simulator(
+        card, torch_version=TORCH_VERSION, cublas_workspace_config=cublas_workspace_config
+    )
 
 
 def _replay(program: _Program, sizes: tapes.Int64, capacity_bytes: int) -> StreamResult:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from memplan.fit.align import aligned, same_structure
+from memplan.fit.align import aligned
 from memplan.fit.program import EveryBatch, Fit, Piece
 from memplan.tape import Tape
 
-__all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit", "same_structure"]
+__all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit"]
 
 # So many recordings of which no two run the same operators, and one more beside them, mean that
 # each batch has operators of its own.

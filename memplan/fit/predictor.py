@@ -37,9 +37,8 @@ def _thinned(numbers: Sequence[int], count: int) -> Sequence[int]:
     return [numbers[round(i * (len(numbers) - 1) / (count - 1))] for i in range(count)]
 
 
-def _live_peak_bytes(tape: Tape, life: Life) -> int:
-    """Return the most bytes live in a life, without workspace."""
-    program = Program(tape, life)
+def _live_peak_bytes(tape: Tape, program: Program) -> int:
+    """Return the most bytes live in a tape's life, without workspace."""
     sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
     return int(program.live_by_category(sizes).sum(axis=0).max())
 
@@ -53,7 +52,7 @@ def guess_largest_batch(low: Tape, high: Tape, capacity_bytes: int, life: Life) 
     first, last = low.description.micro_batch_size, high.description.micro_batch_size
     if last == first:
         return last
-    at_first, at_last = _live_peak_bytes(low, life), _live_peak_bytes(high, life)
+    at_first, at_last = (_live_peak_bytes(tape, Program(tape, life)) for tape in (low, high))
     per_image = max(1, (at_last - at_first) // (last - first))
     return max(first, first + (capacity_bytes - at_first) // per_image)
 
@@ -106,21 +105,20 @@ class Predictor:
 
     def _program(self, piece: Piece) -> Program:
         if id(piece) not in self._programs:
-            self._programs[id(piece)] = Program(piece.low, self._life(piece))
+            program = Program(piece.low, self.life)
+            crowds = self._objects(piece.last_batch)
+            if self._needs_each_crowd(piece, program, crowds):
+                program = Program(piece.low, replace(self.life, num_steps=len(crowds)))
+            self._programs[id(piece)] = program
         return self._programs[id(piece)]
 
-    def _life(self, piece: Piece) -> Life:
-        """Return the life to replay: one with a step for each crowd only where crowds matter."""
-        batch = piece.last_batch
-        crowds = self._objects(batch)
+    def _needs_each_crowd(self, piece: Piece, program: Program, crowds: Sequence[int]) -> bool:
+        """Return whether crowds matter so much that each is to be met in a step of its own."""
         if len(crowds) <= self.life.num_steps:
-            return self.life
-        tape = piece.tape(batch)
-        program = Program(tape, self.life)
+            return False
+        tape = piece.tape(piece.last_batch)
         largest = program.largest_varying_bytes(tape.events.requested_bytes, max(crowds))
-        if largest < _CROWD_MATTERS * _live_peak_bytes(tape, self.life):
-            return self.life
-        return replace(self.life, num_steps=len(crowds))
+        return largest >= _CROWD_MATTERS * _live_peak_bytes(tape, program)
 
     def device_bytes(self, card: int, batch: int) -> DeviceBytes:
         """Return what a card answers to the step's questions at a batch."""

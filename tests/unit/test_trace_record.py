@@ -9,7 +9,7 @@ from trace_toy import Counted
 
 from memplan import tape as tapes
 from memplan.errors import BadInputError, UsageError
-from memplan.fit.affine import same_structure
+from memplan.fit.align import same_structure
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from benchmarks.common import publish
+from benchmarks.common import RESULTS, publish
+from benchmarks.picture import draw_errors
 from benchmarks.xmem_step import TORCH_VERSION, Training, record_training, replay_training
 from benchmarks.xmem_transformers import SEQUENCE_LENGTH, TRANSFORMERS, transformer_training
 from benchmarks.xmem_workloads import CNNS, cnn_training
@@ -297,6 +298,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.rows == ROWS and not options.only and not options.null_mode:
         title = "Device memory the xMem study measured in training, and predicted"
         publish("accuracy_xmem", title, HEADER, cells, _remarks(predictions))
+        finished = [one for one in predictions if not one.row.ran_out]
+        errors = {
+            name: [one.error(tool) for one in finished]
+            for name, tool in {"memplan": None, **{tool: tool for tool in TOOLS}}.items()
+        }
+        draw_errors(RESULTS / "accuracy_xmem.png", f"Predicted against {len(finished)} measured runs", errors)
         return
     print(table(HEADER, cells, left=2))
     print("\n".join(f"- {remark}" for remark in _remarks(predictions)))

@@ -303,7 +303,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: [one.error(tool) for one in finished]
             for name, tool in {"memplan": None, **{tool: tool for tool in TOOLS}}.items()
         }
-        draw_errors(RESULTS / "accuracy_xmem.png", f"Predicted against {len(finished)} measured runs", errors)
+        draw_errors(
+            RESULTS / "accuracy_xmem.png",
+            f"Predicted against {len(finished)} measured runs",
+            errors,
+        )
         return
     print(table(HEADER, cells, left=2))
     print("\n".join(f"- {remark}" for remark in _remarks(predictions)))

@@ -1,4 +1,4 @@
-"""`memplan gpus`: the catalogue of cards, and those in this machine."""
+"""`memplan gpus`: the catalogue of cards, those in this machine, and what was measured of them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,48 @@ import json
 
 import click
 
-from memplan.cli.common import table
+from memplan.cli.common import Progress, table, wrote
+from memplan.device import calibration as calibrations
 from memplan.device import catalogue, nvml
-from memplan.units import gib
+from memplan.device.calibration import Calibration
+from memplan.errors import BadTapeError
+from memplan.units import format_bytes, gib
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
-def command(*, as_json: bool) -> None:
+@click.option(
+    "--calibrate",
+    "index",
+    type=click.IntRange(min=0),
+    metavar="INDEX",
+    help="Measure that card of this machine, about a minute, and keep what was found.",
+)
+def command(*, as_json: bool, index: int | None) -> None:
     """List the cards that --gpu knows, and those in this machine.
+
+    A card that was measured with --calibrate is marked: probe, plan and train use its own context
+    and speed from then on. What is kept can be given to others, for their --calibration.
 
     \b
     memplan gpus
+    memplan gpus --calibrate 0
     """
+    if index is not None:
+        _calibrate(index, as_json=as_json)
+        return
     present = nvml.present()
     cards = catalogue.cards()
+    kept = _kept()
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "catalogue": [dataclasses.asdict(card) for card in cards],
                     "present": [dataclasses.asdict(card) for card in present],
+                    "calibrations": {
+                        name: dataclasses.asdict(found) for name, found in kept.items()
+                    },
                 },
                 indent=1,
                 default=str,
@@ -36,11 +57,18 @@ def command(*, as_json: bool) -> None:
         return
     if present:
         here = [
-            (str(one.index), one.card.title, gib(one.card.capacity_bytes), gib(one.free_bytes))
+            (
+                str(one.index),
+                one.card.title,
+                gib(one.card.capacity_bytes),
+                gib(one.free_bytes),
+                _measured_on(kept, one.card.name) or "no",
+            )
             for one in present
         ]
         click.echo("In this machine (measured)")
-        click.echo(table(("Index", "Card", "Capacity GiB", "Free GiB"), here, left=2))
+        columns = ("Index", "Card", "Capacity GiB", "Free GiB", "Calibrated")
+        click.echo(table(columns, here, left=2))
     else:
         click.echo("No NVIDIA card is in this machine; predictions need none.")
     rows = [
@@ -58,3 +86,70 @@ def command(*, as_json: bool) -> None:
     header = ("Name", "Card", "Compute", "Capacity GiB", "Context GiB", "GB/s", "fp16 TFLOP/s")
     click.echo("\nCatalogue (published figures; memplan/device/gpus.yaml names their sources)")
     click.echo(table(header, rows, left=2))
+    if kept:
+        click.echo("\nCalibrated (measured; used in place of the catalogue's context and speed)")
+        click.echo(_calibration_table(kept))
+
+
+def _kept() -> dict[str, Calibration]:
+    """Return what is kept in this account, by card; a file that cannot be read is said."""
+    found = {}
+    for path in sorted(calibrations.folder().glob("*.json")):
+        try:
+            found[path.stem] = calibrations.load(path)
+        except BadTapeError as error:
+            click.echo(f"Warning: {error}", err=True)
+    return found
+
+
+def _measured_on(kept: dict[str, Calibration], name: str) -> str:
+    return kept[name].measured_on if name in kept else ""
+
+
+def _calibration_table(kept: dict[str, Calibration]) -> str:
+    rows = [
+        (
+            name,
+            one.measured_on,
+            f"{gib(one.context_bytes)} ± {gib(one.context_uncertainty_bytes)}",
+            f"{one.bandwidth_fraction:.0%}",
+            f"{one.rates.fp16_fraction:.0%}",
+            f"{one.launch_seconds * 1e6:.1f}",
+            one.versions.get("torch", "?"),
+            one.versions.get("cudnn", "?"),
+        )
+        for name, one in kept.items()
+    ]
+    header = (
+        "Name",
+        "Measured on",
+        "Context GiB",
+        "Of bandwidth",
+        "Of fp16 peak",
+        "Launch us",
+        "torch",
+        "cuDNN",
+    )
+    return table(header, rows, left=2)
+
+
+def _calibrate(index: int, *, as_json: bool) -> None:
+    from memplan.api.calibrating import calibrate
+
+    progress = Progress()
+    try:
+        found = calibrate(index, say=progress)
+    finally:
+        progress.done()
+    path = calibrations.path_of(found.card)
+    found.save(path)
+    if as_json:
+        click.echo(json.dumps({"schema": calibrations.SCHEMA, **dataclasses.asdict(found)}))
+    else:
+        click.echo(
+            f"{found.device_name}: {format_bytes(found.context_bytes)} outside the allocator, "
+            f"{found.rates.fp16_fraction:.0%} of the fp16 peak, {found.bandwidth_fraction:.0%} of "
+            f"the bandwidth (measured; fitted times are off by "
+            f"{found.median_error_fraction:.0%} in the median)."
+        )
+    wrote(path)

@@ -31,13 +31,40 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What training reaches of a card's peak rates, and what an operator costs at least.
+
+    The defaults hold for a card that was never measured. Source: cuDNN half-precision
+    convolutions reach 40 to 60 % of the dense tensor peak at these sizes, device-to-device copies
+    about 85 % of the bandwidth (vendor and public benchmarks); eager PyTorch takes 4 to 10 us an
+    operator on server processors (its own launch-overhead measurements), which is not hidden when
+    operators are that short.
+    """
+
+    fp16_fraction: float = 0.5
+    bf16_fraction: float = 0.5
+    fp32_fraction: float = 0.5
+    """Of the float32 peak, and of TF32's where convolutions may use it."""
+    bandwidth_fraction: float = 0.85
+    launch_seconds: float = 5e-6
+    is_measured: bool = False
+    """Whether they come from a calibration of the card."""
+
+    def arithmetic_fraction(self, precision: str) -> float:
+        """Return the part of `Card.peak_flops(precision)` that convolutions and products reach."""
+        by_kind = {"16": self.fp16_fraction, "bf16": self.bf16_fraction}
+        kind = {"amp-fp16": "16", "float16": "16", "amp-bf16": "bf16", "bfloat16": "bf16"}
+        return by_kind.get(kind.get(precision, ""), self.fp32_fraction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """One kind of GPU, or one present GPU, with all that prediction needs.
 
     `capacity_bytes` is what torch reports as total memory, `context_bytes` what a process holds
     outside the caching allocator. Rates are dense operations a second, tensor rates with float32
-    accumulation; a rate of 0 means the precision has no tensor path. `source` says where the
-    capacity and context come from, for the user to read.
+    accumulation; a rate of 0 means the precision has no tensor path; `rates` says what training
+    reaches of them. `source` says where the capacity and context come from, for the user to read.
     """
 
     name: str
@@ -60,6 +87,7 @@ class Card:
     pcie_lanes: int
     tdp_watts: int
     source: str
+    rates: Rates = Rates()
 
     @property
     def compute_capability(self) -> tuple[int, int]:

@@ -4,7 +4,8 @@ It is the CUDA context, code and constants of the kernels loaded so far, library
 local memory of the hungriest kernel; with several processes also NCCL's buffers. No official table
 exists. Where a figure comes from, best first:
 
-1. the user's own, or a calibration that a probe on the card wrote (`Card.with_context`);
+1. the user's own, or the card's calibration (`memplan gpus --calibrate`), measured with kernels
+   loaded lazily;
 2. the card's entry in the catalogue: the middle of what public out-of-memory texts leave over
    (process bytes - allocated - reserved but unallocated), or a line through the measured cards
    where there is no text; with an uncertainty, 0.15 GiB where measured.
@@ -23,18 +24,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplan.device import nccl
 from memplan.errors import BadInputError
-from memplan.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memplan.device.card import Card
 
-# One data-parallel communicator inside a node: A100 1.07 and 1.09 GiB with NCCL against 0.50
-# without, H200 1.14 against 0.51. Source: public out-of-memory texts.
-NCCL_BYTES = 590 * MIB
-NCCL_UNCERTAINTY_BYTES = 150 * MIB
 # 666,632,192 bytes eager against 287,047,680 lazy. Source: pytorch pull request 86509.
 EAGER_LOADING_BYTES = 666_632_192 - 287_047_680
 
@@ -83,8 +80,8 @@ def outside_allocator(
         uncertainty += EAGER_LOADING_BYTES // 2
         source += ", with eager loading"
     if devices > 1:
-        num_bytes += NCCL_BYTES
-        uncertainty += NCCL_UNCERTAINTY_BYTES
+        num_bytes += nccl.communicator_bytes(card)
+        uncertainty += nccl.UNCERTAINTY_BYTES
         source += ", with NCCL"
     return OutsideAllocator(num_bytes, uncertainty, source)
 

@@ -69,8 +69,12 @@ def present() -> tuple[PresentCard, ...]:
             pynvml.nvmlShutdown()
 
 
-def card_at(index: int) -> PresentCard:
+def card_at(index: int, option: str = "--gpu") -> PresentCard:
     """Return the present card of that index, counted from 0.
+
+    Args:
+        index: as CUDA counts.
+        option: what the user gave it with.
 
     Raises:
         BadInputError: there is no such card, or none at all.
@@ -80,11 +84,11 @@ def card_at(index: int) -> PresentCard:
         return found[index]
     if not found:
         raise BadInputError(
-            f"No NVIDIA card is present, so --gpu {index} names none. To plan for a card that is "
-            "elsewhere use --gpu NAME, such as rtx-3090."
+            f"No NVIDIA card is present, so {option} {index} names none. To plan for a card that "
+            "is elsewhere use --gpu NAME, such as rtx-3090."
         )
     names = ", ".join(f"{one.index} ({one.device_name})" for one in found)
-    raise BadInputError(f"--gpu {index} names no card; present: {names}. Or use --gpu NAME.")
+    raise BadInputError(f"{option} {index} names no card; present: {names}. Or use --gpu NAME.")
 
 
 def _read_all(pynvml: Any) -> Iterator[PresentCard]:

@@ -84,7 +84,7 @@ def read_snapshot(path: Path, device: int = 0) -> Snapshot:
             "with torch.cuda.memory._dump_snapshot."
         )
     try:
-        return _snapshot(content, device)
+        return snapshot_of(content, device)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadTapeError(
             f"{path} is not laid out as PyTorch 2.0 to 2.15 write snapshots ({error!r}). Write it "
@@ -120,7 +120,12 @@ def _load(path: Path) -> Any:
         ) from None
 
 
-def _snapshot(content: Mapping[str, Any], device: int) -> Snapshot:
+def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
+    """Return one device's part of what `torch.cuda.memory._snapshot()` returns.
+
+    Raises:
+        ValueError: nothing is recorded of the device.
+    """
     traces = content["device_traces"]
     rows = traces[device] if 0 <= device < len(traces) else []
     segments = [row for row in content["segments"] if row.get("device", 0) == device]

@@ -13,10 +13,10 @@ def memplan(monkeypatch, capsys):
 
 
 def test_json_lists_every_card(memplan):
-    """JSON has the catalogue's records and the cards of this machine, memory in whole bytes."""
+    """JSON has the catalogue, the cards here and what was measured, memory in whole bytes."""
     answer = memplan("gpus", "--json").json
 
-    assert {"catalogue", "present"} == set(answer)
+    assert {"catalogue", "present", "calibrations"} == set(answer)
     assert [card.name for card in catalogue.cards()] == [
         card["name"] for card in answer["catalogue"]
     ]

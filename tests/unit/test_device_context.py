@@ -5,10 +5,10 @@ import pytest
 from memplan.device.catalogue import card
 from memplan.device.context import (
     EAGER_LOADING_BYTES,
-    NCCL_BYTES,
     outside_allocator,
     outside_allocator_bytes,
 )
+from memplan.device.nccl import NVLINK_BYTES, communicator_bytes
 from memplan.errors import BadInputError
 from memplan.units import GIB
 
@@ -44,10 +44,18 @@ def test_several_devices_add_nccl(name, seen):
     """With NCCL the figure is within 0.06 GiB of what public texts show (GiB)."""
     alone, together = (outside_allocator(card(name), devices=n, environment={}) for n in (1, 2))
 
-    assert NCCL_BYTES == together.num_bytes - alone.num_bytes
+    assert NVLINK_BYTES == together.num_bytes - alone.num_bytes
     assert together.uncertainty_bytes > alone.uncertainty_bytes
     assert seen == pytest.approx(together.num_bytes / GIB, abs=0.06)
     assert together == outside_allocator(card(name), devices=64, environment={})
+
+
+def test_cards_over_pcie_need_fewer_channels():
+    """Four channels of two connections and NCCL's code: a third of what NVLink's 24 take."""
+    rtx_3090 = communicator_bytes(card("rtx-3090"))
+
+    assert pytest.approx(176.5, abs=0.1) == rtx_3090 / 2**20
+    assert rtx_3090 < NVLINK_BYTES / 3
 
 
 def test_eager_loading_costs_more():

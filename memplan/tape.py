@@ -58,6 +58,7 @@ SECTIONS = (
     "validation",
     "checkpoint",
     "crowded_micro_batch",
+    "bucket_rebuild",
 )
 # Parts of a training's life, in the order a run goes through them.
 PERIODS = (
@@ -149,6 +150,10 @@ class Description:
     """Whether convolutions take the plan that proves fastest."""
     allow_tf32: bool = True
     """Whether float32 convolutions may use TF32."""
+    lean: bool = False
+    """Whether blocks keep only what they cannot rebuild cheaply."""
+    fused: bool = False
+    """Whether the optimizer steps in one kernel a list."""
     cublas_workspace_config: str | None = None
     """What training sets CUBLAS_WORKSPACE_CONFIG to; None leaves the machine's."""
     crowded_objects_per_image: int = 0

@@ -19,6 +19,7 @@ from memplan.device.allocator_settings import (
     SMALL_REQUEST_BYTES,
     AllocatorSettings,
 )
+from memplan.device.plan_fallback import PlanFallback
 from memplan.errors import BadTapeError, DeviceOutOfMemoryError
 from memplan.tape import ALLOCATE, EMPTY_CACHE, FREE, SCRATCH
 
@@ -83,6 +84,7 @@ def replay_stream(
     torch_version: tuple[int, int] = (2, 11),
     addresses: Iterable[int] | None = None,
     timeline: bool = False,
+    fallback: PlanFallback | None = None,
 ) -> StreamResult:
     """Return the peaks of a recorded program on a device, and where it runs out of memory.
 
@@ -103,6 +105,7 @@ def replay_stream(
         torch_version: the release whose rules apply.
         addresses: where new segments start, in order; rising by default.
         timeline: also return allocated and reserved bytes after each event.
+        fallback: fresh; the plans of convolutions whose workspace finds no memory. None has none.
 
     Raises:
         BadTapeError: the program frees what is not allocated, or allocates an id twice.
@@ -118,8 +121,8 @@ def replay_stream(
     )
     largest = int(program[2].max(initial=0))
     if allocator.has_plain_search and largest < LARGEST_REQUEST_BYTES:
-        return _run(allocator, program, timeline=timeline)
-    return _run_by_calls(allocator, program, timeline=timeline)
+        return _run(allocator, program, fallback, timeline=timeline)
+    return _run_by_calls(allocator, program, fallback, timeline=timeline)
 
 
 def replay_by_calls(
@@ -129,13 +132,15 @@ def replay_by_calls(
     allocator: CachingAllocator,
     *,
     timeline: bool = False,
+    fallback: PlanFallback | None = None,
 ) -> StreamResult:
     """Return what `replay_stream` returns, event by event through `allocator`'s methods.
 
     Raises:
         BadTapeError: the program frees what is not allocated, or allocates an id twice.
     """
-    return _run_by_calls(allocator, _checked_program(kinds, blocks, sizes), timeline=timeline)
+    program = _checked_program(kinds, blocks, sizes)
+    return _run_by_calls(allocator, program, fallback, timeline=timeline)
 
 
 _Program = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -179,7 +184,13 @@ def _block_sizes(
     return again
 
 
-def _run(allocator: CachingAllocator, program: _Program, *, timeline: bool) -> StreamResult:  # noqa: C901, PLR0912, PLR0915 - one loop on purpose: a call an event would double its time
+def _run(  # noqa: C901, PLR0912, PLR0915 - one loop on purpose: a call an event would double its time
+    allocator: CachingAllocator,
+    program: _Program,
+    fallback: PlanFallback | None,
+    *,
+    timeline: bool,
+) -> StreamResult:
     """Replay with the hit path written out; see `replay_stream`."""
     kinds, names, sizes = program
     state = allocator.state
@@ -200,7 +211,8 @@ def _run(allocator: CachingAllocator, program: _Program, *, timeline: bool) -> S
     allocated_peak = requested_peak = inactive_peak = reserved_peak = 0
     allocated_peak_event = reserved_peak_event = -1
     rounded_sizes = _block_sizes(sizes, settings, state.torch_version)
-    events = zip(kinds.tolist(), names.tolist(), sizes.tolist(), rounded_sizes, strict=True)
+    requests = sizes.tolist()
+    events = zip(kinds.tolist(), names.tolist(), requests, rounded_sizes, strict=True)
     index = -1
     for kind, name, bytes_requested, size in events:
         index += 1
@@ -265,9 +277,28 @@ def _run(allocator: CachingAllocator, program: _Program, *, timeline: bool) -> S
                     reserved_peak_event = index
                 if block is None:
                     error = allocator.out_of_memory(bytes_requested, size, 0, allocated)
-                    progress.oom_event = index
-                    progress.oom_message = str(error)
-                    break
+                    scratch = fallback.take(allocator, index) if fallback is not None else None
+                    if scratch is None:
+                        progress.oom_event = index
+                        progress.oom_message = _refusal(fallback, index, error)
+                        break
+                    # The loop reads both lists as it goes, so later calls take this plan too.
+                    block_bytes = settings.block_bytes(scratch.requested, state.torch_version)
+                    for later in scratch.later:
+                        requests[later] = scratch.requested
+                        rounded_sizes[later] = block_bytes if scratch.requested else 0
+                    held = allocated + scratch.block
+                    if held > allocated_peak:
+                        allocated_peak, allocated_peak_event = held, index
+                    requested_peak = max(requested_peak, requested + scratch.requested)
+                    if not expandable:
+                        inactive_peak = max(inactive_peak, inactive + scratch.rest)
+                    if statistics.reserved_bytes.all.peak > reserved_peak:
+                        reserved_peak = statistics.reserved_bytes.all.peak
+                        reserved_peak_event = index
+                    if history is not None:
+                        history.append((held, state.reserved))
+                    continue
             # hand out
             rest_size = block.size - size
             if rest_size > largest_whole:
@@ -362,31 +393,56 @@ def _run(allocator: CachingAllocator, program: _Program, *, timeline: bool) -> S
     return _result(progress, allocator)
 
 
+def _refusal(fallback: PlanFallback | None, event: int, error: DeviceOutOfMemoryError) -> str:
+    """Return what PyTorch raises at an event that found no memory."""
+    return str(error) if fallback is None else fallback.no_plan_text(event, str(error))
+
+
+def _call(
+    allocator: CachingAllocator, live: dict[int, Block | None], kind: int, name: int, size: int
+) -> tuple[int, int] | None:
+    """Carry out one event; return allocated and reserved bytes while scratch was held."""
+    if kind == FREE:
+        allocator.free(live.pop(name))
+    elif kind == EMPTY_CACHE:
+        allocator.empty_cache()
+    elif kind == ALLOCATE:
+        live[name] = allocator.malloc(size)
+    else:
+        scratch = allocator.malloc(size)
+        held = (allocator.allocated_bytes, allocator.reserved_bytes)
+        allocator.free(scratch)
+        return held
+    return None
+
+
 def _run_by_calls(
-    allocator: CachingAllocator, program: _Program, *, timeline: bool
+    allocator: CachingAllocator,
+    program: _Program,
+    fallback: PlanFallback | None,
+    *,
+    timeline: bool,
 ) -> StreamResult:
     """Replay through the allocator's own methods; see `replay_by_calls`."""
     kinds, names, sizes = program
     statistics = allocator.state.statistics
     live: dict[int, Block | None] = {}
     progress = _Progress(timeline=[] if timeline else None)
-    events = zip(kinds.tolist(), names.tolist(), sizes.tolist(), strict=True)
+    requests = sizes.tolist()
+    events = zip(kinds.tolist(), names.tolist(), requests, strict=True)
     for index, (kind, name, size) in enumerate(events):
         held = None
         try:
-            if kind == FREE:
-                allocator.free(live.pop(name))
-            elif kind == EMPTY_CACHE:
-                allocator.empty_cache()
-            elif kind == ALLOCATE:
-                live[name] = allocator.malloc(size)
-            else:
-                scratch = allocator.malloc(size)
-                held = (allocator.allocated_bytes, allocator.reserved_bytes)
-                allocator.free(scratch)
+            held = _call(allocator, live, kind, name, size)
         except DeviceOutOfMemoryError as error:
-            progress.oom_event = index
-            progress.oom_message = str(error)
+            served = fallback.take(allocator, index) if fallback is not None else None
+            if served is None:
+                progress.oom_event = index
+                progress.oom_message = _refusal(fallback, index, error)
+            else:
+                held = (allocator.allocated_bytes + served.block, allocator.reserved_bytes)
+                for later in served.later:
+                    requests[later] = served.requested
         peak = statistics.allocated_bytes.all.peak
         if peak > progress.allocated_peak:
             progress.allocated_peak, progress.allocated_peak_event = peak, index

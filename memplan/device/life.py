@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from memplan import tape as tapes
+from memplan.device.plan_fallback import NO_KEY
 from memplan.tape import Int64, Tape
 
 
@@ -54,14 +56,22 @@ def _schedule(life: Life, recorded: set[str]) -> list[_Part]:
             parts.append(_Part("accumulation_step", "accumulation", number, copy + 1))
         update = "first_update" if number == 0 else "update"
         parts += [_Part(period, name, number, copy) for name in (update, "release", "average")]
-    return parts
+    return _with_bucket_rebuild(parts) if "bucket_rebuild" in recorded else parts
+
+
+def _with_bucket_rebuild(parts: list[_Part]) -> list[_Part]:
+    """Return the parts with DDP's buckets made anew before the second forward."""
+    forwards = [i for i, one in enumerate(parts) if one.section in ("micro_batch", "accumulation")]
+    second = forwards[1]
+    rebuild = _Part(parts[second].period, "bucket_rebuild", parts[second].step, 0)
+    return [*parts[:second], rebuild, *parts[second:]]
 
 
 def _lasting_blocks(tape: Tape) -> npt.NDArray[np.bool_]:
     """Return by block whether it stays once allocated.
 
     That is a block never freed, and one that a section leaves to whichever comes later to free:
-    only gradients are meant to pass from one section to another.
+    only gradients, and DDP's first buckets, are meant to pass from one section to another.
     """
     events = tape.events
     born = np.full(len(tape.block_category), -1, dtype=np.int64)
@@ -69,10 +79,10 @@ def _lasting_blocks(tape: Tape) -> npt.NDArray[np.bool_]:
     born[events.block[allocates]] = events.section[allocates]
     frees = events.kind == tapes.FREE
     freed_blocks, freed_in = events.block[frees], events.section[frees]
-    micro_batch, release = (tapes.SECTIONS.index(name) for name in ("micro_batch", "release"))
-    as_meant = (born[freed_blocks] == freed_in) | (
-        (born[freed_blocks] == micro_batch) & (freed_in == release)
-    )
+    as_meant = born[freed_blocks] == freed_in
+    for first, later in (("micro_batch", "release"), ("build", "bucket_rebuild")):
+        is_first = born[freed_blocks] == tapes.SECTIONS.index(first)
+        as_meant |= is_first & (freed_in == tapes.SECTIONS.index(later))
     lasting = np.ones(len(tape.block_category), dtype=bool)
     lasting[freed_blocks[as_meant]] = False
     lasting[events.block[events.kind == tapes.SCRATCH]] = False
@@ -280,6 +290,25 @@ class Program:
         path = self._tape.modules[module].path if module >= 0 else ""
         period = tapes.PERIODS[self.periods[event]]
         return period, tapes.PHASES[operators.phase[operator]], path
+
+    @cached_property
+    def plan_keys(self) -> Int64:
+        """By replayed event, what PyTorch keeps a convolution's plan for, int64 `[events]`.
+
+        Equal where it keeps one plan for both; `NO_KEY` where an event asks for no convolution's
+        workspace. `convolution_of` turns a key into the convolution.
+        """
+        phases = self._tape.operators.phase
+        operator = np.maximum(self._tape.events.operator[self.rows], 0)
+        in_backward = (phases[operator] if len(phases) else 0) == tapes.PHASES.index("backward")
+        # Backward runs in a thread of its own, and each thread keeps its own plans.
+        keys = 2 * self.request.astype(np.int64) + in_backward
+        return np.where(self.request >= 0, keys, NO_KEY)
+
+    @staticmethod
+    def convolution_of(key: int) -> int:
+        """Return the index among the tape's convolutions of a key that is none of `NO_KEY`."""
+        return key // 2
 
     def live_by_category(self, sizes: Int64) -> npt.NDArray[np.int64]:
         """Return bytes held by category after each replayed event, `[categories, events]`.

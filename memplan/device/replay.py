@@ -17,6 +17,7 @@ from memplan.device.context import outside_allocator
 from memplan.device.cublas import ENVIRONMENT_VARIABLE, release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.plan_fallback import PlanFallback
 from memplan.reduction import Reduction
 from memplan.tape import Int64, Tape
 
@@ -45,6 +46,19 @@ class Peaks:
     """Index of the replayed event at which allocated memory peaks."""
     out_of_memory: str
     """PyTorch's message where it does not fit, else empty."""
+    num_slower_plans: int = 0
+    """Convolutions that run another plan than the best, whose workspace finds no memory."""
+    num_ooms: int = 0
+    """Requests that found no memory, those included after which a convolution took another plan."""
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of how it fits, a sentence; empty where there is nothing."""
+        count = self.num_slower_plans
+        if not count:
+            return ""
+        who = "convolution takes" if count == 1 else "convolutions take"
+        return f"{count} {who} a slower plan at this capacity: the best finds no workspace."
 
 
 class Simulator:
@@ -99,10 +113,34 @@ class Simulator:
             reductions=np.array(partial, dtype=np.int64).reshape(-1),
         )
 
+    def fallback(
+        self, program: Program, convolutions: Sequence[ConvolutionProblem]
+    ) -> PlanFallback:
+        """Return the plans that a program's convolutions fall back on in one run.
+
+        Args:
+            program: what is replayed.
+            convolutions: those of its tape, at the batch it is replayed at.
+        """
+        return PlanFallback(
+            program.plan_keys,
+            lambda key: self.oracle.plan_bytes(convolutions[program.convolution_of(key)]),
+        )
+
     def run(
-        self, program: Program, sizes: Int64, capacity_bytes: int, *, timeline: bool = False
+        self,
+        program: Program,
+        sizes: Int64,
+        capacity_bytes: int,
+        *,
+        fallback: PlanFallback | None = None,
+        timeline: bool = False,
     ) -> StreamResult:
-        """Return the allocator's account of a program with so many bytes to take."""
+        """Return the allocator's account of a program with so many bytes to take.
+
+        `fallback`, used once, is what convolutions do whose workspace finds no memory; without it
+        the replay ends there.
+        """
         return replay_stream(
             program.kinds,
             program.blocks,
@@ -111,18 +149,31 @@ class Simulator:
             self.settings,
             torch_version=self.release,
             timeline=timeline,
+            fallback=fallback,
         )
 
-    def peaks(self, program: Program, sizes: Int64) -> Peaks:
+    def peaks(
+        self,
+        program: Program,
+        sizes: Int64,
+        convolutions: Sequence[ConvolutionProblem] | None = None,
+    ) -> Peaks:
         """Return the peaks of a life, and whether it fits the card.
 
         Where it does not fit, the peaks are those of a card large enough. Where it fits only
-        because the allocator empties its cache in time, they are those on this card.
+        because the allocator empties its cache in time, or because convolutions take slower plans,
+        they are those on this card.
+
+        Args:
+            program: the life.
+            sizes: bytes by replayed event, from `Program.sizes`.
+            convolutions: those of the tape at the same batch; None knows of no other plans.
         """
         outside = self.outside.num_bytes
         available = self.card.capacity_bytes - outside
-        needed = self.run(program, sizes, available)
-        message = needed.oom_message
+        fallback = None if convolutions is None else self.fallback(program, convolutions)
+        needed = self.run(program, sizes, available, fallback=fallback)
+        message, num_ooms = needed.oom_message, needed.num_ooms
         if needed.oom_event >= 0:
             needed = self.run(program, sizes, UNLIMITED_BYTES)
         event = max(needed.allocated_peak_event, 0)
@@ -140,6 +191,8 @@ class Simulator:
             peak_module=module,
             peak_event=event,
             out_of_memory=message,
+            num_ooms=num_ooms,
+            num_slower_plans=fallback.num_convolutions if fallback and not message else 0,
         )
 
 
@@ -191,4 +244,4 @@ def replay(
         simulator.device_bytes(tape.convolutions, tape.reductions),
         objects,
     )
-    return simulator.peaks(program, sizes)
+    return simulator.peaks(program, sizes, tape.convolutions)

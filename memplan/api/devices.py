@@ -1,0 +1,175 @@
+"""Answers how unequal cards train together: a plan for each, one effective batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from memplan.answers import PlanAnswer, Setting
+from memplan.api.crowds import Crowds
+from memplan.api.planning import answer_for, check_plan
+from memplan.api.question import Question, check_precision, silent
+from memplan.device.life import Life
+from memplan.device.replay import Simulator
+from memplan.errors import InfeasibleError
+from memplan.fit.predictor import Predictor, Say
+from memplan.planner.devices import Sharing, best_sharing, seconds_between
+from memplan.planner.search import settings_at
+from memplan.planner.space import Budget, Space, configurations
+from memplan.trace.fake_cuda import warm_up
+from memplan.trace.step import MEMORY_FORMATS, StepSettings
+
+# Sizes at which a card's time is worked out; between them it is nearly a line.
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A way to share, and what each card does then."""
+
+    sharing: Sharing
+    settings: tuple[Setting, ...]
+
+
+def plan_unequal(
+    question: Question,
+    *,
+    effective_batch_size: int | None = None,
+    safety_fraction: float | None = None,
+    num_images: int | None = None,
+    free_formats: bool = True,
+    data: str = "data.yaml",
+    say: Say = silent,
+) -> list[PlanAnswer]:
+    """Return a plan for each of the question's cards, which together give the effective batch.
+
+    All take the same number of micro-batches a step, and the slower or smaller card takes fewer
+    images in each.
+
+    Args:
+        question: what is trained; as many cards as devices.
+        effective_batch_size: images a step on all cards; None takes the workload's nominal batch.
+        safety_fraction: part of each capacity left alone; None takes the default.
+        num_images: training images in an epoch, for the time of one.
+        free_formats: whether both tensor layouts may be tried.
+        data: what to call the data set in the command.
+        say: told what is being done.
+
+    Raises:
+        InfeasibleError: the cards together cannot hold it.
+        UsageError: a value is out of its range.
+    """
+    start = time.perf_counter()
+    nominal = question.made.nominal_batch_size
+    effective = nominal if effective_batch_size is None else effective_batch_size
+    crowds = Crowds.of(question, None, None)
+    margin = crowds.margin(safety_fraction)
+    check_plan(effective, margin.fraction, 1)
+    simulators = question.simulators()
+    for simulator in simulators:
+        check_precision(simulator.card, question.precision)
+    automatic = question.recompute == "auto"
+    base = question.step_settings(recompute=())
+    space = Space(
+        precisions=(question.precision,),
+        memory_formats=MEMORY_FORMATS if free_formats else (question.memory_format,),
+        recomputes=((), question.all_blocks) if automatic else (question.recompute_paths(),),
+        effective_batch_size=effective,
+        nominal_batch_size=nominal,
+        allocator=question.allocator,
+    )
+    budgets = [
+        Budget(capacity_bytes=one.card.capacity_bytes, safety_fraction=margin.fraction)
+        for one in simulators
+    ]
+    warm_up()
+    found = [
+        one
+        for settings in configurations(base, space)
+        if (one := _shared(question, simulators, budgets, space, settings, num_images, say))
+    ]
+    if not found:
+        names = " and ".join(one.card.title for one in simulators)
+        raise InfeasibleError(
+            f"An effective batch of {effective} does not fit {names} together, one image each at "
+            "least. Lower --img, or give another --effective-batch."
+        )
+    best = min(found, key=lambda one: one.sharing.seconds)
+    total = sum(best.sharing.micro_batches)
+    return [
+        replace(
+            answer_for(question, simulator, setting, (setting,), budget, data=data, start=start),
+            share_fraction=setting.micro_batch_size / total,
+            safety_source=margin.source,
+            notes=(_NOTE,),
+        )
+        for simulator, budget, setting in zip(simulators, budgets, best.settings, strict=True)
+    ]
+
+
+_NOTE = (
+    "Unequal cards step together: losses must be sums over images, as YOLOv9's is, so that "
+    "averaged gradients are those of the whole batch. `memplan train` gives every process the same "
+    "micro-batch; take the smallest of the cards' there."
+)
+
+
+def _shared(
+    question: Question,
+    simulators: Sequence[Simulator],
+    budgets: Sequence[Budget],
+    space: Space,
+    settings: StepSettings,
+    num_images: int | None,
+    say: Say,
+) -> _Found | None:
+    """Return the best way to share in one configuration; None where nothing fits."""
+    effective = space.effective_batch_size
+    predictor = Predictor(
+        lambda batch: question.record(batch, settings),
+        simulators,
+        Life(accumulates=True),
+        1,
+        min(effective, _SIZES[-1]),
+        say,
+        objects=question.objects,
+    )
+    cards = range(len(simulators))
+    largest = [
+        min(predictor.largest_batch(card, budgets[card].num_bytes), effective) for card in cards
+    ]
+    if min(largest) < 1:
+        return None
+    times = []
+    for card in cards:
+        sizes = sorted({size for size in _SIZES if size < largest[card]} | {largest[card]})
+        rates = [
+            setting.predicted.images_per_second
+            for setting, _ in settings_at(predictor, card, space, settings, sizes, None)
+        ]
+        times.append(
+            seconds_between(sizes, [n / rate for n, rate in zip(sizes, rates, strict=True)])
+        )
+    sharing = best_sharing(effective, largest, times)
+    if sharing is None:
+        return None
+    rate = effective / sharing.seconds
+    chosen = []
+    for card, batch in zip(cards, sharing.micro_batches, strict=True):
+        ((setting, _),) = settings_at(predictor, card, space, settings, [batch], None)
+        predicted = replace(
+            setting.predicted,
+            images_per_second=rate,
+            epoch_seconds=num_images / rate if num_images else None,
+        )
+        chosen.append(
+            replace(
+                setting,
+                accumulation_steps=sharing.accumulation_steps,
+                effective_batch_size=effective,
+                devices=question.devices,
+                predicted=predicted,
+            )
+        )
+    return _Found(sharing, tuple(chosen))

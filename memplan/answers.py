@@ -49,6 +49,10 @@ class WorkloadFacts:
     """Whether PyTorch's deterministic algorithms run."""
     cudnn_benchmark: bool = False
     allow_tf32: bool = True
+    lean: bool = False
+    """Whether blocks keep only what they cannot rebuild cheaply."""
+    fused: bool = False
+    """Whether the optimizer steps in one kernel a list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,8 @@ class GpuFacts:
     context_uncertainty_bytes: int
     source: str
     """Where the figures come from: the catalogue, NVML, or a calibration file."""
+    calibrated: bool = False
+    """Whether context and rates were measured on such a card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +103,84 @@ class BatchPeaks:
     """In the fullest image of one batch in ten thousand; 0 where the notion does not apply."""
     num_alloc_retries: int = 0
     """Times the allocator must empty its cache to go on; such a batch fits, but slowly."""
+    num_slower_plans: int = 0
+    """Convolutions that run another plan than the best, whose workspace finds no memory."""
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPeaks:
+    """Peaks of a process that trains along with rank 0: no average, validation or checkpoint."""
+
+    micro_batch_size: int
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    device_used_peak_bytes: int
+    bucket_bytes: int
+    """DDP's flat buckets, which every rank has."""
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRisk:
+    """How likely a run at one micro-batch size meets an image too full for its memory."""
+
+    micro_batch_size: int
+    tolerated_objects: int | None
+    """Most objects in an image that stay within the budget; None where any number does."""
+    chance: float
+    """That a step of the run exceeds the budget, 0 to 1."""
+    chance_low: float
+    """5th percentile over resampled data sets."""
+    chance_high: float
+    """95th percentile over resampled data sets."""
+    chance_of_running_out: float
+    """That a step of the run exceeds the card, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRisk:
+    """What crowded images may do to a run on a data set."""
+
+    num_epochs: int
+    num_images: int
+    """Training images in an epoch."""
+    num_steps: int
+    """Micro-batches of the whole run at the chosen size, on all devices."""
+    safety_fraction: float
+    mean_objects: float
+    """In a training image, as augmentation makes it."""
+    usual_objects: int
+    """In the fullest image of half the runs."""
+    fullest_objects: int
+    """In the fullest image of 99 in 100 runs."""
+    batches: tuple[BatchRisk, ...]
+    """The chosen micro-batch and its neighbours, ascending."""
+    objects: tuple[int, ...] = ()
+    """Objects in a training image at the shares of `shares`."""
+    shares: tuple[float, ...] = ()
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasePeak:
+    """The most that tensors hold in one phase of a life."""
+
+    period: str
+    phase: str
+    allocated_peak_bytes: int
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSaving:
+    """What recomputing one block buys and costs in a micro-batch."""
+
+    path: str
+    activation_bytes: int
+    """That the block keeps for backward unless it recomputes."""
+    forward_seconds: float
+    """Of its forward pass, which runs again; a roofline's."""
     origin: str = PREDICTED
 
 
@@ -199,6 +283,38 @@ class Setting:
     """PyTorch's option string; empty for the defaults."""
     devices: int
     predicted: Predicted
+    lean: bool = False
+    """Whether blocks keep only what they cannot rebuild cheaply."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputPipeline:
+    """How fast images are read and augmented, which training cannot exceed."""
+
+    num_workers: int
+    images_per_second_per_worker: float
+    images_per_second: float
+    origin: str
+    """`measured` in this machine, or `given`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFacts:
+    """What a plan's batch means for the training, beside the batch that was asked for."""
+
+    asked_batch_size: int
+    """Images a step that were asked for."""
+    rounding_gain_fraction: float | None
+    """How much faster the plan is than the best that gives the very batch asked for, 0 when it
+    does so itself; None where no such plan fits."""
+    accumulation_cost_fraction: float | None
+    """How much faster all images of a step at once would be, whether they fit or not; None where
+    the plan has them at once."""
+    weight_decay_factor: float
+    """What `memplan train` scales the recipe's weight decay by: effective over nominal batch."""
+    learning_rate_factor: float = 1.0
+    """What `memplan train` scales the recipe's learning rate by."""
+    origin: str = PREDICTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +344,74 @@ class PlanAnswer(Answer):
     versions: dict[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    lean: bool = False
+    """Whether blocks keep only what they cannot rebuild cheaply."""
+    other_ranks: RankPeaks | None = None
+    """What the other processes take; None for one device."""
+    risk: RunRisk | None = None
+    """What crowded images may do; None without a data set and a number of epochs."""
+    safety_source: str = ""
+    """Where the margin comes from, a sentence."""
+    phase_peaks: tuple[PhasePeak, ...] = ()
+    """Of the chosen setting, in the order of a life."""
+    block_savings: tuple[BlockSaving, ...] = ()
+    """Of the blocks that recompute, in the order they run."""
+    share_fraction: float | None = None
+    """This card's part of the effective batch among unequal cards; None where cards are alike."""
+    feasible: bool = True
+    """Always; an `InfeasibleAnswer` says False in its place."""
+    taken_bytes: int = 0
+    """What others hold of the card now, which the budget leaves to them."""
+    batch: BatchFacts | None = None
+    """What the batch means for the training; None among unequal cards."""
+    input_pipeline: InputPipeline | None = None
+    """What loading limits training to; None where it was not asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Something that would make a training fit, recorded and replayed."""
+
+    what: str
+    """As the user would do it, such as `--img 512` or `--gpu rtx-4080`."""
+    micro_batch_size: int
+    device_used_peak_bytes: int
+    budget_bytes: int
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfeasibleAnswer(Answer):
+    """Why nothing fits a card, by how much, and what would."""
+
+    SCHEMA: ClassVar[str] = "memplan.infeasible/1"
+
+    workload_name: str
+    img: int
+    gpu: GpuFacts
+    reason: str
+    """A sentence with the least that is needed and the budget."""
+    budget_bytes: int
+    over_bytes: int
+    """How much more the least setting takes than the budget."""
+    least: Setting | None
+    """The setting that takes least memory; None where not even the context fits."""
+    changes: tuple[Change, ...]
+    """Each would make it fit, the nearest first."""
+    versions: dict[str, str]
+    seconds: float
+    feasible: bool = False
+    """Never; a `PlanAnswer` says True in its place."""
+
+    @property
+    def message(self) -> str:
+        """What a user must know, one line."""
+        if self.least is None:
+            return f"{self.reason} Give a larger --capacity, or another --gpu."
+        if not self.changes:
+            return f"{self.reason} Lower --img, or take a smaller model."
+        ways = ", or ".join(one.what for one in self.changes)
+        return f"{self.reason} Nearest change that fits (predicted): {ways}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +433,8 @@ class ProbeAnswer(Answer):
     edge: tuple[BatchPeaks, ...] = ()
     """Peaks at the largest micro-batch size that fits, and at one image more."""
     recommended: Setting | None
+    other_ranks: RankPeaks | None = None
+    """What the other processes take at the reference batch; None for one device."""
     timeline: Timeline
     unknown_operators: dict[str, int]
     command: str
@@ -282,6 +468,7 @@ def load_answers(path: Path) -> list[Answer]:
     kinds: dict[str, type[Answer]] = {
         ProbeAnswer.SCHEMA: ProbeAnswer,
         PlanAnswer.SCHEMA: PlanAnswer,
+        InfeasibleAnswer.SCHEMA: InfeasibleAnswer,
     }
     try:
         values = json.loads(path.read_text())

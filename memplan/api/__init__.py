@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from memplan.answers import PlanAnswer, ProbeAnswer
-from memplan.api.planning import plan_one
+from memplan.api.planning import Free, plan_many, plan_one
 from memplan.api.probing import probe_many
 from memplan.api.question import (
     DEFAULT_SAFETY,
     DEFAULT_WORKLOAD,
     Question,
-    present_card,
-    resolve_card,
+    calibrated_card,
     silent,
     versions,
 )
@@ -31,8 +30,10 @@ from memplan.workload import Workload
 __all__ = [
     "DEFAULT_SAFETY",
     "DEFAULT_WORKLOAD",
+    "Free",
     "Question",
     "plan",
+    "plan_many",
     "plan_one",
     "probe",
     "probe_many",
@@ -101,7 +102,8 @@ def plan(
     effective_batch: int | None = None,
     img: int | None = None,
     images: int | None = None,
-    safety: float = DEFAULT_SAFETY,
+    epochs: int | None = None,
+    safety: float | None = None,
     memory_format: str | None = None,
     recompute: str | tuple[str, ...] = "auto",
     say: Say = silent,
@@ -115,7 +117,10 @@ def plan(
         effective_batch: images a step; None takes the workload's nominal batch.
         img: side of the images, pixels; None takes the workload's default.
         images: training images in an epoch, for the time of one.
-        safety: part of the capacity left alone, in 0-1.
+        epochs: of the run, for the chance that it meets an image too full; takes
+            `object_counts` and `images`.
+        safety: part of the capacity left alone, in 0-1; None takes what is right for what is known
+            of the data.
         memory_format: fixes the tensor layout; None tries both.
         recompute: `auto`, `none`, `all`, or module paths.
         say: told what is being done.
@@ -137,7 +142,12 @@ def plan(
         effective_batch_size=effective_batch,
         safety_fraction=safety,
         num_images=images,
-        free_formats=memory_format is None,
+        num_epochs=epochs,
+        free=Free(
+            memory_format=memory_format is None,
+            lean="lean" not in options,
+            allocator="allocator" not in options,
+        ),
         data=data,
         say=say,
     )
@@ -178,7 +188,7 @@ def replay(
     Raises:
         MemplanError: something cannot be used.
     """
-    card = present_card() if gpu is None else resolve_card(gpu)
+    card = calibrated_card(gpu)
     if capacity is not None:
         num_bytes = parse_bytes(capacity) if isinstance(capacity, str) else capacity
         card = card.with_capacity(num_bytes)

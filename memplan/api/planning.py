@@ -1,18 +1,22 @@
-"""Answers which settings to train with: plans for one card."""
+"""Answers which settings to train with: a plan for each card."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from memplan.answers import (
+    BatchFacts,
+    InfeasibleAnswer,
     PlanAnswer,
     Setting,
     WorkloadFacts,
 )
+from memplan.api.budgets import budget_of
+from memplan.api.crowds import Crowds, run_risk
+from memplan.api.details import block_savings, phase_peaks, settings_of
 from memplan.api.question import (
-    DEFAULT_SAFETY,
     Question,
     check_precision,
     explained,
@@ -21,81 +25,248 @@ from memplan.api.question import (
     silent,
     versions,
 )
+from memplan.api.ranks import other_ranks
+from memplan.api.remedies import NoPlanError, below_context, explain
+from memplan.device.card import Card
+from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Say
-from memplan.planner.search import (
-    Budget,
-    Space,
-    search,
-)
-from memplan.tape import Tape
+from memplan.planner.evaluate import Recordings
+from memplan.planner.search import NothingFitsError, Outcome, search
+from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
 from memplan.trace.build import build
 from memplan.trace.fake_cuda import warm_up
-from memplan.trace.record import record as record_step
-from memplan.trace.step import MEMORY_FORMATS, StepSettings
+from memplan.trace.step import MEMORY_FORMATS, PRECISIONS
 from memplan.workload import Workload
+
+# What ends most fragmentation, at no cost in speed that anybody measured.
+# Source: "Optimizing memory usage with PYTORCH_ALLOC_CONF", PyTorch 2.11's notes on CUDA.
+_OTHER_ALLOCATOR = "expandable_segments:True"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Free:
+    """What a plan may choose by itself, beside micro-batch, accumulation and recomputing."""
+
+    precision: bool = False
+    """Changes numbers, so it is only free where that was asked for."""
+    memory_format: bool = True
+    lean: bool = True
+    allocator: bool = True
+
+
+def recordings_of(question: Question) -> Recordings:
+    """Return recordings that the plans for several cards share."""
+    return Recordings(lambda settings: lambda batch: question.record(batch, settings))
+
+
+def plan_many(
+    question: Question,
+    *,
+    effective_batch_size: int | None = None,
+    safety_fraction: float | None = None,
+    num_images: int | None = None,
+    num_epochs: int | None = None,
+    free: Free | None = None,
+    data: str = "data.yaml",
+    say: Say = silent,
+) -> list[PlanAnswer | InfeasibleAnswer]:
+    """Return for each card of the question a plan, or why there is none.
+
+    The arguments are those of `plan_one`.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    recordings = recordings_of(question)
+    answers: list[PlanAnswer | InfeasibleAnswer] = []
+    for gpu in question.gpus or (None,):
+        try:
+            answers.append(
+                plan_one(
+                    question if gpu is None else replace(question, gpus=(gpu,)),
+                    effective_batch_size=effective_batch_size,
+                    safety_fraction=safety_fraction,
+                    num_images=num_images,
+                    num_epochs=num_epochs,
+                    free=free,
+                    data=data,
+                    recordings=recordings,
+                    say=say,
+                )
+            )
+        except NoPlanError as error:
+            answers.append(error.answer)
+    return answers
 
 
 def plan_one(
     question: Question,
     *,
     effective_batch_size: int | None = None,
-    safety_fraction: float = DEFAULT_SAFETY,
+    safety_fraction: float | None = None,
     num_images: int | None = None,
-    free_formats: bool = True,
+    num_epochs: int | None = None,
+    free: Free | None = None,
     data: str = "data.yaml",
+    recordings: Recordings | None = None,
     say: Say = silent,
 ) -> PlanAnswer:
     """Return the fastest setting that fits the first card of the question.
 
     Args:
-        question: what is trained and on what; `recompute="auto"` tries none and all blocks.
+        question: what is trained and on what; `recompute="auto"` chooses among the blocks.
         effective_batch_size: images a step, >= 1; None takes the workload's nominal batch.
-        safety_fraction: part of the capacity left alone, in 0-1.
+        safety_fraction: part of the capacity left alone, in 0-1; None takes what is right for
+            what is known of the data.
         num_images: training images in an epoch, for the time of one.
-        free_formats: whether both tensor layouts may be tried.
+        num_epochs: of the run, for the chance that it meets an image too full; takes the data's
+            `object_counts`. None leaves that out.
+        free: what the plan may choose by itself; None takes what changes no numbers.
         data: what to call the data set in the command.
+        recordings: those of plans for other cards; None begins anew.
         say: told what is being done.
 
     Raises:
-        InfeasibleError: nothing fits.
+        NoPlanError: nothing fits; says by how much, and the nearest change that would.
         UsageError: a value is out of its range.
     """
     start = time.perf_counter()
     workload = question.made
     nominal = workload.nominal_batch_size
     effective = nominal if effective_batch_size is None else effective_batch_size
-    _check_plan(effective, safety_fraction, question.devices)
-    simulator = question.simulators()[0]
+    crowds = Crowds.of(question, num_images, num_epochs)
+    margin = crowds.margin(safety_fraction)
+    check_plan(effective, margin.fraction, question.devices)
+    bare = replace(question, capacity_bytes=None).cards()[0]
+    if refusal := below_context(question, bare, start):
+        raise refusal
+    simulators = _simulators(question, free or Free())
+    simulator = simulators[question.allocator]
     check_precision(simulator.card, question.precision)
-    automatic = question.recompute == "auto"
     base = question.step_settings(recompute=())
-    space = Space(
-        precisions=(question.precision,),
-        memory_formats=MEMORY_FORMATS if free_formats else (question.memory_format,),
-        recomputes=((), question.all_blocks) if automatic else (question.recompute_paths(),),
+    space = _space(question, effective, free or Free(), simulator.card, tuple(simulators))
+    budget, taken = budget_of(question, simulator.card, margin.fraction)
+    warm_up()
+    if recordings is None:
+        recordings = recordings_of(question)
+    try:
+        outcome = search(
+            recordings,
+            simulators,
+            base,
+            space,
+            budget,
+            num_images=num_images,
+            objects=crowds.objects,
+            say=say,
+        )
+    except NothingFitsError as nothing:
+        raise explain(
+            question, simulator, space, budget, nothing, recordings, start=start, say=say
+        ) from nothing
+    chosen = outcome.chosen
+    simulator = simulators[chosen.allocator]
+    settings = settings_of(base, chosen)
+    accumulates = chosen.accumulation_steps > 1
+    say("Looking into the chosen setting")
+    tape = recordings.tape(settings, chosen.micro_batch_size)
+    objects = crowds.objects(chosen.micro_batch_size)
+    return replace(
+        answer_for(question, simulator, chosen, outcome.pareto, budget, data=data, start=start),
+        other_ranks=other_ranks(question, simulator, tape, accumulates=accumulates),
+        phase_peaks=phase_peaks(simulator, tape, objects, accumulates=accumulates),
+        block_savings=block_savings(
+            lambda one: recordings.tape(one, chosen.micro_batch_size), simulator, settings
+        ),
+        safety_source=f"{margin.source} {taken}".rstrip(),
+        taken_bytes=budget.taken_bytes,
+        batch=_batch_facts(outcome, effective, nominal),
+        risk=run_risk(
+            crowds,
+            simulator,
+            settings,
+            chosen.micro_batch_size,
+            [split.micro_batch_size for split in space.splits()],
+            accumulates=accumulates,
+            safety_fraction=margin.fraction,
+            say=say,
+        ),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _simulators(question: Question, free: Free) -> dict[str, Simulator]:
+    """Return the first card by the allocator options that may be tried, the plain ones first."""
+    options = [question.allocator]
+    if free.allocator and not question.allocator:
+        options.append(_OTHER_ALLOCATOR)
+    return {one: replace(question, allocator=one).simulators()[0] for one in options}
+
+
+def _space(
+    question: Question, effective: int, free: Free, card: Card, allocators: tuple[str, ...]
+) -> Space:
+    """Return what a plan may choose from."""
+    automatic = question.recompute == "auto"
+    precisions = [one for one in PRECISIONS if one != "amp-bf16" or card.supports_bfloat16]
+    lean = free.lean and not question.lean and question.made.offers_lean
+    return Space(
+        precisions=tuple(precisions) if free.precision else (question.precision,),
+        memory_formats=MEMORY_FORMATS if free.memory_format else (question.memory_format,),
+        recomputes=((),) if automatic else (question.recompute_paths(),),
         effective_batch_size=effective,
-        nominal_batch_size=nominal,
+        nominal_batch_size=question.made.nominal_batch_size,
         devices=question.devices,
         allocator=question.allocator,
+        blocks=question.all_blocks if automatic else (),
+        leans=(False, True) if lean else (),
+        allocators=allocators[1:],
+        rounding_fraction=ROUNDING_FRACTION,
     )
-    budget = Budget(capacity_bytes=simulator.card.capacity_bytes, safety_fraction=safety_fraction)
-    warm_up()
 
-    def recorder_of(chosen: StepSettings) -> Callable[[int], Tape]:
-        return lambda batch: record_step(workload, batch, chosen)
 
-    outcome = search(
-        recorder_of,
-        simulator,
-        base,
-        space,
-        budget,
-        num_images=num_images,
-        objects=question.objects,
-        say=say,
-    )
+def _batch_facts(outcome: Outcome, asked: int, nominal: int) -> BatchFacts:
+    """Return what the chosen batch means for the training."""
     chosen = outcome.chosen
+    rate = chosen.predicted.images_per_second
+    gain: float | None = 0.0
+    if chosen.effective_batch_size != asked:
+        exact = outcome.exact
+        gain = rate / exact.predicted.images_per_second - 1 if exact else None
+    cost = None
+    if chosen.accumulation_steps > 1 and outcome.unsplit is not None:
+        cost = max(0.0, outcome.unsplit.predicted.images_per_second / rate - 1)
+    return BatchFacts(
+        asked_batch_size=asked,
+        rounding_gain_fraction=gain,
+        accumulation_cost_fraction=cost,
+        weight_decay_factor=chosen.effective_batch_size / nominal,
+    )
+
+
+def answer_for(
+    question: Question,
+    simulator: Simulator,
+    chosen: Setting,
+    alternatives: tuple[Setting, ...],
+    budget: Budget,
+    *,
+    data: str,
+    start: float,
+) -> PlanAnswer:
+    """Return the answer that states a chosen setting.
+
+    Args:
+        question: what was asked.
+        simulator: the card.
+        chosen: the setting.
+        alternatives: the Pareto set, the chosen one included.
+        budget: what the plan may take.
+        data: what to call the data set in the command.
+        start: when the work began, by `time.perf_counter`.
+    """
+    workload = question.made
     return PlanAnswer(
         workload=WorkloadFacts(
             name=workload.name,
@@ -104,16 +275,18 @@ def plan_one(
             memory_format=chosen.memory_format,
             optimizer=question.optimizer,
             recompute=chosen.recompute,
+            lean=chosen.lean,
+            fused=question.fused,
             parameters=_num_parameters(workload),
             devices=question.devices,
             objects_per_image=workload.objects_per_image,
-            deterministic=base.deterministic,
+            deterministic=question.deterministic or workload.deterministic,
         ),
         gpu=gpu_facts(simulator),
         **{name: getattr(chosen, name) for name in Setting.__dataclass_fields__},
         budget_bytes=budget.num_bytes,
         headroom_bytes=budget.num_bytes - chosen.predicted.device_used_peak_bytes,
-        alternatives=outcome.pareto,
+        alternatives=alternatives,
         command=_train_command(question, chosen, data),
         versions=versions(),
         seconds=time.perf_counter() - start,
@@ -121,7 +294,12 @@ def plan_one(
     )
 
 
-def _check_plan(effective: int, safety_fraction: float, devices: int) -> None:
+def check_plan(effective: int, safety_fraction: float, devices: int) -> None:
+    """Refuse numbers that no plan can have.
+
+    Raises:
+        UsageError: a value is out of its range, or devices cannot share the batch.
+    """
     if effective < 1:
         raise UsageError(f"--effective-batch {effective} is below 1. Give the images a step.")
     if effective % devices:
@@ -142,13 +320,21 @@ def _num_parameters(workload: Workload) -> int:
 def _train_command(question: Question, chosen: Setting, data: str) -> str:
     """Return the line that runs a plan."""
     words = ["memplan", "train"]
+    if chosen.allocator:
+        words.insert(0, f"PYTORCH_CUDA_ALLOC_CONF={chosen.allocator}")
     cfg = getattr(question.made, "cfg", None)
     words += ["--cfg", cfg] if cfg else ["--workload", question.made.name]
     words += ["--data", data, "--img", str(question.made.image_size)]
     words += ["--batch", str(chosen.micro_batch_size)]
     words += ["--accumulate", str(chosen.accumulation_steps)]
+    if question.made.validation_batch_size is not None:
+        words += ["--val-batch", str(question.made.validation_batch_size)]
     words += ["--precision", chosen.precision, "--memory-format", chosen.memory_format]
     words += ["--optimizer", question.optimizer]
+    words += ["--lean"] * chosen.lean + ["--fused"] * question.fused
+    words += ["--multi-scale"] * bool(getattr(question.made, "multi_scale", False))
+    if chosen.devices > 1:
+        words += ["--device", ",".join(map(str, range(chosen.devices)))]
     if chosen.recompute:
         everything = chosen.recompute == question.__dict__.get("all_blocks")
         words += ["--recompute", "all" if everything else ",".join(chosen.recompute)]

@@ -27,7 +27,9 @@ from memplan.api.question import (
     silent,
     versions,
 )
+from memplan.api.ranks import other_ranks
 from memplan.device.life import Life, Program
+from memplan.device.plan_fallback import PlanFallback
 from memplan.device.replay import (
     UNLIMITED_BYTES,
     Peaks,
@@ -46,7 +48,6 @@ from memplan.planner.search import (
 )
 from memplan.tape import Int64, Tape
 from memplan.trace.fake_cuda import warm_up
-from memplan.trace.record import record as record_step
 from memplan.trace.step import StepSettings
 
 # Samples of a timeline that a page can show.
@@ -68,6 +69,8 @@ def _workload_facts(tape: Tape, devices: int) -> WorkloadFacts:
         deterministic=about.deterministic,
         cudnn_benchmark=about.cudnn_benchmark,
         allow_tf32=about.allow_tf32,
+        lean=about.lean,
+        fused=about.fused,
     )
 
 
@@ -83,6 +86,7 @@ def _batch_peaks(batch: int, peaks: Peaks, question: Question) -> BatchPeaks:
         fits=peaks.fits,
         objects_in_fullest_image=max(question.objects(batch), default=0),
         num_alloc_retries=peaks.num_alloc_retries,
+        num_slower_plans=peaks.num_slower_plans,
     )
 
 
@@ -150,13 +154,15 @@ def _modules(tape: Tape, workspace_bytes: Int64) -> tuple[ModuleMemory, ...]:
     )
 
 
-def _timeline(program: Program, sizes: Int64, simulator: Simulator, peaks: Peaks) -> Timeline:
+def _timeline(
+    program: Program, sizes: Int64, simulator: Simulator, peaks: Peaks, fallback: PlanFallback
+) -> Timeline:
     """Return memory by category through a life, one sample at the peak of each stretch."""
-    live = program.live_by_category(sizes)
     available = simulator.card.capacity_bytes - simulator.outside.num_bytes
     capacity = available if peaks.fits else UNLIMITED_BYTES
-    result = simulator.run(program, sizes, capacity, timeline=True)
+    result = simulator.run(program, sizes, capacity, fallback=fallback, timeline=True)
     assert result.reserved_timeline_bytes is not None
+    live = program.live_by_category(fallback.applied(sizes))
     total = live.sum(axis=0)
     edges = np.linspace(0, len(total), min(_TIMELINE_SAMPLES, len(total)) + 1).astype(int)
     picks = np.array([a + int(total[a:b].argmax()) for a, b in itertools.pairwise(edges)])
@@ -172,6 +178,15 @@ def _timeline(program: Program, sizes: Int64, simulator: Simulator, peaks: Peaks
         periods=tuple(marks),
         categories={name: tuple(int(v) for v in band) for name, band in bands.items()},
     )
+
+
+def _notes_on_plans(
+    predictor: Predictor, card: int, wanted: Sequence[int], largest: int
+) -> tuple[str, ...]:
+    """Return a sentence for each batch that fits only with slower convolutions."""
+    batches = sorted({*wanted, largest} - {0})
+    peaks = {batch: predictor.peaks(card, batch) for batch in batches}
+    return tuple(f"Batch {batch}: {one.note}" for batch, one in peaks.items() if one.note)
 
 
 def _notes_on_fit(predictor: Predictor) -> tuple[str, ...]:
@@ -231,14 +246,14 @@ def probe_many(
     if not wanted or wanted[0] < 1:
         least = wanted[0] if wanted else "(none)"
         raise UsageError(f"--batch {least} is below 1. Give at least one image.")
-    workload, settings = question.made, question.step_settings()
+    settings = question.step_settings()
     simulators = question.simulators()
     for simulator in simulators:
         check_precision(simulator.card, settings.precision)
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        lambda batch: record_step(workload, batch, settings),
+        lambda batch: question.record(batch, settings),
         simulators,
         life,
         wanted[0],
@@ -256,7 +271,10 @@ def probe_many(
         largest = predictor.largest_batch(card)
         reference = _reference(rows)
         program, sizes = predictor.loaded(card, reference)
-        peaks = simulator.peaks(program, sizes)
+        peaks = predictor.peaks(card, reference)
+        fallback = simulator.fallback(program, predictor.convolutions(reference))
+        timeline = _timeline(program, sizes, simulator, peaks, fallback)
+        sizes = fallback.applied(sizes)
         tape = predictor.fit.tape(reference)
         unknown = tape.description.unknown_operators
         answers.append(
@@ -276,13 +294,18 @@ def probe_many(
                     for batch in (largest, largest + 1)
                     if batch
                 ),
+                other_ranks=other_ranks(question, simulator, tape),
                 recommended=_recommended(predictor, card, question, settings, largest),
-                timeline=_timeline(program, sizes, simulator, peaks),
+                timeline=timeline,
                 unknown_operators=unknown,
                 command=command,
                 versions=versions(),
                 seconds=time.perf_counter() - start,
-                notes=(*notes_on(simulator), *_notes_on_fit(predictor)),
+                notes=(
+                    *notes_on(simulator),
+                    *_notes_on_fit(predictor),
+                    *_notes_on_plans(predictor, card, wanted, largest),
+                ),
             )
         )
     return answers

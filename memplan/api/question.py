@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from memplan._version import __version__
 from memplan.answers import (
     GpuFacts,
 )
+from memplan.device import calibration as calibrations
 from memplan.device import catalogue, nvml
 from memplan.device.allocator_settings import AllocatorSettings
+from memplan.device.calibration import Calibration
 from memplan.device.card import Card
 from memplan.device.cudnn import installed_version
+from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
 from memplan.errors import BadInputError, UsageError
 from memplan.planner.crowd import Crowd
 from memplan.registry import make_workload
-from memplan.tape import Int64
+from memplan.tape import Int64, Tape
 from memplan.trace.build import build
+from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings, Workload
 
@@ -90,6 +95,15 @@ class Question:
     """Let convolutions take the plan that proves fastest."""
     allow_tf32: bool = True
     """Let float32 convolutions use TF32."""
+    lean: bool = False
+    """Let blocks keep only what they cannot rebuild cheaply."""
+    fused: bool = False
+    """Let the optimizer step in one kernel a list."""
+    sync_batch_norm: bool = False
+    """Let batch norm see the images of all devices."""
+    calibration: Path | Calibration | None = None
+    """What was measured on one of the cards; a file must be of one of them. None takes what is
+    kept of each."""
     object_counts: Int64 | None = None
     """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
 
@@ -128,16 +142,29 @@ class Question:
         return self.crowd.steps(micro_batch_size) if self.crowd is not None else ()
 
     def cards(self) -> list[Card]:
-        """Return the cards asked about.
+        """Return the cards asked about, with what was measured on them.
 
         Raises:
-            BadInputError: there is no such card in this machine, or none named and none present.
+            BadInputError: there is no such card in this machine, or none named and none present,
+                or the calibration is of none of them.
+            BadTapeError: a calibration cannot be read.
             UnknownNameError: the catalogue has no such card.
         """
-        chosen = [resolve_card(gpu) for gpu in self.gpus] or [present_card()]
+        chosen = [found.applied_to(card) if found else card for card, found in self._calibrated]
         if self.capacity_bytes is None:
             return chosen
         return [card.with_capacity(self.capacity_bytes) for card in chosen]
+
+    @cached_property
+    def _calibrated(self) -> list[tuple[Card, Calibration | None]]:
+        """The cards as they were asked for, each with its calibration."""
+        return with_calibrations(self.gpus, self.calibration)
+
+    def calibration_warnings(self) -> list[str]:
+        """Return a sentence for each library other than a card was calibrated under."""
+        installed = versions()
+        found = [calibration for _, calibration in self._calibrated if calibration is not None]
+        return [line for calibration in found for line in calibration.warnings(installed)]
 
     def simulators(self) -> list[Simulator]:
         """Return the cards with their libraries and allocator settings."""
@@ -176,6 +203,24 @@ class Question:
         with explained(self.made):
             return tuple(self.made.recompute_blocks(build(self.made)))
 
+    @cached_property
+    def model_tensors(self) -> ModelTensors:
+        """The model's parameters and buffers, as DDP meets them."""
+        with explained(self.made):
+            return ModelTensors.of(build(self.made))
+
+    def record(self, micro_batch_size: int, settings: StepSettings) -> Tape:
+        """Return the tape at a micro-batch size: of rank 0 where several devices train together.
+
+        Raises:
+            MemplanError: the step cannot be recorded; the message says why.
+        """
+        tape = record(self.made, micro_batch_size, settings)
+        if self.devices == 1:
+            return tape
+        parallel = DataParallel(devices=self.devices, sync_batch_norm=self.sync_batch_norm)
+        return with_data_parallel(tape, self.model_tensors, parallel)
+
     def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSettings:
         """Return how the step runs.
 
@@ -188,15 +233,49 @@ class Question:
         return StepSettings(
             precision=self.precision,
             memory_format=self.memory_format,
-            optimizer=OptimizerSettings(name=self.optimizer),
+            optimizer=OptimizerSettings(name=self.optimizer, fused=self.fused),
             recompute=self.recompute_paths() if recompute is None else recompute,
             deterministic=self.deterministic or self.made.deterministic,
             cudnn_benchmark=self.cudnn_benchmark,
             allow_tf32=self.allow_tf32,
+            lean=self.lean,
         )
 
 
-def resolve_card(gpu: str | int | Card) -> Card:
+def with_calibrations(
+    gpus: Sequence[str | int | Card], named: Path | Calibration | None = None
+) -> list[tuple[Card, Calibration | None]]:
+    """Return cards and what was measured on each; none given takes this machine's first.
+
+    Args:
+        gpus: names, indices, or cards; what is kept of a card given as such is not looked for.
+        named: replaces what is kept of the card it is of; a file must be of one of the cards.
+
+    Raises:
+        BadInputError: there is no such card, or the file is of none of them.
+        BadTapeError: a calibration cannot be read.
+    """
+    cards = [_resolve_card(gpu) for gpu in gpus] or [_present_card()]
+    kept = [not isinstance(gpu, Card) for gpu in gpus] or [True]
+    own = calibrations.load(named) if isinstance(named, Path) else named
+    if isinstance(named, Path) and own is not None and own.card not in {c.name for c in cards}:
+        calibrations.calibration_of(cards[0], named)
+
+    def found(card: Card, *, is_kept: bool) -> Calibration | None:
+        if own is not None and own.card == card.name:
+            return own
+        return calibrations.calibration_of(card) if is_kept else None
+
+    return [(card, found(card, is_kept=is_kept)) for card, is_kept in zip(cards, kept, strict=True)]
+
+
+def calibrated_card(gpu: str | int | Card | None, path: Path | None = None) -> Card:
+    """Return the card that a name, an index or None stands for, with what was measured on it."""
+    card, found = with_calibrations(() if gpu is None else (gpu,), path)[0]
+    return found.applied_to(card) if found else card
+
+
+def _resolve_card(gpu: str | int | Card) -> Card:
     """Return the card that a catalogue name or an index in this machine stands for."""
     if isinstance(gpu, Card):
         return gpu
@@ -205,7 +284,7 @@ def resolve_card(gpu: str | int | Card) -> Card:
     return catalogue.card(gpu)
 
 
-def present_card() -> Card:
+def _present_card() -> Card:
     """Return this machine's first card.
 
     Raises:
@@ -228,6 +307,7 @@ def gpu_facts(simulator: Simulator) -> GpuFacts:
         context_bytes=simulator.outside.num_bytes,
         context_uncertainty_bytes=simulator.outside.uncertainty_bytes,
         source=simulator.card.source,
+        calibrated=simulator.card.rates.is_measured,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from memplan.convolution import ConvolutionProblem
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.affine import EveryBatch, Fit, Piece, fit
@@ -30,7 +31,7 @@ def as_recorded(_: int) -> Sequence[int]:
     return ()
 
 
-def _thinned(numbers: Sequence[int], count: int) -> Sequence[int]:
+def thinned(numbers: Sequence[int], count: int) -> Sequence[int]:
     """Return `count` of the numbers, evenly spaced and with both ends; all when they are fewer."""
     if len(numbers) <= count:
         return numbers
@@ -41,6 +42,22 @@ def _live_peak_bytes(tape: Tape, program: Program) -> int:
     """Return the most bytes live in a tape's life, without workspace."""
     sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
     return int(program.live_by_category(sizes).sum(axis=0).max())
+
+
+def with_each_crowd(tape: Tape, life: Life, crowds: Sequence[int]) -> Life:
+    """Return the life in which each crowd is met in a step of its own, if they matter that much.
+
+    Args:
+        tape: at the largest micro-batch size in question.
+        life: which parts of a life count.
+        crowds: objects in the fullest image of each step.
+    """
+    if len(crowds) <= life.num_steps:
+        return life
+    program = Program(tape, life)
+    largest = program.largest_varying_bytes(tape.events.requested_bytes, max(crowds))
+    matters = largest >= _CROWD_MATTERS * _live_peak_bytes(tape, program)
+    return replace(life, num_steps=len(crowds)) if matters else life
 
 
 def guess_largest_batch(low: Tape, high: Tape, capacity_bytes: int, life: Life) -> int:
@@ -105,20 +122,10 @@ class Predictor:
 
     def _program(self, piece: Piece) -> Program:
         if id(piece) not in self._programs:
-            program = Program(piece.low, self.life)
             crowds = self._objects(piece.last_batch)
-            if self._needs_each_crowd(piece, program, crowds):
-                program = Program(piece.low, replace(self.life, num_steps=len(crowds)))
-            self._programs[id(piece)] = program
+            life = with_each_crowd(piece.tape(piece.last_batch), self.life, crowds)
+            self._programs[id(piece)] = Program(piece.low, life)
         return self._programs[id(piece)]
-
-    def _needs_each_crowd(self, piece: Piece, program: Program, crowds: Sequence[int]) -> bool:
-        """Return whether crowds matter so much that each is to be met in a step of its own."""
-        if len(crowds) <= self.life.num_steps:
-            return False
-        tape = piece.tape(piece.last_batch)
-        largest = program.largest_varying_bytes(tape.events.requested_bytes, max(crowds))
-        return largest >= _CROWD_MATTERS * _live_peak_bytes(tape, program)
 
     def device_bytes(self, card: int, batch: int) -> DeviceBytes:
         """Return what a card answers to the step's questions at a batch."""
@@ -129,6 +136,10 @@ class Predictor:
             )
         return self._device[card, batch]
 
+    def convolutions(self, batch: int) -> Sequence[ConvolutionProblem]:
+        """Return the convolutions of the program that answers at a batch."""
+        return self.fit.piece(batch).convolutions(batch)
+
     def loaded(self, card: int, batch: int) -> tuple[Program, Int64]:
         """Return the program that answers at a batch, and its sizes on a card."""
         piece = self.fit.piece(batch)
@@ -136,7 +147,7 @@ class Predictor:
         sizes = program.sizes(
             piece.requested_bytes(batch),
             self.device_bytes(card, batch),
-            _thinned(self._objects(batch), program.num_steps),
+            thinned(self._objects(batch), program.num_steps),
         )
         return program, sizes
 
@@ -148,7 +159,10 @@ class Predictor:
             batch: micro-batch size, >= 1.
         """
         if (card, batch) not in self._peaks:
-            self._peaks[card, batch] = self.simulators[card].peaks(*self.loaded(card, batch))
+            program, sizes = self.loaded(card, batch)
+            self._peaks[card, batch] = self.simulators[card].peaks(
+                program, sizes, self.convolutions(batch)
+            )
         return self._peaks[card, batch]
 
     def peaks_many(self, card: int, batches: Sequence[int]) -> list[Peaks]:

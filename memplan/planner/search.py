@@ -1,59 +1,50 @@
-"""Chooses the fastest setting that fits a card, among those that give the batch asked for."""
+"""Chooses the best setting that fits a card, among those that give the batch asked for.
+
+Every way to run a step is ranked by its images per second, less one percent for each departure
+from the plain way (`memplan.planner.space.score`); the best one that fits wins. Since a setting's
+rank depends on nothing but itself, a larger budget never gives a worse plan, and a smaller one
+never a higher peak. What cannot win is not looked into: recomputing, lean blocks and other
+allocator options only cost speed, so they are tried where a faster setting does not fit, best
+prospects first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from memplan.answers import Predicted, Setting
-from memplan.device.card import Card
-from memplan.device.life import Life
+from memplan.answers import Setting
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import InfeasibleError
 from memplan.fit.predictor import Predictor, Say, as_recorded
+from memplan.planner.evaluate import Recorder, Recordings
+from memplan.planner.explore import Exploration, Found
+from memplan.planner.space import (
+    Budget,
+    Space,
+    configurations,
+    fits_budget,
+    pareto,
+    score,
+    setting_of,
+)
 from memplan.planner.throughput import images_per_second
-from memplan.tape import Tape
 from memplan.trace.step import StepSettings
 from memplan.units import format_bytes
 
-
-@dataclass(frozen=True, kw_only=True)
-class Space:
-    """What a plan may choose from."""
-
-    precisions: tuple[str, ...]
-    """Precisions to try."""
-    memory_formats: tuple[str, ...]
-    """Tensor layouts to try."""
-    recomputes: tuple[tuple[str, ...], ...]
-    """Sets of module paths to recompute, each tried as a whole."""
-    effective_batch_size: int
-    """Images an optimizer step sees, >= 1."""
-    nominal_batch_size: int
-    """The recipe's own, for the record."""
-    devices: int = 1
-    """Cards that share the effective batch."""
-    allocator: str = ""
-    """PyTorch's option string."""
-
-    def micro_batches(self) -> list[int]:
-        """Return the micro-batch sizes that give the effective batch exactly, ascending."""
-        share = max(1, self.effective_batch_size // self.devices)
-        return [size for size in range(1, share + 1) if share % size == 0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What a plan may take of a card."""
-
-    capacity_bytes: int
-    safety_fraction: float
-    """Part of the capacity left alone, in 0-1."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Device bytes that the run may use at its peak."""
-        return int(self.capacity_bytes * (1 - self.safety_fraction))
+__all__ = [
+    "Budget",
+    "NothingFitsError",
+    "Outcome",
+    "Space",
+    "configurations",
+    "fits_budget",
+    "pareto",
+    "score",
+    "search",
+    "setting_of",
+    "settings_at",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,54 +55,25 @@ class Outcome:
     pareto: tuple[Setting, ...]
     """Settings that fit and that no other beats in both memory and speed, least memory first."""
     num_evaluated: int
+    exact: Setting | None = None
+    """The best that fits with the very batch asked for; None where there is none."""
+    unsplit: Setting | None = None
+    """All images of a step at once in the plain way, whether it fits or not."""
 
 
-def setting_of(
-    space: Space,
-    settings: StepSettings,
-    micro_batch_size: int,
-    peaks: Peaks,
-    rate: float,
-    num_images: int | None = None,
-) -> Setting:
-    """Return the record of one way to run a training.
+class NothingFitsError(InfeasibleError):
+    """No setting fits.
 
     Args:
-        space: gives the effective batch and what all settings share.
-        settings: precision, layout and recompute.
-        micro_batch_size: images a device and micro-batch.
-        peaks: on the card.
-        rate: images per second of one device.
-        num_images: training images in an epoch; None when the data set is not known.
+        message: one line for the user.
+        least: the setting that takes least memory.
+        over_bytes: how much more that is than the budget.
     """
-    share = max(1, space.effective_batch_size // space.devices)
-    accumulation = max(1, round(share / micro_batch_size))
-    rate *= space.devices
-    return Setting(
-        micro_batch_size=micro_batch_size,
-        accumulation_steps=accumulation,
-        effective_batch_size=micro_batch_size * accumulation * space.devices,
-        nominal_batch_size=space.nominal_batch_size,
-        precision=settings.precision,
-        memory_format=settings.memory_format,
-        recompute=settings.recompute,
-        allocator=space.allocator,
-        devices=space.devices,
-        predicted=Predicted(
-            allocated_peak_bytes=peaks.allocated_peak_bytes,
-            reserved_peak_bytes=peaks.reserved_peak_bytes,
-            device_used_peak_bytes=peaks.device_used_peak_bytes,
-            peak_phase=peaks.peak_phase,
-            images_per_second=rate,
-            epoch_seconds=num_images / rate if num_images else None,
-        ),
-    )
 
-
-def fits_budget(peaks: Peaks, budget: Budget) -> bool:
-    """Return whether a life stays within the budget without emptying its cache to do so."""
-    within = peaks.device_used_peak_bytes <= budget.num_bytes
-    return peaks.fits and within and peaks.num_alloc_retries == 0
+    def __init__(self, message: str, least: Setting, over_bytes: int) -> None:
+        super().__init__(message)
+        self.least = least
+        self.over_bytes = over_bytes
 
 
 def settings_at(
@@ -126,51 +88,19 @@ def settings_at(
     found = []
     simulator = predictor.simulators[card]
     for batch, peaks in zip(batches, predictor.peaks_many(card, batches), strict=True):
-        share = max(1, space.effective_batch_size // space.devices)
         rate = images_per_second(
             predictor.fit.tape(batch),
             simulator.card,
             predictor.device_bytes(card, batch).convolutions,
-            max(1, share // batch),
+            max(1, space.share // batch),
         )
         found.append((setting_of(space, settings, batch, peaks, rate, num_images), peaks))
     return found
 
 
-def configurations(base: StepSettings, space: Space) -> Iterator[StepSettings]:
-    """Yield every way to run a step that the space allows."""
-    for precision in space.precisions:
-        for memory_format in space.memory_formats:
-            for recompute in space.recomputes:
-                yield replace(
-                    base, precision=precision, memory_format=memory_format, recompute=recompute
-                )
-
-
-def pareto(settings: Sequence[Setting]) -> tuple[Setting, ...]:
-    """Return the settings that no other beats in both device memory and speed.
-
-    Least memory first. Of equals, the first given stays.
-    """
-    front: list[Setting] = []
-    ordered = sorted(
-        settings,
-        key=lambda s: (s.predicted.device_used_peak_bytes, -s.predicted.images_per_second),
-    )
-    for setting in ordered:
-        if not front or (
-            setting.predicted.images_per_second > front[-1].predicted.images_per_second
-        ):
-            front.append(setting)
-    return tuple(front)
-
-
-RecorderOf = Callable[[StepSettings], Callable[[int], Tape]]
-
-
 def search(
-    recorder_of: RecorderOf,
-    simulator: Simulator,
+    recordings: Recorder | Recordings,
+    simulators: Simulator | Mapping[str, Simulator],
     base: StepSettings,
     space: Space,
     budget: Budget,
@@ -179,11 +109,12 @@ def search(
     objects: Callable[[int], Sequence[int]] = as_recorded,
     say: Say,
 ) -> Outcome:
-    """Return the fastest setting within the budget.
+    """Return the best setting within the budget.
 
     Args:
-        recorder_of: returns, for a configuration, the function that records it at a batch.
-        simulator: the card.
+        recordings: shared with other searches; or a function that returns, for a configuration,
+            the function that records it at a batch.
+        simulators: the card, by the allocator options that the space names.
         base: what all configurations share, such as the optimizer.
         space: what may be chosen.
         budget: what may be taken.
@@ -192,44 +123,83 @@ def search(
         say: told what is being done.
 
     Raises:
-        InfeasibleError: nothing fits; the message says by how much and what would.
+        NothingFitsError: nothing fits; the message says by how much.
     """
-    batches = space.micro_batches()
-    found: list[tuple[Setting, Peaks]] = []
-    for settings in configurations(base, space):
-        blocks = len(settings.recompute)
-        what = f"{settings.precision}, {settings.memory_format}, {blocks} blocks recomputed"
+    if not isinstance(recordings, Recordings):
+        recordings = Recordings(recordings)
+    if isinstance(simulators, Simulator):
+        simulators = {space.allocator: simulators}
+    state = Exploration(recordings, simulators, space, budget, num_images, objects, say)
+    every = list(configurations(base, space))
+    first = [one for one in every if one.lean == (space.leans or (base.lean,))[0]]
+    state.evaluate(first)
+    state.try_allocators()
 
-        def tell(text: str, what: str = what) -> None:
-            say(f"{text} ({what})")
+    def ceiling(one: StepSettings) -> float:
+        return score(state.plain(one, state.splits[-1]).setting, space)
 
-        predictor = Predictor(
-            recorder_of(settings),
-            [simulator],
-            Life(accumulates=len(batches) > 1),
-            batches[0],
-            batches[-1],
-            tell,
-            objects=objects,
-        )
-        found += settings_at(predictor, 0, space, settings, batches, num_images)
-    feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]
-    if not feasible:
-        raise InfeasibleError(_why_not(simulator.card, found, budget))
-    front = pareto(feasible)
-    return Outcome(chosen=front[-1], pareto=front, num_evaluated=len(found))
-
-
-def _why_not(card: Card, found: Sequence[tuple[Setting, Peaks]], budget: Budget) -> str:
-    least, _ = min(found, key=lambda pair: pair[0].predicted.device_used_peak_bytes)
-    need = least.predicted.device_used_peak_bytes
-    over = need - budget.num_bytes
-    settings = f"{least.precision}, {least.memory_format}"
-    if least.recompute:
-        settings += ", all blocks recomputed"
-    return (
-        f"Nothing fits {card.title}: the least is micro-batch {least.micro_batch_size} "
-        f"({settings}) with {format_bytes(need)} device-used (predicted) against a budget of "
-        f"{format_bytes(budget.num_bytes)}, {format_bytes(over)} too much. "
-        "Lower --img, take a smaller model, or a card with more memory (`memplan gpus`)."
+    for plain in sorted(first, key=ceiling, reverse=True) if len(every) > len(first) else ():
+        one = replace(plain, lean=not plain.lean)
+        if any(
+            state.may_beat(plain, split, 1) and not state.is_outdone(plain, split)
+            for split in state.splits
+        ):
+            state.evaluate([one])
+            state.try_allocators()
+    state.try_recompute()
+    found = state.verified()
+    if found is None:
+        least = state.least()
+        raise _nothing(state, least)
+    good = [one.setting for one in state.fitting()]
+    asked = space.share * space.devices
+    return Outcome(
+        chosen=found.setting,
+        pareto=_with(found.setting, good),
+        num_evaluated=len(state.found),
+        exact=next((one for one in good if one.effective_batch_size == asked), None),
+        unsplit=_unsplit(state, first),
     )
+
+
+def _with(chosen: Setting, good: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Return the Pareto set up to the chosen setting, which ends it.
+
+    Settings that are faster by less than they depart from the plain way are left out.
+    """
+    front = pareto(
+        [
+            one
+            for one in good
+            if one.predicted.images_per_second < chosen.predicted.images_per_second
+            and one.predicted.device_used_peak_bytes < chosen.predicted.device_used_peak_bytes
+        ]
+    )
+    return (*front, chosen)
+
+
+def _unsplit(state: Exploration, several: Sequence[StepSettings]) -> Setting | None:
+    """Return the fastest configuration with all images of a step at once."""
+    last = state.splits[-1]
+    if last.accumulation_steps > 1:
+        return None
+    settings = [state.plain(one, last).setting for one in several]
+    return max(settings, key=lambda one: one.predicted.images_per_second)
+
+
+def _nothing(state: Exploration, least: Found) -> NothingFitsError:
+    need = least.setting.predicted.device_used_peak_bytes
+    over = need - state.budget.num_bytes
+    settings = f"{least.setting.precision}, {least.setting.memory_format}"
+    settings += ", lean" * least.setting.lean
+    if least.setting.recompute:
+        settings += f", {len(least.setting.recompute)} blocks recomputed"
+    if least.setting.allocator:
+        settings += f", {least.setting.allocator}"
+    message = (
+        f"Nothing fits {state.card.title}: the least is micro-batch "
+        f"{least.setting.micro_batch_size} ({settings}) with {format_bytes(need)} device-used "
+        f"(predicted) against a budget of {format_bytes(state.budget.num_bytes)}, "
+        f"{format_bytes(over)} too much."
+    )
+    return NothingFitsError(message, least.setting, over)

@@ -3,11 +3,13 @@
 Each operator takes the longer of its arithmetic at the precision's peak rate and its bytes at the
 memory's rate, and never less than a launch. Convolution workspace is the copies of a layout
 change, so its bytes are moved once more in each direction. Small batches under-fill a card, which
-shows as operators that cost their launch and no less.
+shows as operators that cost their launch and no less, and as convolutions whose last wave of
+thread blocks leaves multiprocessors idle (`memplan.planner.waves`). What part of the peaks is
+reached is the card's `Rates`: measured where the card was calibrated.
 
-Limits: uncalibrated. Real kernels reach a part of the peak, taken here as one number for all; the
-ranking of settings is what this is for, and absolute times are off by tens of percent until a
-card has been measured. Input pipeline and host are assumed to keep up.
+Limits: without a calibration, one part of the peak stands for all kernels; the ranking of
+settings is what this is for, and absolute times are off by tens of percent. Input pipeline and
+host are assumed to keep up.
 """
 
 from __future__ import annotations
@@ -18,42 +20,82 @@ import numpy as np
 import numpy.typing as npt
 
 from memplan import tape as tapes
-from memplan.device.card import Card, Precision
+from memplan.device.card import Card, Precision, Rates
+from memplan.planner.waves import wasted_by_operator
 from memplan.tape import Int64, Tape
 
-# A kernel launch from eager PyTorch: the host's dispatch of about 5 us is not hidden when
-# operators are that short. Source: PyTorch's own launch-overhead measurements, 4 to 10 us an
-# operator on server processors.
-LAUNCH_SECONDS = 5e-6
-# Parts of the peak rates that large convolutions and elementwise kernels reach in practice.
-# Source: cuDNN half-precision convolutions reach 40 to 60 % of the dense tensor peak at these
-# sizes, device-to-device copies about 85 % of the bandwidth (vendor and public benchmarks).
-ARITHMETIC_FRACTION = 0.5
-BANDWIDTH_FRACTION = 0.85
+Float64 = npt.NDArray[np.float64]
+
+# PyTorch's names of what cuDNN may run in TF32 while matrix products stay in float32.
+# Source: `torch.backends.cudnn.allow_tf32` is True by default, `cuda.matmul.allow_tf32` is False.
+_CONVOLVES = "convolution"
 
 
-def operator_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> npt.NDArray[np.float64]:
-    """Return each operator's time on a card, float64 `[operators]`.
+def moved_bytes(tape: Tape, workspace_bytes: Int64) -> Float64:
+    """Return the bytes each operator reads and writes, workspace included, float64 `[operators]`.
 
     Args:
         tape: at the micro-batch size in question.
-        card: its peak rates.
         workspace_bytes: by index of the tape's convolutions.
     """
-    operators = tape.operators
-    moved = operators.moved_bytes.astype(np.float64)
+    moved = tape.operators.moved_bytes.astype(np.float64)
     asks = tape.events.request >= 0
     np.add.at(
         moved,
         tape.events.operator[asks],
         2.0 * workspace_bytes[tape.events.request[asks]],
     )
-    arithmetic = operators.flops / (
-        ARITHMETIC_FRACTION * card.peak_flops(cast("Precision", tape.description.precision))
+    return moved
+
+
+def least_arithmetic_seconds(tape: Tape, card: Card) -> Float64:
+    """Return each operator's arithmetic at the card's full peak rate, float64 `[operators]`.
+
+    Convolutions that leave a part of the card idle take longer; see `memplan.planner.waves`.
+    """
+    about = tape.description
+    peaks = np.full(len(tape.operators.flops), card.peak_flops(cast("Precision", about.precision)))
+    if about.precision == "fp32" and about.allow_tf32:
+        convolves = np.array([_CONVOLVES in name for name in tape.operator_names], dtype=bool)
+        peaks[convolves[tape.operators.name]] = card.peak_flops("tf32")
+    seconds: Float64 = tape.operators.flops / peaks
+    return seconds * wasted_by_operator(tape, card.multiprocessors)
+
+
+def least_memory_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> Float64:
+    """Return the time each operator's bytes take at the card's full bandwidth."""
+    return moved_bytes(tape, workspace_bytes) / card.bandwidth_bytes_per_second
+
+
+def roofline(arithmetic: Float64, memory: Float64, rates: Rates, precision: str) -> Float64:
+    """Return operators' times from their least times.
+
+    Args:
+        arithmetic: seconds at the full peak rate, float64 `[operators]`.
+        memory: seconds at the full bandwidth, float64 `[operators]`.
+        rates: what part of both is reached.
+        precision: whose arithmetic it is.
+    """
+    longest: Float64 = np.maximum(
+        arithmetic / rates.arithmetic_fraction(precision), memory / rates.bandwidth_fraction
     )
-    memory = moved / (BANDWIDTH_FRACTION * card.bandwidth_bytes_per_second)
-    longest: npt.NDArray[np.float64] = np.maximum(arithmetic, memory)
-    return np.maximum(longest, LAUNCH_SECONDS)
+    return np.maximum(longest, rates.launch_seconds)
+
+
+def operator_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> Float64:
+    """Return each operator's time on a card, float64 `[operators]`.
+
+    Args:
+        tape: at the micro-batch size in question.
+        card: its peak rates and what is reached of them.
+        workspace_bytes: by index of the tape's convolutions.
+    """
+    return roofline(
+        least_arithmetic_seconds(tape, card),
+        least_memory_seconds(tape, card, workspace_bytes),
+        card.rates,
+        tape.description.precision,
+    )
 
 
 def images_per_second(

@@ -119,14 +119,17 @@ def draw_alternatives(
     if chosen is not None:
         x, y = points[chosen]
         axes.plot([x], [y], "D", markersize=11, color=theme.VERMILION, label="chosen", zorder=5)
+    widest = max([budget_bytes, *(x for x, _ in points)])
     for number, (x, y) in enumerate(points, start=1):
         text = f"{number} chosen" if chosen == number - 1 else str(number)
+        # To the left a label would lie on the axis of a point that takes little.
+        is_near_axis = x < 0.12 * widest and number - 1 != chosen
         axes.annotate(
             text,
             (x, y),
-            xytext=(-8, 4),
+            xytext=(8, -4) if is_near_axis else (-8, 4),
             textcoords="offset points",
-            ha="right",
+            ha="left" if is_near_axis else "right",
             fontsize=theme.SMALL_POINTS,
             fontweight="bold" if chosen == number - 1 else "normal",
         )

@@ -13,11 +13,20 @@ from matplotlib.figure import Figure
 from memplan._version import __version__
 from memplan.answers import PlanAnswer, ProbeAnswer, WorkloadFacts
 from memplan.errors import BadInputError
-from memplan.report import batches, categories, modules, settings, theme
+from memplan.report import (
+    batches,
+    categories,
+    modules,
+    plan_cards,
+    plan_inside,
+    settings,
+    theme,
+)
 from memplan.report.alternatives import alternatives_figure
 from memplan.report.answers_page import answers_figure
 from memplan.report.facts_page import facts_figures
 from memplan.report.frame import number_pages
+from memplan.report.risk_page import risk_figure
 from memplan.report.run import live_memory_figure, training_figure
 from memplan.report.run_files import RunRecord, read_run
 from memplan.report.timeline import timeline_figure
@@ -58,7 +67,7 @@ def write_report(
         raise BadInputError(f"{path} exists. Give another --report, or --force to overwrite it.")
     run = None if run_folder is None else read_run(run_folder)
     figures = report_figures(probes, plans, run, command)
-    _save(path, figures)
+    save_pages(path, figures)
     return path
 
 
@@ -71,7 +80,7 @@ def report_figures(
 ) -> list[Figure]:
     """Return every page of the report in order, numbered."""
     figures = [answers_figure(probes, plans, run), *_probe_figures(probes)]
-    figures += [alternatives_figure(plan) for plan in plans if plan.alternatives]
+    figures += _plan_figures(plans)
     if run is not None:
         figures.append(training_figure(run))
         figures += [live_memory_figure(run)] if run.memory else []
@@ -98,6 +107,25 @@ def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
             yield from map(draw, _portions(group, cards_a_page))
 
 
+def _plan_figures(plans: Sequence[PlanAnswer]) -> Iterator[Figure]:
+    """Yield the pages about plans: each plan's own, then cards of one workload side by side."""
+    for plan in plans:
+        if plan.alternatives and plan.share_fraction is None:
+            yield alternatives_figure(plan)
+        if plan.phase_peaks:
+            yield plan_inside.phases_figure(plan)
+        if plan.block_savings:
+            yield plan_inside.blocks_figure(plan)
+        if plan.risk is not None:
+            yield risk_figure(plan)
+    groups: dict[tuple[str, int], list[PlanAnswer]] = {}
+    for plan in plans:
+        groups.setdefault((plan.workload.name, plan.workload.img), []).append(plan)
+    for group in groups.values():
+        if len(group) > 1:
+            yield from map(plan_cards.cards_figure, _portions(group, plan_cards.CARDS_A_PAGE))
+
+
 def _alike(probes: Sequence[ProbeAnswer]) -> Iterator[list[ProbeAnswer]]:
     """Yield probes of one workload at one reference batch together."""
     groups: dict[tuple[WorkloadFacts, int], list[ProbeAnswer]] = {}
@@ -117,10 +145,14 @@ def _portions(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 
 
 @theme.themed
-def _save(path: Path, figures: Sequence[Figure]) -> None:
-    """Write the pages into one vector PDF with fixed dates."""
+def save_pages(path: Path, figures: Sequence[Figure], title: str = "memplan report") -> None:
+    """Write the pages into one vector PDF with fixed dates.
+
+    Raises:
+        BadInputError: the file cannot be written.
+    """
     facts = {
-        "Title": "memplan report",
+        "Title": title,
         "Creator": f"memplan {__version__}",
         "Producer": "matplotlib",
         "CreationDate": _DATE,

@@ -33,23 +33,23 @@ _MAX_DOTS = 400
 
 @theme.themed
 def training_figure(run: RunRecord) -> Figure:
-    """Return a page: losses and mAP by epoch, a panel for each kind that the run recorded."""
+    """Return a page: mAP, losses and learning rates, a panel for each kind that was recorded."""
     figure = new_page(
-        f"Run {run.folder.name}: losses and mAP",
+        f"Run {run.folder.name}: mAP, losses and learning rate",
         "Measured by the run, one dot an epoch.",
     )
     panels = [
         ("mAP on the validation images", "mAP (0 to 1)", run.scores),
         ("Training losses", "Loss", run.training_losses),
         ("Validation losses", "Loss", run.validation_losses),
+        ("Learning rate at the epoch's end", "Learning rate", run.rates),
     ]
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         write(figure, LEFT, TOP + 0.3, "results.csv holds no losses and no mAP yet.")
     height = (BOTTOM - TOP - 1.0) if len(panels) < 3 else (BOTTOM - TOP - 1.75) / 2
     for i, (title, quantity, curves) in enumerate(panels):
-        column = 0 if i == 0 else 1
-        row = 1 if i == 2 else 0
+        column, row = (i % 2, i // 2) if len(panels) == 4 else (min(i, 1), i // 2)
         top = TOP + 0.3 + row * (height + 0.85)
         tall = height * 2 + 0.85 if i == 0 and len(panels) == 3 else height
         axes = axes_at(figure, LEFT + 0.55 + column * WIDTH / 2, top, WIDTH / 2 - 1.75, tall)

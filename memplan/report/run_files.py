@@ -26,6 +26,8 @@ class RunRecord:
     validation_losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
     scores: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """mAP by its column name, 0 to 1."""
+    rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Learning rates by column name, at each epoch's end."""
     steps: tuple[float, ...] = ()
     memory: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
     """Bytes by origin (`predicted`, `measured`) and quantity; nan where a row has none."""
@@ -48,6 +50,7 @@ def read_run(folder: Path) -> RunRecord:
         training_losses={n: v for n, v in losses.items() if "val" not in n.lower()},
         validation_losses={n: v for n, v in losses.items() if "val" in n.lower()},
         scores={n: v for n, v in results.items() if "map" in n.lower()},
+        rates={n: v for n, v in results.items() if "learning_rate" in n.lower()},
         steps=_counter(memory, ("global_step", "step", "iteration", "batch")),
         memory=_memory_columns(memory),
     )

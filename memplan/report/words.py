@@ -97,6 +97,12 @@ def batch_words(choice: _Choice) -> str:
     if choice.devices > 1:
         factors += f" x {choice.devices} devices"
     text = f"micro-batch {factors} = {choice.effective_batch_size} images a step"
+    shared = choice.micro_batch_size * choice.accumulation_steps * choice.devices
+    if shared != choice.effective_batch_size:  # unequal cards, each with its own micro-batch
+        text = (
+            f"micro-batch {choice.micro_batch_size} x {choice.accumulation_steps} here, "
+            f"{choice.effective_batch_size} images a step on {choice.devices} devices"
+        )
     if choice.nominal_batch_size != choice.effective_batch_size:
         text += f" (nominal {choice.nominal_batch_size})"
     return text

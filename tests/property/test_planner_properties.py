@@ -1,6 +1,7 @@
 """Whatever the card has: plans fit, more memory is never slower, small cases equal brute force."""
 
 import functools
+from dataclasses import replace
 
 import torch
 from hypothesis import given, settings
@@ -8,11 +9,21 @@ from hypothesis import strategies as st
 
 from memplan.answers import Predicted, Setting
 from memplan.device import catalogue
+from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
 from memplan.fit.predictor import Predictor
-from memplan.planner.search import Budget, Space, fits_budget, pareto, search, settings_at
+from memplan.planner.evaluate import Recordings
+from memplan.planner.search import (
+    Budget,
+    Space,
+    fits_budget,
+    pareto,
+    score,
+    search,
+    settings_at,
+)
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 from memplan.workload import Workload
@@ -79,13 +90,79 @@ def planned(capacity_bytes, safety=0.05):
         return None
 
 
+# From less than the context and one image, to more than all images at once.
+capacities = st.integers(10, 150).map(lambda size: CARD.context_bytes + size * MIB)
+EXPANDABLE = "expandable_segments:True"
+TAPES = Recordings(recorder_of)
+CHOOSING = replace(
+    SPACE,
+    recomputes=((),),
+    blocks=BLOCKS,
+    allocators=(EXPANDABLE,),
+    rounding_fraction=0.3,
+)
+
+
+@functools.cache
+def chosen(capacity_bytes):
+    """Return the plan that may recompute any blocks, None where nothing fits."""
+    card = CARD.with_capacity(capacity_bytes)
+    budget = Budget(capacity_bytes=capacity_bytes, safety_fraction=0.05)
+    simulators = {
+        "": Simulator(card),
+        EXPANDABLE: Simulator(card, AllocatorSettings.parse(EXPANDABLE)),
+    }
+    try:
+        return search(TAPES, simulators, BASE, CHOOSING, budget, say=lambda _: None)
+    except InfeasibleError:
+        return None
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(capacities)
+def test_any_choice_stays_within_its_budget(capacity):
+    """With every lever free, the chosen peak and all alternatives fit."""
+    outcome = chosen(capacity)
+    if outcome is None:
+        return
+    budget = Budget(capacity_bytes=capacity, safety_fraction=0.05).num_bytes
+    for each in outcome.pareto:
+        assert each.predicted.device_used_peak_bytes <= budget
+        images = each.micro_batch_size * each.accumulation_steps
+        assert abs(images - EFFECTIVE) <= 0.3 * EFFECTIVE
+        assert each.effective_batch_size == images
+
+
+@settings(max_examples=16, deadline=None, derandomize=True)
+@given(capacities, capacities)
+def test_budget_and_plan_move_together(one, other):
+    """With every lever free, a larger budget is never ranked lower, a smaller never peaks higher.
+
+    Ranks are images per second less a percent for each departure from the plain way.
+    """
+    small, large = (chosen(size) for size in sorted((one, other)))
+    if small is None:
+        return
+
+    assert large is not None
+    assert score(small.chosen, CHOOSING) <= score(large.chosen, CHOOSING)
+    least, most = (outcome.chosen.predicted.device_used_peak_bytes for outcome in (small, large))
+    assert least <= most
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(capacities)
+def test_plans_are_the_same_every_time(capacity):
+    """Nothing in a search depends on the time or on chance."""
+    first = chosen(capacity)
+    chosen.cache_clear()
+
+    assert first == chosen(capacity)
+
+
 def speed(outcome):
     """Return a plan's rate, 0 where there is none."""
     return 0.0 if outcome is None else outcome.chosen.predicted.images_per_second
-
-
-# From less than the context and one image, to more than all images at once.
-capacities = st.integers(10, 150).map(lambda size: CARD.context_bytes + size * MIB)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

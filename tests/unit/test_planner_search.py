@@ -1,6 +1,7 @@
 """The space of settings, the budget, the Pareto set, and the search over a toy."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 from trace_toy import Counted
@@ -15,6 +16,7 @@ from memplan.planner.search import (
     configurations,
     fits_budget,
     pareto,
+    score,
     search,
     setting_of,
 )
@@ -86,6 +88,53 @@ def test_micro_batches_give_the_effective_batch_exactly(effective, devices, micr
     space = Space(**SPACE, effective_batch_size=effective, devices=devices)
 
     assert micro == space.micro_batches()
+
+
+@pytest.mark.parametrize(
+    ("effective", "devices", "splits"),
+    [
+        (1, 1, [(1, 1)]),
+        (8, 1, [(1, 8), (2, 4), (4, 2), (8, 1)]),
+        (20, 1, [(1, 20), (2, 10), (3, 7), (4, 5), (5, 4), (7, 3), (10, 2), (20, 1)]),
+        (40, 2, [(1, 20), (2, 10), (3, 7), (4, 5), (5, 4), (7, 3), (10, 2), (20, 1)]),
+    ],
+)
+def test_splits_come_near_the_effective_batch(effective, devices, splits):
+    """Each micro-batch once, with the accumulation that comes nearest, within a twentieth."""
+    space = Space(**SPACE, effective_batch_size=effective, devices=devices, rounding_fraction=0.05)
+
+    assert splits == [tuple(split) for split in space.splits()]
+
+
+@pytest.mark.parametrize("effective", [7, 64, 100, 250])
+def test_splits_without_rounding_are_the_divisors(effective):
+    """Exact splits are those of `micro_batches`."""
+    space = Space(**SPACE, effective_batch_size=effective)
+
+    assert space.micro_batches() == [split.micro_batch_size for split in space.splits()]
+
+
+def test_score_takes_a_percent_for_each_departure():
+    """Recomputing, other allocator options, lean blocks and a rounded batch each cost one."""
+    space = Space(**SPACE, effective_batch_size=4, leans=(False, True), rounding_fraction=0.5)
+    plain = replace(setting(1, 100.0, micro=4), effective_batch_size=4)
+
+    assert 100.0 == score(plain, space)
+    for departure in (
+        {"recompute": ("0",)},
+        {"allocator": "expandable_segments:True"},
+        {"lean": True},
+        {"effective_batch_size": 5},
+    ):
+        assert pytest.approx(99.0) == score(replace(plain, **departure), space)
+    both = replace(plain, lean=True, recompute=("0",))
+    assert pytest.approx(98.01) == score(both, space)
+
+
+def test_budget_leaves_what_others_hold():
+    """Memory in use is taken off after the margin, and never below nothing."""
+    assert 850 == Budget(capacity_bytes=1000, safety_fraction=0.05, taken_bytes=100).num_bytes
+    assert 0 == Budget(capacity_bytes=1000, safety_fraction=0.05, taken_bytes=1000).num_bytes
 
 
 def test_budget_leaves_the_safety_fraction():
@@ -197,7 +246,7 @@ def test_search_with_one_micro_batch_needs_no_more():
 
 
 def test_nothing_that_fits_says_by_how_much():
-    """The message names the card, the least that is needed, the budget and a way out."""
+    """The message names the card, the least that is needed, the budget and the difference."""
     context = catalogue.card("rtx-3090").context_bytes
 
     with pytest.raises(InfeasibleError, match="too much") as caught:
@@ -206,5 +255,8 @@ def test_nothing_that_fits_says_by_how_much():
     assert 3 == caught.value.exit_code
     text = str(caught.value)
     assert 1 == len(text.splitlines())
-    for words in ("Nothing fits", "RTX 3090", "device-used (predicted)", "Lower --img"):
+    assert 1 == caught.value.least.micro_batch_size
+    need = caught.value.least.predicted.device_used_peak_bytes
+    assert caught.value.over_bytes == need - int((context + MIB) * 0.95)
+    for words in ("Nothing fits", "RTX 3090", "device-used (predicted)", "micro-batch 1"):
         assert words in text

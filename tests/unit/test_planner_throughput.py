@@ -8,15 +8,18 @@ from trace_toy import Counted
 
 from memplan import tape as tapes
 from memplan.device import catalogue
+from memplan.device.card import Rates
 from memplan.planner.throughput import (
-    ARITHMETIC_FRACTION,
-    BANDWIDTH_FRACTION,
-    LAUNCH_SECONDS,
     images_per_second,
     operator_seconds,
 )
+from memplan.planner.waves import wasted_by_operator
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
+
+UNMEASURED = Rates()
+LAUNCH_SECONDS = UNMEASURED.launch_seconds
+BANDWIDTH_FRACTION = UNMEASURED.bandwidth_fraction
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +62,44 @@ def test_arithmetic_and_memory_bound_operators_cost_their_peak_rates(tape, card)
     busy = loaded(tape, flops=10**12, moved=0)
     moving = loaded(tape, flops=0, moved=10**11)
 
-    arithmetic = 10**12 / (ARITHMETIC_FRACTION * card.fp32_flops)
+    convolves = np.array(["convolution" in name for name in tape.operator_names])
+    peaks = np.where(convolves[tape.operators.name], card.tf32_flops, card.fp32_flops)
+    idle = wasted_by_operator(tape, card.multiprocessors)
+    arithmetic = idle * 10**12 / (UNMEASURED.fp32_fraction * peaks)
     memory = 10**11 / (BANDWIDTH_FRACTION * card.bandwidth_bytes_per_second)
     assert pytest.approx(arithmetic) == operator_seconds(busy, card, no_workspace(tape))
     assert pytest.approx(memory) == operator_seconds(moving, card, no_workspace(tape))
     both = operator_seconds(loaded(tape, flops=10**12, moved=10**11), card, no_workspace(tape))
-    assert pytest.approx(max(arithmetic, memory)) == both
+    assert pytest.approx(np.maximum(arithmetic, memory)) == both
+
+
+def test_convolutions_use_tf32_where_they_may(tape):
+    """Single precision is TF32's rate for convolutions, unless that is switched off."""
+    card = catalogue.card("a100-80gb")
+    busy = loaded(tape, flops=10**12, moved=0)
+    strict = replace(busy, description=replace(busy.description, allow_tf32=False))
+
+    seconds = operator_seconds(busy, card, no_workspace(tape))
+    without = operator_seconds(strict, card, no_workspace(tape))
+
+    ratios = set(np.round(seconds / without, 6))
+    assert {1.0, round(card.fp32_flops / card.tf32_flops, 6)} == ratios
+    idle = wasted_by_operator(tape, card.multiprocessors)
+    assert pytest.approx(idle * 10**12 / (0.5 * card.fp32_flops)) == without
+
+
+def test_measured_rates_replace_the_assumed_ones(tape, card):
+    """Each of the three figures of a calibrated card takes effect where it decides."""
+    rates = Rates(fp32_fraction=0.25, bandwidth_fraction=0.5, launch_seconds=1e-5, is_measured=True)
+    measured = replace(card, rates=rates)
+
+    def ratios(one):
+        before, after = (operator_seconds(one, c, no_workspace(tape)) for c in (card, measured))
+        return set(np.round(after / before, 6))
+
+    assert {2.0} == ratios(tape)
+    assert {2.0} == ratios(loaded(tape, flops=10**12, moved=0))
+    assert {1.7} == ratios(loaded(tape, flops=0, moved=10**11))
 
 
 def test_workspace_is_moved_in_both_directions(tape, card):

@@ -41,7 +41,7 @@ def test_pages_come_in_order(pages):
         "What the peak is made of: yolov9-s at 640 px, micro-batch 16",
         "Recommended settings: yolov9-s at 640 px",
         "The plan and its alternatives: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",
-        "Run exp: losses and mAP",
+        "Run exp: mAP, losses and learning rate",
         "Run exp: memory",
         "How these numbers came about",
     ]

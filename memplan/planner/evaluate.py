@@ -1,0 +1,193 @@
+"""What one configuration takes and how fast it is at any batch, from recordings that are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from memplan import tape as tapes
+from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.replay import Peaks, Simulator
+from memplan.fit.affine import EveryBatch, Fit, fit
+from memplan.fit.predictor import as_recorded, thinned, with_each_crowd
+from memplan.parallel import fork_map
+from memplan.planner.recompute import RecomputeLadder, is_inside, parts_of_large
+from memplan.planner.splice import Splicer
+from memplan.planner.throughput import Float64, images_per_second, operator_seconds
+from memplan.tape import Int64, Tape
+from memplan.trace.step import StepSettings
+
+# From this batch on YOLOv9 and torchvision's models keep their structure; smaller ones are read
+# off the same program, and a plan that takes one is recorded by itself.
+_FIRST_RECORDED = 3
+_MOST_RECORDED = 512
+
+Recorder = Callable[[StepSettings], Callable[[int], Tape]]
+Key = tuple[StepSettings, int]
+
+
+class Recordings:
+    """Tapes by configuration and batch, each recorded once, several side by side.
+
+    Args:
+        recorder_of: returns, for a configuration, the function that records it at a batch.
+    """
+
+    def __init__(self, recorder_of: Recorder) -> None:
+        self._recorder_of = recorder_of
+        self._tapes: dict[Key, Tape] = {}
+
+    def tape(self, settings: StepSettings, batch: int) -> Tape:
+        """Return a tape, recorded now if it was not yet."""
+        self.need([(settings, batch)])
+        return self._tapes[settings, batch]
+
+    def has(self, settings: StepSettings, batch: int) -> bool:
+        """Return whether a tape was recorded already."""
+        return (settings, batch) in self._tapes
+
+    def need(self, keys: Sequence[Key]) -> None:
+        """Record what is missing, as many at a time as there are cores."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._tapes]
+        made = fork_map(lambda key: self._recorder_of(key[0])(key[1]), missing)
+        self._tapes |= dict(zip(missing, made, strict=True))
+
+    def fit(self, settings: StepSettings, first: int, last: int) -> Fit | EveryBatch:
+        """Return the program of a configuration over a range of batches, recorded at its ends."""
+
+        def record_many(batches: Sequence[int]) -> dict[int, Tape]:
+            self.need([(settings, batch) for batch in batches])
+            return {batch: self.tape(settings, batch) for batch in batches}
+
+        return fit(record_many, first, last, lambda _, high: high.description.micro_batch_size)
+
+
+def ends_of(batches: Sequence[int]) -> tuple[int, int]:
+    """Return the batches at which a program for others is recorded, one odd and one even."""
+    first = min(_FIRST_RECORDED, max(batches))
+    last = min(max(batches), _MOST_RECORDED)
+    if last == first:
+        return (first, 2 * first) if first % 2 else (first, first + 1)
+    return (first, last) if (last - first) % 2 else (first, last + 1)
+
+
+class Evaluator:
+    """Answers for one configuration on one card, whatever the batch and the allocator's options.
+
+    Args:
+        recordings: shared by all configurations.
+        settings: the configuration.
+        simulators: the card, by allocator options.
+        batches: micro-batch sizes that will be asked about.
+        objects: returns, for a micro-batch size, the objects in the fullest image of each step.
+    """
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        settings: StepSettings,
+        simulators: Mapping[str, Simulator],
+        batches: Sequence[int],
+        objects: Callable[[int], Sequence[int]] = as_recorded,
+    ) -> None:
+        self.settings = settings
+        self._recordings = recordings
+        self._simulators = simulators
+        self._objects = objects
+        self._any = next(iter(simulators.values()))
+        self.card = self._any.card
+        self.fit = recordings.fit(settings, *ends_of(batches))
+        self._layers: list[tuple[str, ...]] = []
+        self._splicers: dict[int, Splicer] = {}
+        self._tapes: dict[int, Tape] = {}
+
+    def tape(self, batch: int) -> Tape:
+        """Return the tape at a batch, as recorded where it was."""
+        if batch not in self._tapes:
+            recorded = self._recordings.has(self.settings, batch)
+            self._tapes[batch] = (
+                self._recordings.tape(self.settings, batch) if recorded else self.fit.tape(batch)
+            )
+        return self._tapes[batch]
+
+    def answers(self, tape: Tape) -> DeviceBytes:
+        """Return what the card answers to a tape's questions."""
+        return self._any.device_bytes(tape.convolutions, tape.reductions)
+
+    def rate(self, tape: Tape, accumulation_steps: int) -> float:
+        """Return images per second of one device."""
+        convolutions = self.answers(tape).convolutions
+        return images_per_second(tape, self._any.card, convolutions, accumulation_steps)
+
+    def peaks(self, tape: Tape, accumulation_steps: int, allocator: str) -> Peaks:
+        """Return the peaks of the life of a tape."""
+        batch = tape.description.micro_batch_size
+        crowds = self._objects(batch)
+        life = with_each_crowd(tape, Life(accumulates=accumulation_steps > 1), crowds)
+        program = Program(tape, life)
+        sizes = program.sizes(
+            tape.events.requested_bytes,
+            self.answers(tape),
+            thinned(crowds, program.num_steps),
+        )
+        return self._simulators[allocator].peaks(program, sizes, tape.convolutions)
+
+    def prepare_recompute(self, blocks: tuple[str, ...], batch: int) -> None:
+        """Record what ladders take: every block recomputed, and every part of the large ones.
+
+        Args:
+            blocks: paths of modules that may be recomputed.
+            batch: at which to record; ladders at others are worked out from that.
+        """
+        parts = parts_of_large(self.tape(batch), blocks)
+        layers = [paths for paths in (blocks, parts) if paths]
+        self._recordings.need([(replace(self.settings, recompute=one), batch) for one in layers])
+        self._layers = layers
+        self._splicers = {batch: self._spliced(batch)}
+
+    def _spliced(self, batch: int) -> Splicer:
+        layers = [
+            (self._recordings.tape(replace(self.settings, recompute=paths), batch), paths)
+            for paths in self._layers
+        ]
+        # As the program has it, so that tapes of all batches have one structure.
+        return Splicer(self.fit.tape(batch), layers)
+
+    def _splicer(self, batch: int) -> Splicer:
+        """Return what can be recomputed at a batch, recorded there if there is no other way."""
+        if batch not in self._splicers:
+            first = next(iter(self._splicers.values()))
+            moved = first.moved_to(self.fit.tape(batch))
+            self._splicers[batch] = moved if moved is not None else self._spliced(batch)
+        return self._splicers[batch]
+
+    def ladder(self, batch: int) -> RecomputeLadder:
+        """Return the ladder of what to recompute at a batch, after `prepare_recompute`."""
+
+        def seconds_of(tape: Tape) -> Float64:
+            return operator_seconds(tape, self._any.card, self.answers(tape).convolutions)
+
+        def bytes_of(tape: Tape) -> Int64:
+            return self.answers(tape).filled(tape.events.requested_bytes, tape.events.request)
+
+        return RecomputeLadder(self._splicer(batch), seconds_of, bytes_of)
+
+    def forward_seconds(self, tape: Tape, paths: Sequence[str]) -> dict[str, float]:
+        """Return the time that each module's forward takes, those inside it included."""
+        seconds = operator_seconds(tape, self.card, self.answers(tape).convolutions)
+        operators = tape.operators
+        runs = (operators.section == tapes.SECTIONS.index("micro_batch")) & (
+            operators.phase == tapes.PHASES.index("forward")
+        )
+        of_module = np.zeros(len(tape.modules) + 1)
+        np.add.at(of_module, operators.module[runs], seconds[runs])
+        return {
+            path: sum(
+                float(of_module[index])
+                for index, module in enumerate(tape.modules)
+                if is_inside(module.path, path)
+            )
+            for path in paths
+        }

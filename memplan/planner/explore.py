@@ -1,0 +1,345 @@
+"""What a search has looked into so far, and how it looks into more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from memplan import tape as tapes
+from memplan.answers import Setting
+from memplan.device.card import Card
+from memplan.device.replay import Peaks, Simulator
+from memplan.fit.predictor import Say
+from memplan.parallel import fork_map
+from memplan.planner.evaluate import Evaluator, Recordings, ends_of
+from memplan.planner.recompute import NUM_RUNGS, kept_bytes, parts_of_large
+from memplan.planner.space import (
+    DEPARTURE_FRACTION,
+    Budget,
+    Space,
+    Split,
+    fits_budget,
+    score,
+    setting_of,
+)
+from memplan.trace.step import StepSettings
+
+# Prospects looked into at a time, whatever the number of cores, so that it changes nothing.
+_AT_ONCE = 2
+# How often a plan that its own recording refutes is replaced by the next best.
+_MOST_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting that was looked into."""
+
+    setting: Setting
+    peaks: Peaks
+    rung: int = 0
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A micro-batch and allocator of a configuration that may win with some blocks recomputed."""
+
+    settings: StepSettings
+    split: Split
+    allocator: str
+    bound: float
+    """Score that it cannot exceed."""
+
+
+class Exploration:
+    """The state of one search; see `search` for the arguments."""
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        simulators: Mapping[str, Simulator],
+        space: Space,
+        budget: Budget,
+        num_images: int | None,
+        objects: Callable[[int], Sequence[int]],
+        say: Say,
+    ) -> None:
+        self.recordings = recordings
+        self.simulators = simulators
+        self.space = space
+        self.budget = budget
+        self.num_images = num_images
+        self.objects = objects
+        self.say = say
+        self.splits = space.splits()
+        self.outside_bytes = next(iter(simulators.values())).outside.num_bytes
+        self.evaluators: dict[StepSettings, Evaluator] = {}
+        self.found: dict[tuple[object, ...], Found] = {}
+        self.refuted: set[tuple[object, ...]] = set()
+
+    def add(self, settings: StepSettings, one: Found) -> None:
+        """Remember what was looked into."""
+        self.found[self.key(settings, one.setting)] = one
+
+    @staticmethod
+    def key(settings: StepSettings, setting: Setting) -> tuple[object, ...]:
+        """Return what tells settings apart."""
+        of_step = replace(settings, recompute=setting.recompute)
+        return of_step, setting.micro_batch_size, setting.allocator
+
+    def fitting(self) -> list[Found]:
+        """Return what fits, the best first; of equals the first that was looked into."""
+        good = [
+            one
+            for key, one in self.found.items()
+            if fits_budget(one.peaks, self.budget) and key not in self.refuted
+        ]
+        return sorted(good, key=lambda one: -score(one.setting, self.space))
+
+    def best_score(self) -> float:
+        """Return the score to beat."""
+        good = self.fitting()
+        return score(good[0].setting, self.space) if good else 0.0
+
+    def look(
+        self,
+        evaluator: Evaluator,
+        split: Split,
+        allocator: str,
+    ) -> Found:
+        """Return what a configuration takes at a split, as it is."""
+        return self.found_on(evaluator, evaluator.tape(split.micro_batch_size), split, allocator)
+
+    def found_on(
+        self, evaluator: Evaluator, tape: tapes.Tape, split: Split, allocator: str, rung: int = 0
+    ) -> Found:
+        """Return what a tape of a configuration takes at its split."""
+        steps = split.accumulation_steps
+        peaks = evaluator.peaks(tape, steps, allocator)
+        settings = evaluator.settings
+        if tape.description.recompute:
+            settings = replace(settings, recompute=tape.description.recompute)
+        rate = evaluator.rate(tape, steps)
+        setting = setting_of(
+            self.space, settings, split.micro_batch_size, peaks, rate, self.num_images, allocator
+        )
+        return Found(setting, peaks, rung)
+
+    # The plain way, for every layout and precision
+
+    def evaluate(self, several: Sequence[StepSettings]) -> None:
+        """Look into configurations at every split."""
+        batches = [split.micro_batch_size for split in self.splits]
+        ends = ends_of(batches)
+        self.say(f"Recording {len(several) * len(ends)} steps, {describe(several)}")
+        self.recordings.need([(settings, batch) for settings in several for batch in ends])
+        for settings in several:
+            self.evaluators[settings] = Evaluator(
+                self.recordings, settings, self.simulators, batches, self.objects
+            )
+        work = [(settings, split) for settings in several for split in self.splits]
+        self.say(f"Replaying {len(work)} settings on {self.card.name}")
+        self._look_many(work, self.space.allocator)
+
+    @property
+    def card(self) -> Card:
+        """The card."""
+        return next(iter(self.simulators.values())).card
+
+    def _look_many(self, work: Sequence[tuple[StepSettings, Split]], allocator: str) -> None:
+        made = fork_map(lambda one: self.look(self.evaluators[one[0]], one[1], allocator), work)
+        for (settings, _), one in zip(work, made, strict=True):
+            self.add(settings, one)
+
+    def may_beat(self, settings: StepSettings, split: Split, departures: int) -> bool:
+        """Return whether the plain setting, that much less, would be better than all that fits."""
+        plain = self.plain(settings, split)
+        ceiling = score(plain.setting, self.space) * (1 - DEPARTURE_FRACTION) ** departures
+        return not fits_budget(plain.peaks, self.budget) and ceiling > self.best_score()
+
+    def plain(self, settings: StepSettings, split: Split) -> Found:
+        """Return what was found for a configuration with the first allocator."""
+        return self.found[settings, split.micro_batch_size, self.space.allocator]
+
+    # Other allocator options
+
+    def try_allocators(self) -> None:
+        """Look into further allocator options where live tensors alone would fit."""
+        for allocator in self.space.allocators:
+            work = [
+                (settings, split)
+                for settings in self.evaluators
+                for split in self.splits
+                if self.may_beat(settings, split, 1)
+                and self.plain(settings, split).peaks.allocated_peak_bytes + self.outside_bytes
+                <= self.budget.num_bytes
+            ]
+            if work:
+                self.say(f"Replaying {len(work)} settings with {allocator}")
+                self._look_many(work, allocator)
+
+    # Recomputing some blocks
+
+    def prospects(self) -> list[Prospect]:
+        """Return what may win with some blocks recomputed, the best bound first."""
+        made = []
+        for settings, evaluator in self.evaluators.items():
+            for split in self.splits:
+                if not self.may_beat(settings, split, 1) or self.is_outdone(settings, split):
+                    continue
+                bound = self._bound(evaluator, split)
+                for extra, allocator in enumerate((self.space.allocator, *self.space.allocators)):
+                    most = bound * (1 - DEPARTURE_FRACTION) ** min(extra, 1)
+                    if most > self.best_score():
+                        made.append(Prospect(settings, split, allocator, most))
+        return sorted(made, key=lambda one: -one.bound)
+
+    def is_outdone(self, settings: StepSettings, split: Split) -> bool:
+        """Return whether another configuration takes less and is faster with nothing recomputed.
+
+        Recomputing the same blocks saves and costs nearly the same in both.
+        """
+        mine = self.plain(settings, split).setting.predicted
+        others = (
+            self.plain(other, split).setting.predicted
+            for other in self.evaluators
+            if other != settings
+        )
+        return any(
+            other.device_used_peak_bytes <= mine.device_used_peak_bytes
+            and other.images_per_second > mine.images_per_second
+            for other in others
+        )
+
+    def _bound(self, evaluator: Evaluator, split: Split) -> float:
+        """Return a score that recomputing cannot exceed; 0 where it cannot save enough.
+
+        As if blocks could be recomputed in part, and kept nothing: a fractional knapsack over
+        bytes freed and seconds spent (Dantzig 1957).
+        """
+        plain = self.plain(evaluator.settings, split)
+        tape = evaluator.tape(split.micro_batch_size)
+        missing = plain.peaks.allocated_peak_bytes + self.outside_bytes - self.budget.num_bytes
+        parts = parts_of_large(tape, self.space.blocks)
+        units = [
+            *parts,
+            *(b for b in self.space.blocks if not any(p.startswith(f"{b}.") for p in parts)),
+        ]
+        kept = kept_bytes(tape, units)
+        spent = evaluator.forward_seconds(tape, units)
+        extra = 0.0
+        for unit in sorted(units, key=lambda u: spent[u] / max(kept[u], 1)):
+            if missing <= 0:
+                break
+            part = min(1.0, missing / max(kept[unit], 1))
+            extra += part * spent[unit]
+            missing -= round(part * kept[unit])
+        # Tensors directly in large blocks are in no unit; they are a small part.
+        if missing > 0.05 * plain.peaks.allocated_peak_bytes:
+            return 0.0
+        images = split.micro_batch_size * self.space.devices
+        seconds = images / plain.setting.predicted.images_per_second + extra
+        ratio = images / seconds / plain.setting.predicted.images_per_second
+        return score(plain.setting, self.space) * ratio * (1 - DEPARTURE_FRACTION)
+
+    def try_recompute(self) -> None:
+        """Look into recomputing, best prospects first, until none can win."""
+        if not self.space.blocks:
+            return
+        waiting = self.prospects()
+        done: set[StepSettings] = set()
+        while waiting and waiting[0].bound > self.best_score():
+            now = waiting[:_AT_ONCE]
+            waiting = waiting[_AT_ONCE:]
+            for settings in dict.fromkeys(one.settings for one in now):
+                if settings not in done:
+                    done.add(settings)
+                    batch = next(o.split.micro_batch_size for o in now if o.settings == settings)
+                    self.say(f"Recording what recomputing saves, {describe([settings])}")
+                    self.evaluators[settings].prepare_recompute(self.space.blocks, batch)
+            self.say(f"Choosing what to recompute at batch {now[0].split.micro_batch_size}")
+            for one, results in zip(now, fork_map(self.climb, now), strict=True):
+                for found in results:
+                    self.add(one.settings, found)
+
+    def climb(self, prospect: Prospect) -> list[Found]:
+        """Return what was found on the way to the first rung that fits.
+
+        Halving over a fixed ladder looks at the same rungs in the same order whatever the budget,
+        so a smaller budget never ends on an earlier rung.
+        """
+        evaluator = self.evaluators[prospect.settings]
+        ladder = evaluator.ladder(prospect.split.micro_batch_size)
+
+        def at(rung: int) -> Found:
+            tape = ladder.tape(rung)
+            return self.found_on(evaluator, tape, prospect.split, prospect.allocator, rung)
+
+        found = [at(NUM_RUNGS)]
+        low, high = 0, NUM_RUNGS
+        while high - low > 1 and fits_budget(found[0].peaks, self.budget):
+            middle = (low + high) // 2
+            found.append(at(middle))
+            if fits_budget(found[-1].peaks, self.budget):
+                high = middle
+            else:
+                low = middle
+        return found
+
+    # The answer
+
+    def verified(self) -> Found | None:
+        """Return the best setting whose own recording fits; None where there is none.
+
+        Whatever was put together or interpolated is recorded at its batch with its blocks really
+        recomputed, and replayed; if it then does not fit, the next best one is taken.
+        """
+        for _ in range(_MOST_ROUNDS):
+            good = self.fitting()
+            if not good:
+                return None
+            settings, batch, allocator = next(
+                key for key, one in self.found.items() if one is good[0]
+            )
+            assert isinstance(settings, StepSettings)
+            assert isinstance(batch, int)
+            assert isinstance(allocator, str)
+            if not self.recordings.has(settings, batch):
+                self.say(f"Recording the chosen setting at batch {batch}")
+            tape = self.recordings.tape(settings, batch)
+            plain = replace(settings, recompute=())
+            evaluator = self.evaluators.get(settings) or self.evaluators[plain]
+            split = Split(batch, good[0].setting.accumulation_steps)
+            one = self.found_on(evaluator, tape, split, allocator, good[0].rung)
+            one = replace(one, setting=replace(one.setting, recompute=settings.recompute))
+            self.found[settings, batch, allocator] = one
+            if fits_budget(one.peaks, self.budget):
+                return one
+            self.refuted.add((settings, batch, allocator))
+        return None
+
+    def least(self) -> Found:
+        """Return what takes least memory, one image at a time and all that can be recomputed."""
+        if self.space.blocks:
+            split = self.splits[0]
+            settings = min(
+                self.evaluators,
+                key=lambda one: self.plain(one, split).peaks.device_used_peak_bytes,
+            )
+            evaluator = self.evaluators[settings]
+            self.say(f"Recording what recomputing saves at batch {split.micro_batch_size}")
+            evaluator.prepare_recompute(self.space.blocks, split.micro_batch_size)
+            ladder = evaluator.ladder(split.micro_batch_size)
+            tape = ladder.tape(NUM_RUNGS)
+            for allocator in (self.space.allocator, *self.space.allocators):
+                self.add(settings, self.found_on(evaluator, tape, split, allocator, NUM_RUNGS))
+        return min(self.found.values(), key=lambda one: one.peaks.device_used_peak_bytes)
+
+
+def describe(several: Sequence[StepSettings]) -> str:
+    """Return configurations in a few words."""
+    return "; ".join(
+        f"{one.precision}, {one.memory_format}"
+        + ", lean" * one.lean
+        + (f", {len(one.recompute)} blocks recomputed" if one.recompute else "")
+        for one in several
+    )

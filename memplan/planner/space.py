@@ -1,0 +1,204 @@
+"""What a plan may choose from and how much it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from memplan.answers import Predicted, Setting
+from memplan.device.replay import Peaks
+from memplan.trace.step import StepSettings
+
+# How far an effective batch may be from what was asked: what a step's noise does not tell apart.
+# Learning rates are scaled by the root or the ratio of batches, 2.5 to 5 % here, well within the
+# factors of 2 that are searched over. Source: Goyal et al. 2017, section 2.1 (linear scaling).
+ROUNDING_FRACTION = 0.05
+# What one departure from the plain way to run costs a setting in the ranking. The roofline's
+# ranking errors are no smaller, so settings closer than this are taken as equal, and of equals
+# the plainer one is the better one.
+DEPARTURE_FRACTION = 0.01
+
+
+class Split(NamedTuple):
+    """How a device gets through its images of an optimizer step."""
+
+    micro_batch_size: int
+    accumulation_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What a plan may choose from."""
+
+    precisions: tuple[str, ...]
+    """Precisions to try."""
+    memory_formats: tuple[str, ...]
+    """Tensor layouts to try."""
+    recomputes: tuple[tuple[str, ...], ...]
+    """Sets of module paths to recompute, each tried as a whole."""
+    effective_batch_size: int
+    """Images an optimizer step sees, >= 1."""
+    nominal_batch_size: int
+    """The recipe's own, for the record."""
+    devices: int = 1
+    """Cards that share the effective batch."""
+    allocator: str = ""
+    """PyTorch's option string."""
+    blocks: tuple[str, ...] = ()
+    """Paths of modules that may be recomputed, in any combination; empty tries `recomputes` alone.
+    Those in large blocks are found by themselves."""
+    leans: tuple[bool, ...] = ()
+    """Whether blocks are lean, each tried; empty keeps what the step's settings say."""
+    allocators: tuple[str, ...] = ()
+    """Further allocator option strings, tried where `allocator` wastes what would fit."""
+    rounding_fraction: float = 0.0
+    """How far the effective batch may be from what was asked, as a fraction of it."""
+
+    @property
+    def share(self) -> int:
+        """Images of an optimizer step on each device."""
+        return max(1, self.effective_batch_size // self.devices)
+
+    def micro_batches(self) -> list[int]:
+        """Return the micro-batch sizes that give the effective batch exactly, ascending."""
+        return [size for size in range(1, self.share + 1) if self.share % size == 0]
+
+    def splits(self) -> list[Split]:
+        """Return the micro-batches and accumulations near the effective batch, ascending.
+
+        For each accumulation these are the nearest micro-batches from below and above, of which
+        the exact one excludes the others.
+        """
+        found = set()
+        for steps in range(1, self.share + 1):
+            whole, rest = divmod(self.share, steps)
+            # More at once than a step is meant to see would be no accumulation but another batch.
+            sizes = [whole] if not rest else [whole, whole + 1]
+            for size in sizes:
+                away = abs(size * steps - self.share) / self.share
+                if away <= self.rounding_fraction and size <= self.share:
+                    found.add(Split(size, steps))
+        best: dict[int, Split] = {}
+        for split in sorted(found, key=lambda one: abs(one[0] * one[1] - self.share)):
+            best.setdefault(split.micro_batch_size, split)
+        return [best[size] for size in sorted(best)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a plan may take of a card."""
+
+    capacity_bytes: int
+    safety_fraction: float
+    """Part of the capacity left alone, in 0-1."""
+    taken_bytes: int = 0
+    """What others hold of the card already: processes, display."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Device bytes that the run may use at its peak."""
+        whole = int(self.capacity_bytes * (1 - self.safety_fraction))
+        return max(0, whole - self.taken_bytes)
+
+
+def configurations(base: StepSettings, space: Space) -> Iterator[StepSettings]:
+    """Yield every way to run a step that the space allows, sets of recomputed modules whole."""
+    for precision in space.precisions:
+        for memory_format in space.memory_formats:
+            for lean in space.leans or (base.lean,):
+                for recompute in space.recomputes:
+                    yield replace(
+                        base,
+                        precision=precision,
+                        memory_format=memory_format,
+                        recompute=recompute,
+                        lean=lean,
+                    )
+
+
+def setting_of(
+    space: Space,
+    settings: StepSettings,
+    micro_batch_size: int,
+    peaks: Peaks,
+    rate: float,
+    num_images: int | None = None,
+    allocator: str | None = None,
+) -> Setting:
+    """Return the record of one way to run a training.
+
+    Args:
+        space: gives the effective batch and what all settings share.
+        settings: precision, layout and recompute.
+        micro_batch_size: images a device and micro-batch.
+        peaks: on the card.
+        rate: images per second of one device.
+        num_images: training images in an epoch; None when the data set is not known.
+        allocator: PyTorch's option string; None takes the space's.
+    """
+    accumulation = max(1, round(space.share / micro_batch_size))
+    rate *= space.devices
+    return Setting(
+        micro_batch_size=micro_batch_size,
+        accumulation_steps=accumulation,
+        effective_batch_size=micro_batch_size * accumulation * space.devices,
+        nominal_batch_size=space.nominal_batch_size,
+        precision=settings.precision,
+        memory_format=settings.memory_format,
+        recompute=settings.recompute,
+        lean=settings.lean,
+        allocator=space.allocator if allocator is None else allocator,
+        devices=space.devices,
+        predicted=Predicted(
+            allocated_peak_bytes=peaks.allocated_peak_bytes,
+            reserved_peak_bytes=peaks.reserved_peak_bytes,
+            device_used_peak_bytes=peaks.device_used_peak_bytes,
+            peak_phase=peaks.peak_phase,
+            images_per_second=rate,
+            epoch_seconds=num_images / rate if num_images else None,
+        ),
+    )
+
+
+def score(setting: Setting, space: Space) -> float:
+    """Return how good a setting is: its images per second, less for each departure from plain.
+
+    A setting's score depends on nothing else, so the best of more settings is never worse.
+    """
+    departures = (
+        bool(setting.recompute) and setting.recompute not in space.recomputes,
+        setting.allocator != space.allocator,
+        setting.lean and len(space.leans) > 1,
+        setting.effective_batch_size != space.share * space.devices,
+    )
+    rate: float = setting.predicted.images_per_second
+    return rate * (1 - DEPARTURE_FRACTION) ** sum(departures)
+
+
+def fits_budget(peaks: Peaks, budget: Budget) -> bool:
+    """Return whether a life stays within the budget at full speed.
+
+    That is without emptying its cache and without slower convolutions for want of workspace.
+    """
+    within = peaks.device_used_peak_bytes <= budget.num_bytes
+    undisturbed = peaks.num_alloc_retries == 0 and peaks.num_slower_plans == 0
+    return peaks.fits and within and undisturbed
+
+
+def pareto(settings: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Return the settings that no other beats in both device memory and speed.
+
+    Least memory first. Of equals, the first given stays.
+    """
+    front: list[Setting] = []
+    ordered = sorted(
+        settings,
+        key=lambda s: (s.predicted.device_used_peak_bytes, -s.predicted.images_per_second),
+    )
+    for setting in ordered:
+        if not front or (
+            setting.predicted.images_per_second > front[-1].predicted.images_per_second
+        ):
+            front.append(setting)
+    return tuple(front)

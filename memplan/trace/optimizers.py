@@ -1,4 +1,4 @@
-"""PyTorch's optimizers by the names users type."""
+"""PyTorch's optimizers, and LION, by the names users type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from memplan.errors import UnknownNameError
+from memplan.errors import UnknownNameError, UsageError
+from memplan.trace.lion import Lion
 from memplan.workload import OptimizerSettings
 
 _Arguments = dict[str, Any]
@@ -33,13 +34,19 @@ def _adagrad(_: OptimizerSettings) -> _Arguments:
     return {}
 
 
+def _lion(settings: OptimizerSettings) -> _Arguments:
+    return {"betas": (settings.momentum, 0.99)}
+
+
 _KNOWN: dict[str, tuple[type[torch.optim.Optimizer], Callable[[OptimizerSettings], _Arguments]]] = {
     "SGD": (torch.optim.SGD, _sgd),
     "Adam": (torch.optim.Adam, _adam),
     "AdamW": (torch.optim.AdamW, _adamw),
     "RMSprop": (torch.optim.RMSprop, _rmsprop),
     "Adagrad": (torch.optim.Adagrad, _adagrad),
+    "LION": (Lion, _lion),
 }
+_FUSED = ("SGD", "Adam", "AdamW")
 OPTIMIZER_NAMES = tuple(_KNOWN)
 
 
@@ -50,8 +57,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the named optimizer over parameters or parameter groups.
 
-    SGD uses Nesterov momentum; the Adam family takes `momentum` as its first beta. Weight decay is
-    for groups to state; none is applied without.
+    SGD uses Nesterov momentum; the Adam family and LION take `momentum` as their first
+    beta. Weight decay is for groups to state; none is applied without.
 
     Args:
         parameters: parameters, or groups as PyTorch takes them.
@@ -60,11 +67,19 @@ def make_optimizer(
 
     Raises:
         UnknownNameError: no such optimizer.
+        UsageError: the optimizer has no fused kernels and `settings` ask for them.
     """
     if settings.name not in _KNOWN:
         hint = f"Known: {', '.join(OPTIMIZER_NAMES)}."
         raise UnknownNameError("optimizer", settings.name, _KNOWN, hint)
     kind, arguments_of = _KNOWN[settings.name]
     arguments = {"lr": settings.learning_rate, **arguments_of(settings), **more}
+    if settings.fused:
+        if settings.name not in _FUSED:
+            raise UsageError(
+                f"--fused: {settings.name} has no fused kernels in PyTorch. Leave it out, or use "
+                f"--optimizer {', '.join(_FUSED)}."
+            )
+        arguments["fused"] = True
     groups: list[Any] = list(parameters)
     return kind(groups, **arguments)

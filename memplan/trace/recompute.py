@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_flatten
 from torch.utils.checkpoint import checkpoint
 
 from memplan.errors import UsageError
@@ -50,13 +51,18 @@ def _wrap(module: torch.nn.Module) -> None:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not (module.training and torch.is_grad_enabled()):
             return plain(*args, **kwargs)
-        return checkpoint(
+        result = checkpoint(
             partial(plain, **kwargs),
             *args,
             use_reentrant=False,
             preserve_rng_state=preserve,
             context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
         )
+        # How a lean block makes its result again keeps alive what recomputation is to free.
+        for leaf in tree_flatten(result)[0]:
+            if isinstance(leaf, torch.Tensor):
+                vars(leaf).pop("recipe", None)
+        return result
 
     module.forward = forward
 

@@ -110,7 +110,7 @@ def _record_sections(recorder: Recorder, step: TrainingStep, batches: _Batches) 
 
 def _accumulate(step: TrainingStep, batch: Batch) -> None:
     """Run a micro-batch, letting go of what it returns."""
-    step.accumulate(step.to_device(batch))
+    step.accumulate(step.training_batch(batch))
 
 
 def record(
@@ -129,11 +129,13 @@ def record(
         settings: how the step runs; None takes the defaults.
 
     Raises:
-        UsageError: the micro-batch size is below 1.
+        UsageError: the micro-batch size is below 1, or the settings ask for torch.compile.
         BadInputError: the step fails at this size, or asks for data-dependent shapes.
     """
     if micro_batch_size < 1:
         raise UsageError(f"--batch {micro_batch_size} is below 1. Give at least one image.")
+    if settings is not None and settings.compiled:
+        raise UsageError("A step under torch.compile cannot be recorded. Leave out --compile.")
     try:
         return _recorded(workload, micro_batch_size, settings or StepSettings())
     except (RuntimeError, ValueError, TypeError) as error:
@@ -184,6 +186,8 @@ def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings)
             deterministic=settings.deterministic,
             cudnn_benchmark=settings.cudnn_benchmark,
             allow_tf32=settings.allow_tf32,
+            lean=settings.lean,
+            fused=settings.optimizer.fused,
             cublas_workspace_config=workload.cublas_workspace_config,
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
             objects_per_image=workload.objects_per_image,

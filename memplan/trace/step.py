@@ -31,6 +31,11 @@ class StepSettings:
     """How the optimizer is built."""
     recompute: tuple[str, ...] = ()
     """Paths of modules that recompute their activations in backward; empty recomputes none."""
+    lean: bool = False
+    """Whether blocks keep for backward only what they cannot rebuild cheaply; see
+    `Workload.make_lean`."""
+    compiled: bool = False
+    """Whether the model runs through `torch.compile`; such a step cannot be recorded."""
     deterministic: bool = False
     """Whether `torch.use_deterministic_algorithms(True)` holds, and cuDNN's like."""
     cudnn_benchmark: bool = False
@@ -152,7 +157,11 @@ class TrainingStep:
             self.model = move_model(fresh, device, settings.memory_format).train()
         with self.observer.phase("average"):
             self.average = ModelAverage(self.model) if workload.keeps_average else None
+        if settings.lean:
+            workload.make_lean(self.model)
         apply_recompute(self.model, settings.recompute)
+        if settings.compiled:
+            self.model.compile()
         self.optimizer = workload.make_optimizer(self.model, settings.optimizer)
         self._use_foreach()
         self.scaler = torch.amp.grad_scaler.GradScaler(
@@ -182,6 +191,17 @@ class TrainingStep:
                 name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()
             }
             return self.workload.prepare(moved)
+
+    def training_batch(self, batch: Batch, side: int | None = None) -> Batch:
+        """Return a training batch on the device, resized where the workload trains at many sizes.
+
+        Args:
+            batch: CPU tensors.
+            side: as `Workload.draw_side` drew it; None means the largest.
+        """
+        moved = self.to_device(batch)
+        with self.observer.phase("transfer"):
+            return self.workload.resize(moved, side)
 
     def accumulate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one micro-batch forward and backward, adding to the gradients.

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import lean, rebuild
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,9 +54,16 @@ class Conv(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM)
         self.act: nn.Module = nn.SiLU(inplace=True) if act else nn.Identity()
         self.reduction = float(stride)
+        self.lean = False
+
+    def can_be_lean(self) -> bool:
+        """Return whether `lean` may be set: to keep less for backward, all else being equal."""
+        return lean.is_supported([self.bn], self.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H / stride, W / stride]`."""
+        if self.lean and self.training and torch.is_grad_enabled():
+            return lean.normalised_activation([self.conv(x)], [self.bn], self.act)
         out: Tensor = self.act(self.bn(self.conv(x)))
         return out
 
@@ -67,9 +76,17 @@ class RepConvN(nn.Module):
         self.conv1 = Conv(in_channels, out_channels, 3, act=False)
         self.conv2 = Conv(in_channels, out_channels, 1, act=False)
         self.act: nn.Module = nn.SiLU(inplace=True)
+        self.lean = False
+
+    def can_be_lean(self) -> bool:
+        """Return whether `lean` may be set: to keep less for backward, all else being equal."""
+        return lean.is_supported([self.conv1.bn, self.conv2.bn], self.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
+        if self.lean and self.training and torch.is_grad_enabled():
+            maps = [self.conv1.conv(x), self.conv2.conv(x)]
+            return lean.normalised_activation(maps, [self.conv1.bn, self.conv2.bn], self.act)
         out: Tensor = self.act(self.conv1(x) + self.conv2(x))
         return out
 
@@ -84,7 +101,7 @@ class RepNBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the input's shape."""
-        out: Tensor = x + self.cv2(self.cv1(x))
+        out: Tensor = rebuild.add(x, self.cv2(self.cv1(x)))
         return out
 
 
@@ -103,7 +120,7 @@ class RepNCSP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
-        out: Tensor = self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        out: Tensor = self.cv3(rebuild.join((self.m(self.cv1(x)), self.cv2(x))))
         return out
 
 
@@ -123,10 +140,10 @@ class RepNCSPELAN4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
-        parts = list(self.cv1(x).chunk(2, 1))
+        parts = rebuild.halves(self.cv1(x))
         parts.append(self.cv2(parts[-1]))
         parts.append(self.cv3(parts[-1]))
-        out: Tensor = self.cv4(torch.cat(parts, 1))
+        out: Tensor = self.cv4(rebuild.join(parts))
         return out
 
 
@@ -144,15 +161,18 @@ class ELAN1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
-        parts = list(self.cv1(x).chunk(2, 1))
+        parts = rebuild.halves(self.cv1(x))
         parts.append(self.cv2(parts[-1]))
         parts.append(self.cv3(parts[-1]))
-        out: Tensor = self.cv4(torch.cat(parts, 1))
+        out: Tensor = self.cv4(rebuild.join(parts))
         return out
 
 
 def _blur(x: Tensor) -> Tensor:
     """Return the 2x2 mean at every pixel, one pixel smaller along each side."""
+    if rebuild.recipe_of(x) is not None:
+        blurred: Tensor = lean.Blur.apply(x)  # type: ignore[no-untyped-call]
+        return blurred
     return functional.avg_pool2d(x, 2, 1)
 
 
@@ -186,7 +206,7 @@ class ADown(nn.Module):
         """Return `[B, out_channels, H / 2, W / 2]`."""
         convolved, pooled = _blur(x).chunk(2, 1)
         pooled = functional.max_pool2d(pooled, 3, 2, 1)
-        return torch.cat((self.cv1(convolved), self.cv2(pooled)), 1)
+        return rebuild.join((self.cv1(convolved), self.cv2(pooled)))
 
 
 class SP(nn.Module):
@@ -235,7 +255,7 @@ class SPPELAN(nn.Module):
         parts = [self.cv1(x)]
         for pool in (self.cv2, self.cv3, self.cv4):
             parts.append(pool(parts[-1]))
-        out: Tensor = self.cv5(torch.cat(parts, 1))
+        out: Tensor = self.cv5(rebuild.join(parts))
         return out
 
 
@@ -264,8 +284,8 @@ class SPPCSPC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
         deep = self.cv4(self.cv3(self.cv1(x)))
-        deep = self.cv6(self.cv5(torch.cat([deep, *(pool(deep) for pool in self.m)], 1)))
-        out: Tensor = self.cv7(torch.cat((deep, self.cv2(x)), 1))
+        deep = self.cv6(self.cv5(rebuild.join([deep, *(pool(deep) for pool in self.m)])))
+        out: Tensor = self.cv7(rebuild.join((deep, self.cv2(x))))
         return out
 
 
@@ -290,7 +310,7 @@ class Concat(nn.Module):
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """Return the joined map."""
-        return torch.cat(xs, self.d)
+        return rebuild.join(xs, self.d)
 
 
 class CBLinear(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from memplan.errors import BadInputError, UnknownNameError
 
-from . import blocks, parser
+from . import blocks, lean, parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,6 +59,12 @@ class DetectionModel(nn.Module):
         """Pixels a cell of each level, such as (8.0, 16.0, 32.0)."""
         return self.head.strides
 
+    def layer_sources(self, index: int) -> list[int]:
+        """Return the layers that a layer reads, in order; -1 is the image."""
+        source = self.sources[index]
+        flat = source if isinstance(source, list) else [source]
+        return [index - 1 if s == -1 else s for s in flat]
+
     def forward(self, x: Tensor) -> Any:
         """Return the head's result for images `[B, 3, H, W]`, H and W multiples of 32."""
         outputs: list[Any] = []
@@ -106,6 +112,56 @@ def recompute_blocks(net: DetectionModel) -> list[str]:
     """
     layers = list(net.model.named_children())[:-1]
     return [f"model.{i}" for i, layer in layers if any(True for _ in layer.parameters())]
+
+
+def main_layers(net: DetectionModel) -> set[int]:
+    """Return the layers that the main branch needs, which is the head's last; the head included."""
+    last = len(net.model) - 1
+    needed = {last, *net.layer_sources(last)[-net.head.nl :]}
+    for index in range(last - 1, -1, -1):
+        if index in needed:
+            needed.update(net.layer_sources(index))
+    return needed - {-1}
+
+
+def main_maps(network: DetectionModel, images: Tensor) -> list[Tensor]:
+    """Return the raw maps of the main branch, running only the layers that it needs."""
+    head = network.head
+    last = len(network.model) - 1
+    start = (head.branches - 1) * head.nl
+    read_by_head = network.layer_sources(last)[start:]
+    needed = sorted(main_layers(network) - {last})
+    outputs: dict[int, Any] = {-1: images}
+    last_use = {source: index for index in needed for source in network.layer_sources(index)}
+    for index in needed:
+        sources = network.layer_sources(index)
+        inputs = [outputs[source] for source in sources]
+        several = isinstance(network.sources[index], list)
+        outputs[index] = network.model[index](inputs if several else inputs[0])
+        # What no later layer reads goes at once, as in training's forward.
+        for source in sources:
+            if last_use[source] == index and source not in read_by_head:
+                outputs.pop(source, None)
+    # The inputs of other branches are not looked at; the images stand in for them.
+    inputs = [outputs.get(source, images) for source in network.layer_sources(last)]
+    return head.raw(inputs, head.branches - 1)
+
+
+def make_lean(net: DetectionModel) -> int:
+    """Make every block that can be keep less for backward, in place; return how many are.
+
+    Blocks whose batch norm spans several devices, or whose activation is neither SiLU nor ReLU,
+    stay as they are.
+    """
+    count = 0
+    for module in list(net.modules()):
+        if isinstance(module, blocks.Conv | blocks.RepConvN) and module.can_be_lean():
+            module.lean = True
+            count += 1
+        for kind in (lean.Convolution, lean.Upsample):
+            if kind.can_replace(module):
+                module.__class__ = kind
+    return count
 
 
 def _number_of_classes(description: Mapping[str, Any], nc: int | None) -> int:

@@ -78,6 +78,7 @@ def test_the_input_is_counted_to_the_byte():
         (OptimizerSettings(name="Adam"), 2),
         (OptimizerSettings(name="AdamW"), 2),
         (OptimizerSettings(name="RMSprop", momentum=0.0), 1),
+        (OptimizerSettings(name="LION"), 1),
     ],
 )
 def test_optimizer_state_appears_in_the_first_step_only(optimizer, copies):
@@ -86,6 +87,15 @@ def test_optimizer_state_appears_in_the_first_step_only(optimizer, copies):
 
     assert sorted(PARAMETER_BYTES * copies) == _allocated(tape, "optimizer_state", "first_update")
     assert [] == _allocated(tape, "optimizer_state", "update")
+
+
+def test_lion_holds_one_temporary_a_parameter():
+    """Its step, as large as the parameters, lives beside them for the update, and no more."""
+    tape = _record(optimizer=OptimizerSettings(name="LION"))
+    kinds = ("temporary", "workspace", "activation")
+    made = [size for kind in kinds for size in _allocated(tape, kind, "update")]
+
+    assert sorted(PARAMETER_BYTES) == sorted(made)
 
 
 def test_the_average_is_a_second_model():

@@ -30,6 +30,8 @@ class DataDescription:
     """Names by class number."""
     splits: Mapping[str, tuple[Path, ...]]
     """Directories and list files of each split that is given."""
+    warnings: tuple[str, ...] = ()
+    """What of the file is passed over, a line each."""
 
     @property
     def num_classes(self) -> int:
@@ -42,19 +44,30 @@ class DataDescription:
         Raises:
             BadInputError: the split is not described, or holds no images.
         """
+        return self.find_images(split)[0]
+
+    def find_images(self, split: str) -> tuple[list[Path], int]:
+        """Return the image files of a split, and how many more times some of them are named.
+
+        Raises:
+            BadInputError: the split is not described, or holds no images.
+        """
         sources = self.splits.get(split)
         if not sources:
             known = ", ".join(self.splits)
             raise BadInputError(f"{self.path} describes no {split!r} split. It has: {known}.")
-        found: set[Path] = set()
-        for source in sources:
-            found.update(_listed_images(source) if source.is_file() else _images_below(source))
-        if not found:
+        named = [
+            path
+            for source in sources
+            for path in (_listed_images(source) if source.is_file() else _images_below(source))
+        ]
+        if not named:
             raise BadInputError(
                 f"No images for {split!r} in {', '.join(map(str, sources))}. "
                 f"memplan reads {', '.join(sorted(IMAGE_SUFFIXES))}."
             )
-        return sorted(found)
+        paths = sorted(set(named))
+        return paths, len(named) - len(paths)
 
 
 def read_description(path: Path) -> DataDescription:
@@ -62,7 +75,8 @@ def read_description(path: Path) -> DataDescription:
 
     `path` inside the file is the root: absolute, or relative to the file's own directory, or else
     to the working directory. `train`, `val` and `test` are each a directory, a list file, or a list
-    of those. `names` is a list or a map from number to name.
+    of those. `names` is a list or a map from number to name. `download` is never followed: nothing
+    touches the network and no script of a data set is run; `warnings` says so.
 
     Raises:
         BadInputError: the file or a directory is missing, or an entry cannot be used.
@@ -80,7 +94,14 @@ def read_description(path: Path) -> DataDescription:
             raise BadInputError(
                 f"{path} has no entry {split!r}. Add it: a directory of images under {root}."
             )
-    return DataDescription(path=path, root=root, class_names=class_names, splits=splits)
+    ignored = (
+        (f"{path}: download is passed over; memplan downloads no data and runs no script of it.",)
+        if raw.get("download")
+        else ()
+    )
+    return DataDescription(
+        path=path, root=root, class_names=class_names, splits=splits, warnings=ignored
+    )
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -156,6 +177,20 @@ def _images_below(directory: Path) -> list[Path]:
 
 
 def _listed_images(list_file: Path) -> list[Path]:
-    """Return the images a list file names, one a line, relative to the file's directory."""
-    lines = list_file.read_text(encoding="utf-8").splitlines()
-    return [list_file.parent / line.strip() for line in lines if line.strip()]
+    """Return the images a list file names, one a line.
+
+    Paths are relative to the file's directory, or to the working directory where the first is not
+    found there but here; the official lists have both.
+    """
+    try:
+        text = list_file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            f"{list_file} is no list of images, one path a line: {error}. Give a text file or a "
+            "directory."
+        ) from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    base = list_file.parent
+    if lines and not (base / lines[0]).exists() and Path(lines[0]).exists():
+        base = Path.cwd()
+    return [base / line for line in lines]

@@ -1,4 +1,4 @@
-"""Average precision of detections, by COCO's rules.
+"""Average precision of detections, by COCO's rules, and what more an evaluation tells.
 
 pycocotools is the evaluator: published numbers are made with it, and it keeps each match, which
 precision and recall at one confidence need. (faster-coco-eval gave the same AP to the last digit in
@@ -7,25 +7,26 @@ a third of the time on 206,000 made-up detections, 1.3 s for 4.2 s, but keeps no
 
 from __future__ import annotations
 
-import contextlib
-import io
+import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from .coco import Floats, ImageRecord, Matching, match
+from .confusion import confusion_matrix, write_matrix
+from .curves import CONFIDENCES, Curves, curves_of, families, write_family
 from .nms import non_max_suppression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from memplan.workload import Batch
 
-_MAX_DETECTIONS = 100  # of a class in an image; COCO's own setting
-_EVERY_AREA = [0.0, 1e10]
-_THRESHOLDS = np.linspace(0, 1, 1001)  # confidences at which F1 is looked at
+_MOST_PICTURED = 8  # images of the first batch that are kept to be drawn
+_MOST_PRINTED = 50  # classes; more are in per_class.csv only
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,27 @@ class ClassMetrics:
     """Average precision, mean over IoUs 0.50 to 0.95."""
 
 
+@dataclass(frozen=True)
+class PicturedImage:
+    """A validation image as the model saw it, with its boxes in that image's pixels."""
+
+    image: torch.Tensor
+    """uint8 `[3, h, w]`, RGB."""
+    objects: Floats
+    """Rows left, top, right, bottom, class."""
+    detections: Floats
+    """Rows left, top, right, bottom, score, class."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What is computed once of all images."""
+
+    rows: list[ClassMetrics]
+    matching: Matching
+    curves: Curves
+
+
 class DetectionEvaluator:
     """Collects detections and objects in the pixels of the original images.
 
@@ -55,9 +77,9 @@ class DetectionEvaluator:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._class_names = tuple(class_names)
-        self._shapes: dict[int, tuple[int, int]] = {}
-        self._objects: list[dict[str, Any]] = []
-        self._detections: list[dict[str, Any]] = []
+        self._images: dict[int, ImageRecord] = {}
+        self._pictured: list[PicturedImage] = []
+        self._known: _Outcome | None = None
 
     def update(self, predictions: Any, batch: Batch) -> None:
         """Add one validation batch.
@@ -70,26 +92,35 @@ class DetectionEvaluator:
         """
         if isinstance(predictions, torch.Tensor):
             predictions = non_max_suppression(predictions)
+        self._known = None
         height, width = batch["images"].shape[-2:]
         targets = batch["targets"].double().cpu().numpy()
         maps = batch["letterbox"].double().cpu().numpy()
         shapes = batch["original_shapes"].tolist()
         for place, image_id in enumerate(batch["image_ids"].tolist()):
-            self._shapes[image_id] = tuple(shapes[place])
             rows = targets[place][targets[place][:, 0] >= 0]
             half = rows[:, 3:5] / 2
             corners = np.concatenate([rows[:, 1:3] - half, rows[:, 1:3] + half], axis=1)
             corners *= (width, height, width, height)
-            self._objects += _annotations(
-                _to_original(corners, maps[place]), rows[:, 0], image_id, len(self._objects)
-            )
             found = predictions[place].detach().double().cpu().numpy()
             boxes = _to_original(found[:, :4], maps[place])
-            boxes = boxes.clip(0, np.tile(shapes[place][::-1], 2))
-            annotations = _annotations(boxes, found[:, 5], image_id, len(self._detections))
-            for annotation, score in zip(annotations, found[:, 4].tolist(), strict=True):
-                annotation["score"] = score
-            self._detections += annotations
+            original_height, original_width = shapes[place]
+            boxes = boxes.clip(0, np.tile([original_width, original_height], 2))
+            self._images[image_id] = ImageRecord(
+                original_height,
+                original_width,
+                np.concatenate([rows[:, :1], _to_original(corners, maps[place])], axis=1),
+                np.concatenate([boxes, found[:, 4:]], axis=1),
+            )
+            if len(self._pictured) < _MOST_PICTURED:
+                objects = np.concatenate([corners, rows[:, :1]], axis=1)
+                self._picture(batch["images"][place], objects, found)
+
+    def _picture(self, image: torch.Tensor, objects: Floats, detections: Floats) -> None:
+        if image.is_floating_point():  # prepared already
+            image = (image * 255).round().to(torch.uint8)
+        # A copy: the batch's own memory may be a loader's.
+        self._pictured.append(PicturedImage(image.detach().cpu().clone(), objects, detections))
 
     def compute(self) -> dict[str, float]:
         """Return `precision`, `recall`, `mAP50`, `mAP50-95` and `fitness`, each 0 to 1.
@@ -114,106 +145,117 @@ class DetectionEvaluator:
 
     def per_class(self) -> list[ClassMetrics]:
         """Return one row for each class, in the order of their numbers; zeros without objects."""
-        num_classes = len(self._class_names)
-        num_objects = np.bincount([o["category_id"] for o in self._objects], minlength=num_classes)
-        pairs = {(o["category_id"], o["image_id"]) for o in self._objects}
-        num_images = np.bincount([label for label, _ in pairs], minlength=num_classes)
-        average = np.zeros((2, num_classes))
-        at_best = np.zeros((2, num_classes))
-        if self._objects and self._detections:
-            evaluation = self._evaluate()
-            # [IoU, recall, class, area, detections]; -1 where a class has no objects
-            precision = np.maximum(evaluation.eval["precision"][..., 0, 0], 0)
-            average = np.stack([precision[0].mean(axis=0), precision.mean(axis=(0, 1))])
-            at_best = _at_best_confidence(evaluation, num_objects)
+        return self._outcome().rows
+
+    def curves(self) -> Curves:
+        """Return precision, recall and F1 of each class."""
+        return self._outcome().curves
+
+    def write_details(self, folder: Path, *, draws: bool) -> str:
+        """Write the tables, and pictures if wanted, and return a table by class to print.
+
+        `per_class.csv` always; with `draws`, in `plots/`, curves and confusion matrix as PNG with
+        their numbers as CSV, and the first validation images with labels beside predictions.
+        """
+        metrics = self.compute()
+        self._write_table(folder / "per_class.csv", metrics)
+        if draws:
+            self._write_plots(folder / "plots")
+        return self._table(metrics)
+
+    def _write_plots(self, plots: Path) -> None:
+        from . import charts, pictures
+
+        plots.mkdir(parents=True, exist_ok=True)
+        best = float(CONFIDENCES[self.curves().best])
+        for family in families(self.curves(), self._class_names):
+            write_family(plots / f"{family.name}.csv", family)
+            charts.save(charts.curve_figure(family, best), plots / f"{family.name}.png")
+        matrix = confusion_matrix(self._images.values(), len(self._class_names))
+        write_matrix(plots / "confusion_matrix.csv", matrix, self._class_names)
+        figure = charts.confusion_figure(matrix, self._class_names)
+        charts.save(figure, plots / "confusion_matrix.png")
+        if self._pictured:
+            figure = pictures.predictions_figure(self._pictured, self._class_names)
+            charts.save(figure, plots / "validation_batch.png")
+
+    def _write_table(self, path: Path, metrics: dict[str, float]) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["class", "images", "instances", "precision", "recall", "mAP50", "mAP50-95"]
+            )
+            for row in self._all_rows(metrics):
+                writer.writerow([*row[:3], *(f"{value:.6f}" for value in row[3:])])
+
+    def _all_rows(self, metrics: dict[str, float]) -> list[tuple[Any, ...]]:
+        """Return the row of all classes and one for each."""
+        rows = self.per_class()
+        names = ("precision", "recall", "mAP50", "mAP50-95")
+        total = sum(row.num_objects for row in rows)
+        everything = ("all", len(self._images), total, *(metrics[name] for name in names))
         return [
-            ClassMetrics(name, int(images), int(objects), *map(float, metrics))
-            for name, images, objects, metrics in zip(
-                self._class_names,
-                num_images,
-                num_objects,
-                np.concatenate([at_best, average]).T,
-                strict=True,
+            everything,
+            *(
+                (r.name, r.num_images, r.num_objects, r.precision, r.recall, r.map50, r.map50_95)
+                for r in rows
+            ),
+        ]
+
+    def _table(self, metrics: dict[str, float]) -> str:
+        rows = self._all_rows(metrics)
+        is_long = len(rows) - 1 > _MOST_PRINTED
+        shown = rows[:1] if is_long else rows
+        width = max(len("Class"), *(len(str(row[0])) for row in shown))
+        best = CONFIDENCES[self.curves().best]
+        lines = [
+            f"Validation by class (measured); precision and recall at confidence {best:.3f}",
+            f"{'Class':{width}}  Images  Instances  Precision  Recall  mAP50  mAP50-95",
+        ]
+        for name, images, objects, *values in shown:
+            numbers = "  ".join(
+                f"{value:{size}.3f}" for value, size in zip(values, (9, 6, 5, 8), strict=True)
+            )
+            lines.append(f"{name:{width}}  {images:6}  {objects:9}  {numbers}")
+        if is_long:
+            lines.append(f"Each of the {len(rows) - 1} classes has its row in per_class.csv.")
+        return "\n".join(lines)
+
+    def _outcome(self) -> _Outcome:
+        if self._known is None:
+            self._known = self._evaluate()
+        return self._known
+
+    def _evaluate(self) -> _Outcome:
+        num_classes = len(self._class_names)
+        labels = [image.objects[:, 0].astype(int) for image in self._images.values()]
+        num_objects = np.bincount(
+            np.concatenate([np.zeros(0, int), *labels]), minlength=num_classes
+        )
+        present = [np.unique(image) for image in labels]
+        num_images = np.bincount(
+            np.concatenate([np.zeros(0, int), *present]), minlength=num_classes
+        )
+        matching = match(self._images, num_classes)
+        curves = curves_of(matching, num_objects)
+        metrics = np.stack(
+            [
+                curves.precision[:, curves.best],
+                curves.recall[:, curves.best],
+                matching.precision[0].mean(axis=0),
+                matching.precision.mean(axis=(0, 1)),
+            ],
+            axis=1,
+        )
+        rows = [
+            ClassMetrics(name, int(images), int(objects), *map(float, values))
+            for name, images, objects, values in zip(
+                self._class_names, num_images, num_objects, metrics, strict=True
             )
         ]
-
-    def _evaluate(self) -> Any:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        images = [
-            {"id": image_id, "height": height, "width": width}
-            for image_id, (height, width) in self._shapes.items()
-        ]
-        categories = [{"id": k, "name": name} for k, name in enumerate(self._class_names)]
-        with contextlib.redirect_stdout(io.StringIO()):  # it reports progress by print
-            sides = []
-            for annotations in (self._objects, self._detections):
-                side = COCO()
-                side.dataset = {
-                    "images": images,
-                    "categories": categories,
-                    "annotations": annotations,
-                }
-                side.createIndex()
-                sides.append(side)
-            evaluation = COCOeval(*sides, iouType="bbox")
-            evaluation.params.areaRng = [_EVERY_AREA]
-            evaluation.params.areaRngLbl = ["all"]
-            evaluation.params.maxDets = [_MAX_DETECTIONS]
-            evaluation.evaluate()
-            evaluation.accumulate()
-        return evaluation
+        return _Outcome(rows, matching, curves)
 
 
-def _to_original(
-    corners: npt.NDArray[np.float64], letterbox: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _to_original(corners: Floats, letterbox: Floats) -> Floats:
     """Return corners in the original image's pixels; letterbox is scale x, scale y, left, top."""
-    return (corners - np.tile(letterbox[2:], 2)) / np.tile(letterbox[:2], 2)
-
-
-def _annotations(
-    corners: npt.NDArray[np.float64], labels: npt.NDArray[np.float64], image_id: int, known: int
-) -> list[dict[str, Any]]:
-    """Return COCO annotations; numbers start at 1, for COCO reads 0 as no match."""
-    sizes = corners[:, 2:] - corners[:, :2]
-    boxes = np.concatenate([corners[:, :2], sizes], axis=1).tolist()
-    return [
-        {
-            "id": number,
-            "image_id": image_id,
-            "category_id": int(label),
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-        }
-        for number, (box, label) in enumerate(zip(boxes, labels, strict=True), start=known + 1)
-    ]
-
-
-def _at_best_confidence(
-    evaluation: Any, num_objects: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Return precision and recall `[2, num_classes]` where the classes' mean F1 is highest.
-
-    Matches are those at an IoU of 0.50; one confidence holds for all classes.
-    """
-    precision = np.zeros((len(num_objects), len(_THRESHOLDS)))
-    recall = np.zeros_like(precision)
-    # One entry for each class and image, class by class, as areas and detections have one setting.
-    by_class = np.array_split(np.array(evaluation.evalImgs, dtype=object), len(num_objects))
-    for label, entries in enumerate(by_class):
-        matched = [entry for entry in entries if entry is not None]
-        if not num_objects[label] or not matched:
-            continue
-        scores = np.concatenate([np.asarray(entry["dtScores"]) for entry in matched])
-        correct = np.concatenate([entry["dtMatches"][0] > 0 for entry in matched])
-        order = np.argsort(scores)
-        num_left = len(scores) - np.searchsorted(scores[order], _THRESHOLDS)
-        hits = np.concatenate([[0], np.cumsum(correct[order][::-1])])[num_left]
-        precision[label] = hits / np.maximum(num_left, 1)
-        recall[label] = hits / num_objects[label]
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-16)
-    best = int(f1[num_objects > 0].mean(axis=0).argmax())
-    return np.stack([precision[:, best], recall[:, best]])
+    return np.asarray((corners - np.tile(letterbox[2:], 2)) / np.tile(letterbox[:2], 2))

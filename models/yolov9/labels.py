@@ -1,4 +1,4 @@
-"""Label files: one text file an image, one row an object."""
+"""Label files: one text file an image, one row an object, a box or a polygon."""
 
 from __future__ import annotations
 
@@ -20,13 +20,30 @@ class Labels:
     """The usable rows of one label file, and what was left out."""
 
     rows: tuple[Row, ...]
-    """Class, centre x, centre y, width, height; normalised to the image."""
+    """Class, centre x, centre y, width, height; normalised to the image. A polygon's is its box."""
+    polygons: tuple[tuple[float, ...], ...] = ()
+    """x, y, x, y, ... of each row's polygon, normalised; empty for a row that is a box."""
     num_duplicates: int = 0
     """Rows that repeated an earlier one."""
     num_without_area: int = 0
     """Rows of zero width or height."""
-    num_polygons: int = 0
-    """Rows that were polygons; each became its bounding box."""
+    num_bad: int = 0
+    """Rows that are no object: malformed, or with a coordinate outside 0 to 1."""
+    first_bad: str = ""
+    """The first of those, with file, line and what is wrong; empty where there is none."""
+
+    @property
+    def num_polygons(self) -> int:
+        """Rows that are polygons."""
+        return sum(bool(points) for points in self.polygons)
+
+
+class UnreadableLabelsError(BadInputError):
+    """A label file that cannot be read as text; its image is left out."""
+
+
+class _BadRowError(ValueError):
+    """A row that is left out; its text says why."""
 
 
 def label_path(image_path: Path) -> Path:
@@ -40,65 +57,77 @@ def label_path(image_path: Path) -> Path:
 
 
 def read_labels(path: Path, num_classes: int) -> Labels:
-    """Return the checked rows of a label file.
+    """Return the usable rows of a label file; unusable ones are counted and the first is told.
+
+    A row of five columns is a box, one of seven or more a polygon, also side by side in a file.
+    (The official scan reads the boxes of such a file as polygons of two points.)
 
     Raises:
-        BadInputError: a row is malformed, its class is not below `num_classes`, or a coordinate is
-            outside 0 to 1; the message names file and line.
+        UnreadableLabelsError: the file is no text.
+        BadInputError: a class is not below `num_classes`, which says that labels and `data.yaml`
+            do not belong together; the message names file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} cannot be read as labels: {error}.") from None
-    rows: dict[Row, None] = {}
-    num_rows = num_without_area = num_polygons = 0
+        raise UnreadableLabelsError(f"{path} cannot be read as labels: {error}") from None
+    found: dict[tuple[Row, tuple[float, ...]], None] = {}
+    num_rows = num_without_area = num_bad = 0
+    first_bad = ""
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
-        row = _parse_row(fields, f"{path}:{number}", num_classes)
-        num_polygons += len(fields) > 5
+        try:
+            row, polygon = _parse_row(fields, f"{path}:{number}", num_classes)
+        except _BadRowError as error:
+            num_bad += 1
+            first_bad = first_bad or str(error)
+            continue
         if row[3] <= 0 or row[4] <= 0:
             num_without_area += 1
             continue
         num_rows += 1
-        rows[row] = None
-    return Labels(tuple(rows), num_rows - len(rows), num_without_area, num_polygons)
+        found[row, polygon] = None
+    rows = tuple(row for row, _ in found)
+    polygons = tuple(polygon for _, polygon in found)
+    return Labels(rows, polygons, num_rows - len(rows), num_without_area, num_bad, first_bad)
 
 
-def _parse_row(fields: list[str], where: str, num_classes: int) -> Row:
+def _parse_row(fields: list[str], where: str, num_classes: int) -> tuple[Row, tuple[float, ...]]:
     if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
-        raise BadInputError(
-            f"{where} has {len(fields)} columns. A box has 5 (class x y width height), a polygon "
-            "a class and 3 or more points."
+        raise _BadRowError(
+            f"{where} has {len(fields)} columns; a box has 5 (class x y width height), a polygon "
+            "a class and 3 or more points"
         )
     try:
         values = [float(field) for field in fields]
     except ValueError:
-        raise BadInputError(f"{where} is not made of numbers: {' '.join(fields)[:80]!r}.") from None
+        raise _BadRowError(f"{where} is not made of numbers: {' '.join(fields)[:80]!r}") from None
     label = values[0]
-    if not math.isfinite(label) or label != int(label) or not 0 <= label < num_classes:
+    if not math.isfinite(label) or label != int(label) or label < 0:
+        raise _BadRowError(f"{where} has class {fields[0]}, which is no whole number from 0")
+    if label >= num_classes:
         raise BadInputError(
             f"{where} has class {fields[0]}, but data.yaml has {num_classes} classes, "
             f"0 to {num_classes - 1}. Correct the row, or nc and names."
         )
     for value, field in zip(values[1:], fields[1:], strict=True):
         if not 0 <= value <= 1 + _ROUNDING:  # also false for NaN
-            raise BadInputError(
-                f"{where} has coordinate {field} outside 0 to 1. Divide by the image's width and "
-                "height."
+            raise _BadRowError(
+                f"{where} has coordinate {field} outside 0 to 1; divide by the image's width and "
+                "height"
             )
-    coordinates = [min(value, 1.0) for value in values[1:]]
-    if len(coordinates) > 4:
-        coordinates = _bounding_box(coordinates)
-    x, y, width, height = coordinates
-    return int(label), x, y, width, height
+    coordinates = tuple(min(value, 1.0) for value in values[1:])
+    if len(coordinates) == 4:
+        return (int(label), *coordinates), ()
+    return (int(label), *_bounding_box(coordinates)), coordinates
 
 
-def _bounding_box(points: list[float]) -> list[float]:
+def _bounding_box(points: tuple[float, ...]) -> tuple[float, float, float, float]:
     xs, ys = points[0::2], points[1::2]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-    return [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
 def file_stamp(path: Path) -> tuple[int, int] | None:

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from memplan.errors import BadInputError, UnknownNameError, UsageError
-from memplan.units import KIB, format_bytes
+from memplan.errors import BadInputError, UsageError
+from memplan.workload import dealt
 
+from .batches import Batches, read_batches
+from .collate import QuadCollate, collate
+from .data_options import check_options, strengths_of
 from .dataset import read_description
 from .evaluation import DetectionEvaluator
-from .hyperparameters import check_hyperparameters, load_hyperparameters
 from .labels import label_path
-from .pipeline import (
-    ORDER_STREAM,
-    LoadedSample,
-    Request,
-    TrainingSamples,
-    ValidationSamples,
-    random_stream,
-)
+from .order import by_aspect, common_shape, image_weights, shuffled, weighted
+from .pipeline import LoadedSample, Request, TrainingSamples, ValidationSamples
 from .scan import LabelledImage, scan_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torch.utils.data import Dataset
 
     from memplan.workload import Batch, DataOptions
 
-_EXTRAS = frozenset({"cache", "validation_size"})
-_CACHE_SHARE = 0.5  # of the free host memory that a cache may take
+_PICTURED_BATCHES = 3  # of the first epoch
+_VALIDATION_PADDING = 0.5  # strides, of the official recipe
 
 
 def validation_size(image_size: int, stride: int = 32) -> int:
@@ -43,120 +40,265 @@ def validation_size(image_size: int, stride: int = 32) -> int:
 
     Source: half a stride of padding, then rounded up to the stride (official YOLOv9, pad 0.5).
     """
-    return math.ceil(image_size / stride + 0.5) * stride
+    return math.ceil(image_size / stride + _VALIDATION_PADDING) * stride
 
 
 class YoloData:
     """A YOLO data set, checked and indexed; memplan's `TrainingData`.
 
     Args:
-        options: `path` is a `data.yaml`; `extra` may hold `cache` ("ram" keeps resized training
-            images in host memory, "" does not) and `validation_size` (pixels; default image_size).
+        options: `path` is a `data.yaml`; `extra` may hold
+
+            - `cache`: "ram" or "disk" keeps the resized images of both splits, "val" those of the
+              validation split in host memory, "" none.
+            - `rect`: batches of images of like aspect ratio, letterboxed to a common rectangle;
+              no mosaics, and every epoch in the same order.
+            - `image_weights`: an epoch draws images by their classes, see `order.image_weights`.
+            - `quad`: four samples become one image of twice the side.
+            - `validation_size`: pixels of the square validation samples; default image_size.
+            - `stride`: what the sides of rectangles are multiples of, pixels; default 32.
 
     Raises:
         BadInputError: the data cannot be used, or an option is not known.
+        UsageError: options exclude each other.
     """
 
     def __init__(self, options: DataOptions) -> None:
-        _check_options(options)
+        check_options(options)
         self.options = options
-        self.warnings: list[str] = []
-        """What the user should know, a line each; the caller prints them."""
         self.description = read_description(options.path)
+        self.warnings: list[str] = list(self.description.warnings)
+        """What the user should know, a line each; the caller prints them."""
         self.class_names: tuple[str, ...] = (
             ("object",) if options.single_class else self.description.class_names
         )
         self.num_classes = len(self.class_names)
-        self.hyperparameters = _strengths(options)
+        self.hyperparameters = strengths_of(options)
         training = self._drop_sparse(self._scan("train"))
-        self._training = TrainingSamples(
-            training, size=options.image_size, strengths=self.hyperparameters, seed=options.seed
+        validation = self._scan("val")
+        self._warn_of_shared(training, validation)
+        size = options.image_size
+        self.training = TrainingSamples(
+            training, size=size, strengths=self.hyperparameters, seed=options.seed
         )
-        extra = options.extra or {}
-        self._validation_size = int(extra.get("validation_size") or options.image_size)
-        self._validation = ValidationSamples(self._scan("val"), size=self._validation_size)
-        self.objects_per_image = np.array([len(image.labels) for image in training], np.int64)
-        if extra.get("cache"):
-            _check_cache_fits(self._training.cache_bytes())
-            self._training.cache_in_memory()
+        self._extra = dict(options.extra or {})
+        self._stride = int(self._extra.get("stride") or 32)
+        self._validation_size = int(self._extra.get("validation_size") or size)
+        self.validation = ValidationSamples(validation, image_size=min(size, self._validation_size))
+        share = self.hyperparameters["copy_paste"]
+        self.objects_per_image = np.array(
+            [math.ceil(len(i.labels) + share * _num_polygons(i)) for i in training], np.int64
+        )
+        """Objects that each image brings into a sample at most: copies of polygons count."""
+        self._class_scores = np.zeros(self.num_classes)
+        self._evaluator: DetectionEvaluator | None = None
+        self._keep_images()
 
     @property
     def num_training_images(self) -> int:
         """Training images in an epoch."""
-        return len(self._training)
+        return len(self.training)
 
     @property
     def num_validation_images(self) -> int:
         """Validation images."""
-        return len(self._validation)
+        return len(self.validation)
 
     def training_batches(
-        self, *, micro_batch_size: int, epoch: int, augment_fully: bool, first_image: int = 0
+        self,
+        *,
+        micro_batch_size: int,
+        epoch: int,
+        augment_fully: bool,
+        first_image: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> Iterable[Batch]:
         """Return one epoch's batches: uint8 images and padded float32 targets.
 
         A sample's content depends on seed, epoch and its image alone: not on the batch size, the
-        number of workers or what was read before.
+        number of workers or what was read before; but `rect` gives each batch its own shape, and
+        `image_weights` draws images by the last evaluation.
 
         Args:
             micro_batch_size: images a batch, >= 1; the last batch may be smaller.
             epoch: 0-based.
             augment_fully: False closes the mosaics, and with them mixup.
             first_image: images of this epoch to leave out because they were seen before, >= 0.
+            rank: which of the processes that train together asks, 0-based.
+            num_ranks: how many they are; `memplan.workload.dealt` says which images each gets.
         """
-        order = random_stream(self.options.seed, epoch, ORDER_STREAM).permutation(
-            len(self._training)
+        _check_size(micro_batch_size)
+        groups = self._training_groups(
+            micro_batch_size, epoch, first_image, rank, num_ranks, augment_fully=augment_fully
         )
-        requests = [Request(epoch, int(index), augment_fully) for index in order[first_image:]]
-        return self._batches(self._training, requests, micro_batch_size)
+        return self._batches(self.training, groups, self._merge())
+
+    def _training_groups(
+        self,
+        micro_batch_size: int,
+        epoch: int,
+        first_image: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        *,
+        augment_fully: bool,
+    ) -> list[list[Request]]:
+        """Return the samples of each batch that `training_batches` gives."""
+        rect = bool(self._extra.get("rect"))
+        order = self._order(epoch)
+        turns = _turns(order)
+        square = (self.options.image_size,) * 2
+        groups = []
+        rest = max(len(order) - first_image, 0)
+        for part in dealt(rest, micro_batch_size, rank, num_ranks):
+            places = range(first_image + part.start, first_image + part.stop)
+            members = [self.training.images[order[place]] for place in places]
+            shape = common_shape(members, square[0], self._stride) if rect else square
+            groups.append(
+                [
+                    Request(epoch, int(order[p]), augment_fully and not rect, shape, turns[p])
+                    for p in places
+                ]
+            )
+        return groups
+
+    def _merge(self) -> Callable[[Sequence[LoadedSample]], Any]:
+        return QuadCollate(self.options.seed) if self._extra.get("quad") else collate
+
+    def write_pictures(self, folder: Path, *, micro_batch_size: int, augment_fully: bool) -> None:
+        """Write `labels.png` and the run's first three batches as `train_batch_1.png` and so on.
+
+        Samples are read in this process; no random state but their own is touched.
+
+        Args:
+            folder: exists.
+            micro_batch_size: images a batch, >= 1; up to 16 are shown.
+            augment_fully: whether the first epoch's images are mosaics.
+        """
+        from . import charts, pictures
+
+        labels = [image.labels for image in self.training.images]
+        figure = charts.labels_figure(np.concatenate(labels), self.class_names)
+        charts.save(figure, folder / "labels.png")
+        groups = self._training_groups(micro_batch_size, 0, augment_fully=augment_fully)
+        shown = pictures.MOST_IMAGES * (4 if self._extra.get("quad") else 1)
+        for number, requests in enumerate(groups[:_PICTURED_BATCHES], start=1):
+            batch = self._merge()([self.training[request] for request in requests[:shown]])
+            figure = pictures.batch_figure(batch, self.class_names)
+            charts.save(figure, folder / f"train_batch_{number}.png")
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        images = self.training.images
+        if self._extra.get("rect"):
+            return by_aspect(images)
+        if self._extra.get("image_weights"):
+            weights = image_weights(images, self._scores())
+            return weighted(weights, self.options.seed, epoch)
+        return shuffled(len(images), self.options.seed, epoch)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the order of coming epochs depends on besides seed and epoch.
+
+        With `image_weights` that is `class_scores`, the classes' mAP at the last evaluation.
+        """
+        if not self._extra.get("image_weights"):
+            return {}
+        return {"class_scores": self._scores().tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken.
+
+        Raises:
+            BadInputError: the state is of a data set with other classes.
+        """
+        scores = np.asarray(state.get("class_scores", self._class_scores), np.float64)
+        if scores.shape != self._class_scores.shape:
+            raise BadInputError(
+                f"{self.options.path} has {self.num_classes} classes, but the checkpoint's image "
+                f"weights are of {len(scores)}. Start a new run with --weights."
+            )
+        self._class_scores = scores
+
+    def _scores(self) -> npt.NDArray[np.float64]:
+        """Return each class's mAP at the last evaluation, zeros before the first."""
+        if self._evaluator is not None:
+            rows = self._evaluator.per_class()
+            self._class_scores = np.array([row.map50_95 for row in rows])
+            self._evaluator = None
+        return self._class_scores
 
     def num_batches(self, micro_batch_size: int) -> int:
         """Return how many batches `training_batches` yields in an epoch."""
-        return math.ceil(len(self._training) / micro_batch_size)
+        return math.ceil(len(self.training) / micro_batch_size)
 
     def validation_batches(self, *, micro_batch_size: int) -> Iterable[Batch]:
         """Return the validation set once, letterboxed, in the order of its file names.
+
+        With `rect` it is in the order of aspect ratios, each batch in its own rectangle.
 
         Besides `images` and `targets`: `image_ids` int64 `[B]`, `original_shapes` int64 `[B, 2]`
         (height, width), `letterbox` float64 `[B, 4]` (scale x, scale y, left, top; from original
         pixels to the batch's).
         """
-        return self._batches(self._validation, range(len(self._validation)), micro_batch_size)
+        _check_size(micro_batch_size)
+        images = self.validation.images
+        rect = bool(self._extra.get("rect"))
+        order = by_aspect(images) if rect else np.arange(len(images))
+        size = self._validation_size
+        groups = []
+        for start in range(0, len(order), micro_batch_size):
+            places = order[start : start + micro_batch_size].tolist()
+            shape = (size, size)
+            if rect:
+                members = [images[place] for place in places]
+                padding = _VALIDATION_PADDING if size > self.options.image_size else 0.0
+                side = min(size, self.options.image_size)
+                shape = common_shape(members, side, self._stride, padding)
+            groups.append([(place, shape) for place in places])
+        return self._batches(self.validation, groups, collate)
 
     def evaluator(self) -> DetectionEvaluator:
         """Return a fresh evaluator for the validation set."""
-        return DetectionEvaluator(self.class_names)
+        evaluator = DetectionEvaluator(self.class_names)
+        if self._extra.get("image_weights"):
+            self._evaluator = evaluator
+        return evaluator
 
     def _batches(
-        self, samples: Dataset[LoadedSample], requests: Sequence[Any], micro_batch_size: int
-    ) -> _Batches:
-        if micro_batch_size < 1:
-            raise UsageError(f"micro_batch_size {micro_batch_size} is below 1.")
-        # More processes than cores, or than batches, only wait.
-        num_batches = math.ceil(len(requests) / micro_batch_size)
-        num_workers = min(self.options.num_workers, num_batches, len(os.sched_getaffinity(0)))
-        if num_workers:
-            # Each worker is a process of its own; OpenCV's threads must also be gone before a fork.
-            _use_one_thread()
-        loader: DataLoader[Any] = DataLoader(
-            samples,
-            batch_sampler=_InOrder(requests, micro_batch_size),
-            collate_fn=collate,
-            num_workers=num_workers,
-            worker_init_fn=_use_one_thread if num_workers else None,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.options.seed & 0x7FFF_FFFF_FFFF_FFFF),
-        )
-        return _Batches(loader)
+        self,
+        samples: Dataset[LoadedSample],
+        groups: Sequence[list[Any]],
+        merge: Callable[[Sequence[LoadedSample]], Any],
+    ) -> Batches:
+        options = self.options
+        return read_batches(samples, groups, merge, options.num_workers, options.seed)
+
+    def _keep_images(self) -> None:
+        cache = self._extra.get("cache")
+        stores = [self.validation.store]
+        if cache in {"ram", "disk"}:
+            stores.insert(0, self.training.store)
+        for store in stores if cache else []:
+            if cache == "disk":
+                store.keep_on_disk(self.description.root)
+            else:
+                store.keep_in_memory()
+
+    def _warn_of_shared(
+        self, training: Sequence[LabelledImage], validation: Sequence[LabelledImage]
+    ) -> None:
+        trained = {os.path.realpath(image.path) for image in training}
+        shared = sum(os.path.realpath(image.path) in trained for image in validation)
+        if shared:
+            self.warnings.append(
+                f"{shared} of the {len(validation)} validation images of {self.options.path} are "
+                "training images too, so metrics say little about new images."
+            )
 
     def _scan(self, split: str) -> list[LabelledImage]:
         scanned = scan_split(self.description, split)
         self.warnings += scanned.warnings
-        if split == "train" and scanned.num_polygons and self.hyperparameters["copy_paste"]:
-            self.warnings.append(
-                f"{scanned.num_polygons} polygons became boxes, so copy_paste "
-                f"{self.hyperparameters['copy_paste']:g} has no effect."
-            )
         if not self.options.single_class:
             return list(scanned.images)
         return [_as_single_class(image) for image in scanned.images]
@@ -181,112 +323,26 @@ def open_yolo_data(options: DataOptions) -> YoloData:
     return YoloData(options)
 
 
-def collate(samples: Sequence[LoadedSample]) -> dict[str, torch.Tensor]:
-    """Return samples as one batch, with targets padded to the fullest sample.
-
-    `targets` is float32 `[B, M, 5]`: class, centre x, centre y, width, height, normalised; M is the
-    most objects in a sample and at least 1; rows of padding have class -1 and zeros.
-    """
-    most = max(1, *(len(sample.labels) for sample in samples))
-    targets = torch.zeros(len(samples), most, 5)
-    targets[..., 0] = -1
-    for padded, sample in zip(targets, samples, strict=True):
-        padded[: len(sample.labels)] = sample.labels
-    return {
-        "images": torch.stack([sample.image for sample in samples]),
-        "targets": targets,
-        "image_ids": torch.tensor([sample.image_id for sample in samples]),
-        "original_shapes": torch.tensor([sample.original_shape for sample in samples]),
-        "letterbox": torch.tensor([sample.letterbox for sample in samples], dtype=torch.float64),
-    }
+def _check_size(micro_batch_size: int) -> None:
+    if micro_batch_size < 1:
+        raise UsageError(f"micro_batch_size {micro_batch_size} is below 1.")
 
 
-class _Batches:
-    """The loader's batches, with a worker's error told in one line."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        message = ""
-        try:
-            yield from self._loader
-        except BadInputError as error:
-            # From a worker, torch sends the traceback as the message; ours is its last line.
-            message = str(error).strip().splitlines()[-1].split("BadInputError: ")[-1]
-            # Its frames hold the loader in a cycle; freed by the collector instead of here, the
-            # loader would wait 5 s for its processes.
-            error.__traceback__ = None
-        if message:
-            raise BadInputError(message)
+def _turns(order: npt.NDArray[np.int64]) -> list[int]:
+    """Return how often each place's image was there before, so that repeats are not alike."""
+    seen: dict[int, int] = {}
+    turns = []
+    for image in order.tolist():
+        turns.append(seen.get(image, 0))
+        seen[image] = turns[-1] + 1
+    return turns
 
 
-class _InOrder(Sampler[list[Any]]):
-    """Consecutive groups of the requests, the last one perhaps smaller."""
-
-    def __init__(self, requests: Sequence[Any], size: int) -> None:
-        self._requests = requests
-        self._size = size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._requests) / self._size)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        for start in range(0, len(self._requests), self._size):
-            yield list(self._requests[start : start + self._size])
-
-
-def _use_one_thread(_worker: int = 0) -> None:
-    cv2.setNumThreads(0)
-
-
-def _check_options(options: DataOptions) -> None:
-    for name in options.extra or {}:
-        if name not in _EXTRAS:
-            raise UnknownNameError("data option", name, _EXTRAS)
-    if options.image_size < 32 or options.num_workers < 0 or options.min_items < 0:
-        raise UsageError(
-            f"image_size {options.image_size}, num_workers {options.num_workers}, min_items "
-            f"{options.min_items}: the least are 32, 0 and 0."
-        )
-    cache = (options.extra or {}).get("cache")
-    if cache not in (None, "", "ram"):
-        raise BadInputError(f"cache {cache!r} is not offered. Use --cache ram, or leave it out.")
-
-
-def _available_bytes() -> int:
-    """Return host memory that can be had without swapping, as Linux reckons it."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        name, value, *_ = line.split()
-        if name == "MemAvailable:":
-            return int(value) * KIB
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _strengths(options: DataOptions) -> dict[str, float]:
-    defaults = load_hyperparameters()
-    given = dict(options.hyperparameters or {})
-    for name in given:
-        if name not in defaults:
-            raise UnknownNameError("hyperparameter", name, defaults)
-    check_hyperparameters(given, source="hyperparameters")
-    return defaults | given
+def _num_polygons(image: LabelledImage) -> int:
+    return sum(len(points) > 0 for points in image.polygons)
 
 
 def _as_single_class(image: LabelledImage) -> LabelledImage:
     labels = image.labels.copy()
     labels[:, 0] = 0
-    return LabelledImage(image.path, image.height, image.width, labels)
-
-
-def _check_cache_fits(cache_bytes: int) -> None:
-    free_bytes = _available_bytes()
-    if cache_bytes > free_bytes * _CACHE_SHARE:
-        raise BadInputError(
-            f"Caching the training images takes {format_bytes(cache_bytes)}, more than "
-            f"{_CACHE_SHARE:.0%} of the {format_bytes(free_bytes)} of free host memory. "
-            "Leave out --cache."
-        )
+    return replace(image, labels=labels)

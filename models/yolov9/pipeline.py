@@ -1,40 +1,36 @@
-"""Single samples of a data set: an image file decoded, augmented or letterboxed, with its boxes."""
+"""Single samples of a data set: an image augmented or letterboxed, with its boxes."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
-
-from memplan.errors import BadInputError
 
 from .augment import (
     Image,
     Rows,
     Sample,
+    Shape,
     letterbox,
     mix,
-    mosaic,
     normalise_boxes,
     place_boxes,
-    random_affine,
     random_flip,
-    resize,
     shift_colours,
 )
+from .decode import ImageStore, resized_shape
+from .mosaic import NUM_IMAGES, add_copies, compose, draw_places, gather_objects
+from .order import SAMPLE_STREAM, random_stream
+from .polygons import choose_copies, paste_copies, place_polygons
+from .view import draw_view, map_objects, render, sees
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .scan import LabelledImage
-
-# Streams of random numbers that share a seed; a last entry of 0 would equal a missing one.
-ORDER_STREAM, SAMPLE_STREAM = 1, 2
 
 
 class Request(NamedTuple):
@@ -43,13 +39,17 @@ class Request(NamedTuple):
     epoch: int
     image_id: int
     augment_fully: bool
+    shape: Shape
+    """Height and width of the sample, pixels; a mosaic's must be square."""
+    turn: int = 0
+    """How many times the epoch has drawn the image before, where it is drawn by weights."""
 
 
 class LoadedSample(NamedTuple):
     """One sample as it leaves a loader process."""
 
     image: torch.Tensor
-    """uint8 `[3, size, size]`, RGB."""
+    """uint8 `[3, height, width]`, RGB."""
     labels: torch.Tensor
     """float32 rows class, centre x, centre y, width, height; normalised, `[n, 5]`."""
     image_id: int
@@ -58,29 +58,8 @@ class LoadedSample(NamedTuple):
     """Height and width of the image file, pixels."""
     letterbox: tuple[float, float, float, float]
     """Scale x, scale y, left, top: from the image file's pixels to the sample's."""
-
-
-def random_stream(seed: int, *numbers: int) -> np.random.Generator:
-    """Return the generator that a seed and a few numbers fix, alike in every process."""
-    return np.random.default_rng([seed & 0xFFFF_FFFF_FFFF_FFFF, *numbers])
-
-
-def decode(image: LabelledImage) -> Image:
-    """Return the file's pixels, `[height, width, 3]`, BGR.
-
-    Raises:
-        BadInputError: the file cannot be read any more.
-    """
-    try:
-        encoded = np.fromfile(image.path, np.uint8)
-    except OSError as error:
-        raise BadInputError(f"{image.path} cannot be read any more: {error.strerror}.") from None
-    pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    if pixels is None or pixels.shape[:2] != (image.height, image.width):
-        raise BadInputError(
-            f"{image.path} is not the image it was when the data set was checked. Start again."
-        )
-    return np.asarray(pixels, np.uint8)
+    epoch: int = 0
+    """Of the request; 0 in validation."""
 
 
 class TrainingSamples(Dataset[LoadedSample]):
@@ -101,105 +80,117 @@ class TrainingSamples(Dataset[LoadedSample]):
         strengths: Mapping[str, float],
         seed: int,
     ) -> None:
-        self._images = images
+        self.images = images
+        """The split's images, by place."""
+        self.store = ImageStore(images, size)
+        """Their pixels."""
         self._size = size
         self._strengths = dict(strengths)
         self._seed = seed
-        self._resized: list[Image] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._images)
-
-    def cache_in_memory(self) -> None:
-        """Keep every image in host memory, at the size that augmentation starts from."""
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            self._resized = list(pool.map(self._load, range(len(self._images))))
-
-    def cache_bytes(self) -> int:
-        """Return the host memory that `cache_in_memory` takes, bytes."""
-        ratios = [self._size / max(image.height, image.width) for image in self._images]
-        return sum(
-            3 * round(image.height * ratio) * round(image.width * ratio)
-            for image, ratio in zip(self._images, ratios, strict=True)
-        )
+        return len(self.images)
 
     def __getitem__(self, request: Request) -> LoadedSample:
         """Return the augmented sample that the request names."""
-        rng = random_stream(self._seed, request.epoch, request.image_id, SAMPLE_STREAM)
+        numbers = (request.epoch, request.image_id, SAMPLE_STREAM)
+        # A further number only where there is a turn: sequences that differ in zeros are alike.
+        turn = (request.turn,) if request.turn else ()
+        rng = random_stream(self._seed, *numbers, *turn)
         if request.augment_fully and rng.random() < self._strengths["mosaic"]:
             image, rows = self._mosaic(request.image_id, rng)
             if rng.random() < self._strengths["mixup"]:
                 other = self._mosaic(int(rng.integers(len(self))), rng)
                 image, rows = mix((image, rows), other, rng)
         else:
-            image, rows = self._single(request.image_id, rng)
+            image, rows = self._single(request.image_id, request.shape, rng)
         image = shift_colours(image, self._strengths, rng)
         image, rows = random_flip(image, rows, self._strengths, rng)
-        shape = (self._images[request.image_id].height, self._images[request.image_id].width)
+        labelled = self.images[request.image_id]
         return LoadedSample(
-            _to_tensor(image),
-            torch.from_numpy(normalise_boxes(rows, self._size)),
+            to_tensor(image),
+            torch.from_numpy(normalise_boxes(rows, request.shape)),
             request.image_id,
-            shape,
+            (labelled.height, labelled.width),
             (1.0, 1.0, 0.0, 0.0),
+            request.epoch,
         )
 
     def _mosaic(self, image_id: int, rng: np.random.Generator) -> Sample:
-        others = rng.integers(len(self), size=3)
-        chosen = [image_id, *map(int, others)]
+        """Return a view of four images; those it does not show are not decoded."""
+        size = self._size
+        chosen = [image_id, *map(int, rng.integers(len(self), size=NUM_IMAGES - 1))]
         rng.shuffle(chosen)
-        parts = [(self._resized_image(i), self._images[i].labels) for i in chosen]
-        image, rows = mosaic(parts, self._size, rng)
-        return random_affine(image, rows, self._size, self._strengths, rng)
-
-    def _single(self, image_id: int, rng: np.random.Generator) -> Sample:
-        resized = self._resized_image(image_id)
-        image, (scale_x, scale_y, left, top) = letterbox(resized, self._size, scale_up=True)
-        height, width = resized.shape[:2]
-        rows = place_boxes(
-            self._images[image_id].labels, height * scale_y, width * scale_x, left, top
+        images = [self.images[place] for place in chosen]
+        places = draw_places([resized_shape(image, size) for image in images], size, rng)
+        rows, polygons = gather_objects(images, places, size)
+        share = self._strengths["copy_paste"]
+        copies = choose_copies(rows, polygons, share, 2 * size, rng) if polygons else []
+        view = draw_view((2 * size, 2 * size), (size, size), self._strengths, rng)
+        canvas = compose(
+            [
+                # A copy may show what the view itself does not.
+                self.store[number] if copies or sees(view, place) else None
+                for number, place in zip(chosen, places, strict=True)
+            ],
+            places,
+            size,
         )
-        return random_affine(image, rows, self._size, self._strengths, rng)
+        paste_copies(canvas, copies)
+        return render(canvas, view), map_objects(*add_copies(rows, polygons, copies), view)
 
-    def _resized_image(self, image_id: int) -> Image:
-        return self._load(image_id) if self._resized is None else self._resized[image_id]
-
-    def _load(self, image_id: int) -> Image:
-        image = decode(self._images[image_id])
-        ratio = self._size / max(image.shape[:2])
-        height, width = (max(round(side * ratio), 1) for side in image.shape[:2])
-        return resize(image, height, width)
+    def _single(self, image_id: int, shape: Shape, rng: np.random.Generator) -> Sample:
+        resized = self.store[image_id]
+        labelled = self.images[image_id]
+        image, (scale_x, scale_y, left, top) = letterbox(resized, shape, scale_up=True)
+        height, width = resized.shape[0] * scale_y, resized.shape[1] * scale_x
+        rows = place_boxes(labelled.labels, height, width, left, top)
+        polygons = place_polygons(labelled.polygons, height, width, left, top)
+        view = draw_view(shape, shape, self._strengths, rng)
+        return render(image, view), map_objects(rows, polygons, view)
 
 
 class ValidationSamples(Dataset[LoadedSample]):
-    """The validation split, letterboxed without enlarging; indexed by place.
+    """The validation split, letterboxed; indexed by place and the sample's height and width.
+
+    Images come with their longer side at `image_size` and are not enlarged to a larger sample, so
+    that objects are as large as in training, as in the official validation.
 
     Args:
         images: the split's images.
-        size: side of the samples, pixels.
+        image_size: the longer side of the images, pixels.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], *, size: int) -> None:
-        self._images = images
-        self._size = size
+    def __init__(self, images: Sequence[LabelledImage], *, image_size: int) -> None:
+        self.images = images
+        """The split's images, by place."""
+        self.store = ImageStore(images, image_size, exact=True)
+        """Their pixels."""
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._images)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> LoadedSample:
+    def __getitem__(self, wanted: tuple[int, Shape]) -> LoadedSample:
         """Return the letterboxed sample with the map that made it."""
-        labelled = self._images[index]
-        shape = (labelled.height, labelled.width)
-        image, transform = letterbox(decode(labelled), self._size, scale_up=False)
-        scale_x, scale_y, left, top = transform
-        rows: Rows = place_boxes(labelled.labels, shape[0] * scale_y, shape[1] * scale_x, left, top)
-        labels = torch.from_numpy(normalise_boxes(rows, self._size))
-        return LoadedSample(_to_tensor(image), labels, index, shape, transform)
+        place, shape = wanted
+        labelled = self.images[place]
+        original = (labelled.height, labelled.width)
+        resized = self.store[place]
+        image, (scale_x, scale_y, left, top) = letterbox(resized, shape, scale_up=False)
+        scale_x *= resized.shape[1] / original[1]
+        scale_y *= resized.shape[0] / original[0]
+        rows: Rows = place_boxes(
+            labelled.labels, original[0] * scale_y, original[1] * scale_x, left, top
+        )
+        labels = torch.from_numpy(normalise_boxes(rows, shape))
+        transform = (scale_x, scale_y, left, top)
+        return LoadedSample(to_tensor(image), labels, place, original, transform)
 
 
-def _to_tensor(image: Image) -> torch.Tensor:
-    """Return BGR pixels as an RGB tensor `[3, h, w]`; one copy does flips, order and layout."""
-    planes: npt.NDArray[np.uint8] = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
+def to_tensor(image: Image) -> torch.Tensor:
+    """Return BGR pixels as an RGB tensor `[3, h, w]`."""
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, [planes[2], planes[1], planes[0]])
     return torch.from_numpy(planes)

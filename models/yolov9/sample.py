@@ -13,6 +13,8 @@ from memplan.errors import BadInputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
 Image = npt.NDArray[np.uint8]
 
 SAMPLE_IMAGE_SIZE = 320
@@ -73,6 +75,24 @@ def write_sample(directory: Path, *, force: bool = False) -> Path:
     except OSError as error:
         raise BadInputError(f"The sample set cannot be written to {directory}: {error}.") from None
     return data_yaml
+
+
+def sample_images(count: int, size: int) -> torch.Tensor:
+    """Return images of the sample set's validation split, RGB, 0 to 1, `[count, 3, size, size]`.
+
+    Nothing is written; these are the files' pixels before their compression.
+    """
+    import torch
+
+    digits, classes = _load_digits("val")
+    photographs = _load_photographs()
+    images = []
+    for number in range(count):
+        rng = np.random.default_rng([_SEED, 1, number, 1])
+        image, _ = _compose(rng, digits, classes, photographs)
+        resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        images.append(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
+    return torch.from_numpy(np.stack(images)).float() / 255
 
 
 def _write_split(directory: Path, split: str, num_images: int) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +15,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from memplan.errors import BadInputError
 
-from .labels import file_stamp, label_path, read_labels
+from .index import index_files, pack_points, read_index, unpack_points, write_index
+from .labels import Labels, UnreadableLabelsError, file_stamp, label_path, read_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .dataset import DataDescription
 
-INDEX_SCHEMA = "memplan.yolo_index/1"
 _SMALLEST_SIDE = 10  # pixels; the official scan refuses smaller images too
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
+_UNREADABLE_MODES = frozenset({"F", "I"})  # OpenCV reads no TIFF of 32 bits a sample as colours
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class LabelledImage:
     """Pixels, after the EXIF orientation is applied."""
     labels: npt.NDArray[np.float32]
     """Rows class, centre x, centre y, width, height; normalised, `[n, 5]`."""
+    polygons: tuple[npt.NDArray[np.float32], ...] = ()
+    """Points `[k, 2]` of each row's polygon, normalised, k = 0 for a box; empty without any."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,18 @@ class Split:
     images: tuple[LabelledImage, ...]
     warnings: tuple[str, ...] = ()
     num_polygons: int = 0
-    """Polygon rows that became bounding boxes."""
+    """Rows that are polygons."""
 
 
 @dataclass
 class _Counts:
+    num_repeated: int
     corrupt: list[str] = field(default_factory=list)
+    bad_rows: list[str] = field(default_factory=list)
+    num_bad: int = 0
     num_labelled: int = 0
+    num_unlabelled: int = 0
+    num_sharing: int = 0
     num_duplicates: int = 0
     num_without_area: int = 0
     num_polygons: int = 0
@@ -69,11 +75,12 @@ def scan_split(description: DataDescription, split: str) -> Split:
     index lies in the data set's root, or in the user's cache directory when that is not writable.
 
     Raises:
-        BadInputError: no images, a bad label row, no usable image, or no image with labels.
+        BadInputError: no images, a class beyond those of `data.yaml`, no usable image, or no image
+            with labels.
     """
-    paths = description.image_paths(split)
-    index_files = _index_files(description, split)
-    entries = _read_index(index_files)
+    paths, num_repeated = description.find_images(split)
+    files = index_files(description, split)
+    entries = read_index(files)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         fresh = dict(
             zip(
@@ -83,26 +90,34 @@ def scan_split(description: DataDescription, split: str) -> Split:
             )
         )
     if fresh != entries:
-        _write_index(index_files, fresh)
-    return _summarise(description, split, paths, fresh)
+        write_index(files, fresh)
+    return _summarise(description, split, paths, fresh, num_repeated)
 
 
 def _summarise(
-    description: DataDescription, split: str, paths: Sequence[Path], entries: dict[str, Any]
+    description: DataDescription,
+    split: str,
+    paths: Sequence[Path],
+    entries: dict[str, Any],
+    num_repeated: int,
 ) -> Split:
     images: list[LabelledImage] = []
-    counts = _Counts()
+    counts = _Counts(num_repeated, num_sharing=len(paths) - len({label_path(p) for p in paths}))
     for path in paths:
         entry = entries[str(path)]
         if entry["problem"] is not None:
             counts.corrupt.append(f"{path} ({entry['problem']})")
             continue
         counts.num_labelled += entry["label"] is not None
+        counts.num_unlabelled += entry["label"] is None
+        counts.num_bad += entry["num_bad"]
+        counts.bad_rows += [entry["first_bad"]] if entry["first_bad"] else []
         counts.num_duplicates += entry["num_duplicates"]
         counts.num_without_area += entry["num_without_area"]
         counts.num_polygons += entry["num_polygons"]
         labels = np.asarray(entry["rows"], np.float32).reshape(-1, 5)
-        images.append(LabelledImage(path, entry["height"], entry["width"], labels))
+        polygons = unpack_points(entry["polygons"])
+        images.append(LabelledImage(path, entry["height"], entry["width"], labels, polygons))
     if not images:
         raise BadInputError(
             f"None of the {len(paths)} images for {split!r} can be used; the first: "
@@ -111,10 +126,15 @@ def _summarise(
     if not any(len(image.labels) for image in images):
         raise BadInputError(
             f"None of the {len(images)} images for {split!r} has an object: "
-            f"{counts.num_labelled} label files exist. "
-            f"The labels of {images[0].path} are looked for at {label_path(images[0].path)}."
+            f"{counts.num_labelled} label files exist. " + _why_nothing(counts, images[0].path)
         )
     return Split(tuple(images), tuple(_warnings(description, split, counts)), counts.num_polygons)
+
+
+def _why_nothing(counts: _Counts, path: Path) -> str:
+    if counts.bad_rows:
+        return f"{counts.num_bad} rows are no objects; the first: {counts.bad_rows[0]}."
+    return f"The labels of {path} are looked for at {label_path(path)}."
 
 
 def _warnings(description: DataDescription, split: str, counts: _Counts) -> list[str]:
@@ -124,6 +144,24 @@ def _warnings(description: DataDescription, split: str, counts: _Counts) -> list
         messages.append(
             f"{len(counts.corrupt)} images {where} cannot be used and are skipped; the first: "
             f"{counts.corrupt[0]}."
+        )
+    if counts.num_bad:
+        messages.append(
+            f"{counts.num_bad} label rows {where} are no objects and are skipped; the first: "
+            f"{counts.bad_rows[0]}."
+        )
+    if counts.num_unlabelled:
+        messages.append(
+            f"{counts.num_unlabelled} images {where} have no label file and count as background."
+        )
+    if counts.num_repeated:
+        messages.append(
+            f"{counts.num_repeated} repeated images {where} were left out: each counts once."
+        )
+    if counts.num_sharing:
+        messages.append(
+            f"{counts.num_sharing} images {where} have the label file of another image (a.jpg and "
+            "a.png both have a.txt)."
         )
     if counts.num_duplicates:
         messages.append(f"{counts.num_duplicates} repeated label rows {where} were removed.")
@@ -148,13 +186,24 @@ def _entry(path: Path, entries: dict[str, Any], num_classes: int) -> dict[str, A
     ):
         return dict(known)
     height, width, problem = _check_image(path)
-    entry: dict[str, Any] = {**stamps, "height": height, "width": width, "problem": problem}
-    read = read_labels(labels, num_classes) if stamps["label"] is not None else None
-    return entry | {
-        "rows": [list(row) for row in read.rows] if read else [],
-        "num_duplicates": read.num_duplicates if read else 0,
-        "num_without_area": read.num_without_area if read else 0,
-        "num_polygons": read.num_polygons if read else 0,
+    read = Labels(())
+    if stamps["label"] is not None:
+        try:
+            read = read_labels(labels, num_classes)
+        except UnreadableLabelsError as error:
+            problem = problem or str(error)
+    return {
+        **stamps,
+        "height": height,
+        "width": width,
+        "problem": problem,
+        "rows": [list(row) for row in read.rows],
+        "polygons": pack_points(read.polygons),
+        "num_duplicates": read.num_duplicates,
+        "num_without_area": read.num_without_area,
+        "num_polygons": read.num_polygons,
+        "num_bad": read.num_bad,
+        "first_bad": read.first_bad,
     }
 
 
@@ -170,9 +219,9 @@ def _check_image(path: Path) -> tuple[int, int, str | None]:
             with Image.open(path) as image:
                 image.verify()  # the image cannot be used afterwards
             with Image.open(path) as image:
-                width, height = image.size
-                if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
-                    width, height = height, width
+                width, height = _upright_size(image)
+                if image.format == "TIFF" and image.mode in _UNREADABLE_MODES:
+                    return 0, 0, "32 bits a sample, where 8 or 16 can be read"
             if not _is_complete(path):
                 with Image.open(path) as image:
                     ImageOps.exif_transpose(image)  # decodes, and fails where data is missing
@@ -185,6 +234,17 @@ def _check_image(path: Path) -> tuple[int, int, str | None]:
     return height, width, None
 
 
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height after the EXIF orientation is applied, from the header alone."""
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow has turned the size of these, in its later versions
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        width, height = tags.get(_TIFF_WIDTH, width), tags.get(_TIFF_HEIGHT, height)
+    if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+        return height, width
+    return width, height
+
+
 def _is_complete(path: Path) -> bool:
     """Return whether a JPEG ends in its end marker; verify() does not look at other than PNG."""
     if path.suffix.lower() == ".png":
@@ -192,43 +252,3 @@ def _is_complete(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-2, os.SEEK_END)
         return file.read() == b"\xff\xd9"
-
-
-def _index_files(description: DataDescription, split: str) -> tuple[Path, Path]:
-    """Return where the index may be: beside the data, or in the user's cache."""
-    sources = "\n".join(map(str, description.splits[split]))
-    digest = hashlib.sha256(sources.encode()).hexdigest()[:8]
-    name = f"memplan-index-{split}-{digest}.json"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return description.root / name, cache / "memplan" / name
-
-
-def _read_index(index_files: Sequence[Path]) -> dict[str, Any]:
-    """Return the remembered entries; none if the files are missing, older or damaged."""
-    for index_file in index_files:
-        try:
-            index = json.loads(index_file.read_text(encoding="utf-8"))
-            if index["schema"] == INDEX_SCHEMA:
-                return dict(index["images"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return {}
-
-
-def _write_index(index_files: Sequence[Path], entries: dict[str, Any]) -> None:
-    """Write the index in one step, at the first place that can be written.
-
-    Without an index the next start is slower, nothing else; so it is no error if there is no place.
-    """
-    text = json.dumps({"schema": INDEX_SCHEMA, "images": entries}, separators=(",", ":"))
-    for index_file in index_files:
-        partial = index_file.with_name(f"{index_file.name}.{os.getpid()}")
-        try:
-            index_file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(index_file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            continue
-        return

@@ -42,13 +42,36 @@ class LoadReport:
     """Entries of another shape: name, the file's shape, the network's shape."""
 
     def __str__(self) -> str:
-        """Return the report as one sentence."""
+        """Return the report as a sentence or two; what did not match is named."""
         total = len(self.matched) + len(self.missing) + len(self.reshaped)
-        return (
-            f"Loaded {len(self.matched)} of {total} entries from {self.slot!r}"
-            f" ({len(self.missing)} missing, {len(self.reshaped)} of another shape,"
-            f" {len(self.unexpected)} unexpected)."
+        sentence = f"Loaded {len(self.matched)} of {total} entries from {self.slot!r}."
+        mismatches = self.mismatches()
+        return f"{sentence} {mismatches}" if mismatches else sentence
+
+    def mismatches(self) -> str:
+        """Return what did not match, by name as far as a line has room; empty if all did."""
+        reshaped = [
+            f"{name} is {_shape(file)} and not {_shape(net)}" for name, file, net in self.reshaped
+        ]
+        kinds = (
+            ("missing", list(self.missing)),
+            ("of another shape", reshaped),
+            ("unexpected", list(self.unexpected)),
         )
+        parts = [f"{len(names)} {kind} ({_few(names)})" for kind, names in kinds if names]
+        return f"Not matched: {'; '.join(parts)}." if parts else ""
+
+
+_FEW_NAMES = 3  # in a line
+
+
+def _few(names: list[str]) -> str:
+    rest = len(names) - _FEW_NAMES
+    return ", ".join(names[:_FEW_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def load_weights(net: nn.Module, path: str | Path, prefer: str = "ema") -> LoadReport:
@@ -66,7 +89,21 @@ def load_weights(net: nn.Module, path: str | Path, prefer: str = "ema") -> LoadR
     Raises:
         BadInputError: the file cannot be read, is refused as unsafe, or not one entry fits.
     """
-    slot, state = read_state(path, prefer)
+    content = read_checkpoint(path)
+    if isinstance(content, Mapping) and content.get("fused"):
+        raise BadInputError(
+            f"{path} is fused: its norms are merged into the convolutions, so it cannot be trained "
+            "or evaluated here. Give the checkpoint that it was exported from, or export --no-fuse."
+        )
+    return load_state(net, *state_of_checkpoint(content, path, prefer), path)
+
+
+def load_state(net: nn.Module, slot: str, state: dict[str, Tensor], path: str | Path) -> LoadReport:
+    """Fill a network with the entries that fit; `slot` and `path` are for the report.
+
+    Raises:
+        BadInputError: not one entry fits.
+    """
     own = net.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fits:
@@ -94,7 +131,17 @@ def read_state(path: str | Path, prefer: str = "ema") -> tuple[str, dict[str, Te
     Raises:
         BadInputError: the file cannot be read, is refused as unsafe, or holds no weights.
     """
-    content = read_checkpoint(path)
+    return state_of_checkpoint(read_checkpoint(path), path, prefer)
+
+
+def state_of_checkpoint(
+    content: Any, path: str | Path, prefer: str = "ema"
+) -> tuple[str, dict[str, Tensor]]:
+    """Return the slot and the state_dict in what `read_checkpoint` returned.
+
+    Raises:
+        BadInputError: it holds no weights.
+    """
     if not isinstance(content, Mapping):
         content = {"model": content}
     for slot in sorted(_SLOTS, key=lambda s: s != prefer):
@@ -105,6 +152,49 @@ def read_state(path: str | Path, prefer: str = "ema") -> tuple[str, dict[str, Te
     if state:
         return "file", state
     raise BadInputError(f"{path} holds no weights under {', '.join(_SLOTS)} and is no state_dict.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """What a checkpoint says of its network besides the weights; None where it does not."""
+
+    description: dict[str, Any] | None = None
+    """The model description that an official checkpoint or an export carries."""
+    cfg: str | None = None
+    """The configuration's name or path, of memplan's own checkpoints."""
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    data: str | None = None
+    """The `data.yaml` that memplan trained with."""
+
+
+def facts_of(content: Any) -> CheckpointFacts:
+    """Return what the content of a checkpoint, as `read_checkpoint` gives it, says of its network.
+
+    Names of classes and descriptions are read as plain values; anything else is passed over.
+    """
+    if not isinstance(content, Mapping):
+        content = {"model": content}
+    options = content.get("options")
+    if isinstance(options, Mapping):  # memplan's own
+        classes = content.get("num_classes")
+        return CheckpointFacts(
+            cfg=str(options["cfg"]) if options.get("cfg") else None,
+            num_classes=classes if isinstance(classes, int) else None,
+            data=str(options["data"]) if options.get("data") else None,
+        )
+    model = next((content[s] for s in ("ema", "model") if content.get(s) is not None), None)
+    attributes: Mapping[str, Any] = getattr(model, "__dict__", {})
+    names = content.get("class_names", attributes.get("names"))
+    description = content.get("description", attributes.get("yaml"))
+    if isinstance(names, Mapping):
+        names = [names[key] for key in sorted(names)]
+    is_described = isinstance(description, dict) and {"backbone", "head"} <= description.keys()
+    return CheckpointFacts(
+        description=dict(description) if is_described else None,
+        num_classes=len(names) if names else None,
+        class_names=tuple(map(str, names)) if names else None,
+    )
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -155,6 +245,7 @@ _STUB_NAMES = {
     ("numpy", "ndarray"),
     ("argparse", "Namespace"),
     ("torch", "device"),
+    ("torch.torch_version", "TorchVersion"),  # what torch.__version__ is
 }
 
 

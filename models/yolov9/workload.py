@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from memplan.workload import (
     Batch,
     CrowdedBatch,
     DataOptions,
+    ExportOptions,
     OptimizerSettings,
     TrainingData,
     Workload,
@@ -42,6 +44,11 @@ class YoloV9(Workload):
             does not exist means the shipped configuration of that name.
         hyp: a hyperparameter file or the name of a shipped one; None takes scratch-high.
         hyperparameters: values by name that replace those of `hyp`.
+        multi_scale: whether each training batch is resized to a side drawn anew; recorded at the
+            largest.
+        quad: whether four training images make one of twice the side, and the loss counts four
+            times, as the official recipe's `--quad`.
+        validation_batch_size: images validated at once, >= 1; None takes twice the micro-batch.
 
     Raises:
         UnknownNameError: no such configuration or hyperparameter.
@@ -50,6 +57,7 @@ class YoloV9(Workload):
 
     clip_gradient_norm = 10.0
     keeps_average = True
+    offers_lean = True
     nominal_batch_size = 64
     stride = STRIDE
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
@@ -64,15 +72,23 @@ class YoloV9(Workload):
         cfg: str | Path | None = None,
         hyp: str | Path | None = None,
         hyperparameters: Mapping[str, float] | None = None,
+        quad: bool = False,
+        multi_scale: bool = False,
+        validation_batch_size: int | None = None,
     ) -> None:
         from .hyperparameters import load_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
+        if validation_batch_size is not None and validation_batch_size < 1:
+            raise UsageError(f"--val-batch {validation_batch_size} is below 1.")
         self.cfg = _find_cfg(str(cfg or name))
         self.name = Path(name).stem if _is_file_name(name) else name
         self.num_classes = num_classes
         self.image_size = image_size
         self.objects_per_image = objects_per_image
+        self.quad = quad
+        self.multi_scale = multi_scale
+        self.validation_batch_size = validation_batch_size
         self.hyperparameters = _merged(load_hyperparameters(hyp), hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
@@ -81,17 +97,26 @@ class YoloV9(Workload):
 
     def make_batch(self, micro_batch_size: int) -> Batch:
         """Return images `[B, 3, S, S]` uint8, targets `[B, M, 5]` and what the loader adds."""
-        return self._batch(micro_batch_size, self.image_size, self.objects_per_image)
+        return self._training_batch(micro_batch_size, self.objects_per_image)
 
     def make_crowded_batch(self, micro_batch_size: int) -> CrowdedBatch:
         """Return a batch with twice the objects: the assigner pads images to the fullest."""
         objects = max(2 * self.objects_per_image, _FEWEST_IN_CROWD)
-        batch = self._batch(micro_batch_size, self.image_size, objects)
+        batch = self._training_batch(micro_batch_size, objects)
         return CrowdedBatch(batch=batch, objects_per_image=objects)
 
+    def _training_batch(self, micro_batch_size: int, objects: int) -> Batch:
+        if not self.quad:
+            return self._batch(micro_batch_size, self.image_size, objects)
+        num_quads = math.ceil(micro_batch_size / 4)
+        return self._batch(num_quads, 2 * self.image_size, 4 * objects)
+
     def make_validation_batch(self, micro_batch_size: int) -> Batch:
-        """Return twice the images at the validation size, such as 672 for 640."""
-        num_images = micro_batch_size * _VALIDATION_FACTOR
+        """Return `validation_batch_size` images, else twice the training batch, in full size.
+
+        The validation size is larger than training's, such as 672 for 640.
+        """
+        num_images = self.validation_batch_size or micro_batch_size * _VALIDATION_FACTOR
         return self._batch(num_images, self.validation_size, self.objects_per_image)
 
     @property
@@ -121,6 +146,35 @@ class YoloV9(Workload):
         images = batch["images"].to(torch.float32).div_(255)
         return {**batch, "images": images}
 
+    def draw_side(self, generator: np.random.Generator) -> int | None:
+        """Return a side in whole strides from [s / 2, 3 s / 2 + stride), as the recipe draws it."""
+        if not self.multi_scale:
+            return None
+        size = self.image_size
+        drawn = generator.integers(size // 2, size * 3 // 2 + self.stride)
+        return max(int(drawn) // self.stride, 1) * self.stride
+
+    def resize(self, batch: Batch, side: int | None = None) -> Batch:
+        """Return the batch resized from the image size to `side`, bilinear; None: the largest.
+
+        Boxes are relative to the image, so they stay.
+
+        Source: the official recipe's --multi-scale; sides are rounded up to whole strides. It
+        scales the longer side of a batch to `side`; quads and rectangles keep their proportion.
+        """
+        from torch.nn.functional import interpolate
+
+        if not self.multi_scale:
+            return batch
+        images, stride = batch["images"], self.stride
+        largest = (self.image_size * 3 // 2 + stride - 1) // stride * stride
+        factor = (side or largest) / max(images.shape[2:])
+        shape = [math.ceil(length * factor / stride) * stride for length in images.shape[2:]]
+        if list(images.shape[2:]) == shape:
+            return batch
+        resized = interpolate(images, size=shape, mode="bilinear", align_corners=False)
+        return {**batch, "images": resized}
+
     def compute_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +188,9 @@ class YoloV9(Workload):
             cls_pw=values["cls_pw"],
             fl_gamma=values["fl_gamma"],
         )
-        return criterion(model(batch["images"]), batch["targets"])
+        total, parts = criterion(model(batch["images"]), batch["targets"])
+        # The loss grows with the images, of which there are a quarter as many.
+        return (4 * total if self.quad else total), parts
 
     def make_optimizer(
         self, model: torch.nn.Module, settings: OptimizerSettings
@@ -158,8 +214,8 @@ class YoloV9(Workload):
     ) -> np.ndarray[Any, Any]:
         """Return objects in drawn training images: mosaics of four, some mixed with another.
 
-        No object is taken to be cut away and none to be pasted in, so a drawn image is rather
-        fuller than a real one.
+        No object is taken to be cut away, so a drawn image is rather fuller than a real one;
+        copies that copy-paste may add are in `counts` already.
         """
         import numpy as np
 
@@ -176,6 +232,20 @@ class YoloV9(Workload):
 
         return recompute_blocks(_as_network(model))
 
+    def make_lean(self, model: torch.nn.Module) -> None:
+        """Make convolution blocks keep their convolution's output and no normalised map.
+
+        Raises:
+            UsageError: no block can, because of its batch norm or activation.
+        """
+        from .network import make_lean
+
+        if not make_lean(_as_network(model)):
+            raise UsageError(
+                f"--lean: no block of {self.name} can be lean: that takes plain batch norm and "
+                "SiLU or ReLU. Leave it out, or use --recompute."
+            )
+
     def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the main branch's boxes in pixels and probabilities, `[B, 4 + nc, A]`, float32.
 
@@ -184,8 +254,10 @@ class YoloV9(Workload):
         """
         import torch
 
+        from .network import main_maps
+
         network = _as_network(model)
-        maps = _main_maps(network, batch["images"])
+        maps = main_maps(network, batch["images"])
         with torch.autocast(batch["images"].device.type, enabled=False):
             full = [part.float() for part in maps]
             return network.head.decode(full, network.head.branches - 1)
@@ -200,7 +272,12 @@ class YoloV9(Workload):
 
         from .loader import open_yolo_data
 
-        extra = {"validation_size": self.validation_size, **(options.extra or {})}
+        extra = {
+            "validation_size": self.validation_size,
+            "stride": self.stride,
+            "quad": self.quad,
+            **(options.extra or {}),
+        }
         strengths = options.hyperparameters or self.hyperparameters
         chosen = replace(options, extra=extra, hyperparameters=strengths)
         return open_yolo_data(chosen)
@@ -214,6 +291,17 @@ class YoloV9(Workload):
         from .sample import write_sample
 
         return write_sample(directory, force=force)
+
+    def export(self, options: ExportOptions) -> list[str]:
+        """Write the converted, fused network of a checkpoint and return what was done.
+
+        Raises:
+            BadInputError: the weights cannot be used, or the file would disagree with them.
+            UsageError: an option is out of its range.
+        """
+        from .export import export
+
+        return export(options)
 
     def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
         """Fill the model from a checkpoint and return one sentence on what matched.
@@ -290,37 +378,6 @@ def _as_network(model: torch.nn.Module) -> DetectionModel:
 
     assert isinstance(model, DetectionModel)
     return model
-
-
-def _main_maps(network: DetectionModel, images: torch.Tensor) -> list[torch.Tensor]:
-    """Return the raw maps of the main branch, running only the layers that it needs."""
-    head = network.head
-    last = len(network.model) - 1
-    sources = [_absolute(source, index) for index, source in enumerate(network.sources)]
-    start = (head.branches - 1) * head.nl
-    needed = set(sources[last][start:])
-    for index in range(last - 1, -1, -1):
-        if index in needed:
-            needed.update(sources[index])
-    outputs: dict[int, Any] = {-1: images}
-    last_use = {source: index for index in sorted(needed - {-1}) for source in sources[index]}
-    for index in sorted(needed - {-1}):
-        inputs = [outputs[source] for source in sources[index]]
-        several = isinstance(network.sources[index], list)
-        outputs[index] = network.model[index](inputs if several else inputs[0])
-        # What no later layer reads goes at once, as in training's forward.
-        for source in sources[index]:
-            if last_use[source] == index and source not in sources[last][start:]:
-                outputs.pop(source, None)
-    # The inputs of other branches are not looked at; the images stand in for them.
-    inputs = [outputs.get(source, images) for source in sources[last]]
-    return head.raw(inputs, head.branches - 1)
-
-
-def _absolute(source: int | list[int], index: int) -> list[int]:
-    """Return a layer's sources as layer numbers; -1 is the image."""
-    flat = source if isinstance(source, list) else [source]
-    return [index - 1 if s == -1 else s for s in flat]
 
 
 def _parameter_groups(model: torch.nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:

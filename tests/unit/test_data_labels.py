@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from memplan_models.yolov9.labels import label_path, read_labels
+from memplan_models.yolov9.labels import UnreadableLabelsError, label_path, read_labels
 
 from memplan.errors import BadInputError
 
@@ -48,7 +48,6 @@ def test_duplicates_and_empty_boxes_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("3 .5 .5 .1 .1", r"a\.txt:2 has class 3, but data\.yaml has 3 classes, 0 to 2"),
         ("-1 .5 .5 .1 .1", "class -1"),
         ("0.5 .5 .5 .1 .1", "class 0.5"),
         ("nan .5 .5 .1 .1", "class nan"),
@@ -60,10 +59,34 @@ def test_duplicates_and_empty_boxes_are_counted(tmp_path):
         ("0 .5 .5 .1 x", "not made of numbers"),
     ],
 )
-def test_a_bad_row_is_told_with_file_line_and_value(tmp_path, row, message):
-    """The message names file and line, the value, and the bound."""
-    with pytest.raises(BadInputError, match=message) as caught:
-        _read(tmp_path, f"0 .5 .5 .1 .1\n{row}\n")
+def test_a_bad_row_is_left_out_and_told_with_file_line_and_value(tmp_path, row, message):
+    """The others stay; the message names file and line, the value, and the bound."""
+    labels = _read(tmp_path, f"0 .5 .5 .1 .1\n{row}\n{row}\n")
 
-    assert "a.txt:2" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert ((0, 0.5, 0.5, 0.1, 0.1),) == labels.rows
+    assert 2 == labels.num_bad
+    assert "a.txt:2" in labels.first_bad
+    assert message in labels.first_bad
+    assert "\n" not in labels.first_bad
+
+
+def test_a_class_beyond_the_description_is_refused(tmp_path):
+    """A class that data.yaml does not have stops everything: labels and names do not fit."""
+    with pytest.raises(BadInputError, match=r"a\.txt:2 has class 3, but data\.yaml has 3 classes"):
+        _read(tmp_path, "0 .5 .5 .1 .1\n3 .5 .5 .1 .1\n")
+
+
+def test_polygons_and_boxes_may_share_a_file(tmp_path):
+    """Each row says by its columns what it is; the polygon's points are kept beside its box."""
+    labels = _read(tmp_path, "0 .5 .5 .2 .2\n1 0.25 0.25 0.75 0.25 0.5 0.75\n")
+
+    assert ((), (0.25, 0.25, 0.75, 0.25, 0.5, 0.75)) == labels.polygons
+    assert (0, 0.5, 0.5, 0.2, 0.2) == labels.rows[0]
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path):
+    """Bytes that are not UTF-8 are no labels."""
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe0 .5")
+
+    with pytest.raises(UnreadableLabelsError, match=r"a\.txt cannot be read as labels"):
+        read_labels(tmp_path / "a.txt", 3)

@@ -1,5 +1,6 @@
 """Batches: content fixed by seed, epoch and image; shapes and dtypes as agreed."""
 
+import os
 import shutil
 
 import numpy as np
@@ -17,6 +18,11 @@ from memplan.workload import DataOptions
 def sample(tmp_path_factory):
     """The sample set, written once."""
     return write_sample(tmp_path_factory.mktemp("data") / "sample")
+
+
+@pytest.fixture(autouse=True)
+def _user_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -144,9 +150,63 @@ def test_objects_are_counted_for_each_training_image(small):
     assert (6, 3, 10) == (data.num_training_images, data.num_validation_images, data.num_classes)
 
 
-def test_caching_in_memory_changes_nothing_but_speed(small):
-    """Samples from the cache equal those from files."""
-    assert _same(_train(_open(small)), _train(_open(small, extra={"cache": "ram"})))
+@pytest.mark.parametrize("cache", ["ram", "disk", "val"])
+def test_caching_changes_nothing_but_speed(small, cache):
+    """Samples from the cache equal those from files, in training and in validation."""
+    plain, cached = _open(small), _open(small, extra={"cache": cache})
+
+    assert _same(_train(plain), _train(cached))
+    validation = [list(data.validation_batches(micro_batch_size=2)) for data in (plain, cached)]
+    assert _same(*validation)
+
+
+def test_the_cache_on_disk_is_read_again_and_notices_changes(small):
+    """A kept image stands for its file until that changes; its earlier state is removed then."""
+    _open(small, extra={"cache": "disk"})
+    folder = small.parent / "memplan-cache-64"
+    before = {file.name for file in folder.iterdir()}
+    changed = small.parent / "images" / "train" / "0000.jpg"
+    shutil.copy(small.parent / "images" / "train" / "0001.jpg", changed)
+    os.utime(changed, ns=(1, 1))
+    cached = _open(small, extra={"cache": "disk"})
+    after = {file.name for file in folder.iterdir()}
+
+    assert 6 == len(before) == len(after)
+    assert 5 == len(before & after)
+    assert _same(_train(_open(small)), _train(cached))
+
+
+def test_a_lost_cache_file_is_replaced_by_the_image(small):
+    """A file that vanishes from the cache during training costs time, nothing else."""
+    data = _open(small, extra={"cache": "disk"})
+    shutil.rmtree(small.parent / "memplan-cache-64")
+
+    assert _same(_train(_open(small)), _train(data))
+
+
+def test_images_of_both_splits_are_told(small):
+    """Validation on training images is warned of."""
+    text = small.read_text().replace("val: images/val", "val: images/train")
+    small.write_text(text)
+
+    assert any("6 of the 6 validation images" in warning for warning in _open(small).warnings)
+
+
+def test_a_download_entry_is_passed_over_with_a_notice(small):
+    """Nothing is fetched and no script is run; the user is told."""
+    small.write_text(small.read_text() + "download: print(1)\n")
+
+    assert "download is passed over" in _open(small).warnings[0]
+
+
+def test_processes_share_an_epoch(small):
+    """Two processes together see every image once, each its part."""
+    data = _open(small)
+    parts = [_train(data, 2, rank=rank, num_ranks=2) for rank in (0, 1)]
+    seen = [torch.cat([b["image_ids"] for b in part]).tolist() for part in parts]
+
+    assert list(range(6)) == sorted(seen[0] + seen[1])
+    assert [3, 3] == [len(part) for part in seen]
 
 
 def test_validation_batches_say_how_they_were_made(small):
@@ -157,11 +217,11 @@ def test_validation_batches_say_how_they_were_made(small):
     assert (3, 3, 96, 96) == tuple(batch["images"].shape)
     assert [0, 1, 2] == batch["image_ids"].tolist()
     assert [[320, 320]] * 3 == batch["original_shapes"].tolist()
-    assert [[0.3, 0.3, 0, 0]] * 3 == batch["letterbox"].tolist()
+    assert [[0.2, 0.2, 16, 16]] * 3 == batch["letterbox"].tolist()
     first = (small.parent / "labels" / "val" / "0000.txt").read_text().split()[:5]
-    assert [float(field) for field in first] == pytest.approx(
-        batch["targets"][0, 0].tolist(), abs=1e-5
-    )
+    label, x, y, width, height = map(float, first)
+    expected = [label, x / 1.5 + 1 / 6, y / 1.5 + 1 / 6, width / 1.5, height / 1.5]
+    assert expected == pytest.approx(batch["targets"][0, 0].tolist(), abs=1e-5)
 
 
 def test_a_single_class_merges_all(small):
@@ -184,12 +244,12 @@ def test_sparse_images_are_left_out_of_training_only(small):
         _open(small, min_items=99)
 
 
-def test_polygons_with_copy_paste_are_warned_of(small):
-    """Polygons become boxes, and the user is told that copy_paste then does nothing."""
-    (small.parent / "labels" / "train" / "0000.txt").write_text("0 .1 .1 .5 .1 .5 .5\n")
+def test_polygons_bring_their_possible_copies_into_the_count(small):
+    """An image of polygons counts the share of them that copy-paste may add, rounded up."""
+    (small.parent / "labels" / "train" / "0000.txt").write_text("0 .1 .1 .5 .1 .5 .5\n" * 1)
 
-    assert "copy_paste 0.3 has no effect" in _open(small).warnings[0]
-    assert [] == _open(small, hyperparameters={"copy_paste": 0.0}).warnings
+    assert 2 == _open(small).objects_per_image[0]
+    assert 1 == _open(small, hyperparameters={"copy_paste": 0.0}).objects_per_image[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -208,8 +268,9 @@ def test_an_image_that_vanishes_is_told_in_one_line(small, num_workers):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"extra": {"rect": True}}, UnknownNameError, "data option 'rect'"),
-        ({"extra": {"cache": "disk"}}, BadInputError, "cache 'disk' is not offered"),
+        ({"extra": {"rekt": True}}, UnknownNameError, "data option 'rekt'"),
+        ({"extra": {"cache": "tape"}}, BadInputError, "cache 'tape' is not offered"),
+        ({"extra": {"rect": True, "image_weights": True}}, UsageError, "Give one of them"),
         ({"hyperparameters": {"mosiac": 1.0}}, UnknownNameError, "'mosaic'"),
         ({"hyperparameters": {"mosaic": 2.0}}, BadInputError, "a probability"),
         ({"num_workers": -1}, UsageError, "num_workers -1"),

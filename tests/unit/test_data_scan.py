@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from memplan_models.yolov9.dataset import read_description
+from memplan_models.yolov9.decode import decode, load_resized
 from memplan_models.yolov9.scan import scan_split
 from PIL import Image
 
@@ -122,7 +123,7 @@ def test_the_index_is_json_with_a_schema(root):
     """The index is a JSON file beside the data and names its schema."""
     _scan(root)
 
-    assert "memplan.yolo_index/1" == json.loads(_index(root).read_text())["schema"]
+    assert "memplan.yolo_index/2" == json.loads(_index(root).read_text())["schema"]
 
 
 def test_unchanged_files_are_taken_from_the_index(root):
@@ -161,7 +162,7 @@ def test_fewer_classes_are_checked_against_indexed_rows(root):
         _scan(root)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": "memplan.yolo_index/0", "images": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": "memplan.yolo_index/1", "images": {}}'])
 def test_a_damaged_or_older_index_is_made_anew(root, text):
     """An index that cannot be used is replaced."""
     _scan(root)
@@ -210,3 +211,152 @@ def test_a_damaged_png_is_skipped(root):
 
     assert 2 == len(split.images)
     assert "a.png" in split.warnings[0]
+
+
+def test_bad_rows_are_skipped_and_counted(root):
+    """Malformed rows go with one warning that names the first; other rows stay."""
+    (root / "labels" / "a.txt").write_text("1 .5 .5 .5 .5\n1 .5 .5\n1 2 .5 .5 .5\n")
+    split = _scan(root)
+
+    assert 1 == len(split.images[0].labels)
+    assert split.warnings[0].startswith("2 label rows in 'train'")
+    assert "a.txt:2 has 3 columns" in split.warnings[0]
+
+
+def test_bad_rows_are_remembered(root):
+    """A scan that is answered from the index warns as the first did."""
+    (root / "labels" / "a.txt").write_text("1 .5 .5 .5 .5\n1 .5 .5\n")
+
+    assert _scan(root).warnings == _scan(root).warnings
+
+
+def test_only_bad_rows_are_an_error(root):
+    """Labels in pixels everywhere are told with the first row, not with where labels should be."""
+    for file in (root / "labels").iterdir():
+        file.write_text("1 20 10 20 10\n")
+
+    with pytest.raises(BadInputError, match=r"3 rows are no objects; the first: .*outside 0 to 1"):
+        _scan(root)
+
+
+def test_an_unreadable_label_file_leaves_its_image_out(root):
+    """Bytes instead of text make the image unusable, counted with the reason."""
+    (root / "labels" / "b.txt").write_bytes(b"\xff\xfe\x00")
+
+    split = _scan(root)
+    assert ["a.jpg", "c.jpg"] == [image.path.name for image in split.images]
+    assert "b.txt cannot be read as labels" in split.warnings[0]
+
+
+def test_images_without_labels_are_counted(root):
+    """How many images count as background is said."""
+    (root / "labels" / "a.txt").unlink()
+
+    assert "1 images in 'train'" in _scan(root).warnings[0]
+    assert "count as background" in _scan(root).warnings[0]
+
+
+def test_a_missing_label_directory_is_told(root):
+    """Without any label file the message says where they are looked for."""
+    (root / "labels").rename(root / "annotations")
+
+    with pytest.raises(BadInputError, match=r"0 label files exist.*labels/a\.txt"):
+        _scan(root)
+
+
+def test_an_image_named_twice_counts_once(root):
+    """A list file that repeats an image is told, and the image is in the split once."""
+    (root / "list.txt").write_text("images/a.jpg\nimages/b.jpg\nimages/a.jpg\n")
+    (root / "data.yaml").write_text("train: list.txt\nval: images\nnames: [x, y]\n")
+    split = _scan(root)
+
+    assert ["a.jpg", "b.jpg"] == [image.path.name for image in split.images]
+    assert "1 repeated images" in split.warnings[0]
+
+
+def test_images_that_share_a_label_file_are_told(root):
+    """Two images of one stem have the same labels, which is rarely meant."""
+    cv2.imwrite(str(root / "images" / "a.png"), np.zeros((20, 40, 3), np.uint8))
+
+    assert "1 images in 'train'" in _scan(root).warnings[0]
+    assert "label file of another" in _scan(root).warnings[0]
+
+
+def test_polygons_come_back_from_the_index(root):
+    """Points are kept to float32, one array a row, empty for a box."""
+    (root / "labels" / "a.txt").write_text("0 .5 .5 .2 .2\n1 .1 .1 .9 .1 .5 .7\n")
+    first, second = _scan(root), _scan(root)
+
+    assert 1 == second.num_polygons
+    for image in (first.images[0], second.images[0]):
+        assert [0, 3] == [len(points) for points in image.polygons]
+        assert np.array_equal(np.float32([[0.1, 0.1], [0.9, 0.1], [0.5, 0.7]]), image.polygons[1])
+
+
+def test_names_beyond_ascii_are_read(root):
+    """Images and labels may be called anything, and come back from the index."""
+    for folder, suffix in (("images", ".jpg"), ("labels", ".txt")):
+        (root / folder / f"a{suffix}").rename(root / folder / f"\u732b \u00e9\U0001f408{suffix}")
+    split = _scan(root)
+
+    assert 3 == len(_scan(root).images) == len(split.images)
+    assert (20, 40, 3) == decode(split.images[-1]).shape
+    assert () == split.warnings
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pixels"),
+    [
+        (".png", np.full((20, 40), 40_000, np.uint16)),
+        (".png", np.full((20, 40, 3), 40_000, np.uint16)),
+        (".tif", np.full((20, 40), 40_000, np.uint16)),
+        (".png", np.full((20, 40, 4), 156, np.uint8)),
+        (".webp", np.full((20, 40, 4), 156, np.uint8)),
+        (".jpg", np.full((20, 40), 156, np.uint8)),
+        (".bmp", np.full((20, 40), 156, np.uint8)),
+        (".tif", np.full((20, 40, 3), 156, np.uint8)),
+    ],
+)
+def test_every_depth_and_number_of_channels_becomes_colour(root, suffix, pixels):
+    """Grey, transparent and 16-bit images are decoded as three channels of 8 bits."""
+    (root / "images" / "a.jpg").unlink()
+    cv2.imwrite(str(root / "images" / f"a{suffix}"), pixels)
+    split = _scan(root)
+    decoded = decode(split.images[0])
+
+    assert () == split.warnings
+    assert ((20, 40, 3), np.uint8) == (decoded.shape, decoded.dtype)
+    assert np.abs(decoded.astype(int) - 156).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_orientation_holds_for_scan_and_decoder_alike(root, suffix):
+    """What EXIF turns is turned in the pixels too, in every format that can say so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "images" / "a.jpg").unlink()
+    Image.new("RGB", (40, 20)).save(root / "images" / f"a{suffix}", exif=exif)
+    image = _scan(root).images[0]
+
+    assert (40, 20) == (image.height, image.width) == decode(image).shape[:2]
+
+
+def test_samples_of_32_bits_are_skipped_with_the_reason(root):
+    """A TIFF of floats, which the decoder cannot read, is found when scanning."""
+    (root / "images" / "a.jpg").unlink()
+    Image.fromarray(np.zeros((20, 40), np.float32)).save(root / "images" / "a.tif")
+
+    assert "32 bits a sample" in _scan(root).warnings[0]
+
+
+def test_large_photographs_are_decoded_smaller(root):
+    """A JPEG twice as large as needed is decoded at half its size, to nearly the same pixels."""
+    ys, xs = np.mgrid[:400, :600]
+    picture = np.stack([xs // 3, ys // 2, (xs + ys) // 5], axis=-1).astype(np.uint8)
+    cv2.imwrite(str(root / "images" / "a.jpg"), picture)
+    image = _scan(root).images[0]
+
+    assert (200, 300, 3) == decode(image, 300).shape
+    assert (400, 600, 3) == decode(image, 301).shape
+    exact = load_resized(image, 200, exact=True).astype(int)
+    assert np.abs(exact - load_resized(image, 200)).max() <= 3

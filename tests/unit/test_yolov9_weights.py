@@ -143,7 +143,8 @@ def test_other_classes_load_all_but_the_class_outputs(tmp_path, trained):
     assert 12 == len(report.reshaped)
     assert ("extra",) == report.unexpected
     assert torch.equal(before, net.head.cv3[0][-1].bias)
-    assert "12 of another shape, 1 unexpected" in str(report)
+    assert "Not matched: 12 of another shape (" in str(report)
+    assert "1 unexpected (extra)" in str(report)
 
 
 def test_a_file_of_another_architecture_is_refused(tmp_path):

@@ -1,0 +1,103 @@
+"""`memplan export`: a trained network as a file to deploy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memplan.cli.common import check_writable, wrote
+from memplan.errors import UsageError
+
+_SUFFIXES = {"onnx": ".onnx", "pt": "-converted.pt"}
+
+
+@click.command()
+@click.option(
+    "--weights",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A checkpoint: memplan's own, or an official one.",
+)
+@click.option("--cfg", metavar="NAME|PATH", help="Its configuration.  [as the checkpoint says]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A data.yaml, for the names of the classes.  [as the checkpoint says]",
+)
+@click.option(
+    "--img",
+    "image_size",
+    type=int,
+    default=640,
+    show_default=True,
+    metavar="PIXELS",
+    help="Side of the images that the file takes.",
+)
+@click.option(
+    "--format",
+    "kind",
+    default="onnx",
+    show_default=True,
+    metavar="onnx|pt",
+    help="ONNX, or PyTorch weights.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The file to write.  [beside the weights]",
+)
+@click.option("--half", is_flag=True, help="Half precision; boxes are decoded in float32.")
+@click.option("--dynamic-batch", is_flag=True, help="ONNX: take any number of images at once.")
+@click.option(
+    "--fuse/--no-fuse",
+    default=True,
+    show_default=True,
+    help="Merge batch norms into convolutions; without, pt weights can be trained on.",
+)
+@click.option(
+    "--nms", default="no", metavar="no", help="Suppression is never in the file: run it after."
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+def command(**values: Any) -> None:
+    """Write a trained network for deployment, and compare it with the trained one.
+
+    \b
+    memplan export --weights runs/train/exp/weights/best.pt --img 640
+
+    The auxiliary branch is dropped and batch norms are merged into the convolutions. The file is
+    run on noise and on real images, and kept only if its boxes and scores agree with the trained
+    network's. ONNX files take images [batch, 3, height, width], RGB from 0 to 1, and give
+    [batch, 4 + classes, boxes]: centre x, centre y, width, height in pixels, then scores.
+    """
+    from memplan.api import DEFAULT_WORKLOAD
+    from memplan.registry import make_workload
+    from memplan.workload import ExportOptions
+
+    kind, weights = values["kind"], values["weights"]
+    if kind not in _SUFFIXES:
+        raise UsageError(f"--format {kind} is not offered. Give {' or '.join(_SUFFIXES)}.")
+    if values["nms"] != "no":
+        raise UsageError(
+            f"--nms {values['nms']} is not offered: suppression depends on thresholds that belong "
+            "to the program that runs the file. Leave it out, and suppress the file's output."
+        )
+    output = values["output"] or weights.with_name(weights.stem + _SUFFIXES[kind])
+    if output.resolve() == weights.resolve():
+        raise UsageError(f"--output {output} is the weights file itself. Give another path.")
+    check_writable((output,), force=values["force"])
+    workload = make_workload(values["cfg"] or DEFAULT_WORKLOAD, {})
+    names = ("cfg", "data", "image_size", "half", "dynamic_batch", "fuse")
+    options = ExportOptions(
+        weights=weights,
+        output=output,
+        format=kind,
+        **{name: values[name] for name in names},
+    )
+    for line in workload.export(options):
+        click.echo(line)
+    wrote(output)

@@ -1,0 +1,104 @@
+"""Batches read in order, by this process or by several, with errors told in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from memplan.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from memplan.workload import Batch
+
+    from .pipeline import LoadedSample
+
+
+def read_batches(
+    samples: Dataset[LoadedSample],
+    groups: Sequence[list[Any]],
+    merge: Callable[[Sequence[LoadedSample]], Any],
+    num_workers: int,
+    seed: int,
+) -> Batches:
+    """Return the batches of the groups, in their order.
+
+    Args:
+        samples: what the groups' requests index.
+        groups: the requests of each batch.
+        merge: makes a batch of samples.
+        num_workers: most loader processes; 0 reads in this one.
+        seed: of what torch's workers draw, which is nothing here.
+    """
+    # More processes than cores, or than batches, only wait.
+    num_workers = min(num_workers, len(groups), len(os.sched_getaffinity(0)))
+    if num_workers:
+        # Each worker is a process of its own; OpenCV's threads must also be gone before a fork.
+        _use_one_thread()
+    loader: DataLoader[Any] = DataLoader(
+        samples,
+        batch_sampler=_InOrder(groups),
+        collate_fn=merge,
+        num_workers=num_workers,
+        worker_init_fn=_start_worker if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF),
+    )
+    return Batches(loader)
+
+
+class Batches:
+    """The loader's batches, with a worker's error told in one line."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        message = ""
+        try:
+            yield from self._loader
+        except BadInputError as error:
+            # From a worker, torch sends the traceback as the message; ours is its last line.
+            message = str(error).strip().splitlines()[-1].split("BadInputError: ")[-1]
+            # Its frames hold the loader in a cycle; freed by the collector instead of here, the
+            # loader would wait 5 s for its processes.
+            error.__traceback__ = None
+        if message:
+            raise BadInputError(message)
+
+
+class _InOrder(Sampler[list[Any]]):
+    """The requests, a batch each."""
+
+    def __init__(self, groups: Sequence[list[Any]]) -> None:
+        self._groups = groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        yield from self._groups
+
+
+def _use_one_thread() -> None:
+    cv2.setNumThreads(0)
+
+
+def _start_worker(_worker: int) -> None:
+    """Leave signals to the training process, which finishes its step before it stops.
+
+    Ctrl-C and a cluster's SIGTERM reach every process of the run. A worker ends when it is told to,
+    or when the training process is gone.
+    """
+    _use_one_thread()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

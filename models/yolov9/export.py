@@ -1,0 +1,373 @@
+"""A trained network as a file to deploy: converted, fused, and compared with the trained one.
+
+Nothing is left behind that disagrees: a file takes its place only after it was read back and gave
+the trained network's outputs, within `TOLERANCES`, on noise and on images of the sample set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memplan.errors import BadInputError, UsageError
+from memplan.units import format_bytes
+
+from .convert import drop_auxiliary, fuse
+from .dataset import read_description
+from .network import DetectionModel, build, main_maps
+from .weights import CheckpointFacts, facts_of, load_state, read_checkpoint, state_of_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memplan.workload import ExportOptions
+
+SCHEMA = "memplan.export/1"
+OPSET = 17  # of ONNX; TensorRT 8.6, OpenVINO 2023 and ONNX Runtime 1.13 read it
+INPUT, OUTPUT = "images", "detections"
+TOLERANCES = {False: (0.05, 1e-3), True: (2.0, 2e-2)}
+"""Largest difference of boxes (pixels) and of scores from the trained network, by `half`."""
+
+_SAMPLE_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the weights file holds, as a network."""
+
+    net: DetectionModel
+    class_names: tuple[str, ...]
+    facts: CheckpointFacts
+    notes: tuple[str, ...]
+
+
+class Deployed(nn.Module):
+    """One tensor in, one out, as deployed: decoding is in float32, whatever the network is in.
+
+    Args:
+        net: converted, in evaluation mode.
+    """
+
+    def __init__(self, net: DetectionModel) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return `[B, 4 + nc, A]` float32: centre x, centre y, width, height in pixels, scores.
+
+        Args:
+            images: RGB, 0 to 1, `[B, 3, H, W]`, in the network's precision.
+        """
+        maps = main_maps(self.net, images)
+        # Half precision has steps of half a pixel at 640.
+        decoded: Tensor = self.net.head.decode([part.float() for part in maps], 0)
+        return decoded
+
+
+def export(options: ExportOptions) -> list[str]:
+    """Write the file that the options ask for and return what was done, a line each.
+
+    Raises:
+        BadInputError: the weights cannot be used, a package is missing, or the file would disagree.
+        UsageError: an option is out of its range.
+    """
+    _check(options)
+    trained = _read_trained(options)
+    conversion = drop_auxiliary(trained.net)
+    small = conversion.net
+    ready = fuse(small) if options.fuse else small
+    if options.half:
+        ready = _halved(ready)
+    partial = options.output.with_name(f".{options.output.name}.partial")
+    write, read = (_write_onnx, _read_onnx) if options.format == "onnx" else (_write_pt, _read_pt)
+    try:
+        write(partial, ready, trained.class_names, options)
+        differences = _compare(trained.net, read(partial), options)
+        partial.replace(options.output)
+    except OSError as error:
+        raise BadInputError(
+            f"{options.output} cannot be written: {error.strerror}. Give another --output."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return [*trained.notes, *_report(trained.net, conversion.layers, ready, options), *differences]
+
+
+def load_exported(path: str | Path) -> DetectionModel:
+    """Return the network of an exported `.pt` file, in evaluation mode and the file's precision.
+
+    Raises:
+        BadInputError: the file cannot be read, or is no export.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise BadInputError(f"{path} is no export of memplan. Make one with `memplan export`.")
+    with torch.device("meta"):  # the values come from the file
+        net = DetectionModel(content["description"], len(content["class_names"]))
+        if content["fused"]:
+            net = fuse(net)
+    net.load_state_dict(content["model"], assign=True)
+    net.names = dict(enumerate(content["class_names"]))
+    return net.eval()
+
+
+def _check(options: ExportOptions) -> None:
+    if options.format not in {"onnx", "pt"}:
+        raise UsageError(f"--format {options.format!r} is not offered. Give onnx or pt.")
+    if options.image_size < 32 or options.image_size % 32:
+        nearest = max(32, round(options.image_size / 32) * 32)
+        raise UsageError(
+            f"--img {options.image_size} is no multiple of the stride 32. Nearest: {nearest}."
+        )
+    if options.format == "onnx":
+        if not options.fuse:
+            raise UsageError(
+                "--no-fuse is for --format pt; an ONNX file is to be run, not trained."
+            )
+        try:
+            import onnx  # noqa: F401 - asked for before any work is done
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            raise BadInputError(
+                f"--format onnx needs the package {error.name}, which is not installed. "
+                "Install it with: pip install 'memplan[export]'"
+            ) from None
+    elif options.dynamic_batch:
+        raise UsageError("--dynamic-batch is for --format onnx; a .pt file takes any batch.")
+
+
+def _read_trained(options: ExportOptions) -> _Trained:
+    """Return the network of the weights file, every entry filled."""
+    content = read_checkpoint(options.weights)
+    facts = facts_of(content)
+    slot, state = state_of_checkpoint(content, options.weights)
+    description = options.cfg or facts.description or facts.cfg
+    if description is None:
+        raise BadInputError(
+            f"{options.weights} does not say which architecture it is of. "
+            "Give --cfg, such as --cfg yolov9-s."
+        )
+    num_classes = facts.num_classes or _classes_in(state)
+    if isinstance(description, str):
+        net = build(_cfg_name(description), num_classes)
+    else:
+        net = DetectionModel(description, num_classes, "checkpoint")
+    report = load_state(net, slot, state, options.weights)
+    if report.missing or report.reshaped:
+        raise BadInputError(
+            f"{options.weights} does not fill {net.name}: {report.mismatches()} "
+            "Give the --cfg that it was trained with."
+        )
+    names, notes = _class_names(options, facts, net.nc)
+    return _Trained(net.eval(), names, facts, (str(report), *notes))
+
+
+def _cfg_name(cfg: str) -> str:
+    """Return a configuration's name, or the path of a file that exists."""
+    path = Path(cfg)
+    return path.stem if path.suffix in {".yaml", ".yml"} and not path.is_file() else cfg
+
+
+def _classes_in(state: dict[str, Tensor]) -> int | None:
+    """Return how many classes the last class convolution has; None where there is none."""
+    biases = [t for name, t in state.items() if ".cv3." in name and name.endswith(".2.bias")]
+    return len(biases[0]) if biases else None
+
+
+def _class_names(
+    options: ExportOptions, facts: CheckpointFacts, count: int
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return names by class number, and a note where they are numbers only."""
+    if options.data is not None:
+        names = read_description(options.data).class_names
+        if len(names) != count:
+            raise BadInputError(
+                f"{options.data} names {len(names)} classes, but the weights are of {count}. "
+                "Give the data.yaml that they were trained with."
+            )
+        return names, []
+    found = facts.class_names
+    if found is None and facts.data and Path(facts.data).is_file():
+        with contextlib.suppress(BadInputError):
+            found = read_description(Path(facts.data)).class_names
+    if found is not None and len(found) == count:
+        return found, []
+    return tuple(map(str, range(count))), [
+        "Classes are named by their numbers; --data data.yaml gives them names."
+    ]
+
+
+def _halved(net: DetectionModel) -> DetectionModel:
+    """Return the network in half precision, but for the integrals, which decode in float32."""
+    net = net.half()
+    for name, module in net.head.named_children():
+        if name.startswith("dfl"):
+            module.float()
+    return net
+
+
+def _write_pt(
+    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "model": dict(net.state_dict()),
+        "description": net.yaml,
+        "class_names": list(class_names),
+        "stride": int(max(net.strides)),
+        "image_size": options.image_size,
+        "fused": options.fuse,
+    }
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(0, str(error).splitlines()[0]) from None
+
+
+def _read_pt(path: Path) -> Callable[[Tensor], Tensor]:
+    net = load_exported(path).float()
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        decoded: Tensor = Deployed(net)(images)
+        return decoded
+
+    return run
+
+
+def _write_onnx(
+    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
+) -> None:
+    import onnx
+
+    # Two images where any number will do: one might be taken for a constant.
+    count = 2 if options.dynamic_batch else 1
+    side = options.image_size
+    dtype = torch.float16 if options.half else torch.float32
+    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if options.dynamic_batch else None
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated since PyTorch 2.9 but needs no further package and
+        # takes a tenth of the time of its successor, which needs onnxscript.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Deployed(net).eval(),
+            (torch.zeros(count, 3, side, side, dtype=dtype),),
+            str(path),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    facts = {
+        # A Python literal, as readers of YOLO files expect; and the same as JSON.
+        "names": str(dict(enumerate(class_names))),
+        "class_names": json.dumps(list(class_names)),
+        "stride": str(int(max(net.strides))),
+        "imgsz": str([side, side]),
+        "image_size": str(side),
+        "half": str(options.half).lower(),
+    }
+    for key, value in facts.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), settings, providers=["CPUExecutionProvider"]
+    )
+    is_half = session.get_inputs()[0].type == "tensor(float16)"
+
+    def run(images: Tensor) -> Tensor:
+        given = (images.half() if is_half else images).numpy()
+        [result] = session.run([OUTPUT], {INPUT: given})
+        return torch.from_numpy(result)
+
+    return run
+
+
+@torch.no_grad()
+def _compare(
+    net: DetectionModel, run: Callable[[Tensor], Tensor], options: ExportOptions
+) -> list[str]:
+    """Return how far the file is from the trained network, a line for each kind of image.
+
+    Raises:
+        BadInputError: further than `TOLERANCES` allow.
+    """
+    largest: dict[str, tuple[float, float]] = {}
+    for kind, images in _test_images(options):
+        decoded, _ = net(images)
+        expected = decoded[-1] if isinstance(decoded, list) else decoded
+        gap = (expected - run(images)).abs()
+        gaps = float(gap[:, :4].max()), float(gap[:, 4:].max())
+        # `max` of Python would let a value pass that is no number.
+        before = largest.get(kind, (0.0, 0.0))
+        largest[kind] = (
+            float(np.maximum(before[0], gaps[0])),
+            float(np.maximum(before[1], gaps[1])),
+        )
+    return [_judged(kind, gaps, options) for kind, gaps in largest.items()]
+
+
+def _judged(kind: str, gaps: tuple[float, float], options: ExportOptions) -> str:
+    """Return the differences as a line, or refuse them."""
+    allowed = TOLERANCES[options.half]
+    text = (
+        f"Largest difference from the trained network on {kind}: boxes {gaps[0]:.2g} px "
+        f"(allowed {allowed[0]:g}), scores {gaps[1]:.2g} (allowed {allowed[1]:g})"
+    )
+    # Written so that a value that is no number does not pass.
+    if not (gaps[0] <= allowed[0] and gaps[1] <= allowed[1]):
+        hint = " Leave out --half." if options.half else ""
+        raise BadInputError(f"{text}. The file is not kept.{hint}")
+    return text
+
+
+def _test_images(options: ExportOptions) -> Iterator[tuple[str, Tensor]]:
+    """Yield noise and images of the sample set, in the batches that the file takes."""
+    from .sample import sample_images
+
+    side = options.image_size
+    generator = torch.Generator().manual_seed(0)
+    counts = (1, _SAMPLE_IMAGES) if options.dynamic_batch else (1,)
+    for count in counts:
+        yield "noise", torch.rand(count, 3, side, side, generator=generator)
+    images = sample_images(_SAMPLE_IMAGES, side)
+    for batch in torch.split(images, _SAMPLE_IMAGES if options.dynamic_batch else 1):
+        yield f"{_SAMPLE_IMAGES} sample images", batch
+
+
+def _report(
+    trained: DetectionModel, layers: tuple[int, ...], ready: DetectionModel, options: ExportOptions
+) -> list[str]:
+    dropped = len(trained.model) - len(layers) if layers else 0
+    before, after = (sum(p.numel() for p in net.parameters()) for net in (trained, ready))
+    auxiliary = f"without {dropped} layers of the auxiliary branch" if dropped else "one branch"
+    norms = "norms merged into convolutions" if options.fuse else "norms kept"
+    kind = "half precision" if options.half else "float32"
+    batch = "any batch" if options.dynamic_batch or options.format == "pt" else "batch 1"
+    return [
+        (
+            f"{trained.name}: {before:,} parameters became {after:,} ({auxiliary}, {norms}), "
+            f"{kind}, {options.image_size} px, {batch}"
+        ),
+        f"{options.output}: {format_bytes(options.output.stat().st_size)}",
+    ]

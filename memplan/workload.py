@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,13 +75,16 @@ class OptimizerSettings:
     """How the optimizer is built."""
 
     name: str = "SGD"
-    """`SGD`, `Adam`, `AdamW`, `RMSprop` or `Adagrad`; a workload may know more."""
+    """`SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad` or `LION`; a workload may know more."""
     learning_rate: float = 0.01
     """Step size, > 0."""
     momentum: float = 0.937
     """SGD's momentum, or Adam's first beta; 0 disables SGD's momentum buffer."""
     weight_decay: float = 0.0005
     """L2 penalty on weights that are not of norm layers; 0 disables it."""
+    fused: bool = False
+    """Whether a step is one kernel a list of parameters, with no temporaries and, under a gradient
+    scaler, without asking the device whether gradients overflowed; SGD, Adam and AdamW have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,51 @@ class DataOptions:
     """Drop training images with fewer objects; 0 keeps all."""
     extra: Mapping[str, Any] | None = None
     """Further options of the workload's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What the user asked of `memplan export`."""
+
+    weights: Path
+    """A checkpoint."""
+    output: Path
+    """The file to write; one that exists is replaced."""
+    cfg: str | None = None
+    """The configuration, or the path of a description; None asks the checkpoint."""
+    data: Path | None = None
+    """A data set's description, for the names of the classes; None asks the checkpoint."""
+    image_size: int = 640
+    """Side of the square images, pixels."""
+    format: str = "onnx"
+    """`onnx`, or `pt`."""
+    half: bool = False
+    """Store weights, and compute, in half precision."""
+    dynamic_batch: bool = False
+    """Take any number of images at once."""
+    fuse: bool = True
+    """Merge norms into convolutions."""
+
+
+def dealt(num_images: int, micro_batch_size: int, rank: int, num_ranks: int) -> list[range]:
+    """Return which of an epoch's images each batch of a process holds, by place in the order.
+
+    Each round of `num_ranks * micro_batch_size` images is dealt evenly to the processes; in the
+    last, smaller one a process may go without, and then has a batch less.
+
+    Args:
+        num_images: in the order, >= 0.
+        micro_batch_size: images a batch, >= 1.
+        rank: of the process, 0-based.
+        num_ranks: processes, >= 1.
+    """
+    size = micro_batch_size * num_ranks
+    batches = []
+    for start in range(0, num_images, size):
+        count = min(size, num_images - start)
+        first, last = (start + count * part // num_ranks for part in (rank, rank + 1))
+        batches.append(range(first, last))
+    return [batch for batch in batches if batch]
 
 
 class Evaluator(Protocol):
@@ -144,14 +192,28 @@ class TrainingData(Protocol):
         """What was found wrong and passed over, one line each."""
 
     def training_batches(
-        self, *, micro_batch_size: int, epoch: int, augment_fully: bool
+        self,
+        *,
+        micro_batch_size: int,
+        epoch: int,
+        augment_fully: bool,
+        first_image: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> Iterable[Batch]:
         """Return one epoch's batches as CPU tensors, in the order fixed by seed and epoch.
+
+        An image's content may depend on seed, epoch and the image, not on where reading began: a
+        resumed epoch goes on in its middle, and a step that found no memory is read again.
 
         Args:
             micro_batch_size: images a batch, >= 1; the last batch may be smaller.
             epoch: 0-based; the same epoch always gives the same order.
             augment_fully: False in the last epochs, where mosaics are closed.
+            first_image: how many images of the epoch's order to leave out, >= 0; not read at all.
+            rank: which of the processes that train together asks; 0-based.
+            num_ranks: how many they are. Of each `num_ranks * micro_batch_size` images in the
+                order, a process gets the `rank`-th part: `dealt` says which.
         """
 
     def num_batches(self, micro_batch_size: int) -> int:
@@ -162,6 +224,46 @@ class TrainingData(Protocol):
 
     def evaluator(self) -> Evaluator:
         """Return a fresh evaluator for the validation set."""
+
+
+@runtime_checkable
+class ResumableData(Protocol):
+    """Data whose order also depends on what training came to, as with weights by class."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what coming epochs depend on besides seed and epoch, as plain values."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+
+
+@runtime_checkable
+class PicturedData(Protocol):
+    """Data that can be drawn; optional, and called once, before training."""
+
+    def write_pictures(self, folder: Path, *, micro_batch_size: int, augment_fully: bool) -> None:
+        """Write pictures of the data, such as the first training batches, into a folder.
+
+        No random state that training draws from may change.
+
+        Args:
+            folder: exists.
+            micro_batch_size: images a batch, >= 1.
+            augment_fully: as `training_batches` is asked in the first epoch.
+        """
+
+
+@runtime_checkable
+class DetailedEvaluator(Protocol):
+    """An evaluator that can tell more than `compute`; optional, and asked once, after training."""
+
+    def write_details(self, folder: Path, *, draws: bool) -> str:
+        """Write tables and, where `draws`, pictures of what was evaluated; return text to print.
+
+        Args:
+            folder: the run's, which exists; pictures belong below its `plots/`.
+            draws: False where the user asked for no plots.
+        """
 
 
 class Workload(abc.ABC):
@@ -209,6 +311,10 @@ class Workload(abc.ABC):
     """Whether the step has sizes that depend on values, and `num_chosen` states them."""
     positives_per_object: int = 10
     """Predictions that the loss matches with an object, where `num_chosen` is not overridden."""
+    validation_batch_size: int | None = None
+    """Images validated at once; None leaves it to `make_validation_batch`."""
+    offers_lean: bool = False
+    """Whether `make_lean` makes blocks that keep less for backward."""
     deterministic: bool = False
     """Whether training runs under `torch.use_deterministic_algorithms(True)`."""
     cublas_workspace_config: str | None = None
@@ -275,10 +381,26 @@ class Workload(abc.ABC):
                 paths.append(name)
         return paths
 
+    def make_lean(self, model: torch.nn.Module) -> None:
+        """Make blocks keep for backward only what they cannot rebuild cheaply, in place.
+
+        Loss, gradients, running statistics and the state_dict's keys stay what they are. Called on
+        the device, before modules are wrapped to recompute; a workload that has such blocks also
+        sets `offers_lean`.
+
+        Raises:
+            UsageError: the workload has none, as by default.
+        """
+        del model
+        raise UsageError(
+            f"--lean: workload {self.name!r} has no lean blocks. Leave it out, or use --recompute."
+        )
+
     def make_validation_batch(self, micro_batch_size: int) -> Batch | None:
         """Return the batch that validation during training uses, None if there is none.
 
-        `micro_batch_size` is training's; a workload that validates at twice that says so here.
+        `micro_batch_size` is training's; a workload that validates at twice that says so here, and
+        goes by `validation_batch_size` where that is set.
         """
         del micro_batch_size
         return None
@@ -347,6 +469,24 @@ class Workload(abc.ABC):
             for tensor in () if module is None else module.state_dict().values():
                 tensor.detach().cpu()
 
+    def draw_side(self, generator: np.random.Generator) -> int | None:
+        """Return the side that a training batch is resized to; None, the default, keeps sizes."""
+        del generator
+        return None
+
+    def resize(self, batch: Batch, side: int | None = None) -> Batch:
+        """Return a prepared training batch at another size, computed on the device.
+
+        The default keeps the batch.
+
+        Args:
+            batch: as `prepare` returns it.
+            side: one that `draw_side` gave; None means the largest it may give, for which memory
+                is planned.
+        """
+        del side
+        return batch
+
     def predict(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return predictions for a prepared validation batch; called without gradients."""
         return model(batch["images"])
@@ -361,6 +501,19 @@ class Workload(abc.ABC):
         raise BadInputError(
             f"Workload {self.name!r} reads no weights, so {path} cannot be used. "
             "Give it a load_weights method, or leave --weights away."
+        )
+
+    def export(self, options: ExportOptions) -> Sequence[str]:
+        """Write a checkpoint's network for deployment and return what was done, a line each.
+
+        The file must be whole or not there, and must have been compared with the network.
+
+        Raises:
+            BadInputError: the workload exports nothing, or the checkpoint cannot be used.
+        """
+        raise BadInputError(
+            f"Workload {self.name!r} exports nothing, so {options.weights} stays what it is. "
+            "Give the workload an export method, or use a yolov9 workload."
         )
 
     def open_data(self, options: DataOptions) -> TrainingData:

@@ -11,7 +11,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ import torch
 
 from memplan.errors import BadInputError
 
-SCHEMA = "memplan.checkpoint/1"
+SCHEMA = "memplan.checkpoint/2"
+_READABLE = ("memplan.checkpoint/1", SCHEMA)  # the first saved whole epochs only
 Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state of a run after a whole number of epochs."""
+    """The state of a run between two steps of the optimizer."""
 
     epoch: int
     """Epochs done; the next one to train, 0-based."""
@@ -57,6 +58,19 @@ class Checkpoint:
     plan: dict[str, Any] | None
     """The plan the run follows, as JSON values."""
     versions: dict[str, str]
+    data: dict[str, Any] = field(default_factory=dict)
+    """What the order of images depends on besides seed and epoch; empty in most runs."""
+    position: dict[str, Any] | None = None
+    """Where the epoch under way stands, as `EpochPosition.as_record` gives it, with the `seconds`
+    spent on it; None between epochs."""
+    steps: int = 0
+    """Steps of the optimizer since the run began."""
+    validation_size: int | None = None
+    """Images validated at once; None as the workload says."""
+    ranks: int = 1
+    """Processes that train together."""
+    other_random_states: list[dict[str, Any]] = field(default_factory=list)
+    """`random_states` of the processes after the first."""
 
 
 def plain_state(module: torch.nn.Module) -> Tensors:
@@ -106,7 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = _read(path)
     schema = content.get("schema") if isinstance(content, Mapping) else None
-    if schema != SCHEMA:
+    if schema not in _READABLE:
         raise BadInputError(
             f"{path} is no memplan checkpoint of schema {SCHEMA!r} (found {schema!r}), so it "
             "cannot be resumed. To start from its weights, give it as --weights."

@@ -3,26 +3,58 @@
 Gradients are summed over the micro-batches of a step, as in the official recipe, so a workload's
 loss is expected to grow with the images it sees (a mean would make accumulation change the step).
 A step left incomplete by an epoch's end is taken with the images it has.
+
+Several processes take their part of each round of micro-batches, and agree at the end of a step on
+whether everybody found room; where not, all of them read the step's images again in smaller pieces.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
-from memplan.errors import DeviceOutOfMemoryError
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, num_images, split
+from memplan.errors import BadInputError, DeviceOutOfMemoryError
+from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, num_samples
 from memplan.train.schedule import Rates, Schedule
 from memplan.train.setup import Setup
-from memplan.workload import Batch
+from memplan.workload import Batch, dealt
+
+_SIDE_STREAM = 11  # of random numbers that share the run's seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPosition:
+    """A place between two steps of an epoch; with the weights, all that the rest follows from."""
+
+    images_seen: int = 0
+    """Of the epoch's order, by all processes."""
+    num_steps: int = 0
+    """Steps of the optimizer."""
+    loss_sums: torch.Tensor | None = None
+    """Each part's sum over the images, on the CPU; None before the first step."""
+    rates: Rates | None = None
+    """Those of the last micro-batch."""
+
+    def as_record(self) -> dict[str, Any]:
+        """Return plain values and tensors, for a checkpoint."""
+        rates = None if self.rates is None else asdict(self.rates)
+        return {**vars(self), "rates": rates}
+
+
+def position_of(record: dict[str, Any]) -> EpochPosition:
+    """Return the position that `as_record` described; other entries are left alone."""
+    known = {name: record[name] for name in ("images_seen", "num_steps", "loss_sums")}
+    rates = record["rates"]
+    return EpochPosition(**known, rates=None if rates is None else Rates(**rates))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What an epoch's training came to."""
+    """What an epoch's training came to, over all processes."""
 
     losses: tuple[float, ...]
     """Mean of each part over the images."""
@@ -33,14 +65,25 @@ class EpochResult:
     """Those of the last micro-batch."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is wanted once the step under way is done."""
+
+    stop: bool = False
+    """Save and stop."""
+    save: bool = False
+    """Save and go on."""
+
+
 class EpochRunner:
-    """Trains epoch after epoch on one device.
+    """Trains epoch after epoch on one device, alone or as one of several processes.
 
     Args:
         setup: what to train.
         micro_batch_size: to begin with; `micro_batch_size` is lower after memory ran out.
-        on_step: called after each step of the optimizer.
+        on_step: called after each step of the optimizer with what any process wished.
         on_back_off: called with the message and the new size when memory ran out.
+        wishes: asked before each step.
     """
 
     def __init__(
@@ -48,78 +91,139 @@ class EpochRunner:
         setup: Setup,
         micro_batch_size: int,
         *,
-        on_step: Callable[[EpochRunner], None],
+        on_step: Callable[[EpochRunner, Wishes], None],
         on_back_off: Callable[[str, int], None],
+        wishes: Callable[[], Wishes] = Wishes,
     ) -> None:
         self.setup = setup
         self.step = setup.step
+        self.ranks = setup.ranks
         self.micro_batch_size = micro_batch_size
         self.images_seen = 0
-        """Images of this epoch in finished steps and in the one under way."""
+        """Images of this epoch in finished steps and in the one under way, by all processes."""
         self.num_steps = 0
         """Steps of the optimizer in this epoch."""
         self.epoch = 0
         self._on_step = on_step
         self._on_back_off = on_back_off
+        self._wishes = wishes
         self._schedule: Schedule = setup.schedule(micro_batch_size)
-        self._snapshot = BufferSnapshot(self.step.model) if setup.options.guard else None
-        self._window: list[Batch] = []  # micro-batches of the step under way
-        self._pending = 0
-        self._window_images = 0
-        self._window_losses: torch.Tensor | None = None
-        self._losses: torch.Tensor | None = None
+        self._snapshot = BufferSnapshot(self.step.model) if setup.guards else None
+        # Over the finished steps of this epoch, of this process's images.
+        self._loss_sums: torch.Tensor | None = None
         self._loss_images = 0
         self._rates = self._schedule.rates(0, 0)
+        self._window_start = 0
+        self._pending = 0  # micro-batches of the step under way
+        self._refusal: OutOfMemory | None = None  # of this process, in this step
+        self._window_losses: torch.Tensor | None = None
+        self._window_images = 0
 
-    def run(self, epoch: int, batches: Iterable[Batch]) -> EpochResult:
-        """Train one epoch.
+    def run(self, epoch: int, position: EpochPosition | None = None) -> EpochResult:
+        """Train one epoch, or what is left of it.
 
         Args:
             epoch: 0-based.
-            batches: CPU tensors, each of at most `micro_batch_size` images.
+            position: where to go on; None begins.
 
         Raises:
             DeviceOutOfMemoryError: not even one image fits, or the optimizer's step does not.
+            BadInputError: the data gives fewer images than it promised.
         """
-        self.epoch, self.images_seen, self.num_steps = epoch, 0, 0
-        self._losses, self._loss_images = None, 0
-        for batch in batches:
-            self._train_on(batch)
-        if self._pending:
-            self._update()
+        start = position or EpochPosition()
+        self.epoch, self.images_seen, self.num_steps = epoch, start.images_seen, start.num_steps
+        # Rank 0 goes on with what all had seen.
+        self._loss_sums = start.loss_sums if self.ranks.is_first else None
+        self._loss_images = start.images_seen if self.ranks.is_first else 0
+        self._rates = start.rates or self._schedule.rates(epoch, 0)
+        self._open_window()
+        while self.images_seen < self._num_images:
+            batches = iter(self._open(self.images_seen))
+            while self.images_seen < self._num_images and self._one_round(batches):
+                pass
         return EpochResult(
-            losses=self.mean_losses(),
-            num_images=self.images_seen,
+            losses=_means(self.ranks.sum(self._sums()), self.images_seen),
+            num_images=self.images_seen - start.images_seen,
             num_steps=self.num_steps,
             rates=self._rates,
         )
 
-    def mean_losses(self) -> tuple[float, ...]:
-        """Return this epoch's mean losses so far; waits for the device."""
-        if self._losses is None:
-            return ()
-        return tuple((self._losses / max(self._loss_images, 1)).tolist())
+    def position(self) -> EpochPosition:
+        """Return where the epoch stands; between steps, by all processes at once."""
+        total = self.ranks.sum(self._sums())
+        if self.ranks.size > 1:
+            # From here on rank 0 holds what all have seen, as it will after a resume.
+            self._loss_sums = total if self.ranks.is_first else None
+            self._loss_images = self.images_seen if self.ranks.is_first else 0
+        return EpochPosition(
+            images_seen=self.images_seen,
+            num_steps=self.num_steps,
+            loss_sums=total.cpu() if len(total) else None,
+            rates=self._rates,
+        )
 
-    def _train_on(self, batch: Batch) -> None:
-        queue = deque(split([batch], self.micro_batch_size))
-        while queue:
-            part = queue.popleft()
-            self._apply_rates()
-            if self._pending == 0 and self._snapshot is not None:
-                self._snapshot.take()
-            refusal = self._accumulate(part)
-            if refusal is None:
-                if self._pending >= self._rates.accumulation:
-                    self._update()
-                continue
-            again = [*self._window, part, *queue]
-            self._back_off(refusal)
-            queue = deque(split(again, self.micro_batch_size))
+    def mean_losses(self) -> tuple[float, ...]:
+        """Return this epoch's mean losses so far, of this process; waits for the device."""
+        return _means(self._sums(), self._loss_images)
+
+    def _sums(self) -> torch.Tensor:
+        if self._loss_sums is not None:
+            return self._loss_sums.to(self.step.device)
+        # A process without an image so far still takes part in the sum over all.
+        width = len(self.setup.loss_names or ("loss",))
+        return torch.zeros(width if self._window_start else 0, device=self.step.device)
+
+    @property
+    def _num_images(self) -> int:
+        return self.setup.data.num_training_images
+
+    def _open(self, first_image: int) -> Iterable[Batch]:
+        """Return this process's batches of the rest of the epoch."""
+        options = self.setup.options
+        return self.setup.data.training_batches(
+            micro_batch_size=self.micro_batch_size,
+            epoch=self.epoch,
+            augment_fully=self.epoch < options.epochs - options.close_mosaic,
+            first_image=first_image,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.size,
+        )
+
+    def _one_round(self, batches: Iterator[Batch]) -> bool:
+        """Train every process's next micro-batch; return whether `batches` may go on."""
+        self._apply_rates()
+        if not self._pending and self._snapshot is not None:
+            self._snapshot.take()
+        left = self._num_images - self.images_seen
+        size = self.ranks.size
+        for part in dealt(min(left, self.micro_batch_size * size), self.micro_batch_size,
+                          self.ranks.rank, size):  # fmt: skip
+            batch = self._next(batches, len(part))
+            if self._refusal is None:
+                self._refusal = self._accumulate(batch)
+        self._pending += 1
+        self.images_seen += min(left, self.micro_batch_size * size)
+        # Alone, there is nobody to wait for; together, all come to the step's end first.
+        if self._refusal is not None and size == 1:
+            self._back_off(self._refusal)
+            return False
+        if self._pending >= self._rates.accumulation or self.images_seen >= self._num_images:
+            return self._close_window()
+        return True
+
+    def _next(self, batches: Iterator[Batch], expected: int) -> Batch:
+        batch = next(batches, None)
+        found = 0 if batch is None else num_samples(batch)
+        if batch is None or found != expected:
+            raise BadInputError(
+                f"The data gave a batch of {found} images in epoch {self.epoch + 1} where "
+                f"{expected} were due. Its training_batches must give num_training_images an epoch."
+            )
+        return batch
 
     def _apply_rates(self) -> None:
         """Set the rates of the coming micro-batch on the optimizer."""
-        place = self.images_seen // self.micro_batch_size
-        rates = self._schedule.rates(self.epoch, place)
+        rates = self._schedule.rates(self.epoch, self._place)
         for group in self.step.optimizer.param_groups:
             is_bias = group.get("kind") == "bias"
             group["lr"] = rates.bias_learning_rate if is_bias else rates.learning_rate
@@ -127,28 +231,53 @@ class EpochRunner:
                 group["momentum"] = rates.momentum
         self._rates = rates
 
+    @property
+    def _place(self) -> int:
+        """The coming round's place in its epoch."""
+        return self.images_seen // (self.micro_batch_size * self.ranks.size)
+
+    def _side(self) -> int | None:
+        """Return the side that this round's images are resized to, alike in all processes."""
+        seed = self.setup.options.seed
+        generator = np.random.default_rng([seed, self.epoch, self._place, _SIDE_STREAM])
+        return self.setup.workload.draw_side(generator)
+
     def _accumulate(self, part: Batch) -> OutOfMemory | None:
         """Add a micro-batch's gradients and losses, or say that there was no room."""
 
         def work() -> torch.Tensor:
-            _, parts = self.step.accumulate(self.step.to_device(part))
-            return parts.float() * num_images(part)
+            _, parts = self.step.accumulate(self.step.training_batch(part, self._side()))
+            return parts.float() * num_samples(part)
 
         losses = attempt(work) if self._snapshot is not None else work()
         if isinstance(losses, OutOfMemory):
             return losses
         total = self._window_losses
         self._window_losses = losses if total is None else total + losses
-        if self._snapshot is not None:
-            self._window.append(part)
-        self._pending += 1
-        self._window_images += num_images(part)
-        self.images_seen += num_images(part)
+        self._window_images += num_samples(part)
         return None
+
+    def _close_window(self) -> bool:
+        """Take the step, or go back together where one found no room; return whether taken."""
+        wishes = self._wishes()
+        refused, stop, save = self.ranks.agree(
+            [self._refusal is not None, wishes.stop, wishes.save]
+        )
+        if refused:
+            self._back_off(self._refusal or OutOfMemory("in another process"))
+            return False
+        self._update()
+        self._on_step(self, Wishes(stop=stop, save=save))
+        return True
 
     def _update(self) -> None:
         """Take the optimizer's step with what was gathered."""
-        refusal = attempt(self.step.update)
+
+        def work() -> None:
+            self.ranks.sum_gradients(self.step.model.parameters())
+            self.step.update()
+
+        refusal = attempt(work)
         if isinstance(refusal, OutOfMemory):
             # No activation is alive here, so a smaller micro-batch would free nothing.
             raise DeviceOutOfMemoryError(
@@ -156,19 +285,20 @@ class EpochRunner:
                 "would not help. Use a smaller model, or --optimizer SGD.",
                 0,
             )
-        assert self._window_losses is not None
-        total = self._losses
-        self._losses = self._window_losses if total is None else total + self._window_losses
-        self._loss_images += self._window_images
-        self._forget_window()
+        if self._window_losses is not None:
+            new, total = self._window_losses, self._loss_sums
+            self._loss_sums = new if total is None else total.to(new.device) + new
+            self._loss_images += self._window_images
         self.num_steps += 1
-        self._on_step(self)
+        self._open_window()
 
-    def _forget_window(self) -> None:
-        self._window.clear()
+    def _open_window(self) -> None:
+        """Begin to gather the next step."""
+        self._window_start = self.images_seen
         self._pending = 0
-        self._window_images = 0
+        self._refusal = None
         self._window_losses = None
+        self._window_images = 0
 
     def _back_off(self, refusal: OutOfMemory) -> None:
         """Return to the state before this step and halve the micro-batch."""
@@ -181,8 +311,12 @@ class EpochRunner:
         assert self._snapshot is not None
         self.step.optimizer.zero_grad(set_to_none=True)
         self._snapshot.restore()
-        self.images_seen -= self._window_images
-        self._forget_window()
+        self.images_seen = self._window_start
+        self._open_window()
         self.micro_batch_size //= 2
         self._schedule = self.setup.schedule(self.micro_batch_size)
         self._on_back_off(refusal.message, self.micro_batch_size)
+
+
+def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:
+    return tuple((sums / max(images, 1)).tolist())

@@ -53,6 +53,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def num_samples(batch: Batch) -> int:
+    """Return how many training images a batch is made of: four to an image with `--quad`."""
+    each = batch.get("images_each")
+    return num_images(batch) if each is None else int(each.sum())
+
+
 def num_images(batch: Batch) -> int:
     """Return how many images a batch holds."""
     return next(iter(batch.values())).shape[0]

@@ -1,45 +1,44 @@
-"""The run: epochs, evaluation, the best weights, early stop, checkpoints and records."""
+"""The run: epochs, evaluation, the best weights, early stop, checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-import torch
-
-from memplan import _version
 from memplan.errors import BadInputError, MemplanError
-from memplan.train.checkpoint import Checkpoint, plain_state, save_checkpoint
-from memplan.train.epoch import EpochResult, EpochRunner
-from memplan.train.memory import MemoryWatch
+from memplan.train.checkpoint import Checkpoint, save_checkpoint
+from memplan.train.details import Details
+from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
 from memplan.train.progress import Progress
-from memplan.train.random_states import capture_random_states
+from memplan.train.random_states import capture_random_states, restore_random_states
+from memplan.train.records import Announce, Records
 from memplan.train.run_folder import RunFolder
+from memplan.train.saving import Standing, checkpoint_of
 from memplan.train.schedule import accumulation_steps
 from memplan.train.setup import Setup
+from memplan.train.stopping import StoppedError, StopRequest
 from memplan.train.summary import RunSummary
 from memplan.train.validation import validate, validation_batch_size
-
-_MEMORY_INTERVAL = 10  # steps of the optimizer between rows of memory.csv
+from memplan.workload import Evaluator
 
 
 @dataclass
-class _Standing:
-    """What changes from epoch to epoch and goes into checkpoints."""
+class _Session:
+    """What this session alone counts."""
 
-    epochs_done: int = 0
-    best_fitness: float = 0.0
-    best_epoch: int = -1
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    training_seconds: float = 0.0
+    last_save: float = field(default_factory=time.monotonic)
+    epoch_started: float = 0.0
+    """On the monotonic clock, moved back by what earlier sessions spent on the epoch."""
 
 
 class Run:
-    """One session of a run, fresh or resumed.
+    """One session of a run, fresh or resumed, in one of the processes that train together.
 
     Args:
         setup: ready to start, restored where resumed.
@@ -47,6 +46,7 @@ class Run:
         progress: where people look.
         announce: told every event, by name and facts.
         checkpoint: what is continued, None for a fresh run.
+        stop: whether somebody asked to stop; None never asks.
     """
 
     def __init__(
@@ -54,27 +54,33 @@ class Run:
         setup: Setup,
         folder: RunFolder,
         progress: Progress,
-        announce: Callable[[str, Mapping[str, Any]], None],
+        announce: Announce,
         checkpoint: Checkpoint | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.setup = setup
         self.options = setup.options
+        self.ranks = setup.ranks
         self.folder = folder
         self.progress = progress
+        self.records = Records(setup, folder, progress, announce)
         self.announce = announce
-        plan = setup.plan
-        self.memory = MemoryWatch(setup.step.device, plan.predicted if plan else None)
-        self.standing = _standing_of(checkpoint)
+        self.standing = Standing.of(checkpoint)
+        self.stop = stop or StopRequest()
         size = checkpoint.micro_batch_size if checkpoint else self.options.batch
         self.runner = EpochRunner(
-            setup, size, on_step=self._after_step, on_back_off=self._back_off_training
+            setup,
+            size,
+            on_step=self._after_step,
+            on_back_off=self._back_off_training,
+            wishes=self._wishes,
         )
-        self.validation_size = validation_batch_size(setup, size)
-        self.back_offs = 0
-        self._steps = 0
-        self._images = 0
-        self._training_seconds = 0.0
-        self._warned_of_memory = False
+        saved = checkpoint.validation_size if checkpoint else None
+        self.validation_size = saved or validation_batch_size(setup, size)
+        self._checkpoint = checkpoint
+        self._session = _Session()
+        self._details = Details(setup, folder, self.records.warn)
+        self._latest: tuple[int, Evaluator] | None = None
 
     def go(self) -> RunSummary:
         """Train to the end and return what came of it.
@@ -83,37 +89,64 @@ class Run:
             DeviceOutOfMemoryError: not even one image fits.
             MemplanError: the weights became useless (not finite).
             BadInputError: the last checkpoint cannot be written.
+            StoppedError: the run was asked to stop, and saved first.
         """
         started = time.monotonic()
+        if self.ranks.is_first and self._checkpoint is None:
+            self._details.draw_data()
+        position = self._go_on()
         if self.options.epochs == 0:
             self._evaluate_only()
         stopped_early = False
         while self.standing.epochs_done < self.options.epochs and not stopped_early:
-            stopped_early = self._one_epoch(self.standing.epochs_done)
+            stopped_early = self._one_epoch(self.standing.epochs_done, position)
+            position = EpochPosition()
         summary = self._summary(time.monotonic() - started, stopped_early=stopped_early)
         facts = {**asdict(summary), "run_folder": str(summary.run_folder)}
+        del facts["details"]
         self.announce("finished", facts)
-        return summary
+        return replace(summary, details=self._details_of_best())
 
-    def _one_epoch(self, epoch: int) -> bool:
+    def _details_of_best(self) -> str:
+        """Return the best epoch's details as text, which rank 0 writes while the others wait."""
+        text = ""
+        if self.ranks.is_first and self._latest is not None:
+            epoch, evaluator = self._latest
+            text = self._details.of_best(
+                evaluator,
+                self.validation_size,
+                lambda: bool(self.stop.asked),
+                is_latest_best=epoch == self.standing.best_epoch,
+            )
+        shared: str = self.ranks.share(text)
+        return shared
+
+    def _go_on(self) -> EpochPosition:
+        """Return where in its epoch the run goes on, the random states as they were there."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            return EpochPosition()
+        # The last thing before training, since anything before may have drawn from them.
+        states = [checkpoint.random_states, *checkpoint.other_random_states]
+        restore_random_states(states[self.ranks.rank])
+        if checkpoint.position is None:
+            return EpochPosition()
+        self._session.epoch_started = -float(checkpoint.position["seconds"])
+        return position_of(checkpoint.position)
+
+    def _one_epoch(self, epoch: int, position: EpochPosition) -> bool:
         """Train, evaluate, record and save; return whether patience ends the run here."""
+        self._stop_if_asked()
+        session, standing = self._session, self.standing
         started = time.monotonic()
-        size = self.runner.micro_batch_size
-        self.progress.start_epoch(self.setup.data.num_training_images)
-        result = self.runner.run(
-            epoch,
-            self.setup.data.training_batches(
-                micro_batch_size=size,
-                epoch=epoch,
-                augment_fully=epoch < self.options.epochs - self.options.close_mosaic,
-            ),
-        )
+        session.epoch_started += started
+        self.progress.start_epoch(self.setup.data.num_training_images, position.images_seen)
+        result = self.runner.run(epoch, position)
         training_seconds = time.monotonic() - started
-        self._training_seconds += training_seconds
-        self._images += result.num_images
-        self._check_finite(epoch, result)
-        self._record_memory("train")
-        standing = self.standing
+        session.training_seconds += training_seconds
+        session.images += result.num_images
+        self._check_finite(epoch, result.losses)
+        self.records.end_training(self.runner, standing.steps)
         patience = self.options.patience
         # The best so far is what this epoch's evaluation may still beat.
         out_of_patience = bool(patience) and epoch - max(standing.best_epoch, 0) >= patience
@@ -124,23 +157,33 @@ class Run:
         is_best = bool(metrics) and standing.best_epoch == epoch
         stops = not is_last and out_of_patience and not is_best
         standing.epochs_done = epoch + 1
-        seconds = time.monotonic() - started
-        self._record_epoch(epoch, result, metrics, seconds, training_seconds)
-        self._save(is_best=is_best, finished=is_last or stops)
+        seconds = time.monotonic() - session.epoch_started
+        self.records.add_epoch(
+            self.runner, result, metrics, seconds=seconds, training_seconds=training_seconds
+        )
+        session.epoch_started = 0.0
+        self._save_epoch(is_best=is_best, finished=is_last or stops)
         return stops
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
-        metrics, self.validation_size = validate(
-            self.setup, self.validation_size, self._back_off_validation
-        )
-        self._record_memory("validation")
-        standing = self.standing
-        standing.metrics = metrics
-        fitness = metrics["fitness"]
-        if fitness >= standing.best_fitness or standing.best_epoch < 0:
-            standing.best_fitness, standing.best_epoch = fitness, epoch
-            standing.best_metrics = metrics
-        return metrics
+        """Return the metrics, which rank 0 computes and all ranks then know."""
+        answer: tuple[dict[str, float] | None, int] = None, self.validation_size
+        if self.ranks.is_first:
+            evaluator = self.setup.data.evaluator()
+            self._latest = epoch, evaluator
+            answer = validate(
+                self.setup,
+                self.validation_size,
+                self._back_off_validation,
+                is_asked_to_stop=lambda: bool(self.stop.asked),
+                evaluator=evaluator,
+            )
+        metrics, self.validation_size = self.ranks.share(answer)
+        if metrics is None:
+            self._stop()
+        self.records.add_memory(self.runner, "validation", self.standing.steps)
+        self.standing.add(epoch, metrics)
+        return dict(metrics)
 
     def _evaluate_only(self) -> None:
         started = time.monotonic()
@@ -150,162 +193,139 @@ class Run:
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         self.progress.note(f"evaluation: {shown}")
 
-    def _check_finite(self, epoch: int, result: EpochResult) -> None:
+    def _check_finite(self, epoch: int, losses: Iterable[float]) -> None:
         """Stop where training diverged: every later step would be wasted."""
-        if all(math.isfinite(loss) for loss in result.losses):
+        if all(math.isfinite(loss) for loss in losses):
             return
         parameters = self.setup.step.model.parameters()
         if all(bool(parameter.isfinite().all()) for parameter in parameters):
-            self._warn(f"The loss of epoch {epoch + 1} is not finite, the weights still are.")
+            self.records.warn(
+                f"The loss of epoch {epoch + 1} is not finite, the weights still are."
+            )
             return
         raise MemplanError(
             f"The weights are not finite any more in epoch {epoch + 1}. "
-            f"{self.folder.weights / 'last.pt'} keeps the epoch before, if there was one. "
+            f"{self.folder.weights / 'last.pt'} keeps what was saved before, if anything was. "
             "Lower lr0 in --hyp, or use --precision fp32."
         )
 
-    def _after_step(self, runner: EpochRunner) -> None:
-        self._steps += 1
-        if self._steps == 1 or self._steps % _MEMORY_INTERVAL == 0:
-            self._record_memory("train")
-        self.progress.update(
-            runner.epoch,
-            runner.images_seen,
-            lambda: (self._losses_text(runner.mean_losses()), self.memory.summary()),
-        )
+    def _wishes(self) -> Wishes:
+        minutes = (time.monotonic() - self._session.last_save) / 60
+        every = self.options.save_every
+        is_due = self.ranks.is_first and 0 < every <= minutes and not self.options.nosave
+        return Wishes(stop=bool(self.stop.asked), save=is_due)
 
-    def _record_memory(self, phase: str) -> None:
-        live = self.memory.read()
-        predicted = self.memory.predicted
-        self.folder.add_memory(
-            {
-                "epoch": self.runner.epoch + 1,
-                "step": self._steps,
-                "phase": phase,
-                "micro_batch_size": self.runner.micro_batch_size,
-                "predicted_allocated_bytes": predicted and predicted.allocated_peak_bytes,
-                "predicted_reserved_bytes": predicted and predicted.reserved_peak_bytes,
-                "predicted_device_used_bytes": predicted and predicted.device_used_peak_bytes,
-                "live_allocated_bytes": live.allocated_bytes,
-                "live_reserved_bytes": live.reserved_bytes,
-                "live_device_used_bytes": live.device_used_bytes,
-                "host_resident_bytes": live.host_resident_bytes,
-            }
-        )
-        if self.memory.exceeds_prediction() and not self._warned_of_memory:
-            self._warned_of_memory = True
-            self._warn(f"Reserved memory is above the plan's prediction: {self.memory.summary()}.")
+    def _after_step(self, runner: EpochRunner, wishes: Wishes) -> None:
+        self.standing.steps += 1
+        self.records.after_step(runner, self.standing.steps)
+        if wishes.stop:
+            self._stop()
+        if wishes.save:
+            self._save_midway()
 
-    def _loss_names(self, count: int) -> tuple[str, ...]:
-        names = self.setup.loss_names
-        if names is not None and len(names) == count:
-            return names
-        return ("loss",) if count == 1 else tuple(f"loss_{part}" for part in range(count))
+    def _stop_if_asked(self) -> None:
+        """Stop between epochs, where the last save still holds."""
+        [is_asked] = self.ranks.agree([bool(self.stop.asked)])
+        if is_asked:
+            self._leave(is_saved=(self.folder.weights / "last.pt").exists())
 
-    def _losses_text(self, losses: tuple[float, ...]) -> str:
-        names = self._loss_names(len(losses))
-        return ", ".join(f"{name} {loss:.3f}" for name, loss in zip(names, losses, strict=True))
+    def _stop(self) -> NoReturn:
+        """Save where the epoch stands and stop."""
+        self._leave(is_saved=not self.options.nosave and self._save_midway())
 
-    def _record_epoch(
-        self,
-        epoch: int,
-        result: EpochResult,
-        metrics: Mapping[str, float],
-        seconds: float,
-        training_seconds: float,
-    ) -> None:
-        speed = result.num_images / max(training_seconds, 1e-9)
-        self.folder.add_result(
-            {
-                "epoch": epoch + 1,
-                **dict(zip(self._loss_names(len(result.losses)), result.losses, strict=True)),
-                **metrics,
-                "learning_rate": result.rates.learning_rate,
-                "bias_learning_rate": result.rates.bias_learning_rate,
-                "micro_batch_size": self.runner.micro_batch_size,
-                "accumulation_steps": result.rates.accumulation,
-                "steps": result.num_steps,
-                "seconds": round(seconds, 3),
-                "images_per_second": round(speed, 3),
-            }
-        )
-        losses = self._losses_text(result.losses)
-        self.progress.end_epoch(epoch, losses, metrics, speed, self.memory.summary())
+    def _leave(self, *, is_saved: bool) -> NoReturn:
+        """Say how to go on and stop."""
+        runner, done = self.runner, self.standing.epochs_done
+        images = runner.images_seen if runner.epoch == done else 0
+        facts = {"signal": self.stop.asked, "epoch": done, "images": images, "saved": is_saved}
+        self.announce("interrupted", facts)
+        why = self.stop.asked or "asked of another process"
+        where = f"after {done} of {self.options.epochs} epochs"
+        if images:
+            total = self.setup.data.num_training_images
+            where += f" and {images} of {total} images"
+        last = self.folder.weights / "last.pt"
+        if is_saved or last.exists():
+            rest = "" if is_saved else "; only what was saved before is kept"
+            how = f"{rest}. Continue with: memplan train --resume {self.folder.path}"
+        else:
+            how = "; nothing was saved" + (", as --nosave asks." if self.options.nosave else ".")
+        text = f"Stopped ({why}) {where}{how}"
+        self.progress.note(text)
+        raise StoppedError(text, self.stop.asked)
 
     def _back_off_training(self, message: str, micro_batch_size: int) -> None:
-        steps = accumulation_steps(self.setup.effective_batch_size, micro_batch_size)
+        at_once = micro_batch_size * self.ranks.size
+        steps = accumulation_steps(self.setup.effective_batch_size, at_once)
         self.validation_size = min(
             self.validation_size, validation_batch_size(self.setup, micro_batch_size)
         )
-        self._report_back_off("training", message, micro_batch_size, steps)
+        self.records.back_off(self.runner, "training", message, micro_batch_size, steps)
 
     def _back_off_validation(self, message: str, batch_size: int) -> None:
-        self._report_back_off("validation", message, batch_size, None)
+        self.records.back_off(self.runner, "validation", message, batch_size, None)
 
-    def _report_back_off(self, phase: str, message: str, size: int, steps: int | None) -> None:
-        self.back_offs += 1
-        epoch = self.runner.epoch + 1
-        self.announce("out_of_memory", {"epoch": epoch, "phase": phase, "message": message})
-        facts = {"epoch": epoch, "phase": phase, "micro_batch_size": size}
-        self.announce("backed_off", facts if steps is None else {**facts, "accumulation": steps})
-        rest = "" if steps is None else f", {steps} a step; the same images are repeated"
-        self.progress.note(f"Out of memory in {phase}: now {size} images at once{rest}.")
+    def _save_midway(self) -> bool:
+        """Write `last.pt` between two steps of an epoch; return whether that worked."""
+        self._check_finite(self.runner.epoch, [math.nan] if self._is_diverging() else [])
+        position = self.runner.position()
+        seconds = time.monotonic() - self._session.epoch_started
+        record = {**position.as_record(), "seconds": seconds}
+        saved = self._write(["last.pt"], position=record, finished=False)
+        return bool(saved) or not self.ranks.is_first
 
-    def _warn(self, text: str) -> None:
-        self.announce("warning", {"message": text})
-        self.progress.note(f"Warning: {text}")
+    def _is_diverging(self) -> bool:
+        return not all(math.isfinite(loss) for loss in self.runner.mean_losses())
 
-    def _save(self, *, is_best: bool, finished: bool) -> None:
+    def _save_epoch(self, *, is_best: bool, finished: bool) -> None:
         """Write the epoch's checkpoints; only the run's last may not fail."""
         if self.options.nosave and not finished:
             return
-        checkpoint = self._checkpoint(finished=finished)
-        period = self.options.save_period
         targets = ["last.pt"]
         # Until something is evaluated the latest weights are the best known.
         if is_best or self.standing.best_epoch < 0:
             targets.append("best.pt")
-        if period > 0 and checkpoint.epoch % period == 0:
-            targets.append(f"epoch{checkpoint.epoch}.pt")
+        done, period = self.standing.epochs_done, self.options.save_period
+        if period > 0 and done % period == 0:
+            targets.append(f"epoch{done}.pt")
+        self._write(targets, position=None, finished=finished)
+
+    def _write(
+        self, names: Iterable[str], *, position: Mapping[str, object] | None, finished: bool
+    ) -> list[str]:
+        """Write the run's state under several names and return those that worked."""
+        states = self.ranks.gather(capture_random_states())
+        self._session.last_save = time.monotonic()
+        if states is None:
+            return []
+        checkpoint = checkpoint_of(
+            self.setup,
+            self.standing,
+            states,
+            micro_batch_size=self.runner.micro_batch_size,
+            validation_size=self.validation_size,
+            position=None if position is None else dict(position),
+            finished=finished,
+        )
         saved = []
-        for name in targets:
+        for name in names:
             try:
                 save_checkpoint(self.folder.weights / name, checkpoint)
                 saved.append(name)
             except BadInputError as error:
                 if finished:
                     raise
-                self._warn(str(error))
-        self.announce("saved", {"epoch": checkpoint.epoch, "files": saved})
-
-    def _checkpoint(self, *, finished: bool) -> Checkpoint:
-        setup, standing, step = self.setup, self.standing, self.setup.step
-        average = step.average
-        return Checkpoint(
-            epoch=standing.epochs_done,
-            finished=finished,
-            model=plain_state(step.model),
-            ema=None if average is None else plain_state(average.model),
-            ema_updates=0 if average is None else average.updates,
-            optimizer=step.optimizer.state_dict(),
-            scaler=step.scaler.state_dict(),
-            micro_batch_size=self.runner.micro_batch_size,
-            best_fitness=standing.best_fitness,
-            best_epoch=standing.best_epoch,
-            best_metrics=standing.best_metrics,
-            metrics=standing.metrics,
-            random_states=capture_random_states(),
-            options=self.options.as_record(),
-            hyperparameters=setup.hyperparameters,
-            workload=setup.workload.name,
-            num_classes=setup.data.num_classes,
-            plan=None if setup.plan is None else setup.plan.to_json(),
-            versions={"memplan": _version.__version__, "torch": str(torch.__version__)},
-        )
+                self.records.warn(str(error))
+        facts: dict[str, object] = {"epoch": checkpoint.epoch, "files": saved}
+        if position is not None:
+            facts["images"] = position["images_seen"]
+        self.announce("saved", facts)
+        return saved
 
     def _summary(self, seconds: float, *, stopped_early: bool) -> RunSummary:
-        standing, memory = self.standing, self.memory
+        standing, memory, session = self.standing, self.records.memory, self._session
         size = self.runner.micro_batch_size
+        effective = self.setup.effective_batch_size
         return RunSummary(
             run_folder=Path(self.folder.path),
             epochs_done=standing.epochs_done,
@@ -314,24 +334,12 @@ class Run:
             best_metrics=standing.best_metrics,
             metrics=standing.metrics,
             seconds=round(seconds, 3),
-            images_per_second=round(self._images / max(self._training_seconds, 1e-9), 3),
+            images_per_second=round(session.images / max(session.training_seconds, 1e-9), 3),
             micro_batch_size=size,
-            accumulation_steps=accumulation_steps(self.setup.effective_batch_size, size),
-            back_offs=self.back_offs,
+            accumulation_steps=accumulation_steps(effective, size * self.ranks.size),
+            back_offs=self.records.back_offs,
             allocated_peak_bytes=memory.allocated_peak_bytes,
             reserved_peak_bytes=memory.reserved_peak_bytes,
             device_used_peak_bytes=memory.device_used_peak_bytes,
             host_resident_peak_bytes=memory.host_resident_peak_bytes,
         )
-
-
-def _standing_of(checkpoint: Checkpoint | None) -> _Standing:
-    if checkpoint is None:
-        return _Standing()
-    return _Standing(
-        epochs_done=checkpoint.epoch,
-        best_fitness=checkpoint.best_fitness,
-        best_epoch=checkpoint.best_epoch,
-        best_metrics=dict(checkpoint.best_metrics),
-        metrics=dict(checkpoint.metrics),
-    )

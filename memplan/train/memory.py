@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from memplan.units import format_bytes
+from memplan.units import format_bytes, gib
 
 if TYPE_CHECKING:
     from memplan.answers import Predicted
@@ -38,11 +38,18 @@ class MemoryWatch:
     Args:
         device: where the model is.
         predicted: a plan's figures, None without a plan.
+        budget_bytes: what the plan may take, None without a plan.
     """
 
-    def __init__(self, device: torch.device, predicted: Predicted | None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        predicted: Predicted | None,
+        budget_bytes: int | None = None,
+    ) -> None:
         self.device = device
         self.predicted = predicted
+        self.budget_bytes = budget_bytes
         self.allocated_peak_bytes: int | None = None
         self.reserved_peak_bytes: int | None = None
         self.device_used_peak_bytes: int | None = None
@@ -82,13 +89,27 @@ class MemoryWatch:
         return self.reserved_peak_bytes > self.predicted.reserved_peak_bytes
 
     def summary(self) -> str:
-        """Return live memory beside predicted, for one line of progress."""
+        """Return live memory beside predicted and budget, for a line of progress."""
+        is_gpu = self.device.type == "cuda"
+        names = ("reserved" if is_gpu else "of host memory", "predicted", "budget")
+        pairs = zip(self._figures(), names, strict=True)
+        return ", ".join(f"{format_bytes(b)} {name}" for b, name in pairs if b is not None)
+
+    def brief(self) -> str:
+        """Return the same figures for a live bar, such as `5.10/5.32/22.50 GiB`."""
+        return f"{'/'.join(gib(figure) for figure in self._figures() if figure is not None)} GiB"
+
+    def _figures(self) -> tuple[int, int | None, int | None]:
+        """Return live, predicted and budget, bytes.
+
+        On a CPU a plan predicts tensors alone, which the resident bytes of a process, with its
+        libraries and files, do not compare with.
+        """
         if self.device.type != "cuda":
-            return f"{format_bytes(_host_resident_bytes())} of host memory"
-        live = f"{format_bytes(torch.cuda.memory_reserved(self.device))} reserved"
-        if self.predicted is None:
-            return live
-        return f"{live} of {format_bytes(self.predicted.reserved_peak_bytes)} predicted"
+            return _host_resident_bytes(), None, self.budget_bytes
+        live = torch.cuda.memory_reserved(self.device)
+        predicted = None if self.predicted is None else self.predicted.reserved_peak_bytes
+        return live, predicted, self.budget_bytes
 
 
 def _higher(one: int | None, other: int | None) -> int:

@@ -15,14 +15,9 @@ MEMORY_FORMATS = ("contiguous", "channels-last")
 
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
-    "--sync-bn": "one device trains, and batch norm needs no synchronisation there",
-    "--multi-scale": "memory is planned for one image size; the largest of several would decide",
-    "--rect": "training images are square, which is what memory is planned for",
-    "--image-weights": "every image is seen once an epoch, in an order that seed and epoch fix",
-    "--quad": "four images in one change what the planned batch means",
     "--evolve": "memplan searches memory settings, not hyperparameters",
     "--noautoanchor": "these heads have no anchors",
-    "--local_rank": "memplan trains on one device",
+    "--local_rank": "torchrun tells each process its place itself",
     "--bucket": "memplan uploads nothing",
     "--entity": "memplan reports to no tracking service",
     "--upload_dataset": "memplan uploads nothing",
@@ -46,13 +41,16 @@ class TrainOptions:
     image_size: int = 640
     """Side of the square training images, pixels."""
     batch: int = 16
-    """Images in a micro-batch, >= 1."""
+    """Images in a micro-batch on one device, >= 1 (officially those of all devices together)."""
+    val_batch: int | None = None
+    """Images validated at once (memplan's own); None leaves it to the workload, twice `batch`."""
     epochs: int = 100
     """Passes over the training images; 0 only evaluates."""
     workers: int = 8
     """Most loader processes; 0 loads in the training process."""
     device: str = ""
-    """`cpu`, or a GPU's index such as `0`; empty takes the first GPU, else the CPU."""
+    """`cpu`, a GPU's index such as `0`, or one for each process, such as `0,1`; empty takes the
+    first GPU, or under torchrun each process its own, else the CPU."""
     weights: Path | None = None
     """A checkpoint to start from; None starts from fresh weights."""
     hyp: str | None = None
@@ -70,7 +68,7 @@ class TrainOptions:
     min_items: int = 0
     """Leave out training images with fewer objects; 0 keeps all."""
     optimizer: str = "SGD"
-    """The workload's optimizers are `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad`."""
+    """The workload's optimizers are `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad`, `LION`."""
     cos_lr: bool = False
     """Let the learning rate follow a cosine instead of a line."""
     flat_cos_lr: bool = False
@@ -89,16 +87,30 @@ class TrainOptions:
     """Seeds weights, shuffling and augmentation, >= 0."""
     single_cls: bool = False
     """Treat every object as one class."""
+    multi_scale: bool = False
+    """Resize each training batch to a side drawn from 0.5 to 1.5 times `image_size`."""
+    sync_bn: bool = False
+    """Batch norm over the images of all processes; for several GPUs."""
+    rect: bool = False
+    """Batch images of like aspect ratio in rectangles, in one order, without mosaics."""
+    image_weights: bool = False
+    """Draw each epoch's images by their classes: rare and badly detected ones more often."""
+    quad: bool = False
+    """Make one image of twice the side from four; the micro-batch still counts the four."""
     cache: str = ""
-    """`ram` keeps decoded training images in host memory; empty does not."""
+    """`ram` or `disk` keeps decoded images of both splits, `val` validation's in host memory."""
     resume: Path | None = None
     """A run folder or `last.pt` to continue; its own options replace all but device, workers."""
     noval: bool = False
     """Evaluate after the last epoch only."""
     nosave: bool = False
     """Save after the last epoch only."""
+    save_every: float = 10.0
+    """Minutes between saves of `last.pt` within an epoch (memplan's own); 0 saves none there."""
     noplots: bool = False
-    """Draw nothing afterwards; the loop itself draws nothing."""
+    """Draw nothing, neither before training nor after it; the loop itself draws nothing."""
+    tensorboard: bool = False
+    """Also write the records as TensorBoard events, below the run folder (memplan's own)."""
     accumulate: int | None = None
     """Micro-batches a step (memplan's own); None follows from the effective batch."""
     effective_batch: int | None = None
@@ -109,6 +121,12 @@ class TrainOptions:
     """`amp-fp16`, `amp-bf16` or `fp32`; None is amp-fp16 on a GPU. A CPU trains in fp32."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels-last`."""
+    lean: bool = False
+    """Keep for backward only what cannot be rebuilt cheaply (memplan's own)."""
+    fused: bool = False
+    """Step the optimizer in fused kernels (memplan's own)."""
+    compiled: bool = False
+    """Run the model through torch.compile (memplan's own)."""
     guard: bool = True
     """Survive running out of memory by halving the micro-batch (memplan's own)."""
 
@@ -131,8 +149,17 @@ class TrainOptions:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
         if any(layer < 0 for layer in self.freeze):
             raise UsageError(f"--freeze {' '.join(map(str, self.freeze))} has a layer below 0.")
-        if self.cache not in {"", "ram"}:
-            raise UsageError(f"--cache {self.cache} is not offered. Use --cache ram.")
+        if self.cache not in {"", "ram", "disk", "val"}:
+            raise UsageError(f"--cache {self.cache} is not offered. Use ram, disk or val.")
+        if self.rect and self.image_weights:
+            raise UsageError(
+                "--rect fixes the order of images and --image-weights draws it. Give one of them."
+            )
+        if self.quad and self.batch % 4:
+            raise UsageError(
+                f"--batch {self.batch} is no multiple of 4, but --quad makes one image of four. "
+                f"Nearest: {max(4, round(self.batch / 4) * 4)}."
+            )
         if not self.name or Path(self.name).name != self.name:
             raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
 
@@ -191,11 +218,13 @@ def check_image_size(image_size: int, stride: int) -> None:
 _LEAST = (
     ("image_size", "--img", 1, "Give pixels, such as 640."),
     ("batch", "--batch", 1, "Give the images of a micro-batch, or --auto-batch."),
+    ("val_batch", "--val-batch", 1, "Give the images validated at once, such as 32."),
     ("epochs", "--epochs", 0, "0 only evaluates."),
     ("workers", "--workers", 0, "0 loads in the training process."),
     ("close_mosaic", "--close-mosaic", 0, "0 keeps the mosaics to the end."),
     ("min_items", "--min-items", 0, "0 keeps all images."),
     ("patience", "--patience", 0, "0 never stops early."),
+    ("save_every", "--save-every", 0, "Give minutes; 0 saves whole epochs only."),
     ("seed", "--seed", 0, "Give a whole number of 0 or more."),
     ("accumulate", "--accumulate", 1, "Give the micro-batches a step."),
     ("effective_batch", "--effective-batch", 1, "Give the images a step, such as 64."),

@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, one line an epoch elsewhere."""
+"""Progress for people: a live bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from memplan.units import format_seconds, three_digits
+from memplan.units import three_digits
 
 _BAR_WIDTH = 10
 _REFRESH_SECONDS = 0.5
+_WIDE = 99  # columns from which there is room for the bar itself
+_LINE_SECONDS = 60.0  # between lines of an epoch where there is no bar
 
 
 class Progress:
@@ -20,11 +22,11 @@ class Progress:
 
     Args:
         epochs: the number of the run's last epoch.
-        first_epoch: epochs already done, > 0 after a resume.
+        first_epoch: epochs already done, > 0 after a resume; a fraction within an epoch.
         stream: where to write; a live bar needs a terminal.
     """
 
-    def __init__(self, epochs: int, first_epoch: int = 0, stream: TextIO | None = None) -> None:
+    def __init__(self, epochs: int, first_epoch: float = 0, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._epochs = epochs
         self._is_live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -32,43 +34,56 @@ class Progress:
         self._first_epoch = first_epoch
         self._started = time.monotonic()
         self._drawn = 0.0
-        self._images_done = 0
         self._images = 1
+        self._images_before = 0
+        self._epoch_started = self._started
 
-    def start_epoch(self, num_images: int) -> None:
-        """Begin an epoch of so many images."""
+    def start_epoch(self, num_images: int, images_before: int = 0) -> None:
+        """Begin an epoch of so many images, some of which an earlier session saw."""
         self._images = max(num_images, 1)
+        self._images_before = images_before
         self._epoch_started = time.monotonic()
+        if not self._is_live:
+            self._drawn = self._epoch_started
 
     def update(self, epoch: int, images: int, facts: Callable[[], tuple[str, str]]) -> None:
-        """Redraw the bar, at most twice a second.
+        """Redraw the bar, at most twice a second; without a terminal, write a line a minute.
 
         Args:
             epoch: 0-based.
             images: seen in this epoch.
-            facts: gives losses and memory as text; called only when the bar is redrawn, because
+            facts: gives losses and memory as text; called only when something is written, because
                 reading a loss waits for the device.
         """
         now = time.monotonic()
-        if not self._is_live or now - self._drawn < _REFRESH_SECONDS:
+        if now - self._drawn < (_REFRESH_SECONDS if self._is_live else _LINE_SECONDS):
             return
         self._drawn = now
         losses, memory = facts()
         fraction = images / self._images
-        speed = images / max(now - self._epoch_started, 1e-9)
-        filled = round(fraction * _BAR_WIDTH)
-        left = f"epoch {epoch + 1}/{self._epochs} "
-        bar = "#" * filled + "-" * (_BAR_WIDTH - filled)
+        seconds = now - self._epoch_started
+        speed = (images - self._images_before) / max(seconds, 1e-9)
+        left = f"{_short((self._images - images) / speed) if speed else '?'} left"
+        if epoch + 1 < self._epochs:
+            left += f", run {self._remaining(epoch + fraction)}"
         # What a narrow terminal cuts off is last: the losses, which the epoch's line repeats.
-        right = (
-            f" {fraction:.0%}, {self._remaining(epoch + fraction)} left, "
-            f"{three_digits(speed)} images/s, {memory}, {losses}"
-        )
+        right = f"{fraction:4.0%}, {left}, {three_digits(speed)} img/s, {memory}, {losses}"
+        name = f"{epoch + 1}/{self._epochs}"
+        if not self._is_live:
+            self.note(f"epoch {name}: {right.lstrip()}")
+            return
+        self._draw(name, fraction, right)
+
+    def _draw(self, name: str, fraction: float, right: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        right = right[: max(0, width - len(left) - len(bar) - 2)]
-        if self._has_colour:
-            bar = f"\x1b[32m{bar}\x1b[0m"
-        self._stream.write(f"\r\x1b[K{left}[{bar}]{right}")
+        left = plain = f"{name} "
+        # On a narrow terminal the facts need the bar's room.
+        if width >= _WIDE:
+            filled = round(fraction * _BAR_WIDTH)
+            done, rest = "#" * filled, "-" * (_BAR_WIDTH - filled)
+            plain = f"{name} [{done}{rest}] "
+            left = f"{name} [\x1b[32m{done}{rest}\x1b[0m] " if self._has_colour else plain
+        self._stream.write(f"\r\x1b[K{left}{_cut(right, width - len(plain))}")
         self._stream.flush()
 
     def end_epoch(
@@ -86,7 +101,7 @@ class Progress:
         parts = [losses, *shown, f"{three_digits(images_per_second)} images/s", memory]
         if epoch + 1 < self._epochs:
             parts.append(f"{self._remaining(epoch + 1)} left")
-        self.note(f"epoch {epoch + 1}/{self._epochs}: {', '.join(parts)}")
+        self.note(f"epoch {epoch + 1}/{self._epochs}: {', '.join(part for part in parts if part)}")
 
     def note(self, text: str) -> None:
         """Write one line that stays, such as a warning."""
@@ -98,5 +113,22 @@ class Progress:
         trained = epochs_done - self._first_epoch
         seconds = time.monotonic() - self._started
         if trained <= 0:
-            return "unknown time"
-        return format_seconds(seconds / trained * (self._epochs - epochs_done))
+            return "?"
+        return _short(seconds / trained * (self._epochs - epochs_done))
+
+
+def _short(seconds: float) -> str:
+    """Return a time that is still to go, such as `41 s`, `3:20` or `2:05:00`."""
+    whole = max(round(seconds), 1)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes = f"{rest // 60}:{rest % 60:02d}"
+    return f"{hours}:{minutes:0>5}" if hours else minutes
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the text as far as it fits, ending between two facts."""
+    if len(text) <= width:
+        return text
+    return text[: max(width, 0) + 1].rpartition(", ")[0] or text[: max(width, 0)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +20,17 @@ from memplan.train.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
+from memplan.train.distributed import leave
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
 from memplan.train.run_folder import RunFolder, create_run_folder
 from memplan.train.schedule import accumulation_steps
 from memplan.train.setup import Setup, WorkloadFactory, prepare
+from memplan.train.stopping import StopRequest
 from memplan.train.summary import RunSummary
+from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
+from memplan.train.validation import validation_batch_size
 from memplan.workload import TrainingData, Workload
 
 _FEW_STEPS = 16  # of the optimizer in an epoch
@@ -65,6 +71,7 @@ def train(
         BadInputError: data, weights, checkpoint or device cannot be used.
         UsageError: an option contradicts workload or plan.
         DeviceOutOfMemoryError: not even one image fits.
+        StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
     path, checkpoint = None, None
     if options.resume is not None:
@@ -75,30 +82,67 @@ def train(
         plan = _saved_plan(checkpoint)
     elif options.epochs == 0 and options.weights is None:
         raise BadInputError("--epochs 0 only evaluates, so it needs --weights PATH.")
-    setup = prepare(make_workload, options, plan=plan, data=data, checkpoint=checkpoint)
-    folder = _folder(setup, path, checkpoint)
-    progress = Progress(options.epochs, checkpoint.epoch if checkpoint else 0, stream)
+    if options.tensorboard:
+        check_tensorboard()
+    with contextlib.ExitStack() as stack:
+        setup = prepare(make_workload, options, plan=plan, data=data, checkpoint=checkpoint)
+        stack.callback(leave)
+        folder = _folder(setup, path, checkpoint)
+        stack.callback(folder.release)
+        progress = _progress(setup, checkpoint, stream, stack)
+        folder.complain = lambda text: progress.note(f"Warning: {text}")
+        if options.tensorboard and setup.ranks.is_first:
+            done = checkpoint.epoch if checkpoint else 0
+            stack.enter_context(TensorBoardRecords(folder, done))
+        announce = _announcer(folder, on_event if setup.ranks.is_first else None)
+        _introduce(setup, folder, progress, announce, checkpoint)
+        stop = stack.enter_context(StopRequest())
+        return _guarded(Run(setup, folder, progress, announce, checkpoint, stop))
 
+
+def _announcer(folder: RunFolder, on_event: OnEvent | None) -> OnEvent:
     def announce(name: str, facts: Mapping[str, Any]) -> None:
         folder.add_event(name, facts)
         if on_event is not None:
             on_event(name, facts)
 
-    _introduce(setup, folder, progress, announce, checkpoint)
+    return announce
+
+
+def _progress(
+    setup: Setup,
+    checkpoint: Checkpoint | None,
+    stream: TextIO | None,
+    stack: contextlib.ExitStack,
+) -> Progress:
+    """Return where people look; the processes after the first write nowhere."""
+    if not setup.ranks.is_first:
+        stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - by the stack
+        stack.callback(stream.close)
+    done = 0.0
+    if checkpoint is not None:
+        position = checkpoint.position or {"images_seen": 0}
+        done = checkpoint.epoch + position["images_seen"] / setup.data.num_training_images
+    return Progress(setup.options.epochs, done, stream)
+
+
+def _guarded(run: Run) -> RunSummary:
+    """Return the run's summary, with what ends it early told to people and records."""
     try:
-        return Run(setup, folder, progress, announce, checkpoint).go()
+        return run.go()
     except KeyboardInterrupt:
-        announce("interrupted", {})
-        if (folder.weights / "last.pt").exists():
-            progress.note(f"Interrupted. Continue with --resume {folder.path}")
+        run.announce("interrupted", {})
+        if (run.folder.weights / "last.pt").exists():
+            run.progress.note(f"Interrupted. Continue with --resume {run.folder.path}")
         else:
-            progress.note("Interrupted before an epoch was saved, so there is nothing to resume.")
+            run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
         raise
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
-        announce("out_of_memory", {"message": reason})
+        run.announce("out_of_memory", {"message": reason})
+        way_out = "or train with --guard" if run.setup.ranks.size == 1 else "or leave out --sync-bn"
         raise DeviceOutOfMemoryError(
-            f"Out of memory ({reason}). Lower --batch, or train with --guard.", 0
+            f"Out of memory ({reason}). Lower --batch, {way_out}.", 0
         ) from None
 
 
@@ -110,6 +154,7 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
         resume=options.resume,
         device=options.device,
         workers=options.workers,
+        noplots=saved.noplots or options.noplots,
         hyp=None,
         hyperparameters=checkpoint.hyperparameters,
     )
@@ -125,14 +170,35 @@ def _saved_plan(checkpoint: Checkpoint) -> PlanAnswer | None:
 
 
 def _folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) -> RunFolder:
-    """Return the resumed run's own folder, or a new one with the settings written."""
+    """Return the resumed run's own folder, or a new one with the settings written.
+
+    It is locked; processes after the first know it and leave it alone.
+    """
+    if not setup.ranks.is_first:
+        return RunFolder(Path(setup.ranks.share(None)), writes=False)
+    folder = _own_folder(setup, path, checkpoint)
+    setup.ranks.share(str(folder.path))
+    return folder
+
+
+def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) -> RunFolder:
     options = setup.options
-    if path is not None and checkpoint is not None and path.parent.name == "weights":
+    is_resumed = path is not None and checkpoint is not None and path.parent.name == "weights"
+    if not is_resumed:
+        folder = create_run_folder(options.project, options.name, exist_ok=options.exist_ok)
+    else:
+        assert path is not None
         folder = RunFolder(path.parents[1])
-        folder.rewind(checkpoint.epoch)
-        return folder
-    folder = create_run_folder(options.project, options.name, exist_ok=options.exist_ok)
-    folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
+        folder.lock()
+    try:
+        if not is_resumed:
+            folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
+        else:
+            assert checkpoint is not None
+            folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)
+    except BaseException:
+        folder.release()
+        raise
     return folder
 
 
@@ -159,27 +225,43 @@ def _introduce(
     if checkpoint is None:
         announce("started", facts)
     else:
-        announce("resumed", {**facts, "epoch": checkpoint.epoch})
-        progress.note(f"Resuming after epoch {checkpoint.epoch} of {options.epochs}.")
+        seen = checkpoint.position["images_seen"] if checkpoint.position else 0
+        announce("resumed", {**facts, "epoch": checkpoint.epoch, "images": seen})
+        midway = f" and {seen} of {data.num_training_images} images" if seen else ""
+        progress.note(f"Resuming after {checkpoint.epoch} of {options.epochs} epochs{midway}.")
     if setup.weights_report is not None:
         announce("weights_loaded", {"message": setup.weights_report})
         progress.note(setup.weights_report)
     for text in (*setup.warnings, *_warmup_warning(setup), *_steps_warning(setup)):
         announce("warning", {"message": text})
         progress.note(f"Warning: {text}")
+    if not options.epochs:
+        at_once = validation_batch_size(setup, options.batch)
+        progress.note(
+            f"Evaluating {setup.workload.name} on {setup.step.device} in "
+            f"{setup.step.settings.precision}: {data.num_validation_images} images, "
+            f"{at_once} at once; records in {folder.path}"
+        )
+        return
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
         f"{setup.step.settings.precision}: {data.num_training_images} images, "
-        f"{options.batch} at once, about {setup.effective_batch_size:g} a step, "
+        f"{options.batch} at once{_on_each(setup)}, about {setup.effective_batch_size:g} a step, "
         f"{_count_steps(_steps_an_epoch(setup))} an epoch; "
         f"records in {folder.path}"
     )
 
 
+def _on_each(setup: Setup) -> str:
+    size = setup.ranks.size
+    return "" if size == 1 else f" on each of {size} devices"
+
+
 def _steps_an_epoch(setup: Setup) -> int:
     """Return the steps of the optimizer in an epoch after warm-up."""
-    micro_batches = setup.data.num_batches(setup.options.batch)
-    accumulation = accumulation_steps(setup.effective_batch_size, setup.options.batch)
+    at_once = setup.options.batch * setup.ranks.size
+    micro_batches = setup.data.num_batches(at_once)
+    accumulation = accumulation_steps(setup.effective_batch_size, at_once)
     return math.ceil(micro_batches / accumulation)
 
 

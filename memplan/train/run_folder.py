@@ -1,11 +1,18 @@
-"""The folder a run leaves behind: options, results an epoch, memory a few steps, events."""
+"""The folder a run leaves behind: options, results an epoch, memory a few steps, events.
+
+A disk that is full, or gone for a while, costs records but not the run: what cannot be written is
+said once, and the next write tries again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +36,16 @@ MEMORY_COLUMNS = (
     "live_device_used_bytes",
     "host_resident_bytes",
 )
-_RECORDS = ("results.csv", "memory.csv", "events.jsonl", "plan.json", "args.yaml", "hyp.yaml")
+_RECORDS = (
+    "results.csv",
+    "memory.csv",
+    "per_class.csv",
+    "events.jsonl",
+    "plan.json",
+    "args.yaml",
+    "hyp.yaml",
+)
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -37,16 +53,64 @@ class RunFolder:
 
     Args:
         path: the folder, which exists.
+        writes: False in processes that leave the records to another.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.last_step = -1
+        """The step of the newest row of training in `memory.csv`; -1 where there is none."""
+        self.complain: Callable[[str], None] = lambda _: None
+        """Told, once for each file, that it cannot be written."""
+        self.on_result: Callable[[Mapping[str, Any]], None] = lambda _: None
+        """Told each row of `results.csv`."""
+        self.on_memory: Callable[[Mapping[str, Any]], None] = lambda _: None
+        """Told each row of `memory.csv`."""
+        self._writes = writes
         self._results: list[dict[str, Any]] = []
+        self._troubled: set[str] = set()
+        self._lock: int | None = None
 
     @property
     def weights(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "weights"
+
+    def lock(self) -> None:
+        """Keep other runs out of the folder until `release`, or until this process is gone.
+
+        Raises:
+            BadInputError: another run is at work in it, or it cannot be written.
+        """
+        path = self.path / _LOCK
+        while self._lock is None:
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise _unwritable(self.path, error) from None
+            try:
+                # Not flock, which loader processes would inherit and outlive this one with.
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                os.close(handle)
+                raise BadInputError(
+                    f"Another run is at work in {self.path}. Wait for it, or give another --name."
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            # The run that held it may have removed the file just then.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
+                self._lock = handle
+            else:
+                os.close(handle)
+
+    def release(self) -> None:
+        """Let other runs into the folder."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.path / _LOCK).unlink()
+            os.close(self._lock)
+            self._lock = None
 
     def write_settings(
         self,
@@ -55,64 +119,117 @@ class RunFolder:
         hyperparameters: Mapping[str, float],
         plan: PlanAnswer | None,
     ) -> None:
-        """Write `args.yaml`, `hyp.yaml` and, with a plan, `plan.json`."""
+        """Write `args.yaml`, `hyp.yaml` and, with a plan, `plan.json`.
+
+        Raises:
+            BadInputError: the folder cannot be written.
+        """
         import yaml
 
+        if not self._writes:
+            return
         # The hyperparameters have a file of their own.
         record = {"workload": workload, **options.as_record(), "hyperparameters": None}
-        _replace(self.path / "args.yaml", yaml.safe_dump(record, sort_keys=False))
-        _replace(self.path / "hyp.yaml", yaml.safe_dump(dict(hyperparameters), sort_keys=False))
-        if plan is not None:
-            _replace(self.path / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
+        try:
+            _replace(self.path / "args.yaml", yaml.safe_dump(record, sort_keys=False))
+            _replace(self.path / "hyp.yaml", yaml.safe_dump(dict(hyperparameters), sort_keys=False))
+            if plan is not None:
+                _replace(self.path / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
     def add_result(self, row: Mapping[str, Any]) -> None:
         """Add an epoch's row to `results.csv`; columns may join in later epochs."""
         import pandas as pd
 
         self._results.append(dict(row))
-        table = pd.DataFrame(self._results)
-        _replace(self.path / "results.csv", table.to_csv(index=False))
+        text = pd.DataFrame(self._results).to_csv(index=False)
+        self._try("results.csv", lambda path: _replace(path, text))
+        self.on_result(row)
 
     def add_memory(self, row: Mapping[str, Any]) -> None:
         """Append a row to `memory.csv`; None becomes an empty field."""
-        path = self.path / "memory.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, MEMORY_COLUMNS)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(dict(row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, MEMORY_COLUMNS, lineterminator="\n")
+        if not (self.path / "memory.csv").exists():
+            writer.writeheader()
+        writer.writerow(dict(row))
+        self._try("memory.csv", lambda path: _append(path, text.getvalue()))
+        if row["phase"] == "train":
+            self.last_step = row["step"]
+        self.on_memory(row)
 
     def add_event(self, name: str, facts: Mapping[str, Any]) -> None:
         """Append an event to `events.jsonl` and make it durable."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": time, "event": name, **facts})
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._try("events.jsonl", lambda path: _append(path, f"{line}\n", durable=True))
 
-    def rewind(self, epoch: int) -> None:
-        """Drop what was recorded of an epoch (0-based) and later ones, which will run again.
+    def rewind(self, epoch: int, step: int | None = None) -> None:
+        """Drop what was recorded after a checkpoint, which will be recorded again.
 
-        A line that a crash left half-written is dropped too.
+        Events stay, for they tell what happened; a line that a crash left half-written goes.
+
+        Args:
+            epoch: epochs done.
+            step: steps of the optimizer done, also those of the epoch under way; None where the
+                checkpoint is between epochs.
+
+        Raises:
+            BadInputError: the folder cannot be written.
         """
         import pandas as pd
 
+        if not self._writes:
+            return
         results = self.path / "results.csv"
-        if results.exists():
-            table = pd.read_csv(results)
-            table = table[table["epoch"] <= epoch]
-            self._results = [
-                {str(k): v for k, v in row.items()} for row in table.to_dict("records")
-            ]
-            _replace(results, table.to_csv(index=False))
-        _keep_lines(self.path / "memory.csv", lambda line: _is_memory_row(line, epoch))
-        _keep_lines(self.path / "events.jsonl", _is_json)
+        try:
+            if results.exists():
+                table = pd.read_csv(results)
+                table = table[table["epoch"] <= epoch]
+                self._results = [
+                    {str(k): v for k, v in row.items()} for row in table.to_dict("records")
+                ]
+                _replace(results, table.to_csv(index=False))
+            self._rewind_memory(epoch, step)
+            _keep_lines(self.path / "events.jsonl", _is_json)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def _rewind_memory(self, epoch: int, step: int | None) -> None:
+        def is_wanted(line: str) -> bool:
+            values = line.split(",")
+            if len(values) != len(MEMORY_COLUMNS):
+                return False
+            if not values[0].isdigit() or int(values[0]) <= epoch:
+                return True
+            # Of the epoch under way, what its steps recorded up to the checkpoint.
+            if step is None or values[2] != "train" or int(values[1]) > step:
+                return False
+            self.last_step = int(values[1])
+            return True
+
+        _keep_lines(self.path / "memory.csv", is_wanted)
+
+    def _try(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write a record, or say once that it cannot be written."""
+        if not self._writes:
+            return
+        try:
+            write(self.path / name)
+        except OSError as error:
+            if name not in self._troubled:
+                self._troubled.add(name)
+                self.complain(
+                    f"{self.path / name} cannot be written: {error.strerror}. Training goes on; "
+                    "make room for its records."
+                )
+            return
+        self._troubled.discard(name)
 
 
 def create_run_folder(project: Path, name: str, *, exist_ok: bool) -> RunFolder:
-    """Return a fresh run folder `project/name`, or `name2`, `name3`... where that exists.
+    """Return a fresh, locked run folder `project/name`, or `name2`, `name3`... where that exists.
 
     Args:
         project: made when missing.
@@ -120,7 +237,7 @@ def create_run_folder(project: Path, name: str, *, exist_ok: bool) -> RunFolder:
         exist_ok: take `project/name` even so, and replace its records.
 
     Raises:
-        BadInputError: the folder cannot be made.
+        BadInputError: the folder cannot be made or written, or another run is at work in it.
     """
     number = 1
     while True:
@@ -133,35 +250,66 @@ def create_run_folder(project: Path, name: str, *, exist_ok: bool) -> RunFolder:
             number += 1
             continue
         except OSError as error:
-            raise BadInputError(f"{path} cannot be made: {error.strerror}.") from None
+            raise BadInputError(
+                f"{path} cannot be made: {error.strerror}. Give another --project."
+            ) from None
         break
-    for record in _RECORDS:
-        (path / record).unlink(missing_ok=True)
-    (path / "weights").mkdir(exist_ok=True)
-    return RunFolder(path)
+    folder = RunFolder(path)
+    folder.lock()
+    try:
+        for record in _RECORDS:
+            (path / record).unlink(missing_ok=True)
+        folder.weights.mkdir(exist_ok=True)
+    except OSError as error:
+        folder.release()
+        raise _unwritable(path, error) from None
+    return folder
+
+
+def _unwritable(path: Path, error: OSError) -> BadInputError:
+    return BadInputError(
+        f"{path} cannot be written: {error.strerror}. Make room or give another --project."
+    )
 
 
 def _replace(path: Path, text: str) -> None:
     """Write a small file so that readers see the old one or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
-def _keep_lines(path: Path, wanted: Any) -> None:
+def _append(path: Path, text: str, *, durable: bool = False) -> None:
+    """Append whole lines, or nothing where there is no room for them."""
+    content = text.encode()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        before = os.fstat(handle).st_size
+        try:
+            written = 0
+            while written < len(content):
+                written += os.write(handle, content[written:])
+            if durable:
+                os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, before)
+            raise
+    finally:
+        os.close(handle)
+
+
+def _keep_lines(path: Path, wanted: Callable[[str], bool]) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
         _replace(path, "".join(f"{line}\n" for line in lines if wanted(line)))
-
-
-def _is_memory_row(line: str, epoch: int) -> bool:
-    values = line.split(",")
-    if len(values) != len(MEMORY_COLUMNS):
-        return False
-    return not values[0].isdigit() or int(values[0]) <= epoch
 
 
 def _is_json(line: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, UsageError
 from memplan.trace.step import StepSettings, TrainingStep
 from memplan.train.checkpoint import Checkpoint
+from memplan.train.distributed import Ranks, join, place_in_machine, synchronise_norms
 from memplan.train.options import TrainOptions, check_image_size
-from memplan.train.random_states import restore_random_states, seed_everything
+from memplan.train.random_states import seed_everything
 from memplan.train.schedule import Recipe, Schedule, accumulation_steps, recipe_of
-from memplan.workload import DataOptions, OptimizerSettings, TrainingData, Workload
+from memplan.workload import DataOptions, OptimizerSettings, ResumableData, TrainingData, Workload
 
 WorkloadFactory = Callable[..., Workload]
 
@@ -37,6 +38,16 @@ class Setup:
     """What the user should know, a line each."""
     weights_report: str | None
     """What of a checkpoint's weights was loaded; None where none were asked for."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """This process among those that train together."""
+
+    @property
+    def guards(self) -> bool:
+        """Whether a step that finds no memory is repeated smaller.
+
+        Not with batch norm over all processes: the others would wait in it for one that gave up.
+        """
+        return self.options.guard and not (self.options.sync_bn and self.ranks.size > 1)
 
     @property
     def loss_names(self) -> tuple[str, ...] | None:
@@ -54,8 +65,8 @@ class Setup:
             recipe=self.recipe,
             kind=self.options.schedule,
             epochs=max(self.options.epochs, 1),
-            batches_per_epoch=self.data.num_batches(micro_batch_size),
-            micro_batch_size=micro_batch_size,
+            batches_per_epoch=self.data.num_batches(micro_batch_size * self.ranks.size),
+            micro_batch_size=micro_batch_size * self.ranks.size,
             effective_batch_size=self.effective_batch_size,
         )
 
@@ -76,6 +87,12 @@ def open_training(
     for name in ("hyp", "hyperparameters"):
         if getattr(options, name) is not None:
             arguments[name] = getattr(options, name)
+    if options.quad:
+        arguments["quad"] = True
+    if options.multi_scale:
+        arguments["multi_scale"] = True
+    if options.val_batch is not None:
+        arguments["validation_batch_size"] = options.val_batch
     is_made = isinstance(make_workload, Workload)
     workload = make_workload if isinstance(make_workload, Workload) else make_workload(**arguments)
     check_image_size(options.image_size, workload.stride)
@@ -105,8 +122,14 @@ def _data_options(options: TrainOptions) -> DataOptions:
         seed=options.seed,
         single_class=options.single_cls,
         min_items=options.min_items,
-        extra={"cache": options.cache} if options.cache else None,
+        extra=_extra(options),
     )
+
+
+def _extra(options: TrainOptions) -> dict[str, Any] | None:
+    """Return the options that only some data pipelines know, where they are given."""
+    names = ("cache", "rect", "image_weights")
+    return {name: getattr(options, name) for name in names if getattr(options, name)} or None
 
 
 def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Workload) -> TrainOptions:
@@ -130,6 +153,7 @@ def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Worklo
         precision=plan.precision,
         memory_format=plan.memory_format,
         recompute=plan.recompute,
+        lean=plan.lean or options.lean,
     )
 
 
@@ -137,16 +161,31 @@ def find_device(name: str) -> torch.device:
     """Return the device that `--device` names.
 
     Raises:
-        BadInputError: there is no such device here, or more than one is named.
+        BadInputError: there is no such device here, or they are not as many as the processes.
     """
-    text = name.strip().lower().removeprefix("cuda").removeprefix(":")
+    place, size = place_in_machine()
+    names = [part.strip() for part in name.split(",")]
+    if len(names) > 1 and len(names) != size:
+        raise BadInputError(
+            f"--device {name} names {len(names)} devices, but {size} process(es) run here. Start "
+            f"them with torchrun --nproc-per-node {len(names)} -m memplan train ..."
+        )
+    text = names[place if len(names) > 1 else 0].lower().removeprefix("cuda").removeprefix(":")
     if text == "cpu":
         return torch.device("cpu")
-    if "," in text:
-        raise BadInputError(f"--device {name} names several devices; memplan trains on one.")
     num_gpus = torch.cuda.device_count()
     if not text and not name:
-        return torch.device("cuda:0" if num_gpus else "cpu")
+        if num_gpus and place >= num_gpus:
+            raise BadInputError(
+                f"{size} processes run here, but this machine has {num_gpus} usable GPU(s). Give "
+                f"torchrun --nproc-per-node {num_gpus}, or --device cpu."
+            )
+        return torch.device("cuda", place) if num_gpus else torch.device("cpu")
+    if size > 1 and len(names) == 1:
+        raise BadInputError(
+            f"--device {name} is one GPU, but {size} processes run here. Leave it out, or name "
+            "one for each."
+        )
     index = int(text) if text.isdigit() else (0 if not text else -1)
     if index < 0:
         raise BadInputError(f"--device {name} is no device. Give cpu, or a GPU's index such as 0.")
@@ -166,8 +205,15 @@ def _precision(options: TrainOptions, device: torch.device) -> tuple[str, list[s
     return "fp32", [f"--precision {options.precision} needs a GPU; this CPU trains in fp32."]
 
 
-def _warnings(options: TrainOptions, data: TrainingData) -> list[str]:
+def _warnings(options: TrainOptions, data: TrainingData, ranks: Ranks) -> list[str]:
     warnings = list(data.warnings)
+    if options.sync_bn and ranks.size == 1:
+        warnings.append("--sync-bn has no effect: one process trains.")
+    elif options.sync_bn and options.guard:
+        warnings.append(
+            "With --sync-bn the guard is off: processes that wait for each other in batch norm "
+            "cannot repeat a step. Running out of memory ends the run."
+        )
     if options.label_smoothing:
         warnings.append(
             f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
@@ -196,27 +242,40 @@ def prepare(
         assert isinstance(make_workload, Workload)
         workload = make_workload
     options = follow_plan(options, plan, workload)
+    ranks = join(device)
+    _check_ranks(options, plan, ranks, checkpoint)
     recipe = recipe_of(
         getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})
     )
     precision, warnings = _precision(options, device)
-    effective = _effective_batch_size(options, workload)
+    effective = _effective_batch_size(options, workload, ranks.size)
     seed_everything(options.seed)
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
         report = workload.load_weights(model, options.weights)
     freeze(model, options.freeze)
+    if options.sync_bn:
+        model = synchronise_norms(model, device, ranks)
     settings = StepSettings(
         precision=precision,
         memory_format=options.memory_format,
-        optimizer=_optimizer_settings(options, recipe, effective, workload),
+        optimizer=_optimizer_settings(options, recipe, effective, workload, ranks.size),
         recompute=options.recompute,
+        lean=options.lean,
+        compiled=options.compiled,
     )
     _set_allocator(plan, device)
     step = TrainingStep(workload, settings, device, model=model)
+    if not ranks.is_first:
+        step.average = None  # the first process alone evaluates and saves
+    if checkpoint is None and ranks.size > 1:
+        ranks.send_model(step.model)
+        seed_everything(options.seed + ranks.rank)
     if checkpoint is not None:
         restore(step, checkpoint)
+        if isinstance(data, ResumableData):
+            data.restore(checkpoint.data)
     return Setup(
         options=options,
         plan=plan,
@@ -225,27 +284,57 @@ def prepare(
         recipe=recipe,
         step=step,
         effective_batch_size=effective,
-        warnings=(*warnings, *_warnings(options, data)),
+        warnings=(*warnings, *_warnings(options, data, ranks)),
         weights_report=report,
+        ranks=ranks,
     )
 
 
-def _effective_batch_size(options: TrainOptions, workload: Workload) -> float:
+def _check_ranks(
+    options: TrainOptions, plan: PlanAnswer | None, ranks: Ranks, checkpoint: Checkpoint | None
+) -> None:
+    """Refuse what as many processes cannot do together.
+
+    Raises:
+        BadInputError: the checkpoint is of a run with another number of processes.
+        UsageError: an option or the plan is for another number.
+    """
+    if checkpoint is not None and checkpoint.ranks != ranks.size:
+        raise BadInputError(
+            f"The checkpoint is of a run with {checkpoint.ranks} process(es), but {ranks.size} "
+            f"run(s) now. Resume with torchrun --nproc-per-node {checkpoint.ranks}, or as many "
+            "in --device."
+        )
+    if plan is not None and plan.devices != ranks.size and plan.gpu.source != "host memory":
+        raise UsageError(
+            f"The plan is for {plan.devices} device(s), but {ranks.size} train(s). Plan with "
+            f"--devices {ranks.size}."
+        )
+    if options.image_weights and ranks.size > 1:
+        raise UsageError(
+            "--image-weights follows the evaluation, which one process makes. Leave it out, or "
+            "train on one device."
+        )
+
+
+def _effective_batch_size(options: TrainOptions, workload: Workload, num_ranks: int) -> float:
     if options.accumulate is not None:
-        return options.accumulate * options.batch
+        return options.accumulate * options.batch * num_ranks
     return options.effective_batch or workload.nominal_batch_size
 
 
 def _optimizer_settings(
-    options: TrainOptions, recipe: Recipe, effective: float, workload: Workload
+    options: TrainOptions, recipe: Recipe, effective: float, workload: Workload, num_ranks: int
 ) -> OptimizerSettings:
     """Return the settings; weight decay grows with the images a step, as gradients are summed."""
-    images = options.batch * accumulation_steps(effective, options.batch)
+    at_once = options.batch * num_ranks
+    images = at_once * accumulation_steps(effective, at_once)
     return OptimizerSettings(
         name=options.optimizer,
         learning_rate=recipe.lr0,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay * images / workload.nominal_batch_size,
+        fused=options.fused,
     )
 
 
@@ -286,7 +375,7 @@ def freeze(model: torch.nn.Module, layers: Sequence[int]) -> None:
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
-    """Put model, average, optimizer, scaler and random states where the checkpoint has them.
+    """Put model, average, optimizer and scaler where the checkpoint has them.
 
     Raises:
         BadInputError: the checkpoint is of another architecture or optimizer.
@@ -305,4 +394,3 @@ def restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
             f"The checkpoint does not fit {step.workload.name} ({reason}). Resume with the same "
             "configuration and optimizer, or start from its weights with --weights."
         ) from None
-    restore_random_states(checkpoint.random_states)

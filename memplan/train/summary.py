@@ -38,3 +38,5 @@ class RunSummary:
     """Of the device, all processes, at the moments of reading; None on a CPU."""
     host_resident_peak_bytes: int
     """Of this process."""
+    details: str = ""
+    """The best epoch's evaluation as text to print, where the workload offers it."""

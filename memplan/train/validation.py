@@ -9,30 +9,41 @@ from typing import Any
 from memplan.errors import DeviceOutOfMemoryError
 from memplan.train.guard import OutOfMemory, attempt, num_images, split
 from memplan.train.setup import Setup
-from memplan.workload import Batch
+from memplan.workload import Batch, Evaluator
 
 
 def validation_batch_size(setup: Setup, micro_batch_size: int) -> int:
-    """Return the images the workload validates at once beside a training micro-batch."""
+    """Return the images validated at once: `--val-batch`, else as the workload has it."""
+    if setup.options.val_batch is not None:
+        return setup.options.val_batch
     batch = setup.workload.make_validation_batch(micro_batch_size)
     return micro_batch_size if batch is None else num_images(batch)
 
 
 def validate(
-    setup: Setup, batch_size: int, on_back_off: Callable[[str, int], None]
-) -> tuple[dict[str, float], int]:
-    """Return the metrics, and the batch size that fitted in the end.
+    setup: Setup,
+    batch_size: int,
+    on_back_off: Callable[[str, int], None],
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
+    evaluator: Evaluator | None = None,
+) -> tuple[dict[str, float] | None, int]:
+    """Return the metrics, None where it was stopped, and the batch size that fitted in the end.
 
     Args:
         setup: whose averaged weights (else weights) predict.
         batch_size: images at once, >= 1; halved when memory runs out.
         on_back_off: called with the message and the new size.
+        is_asked_to_stop: asked before each batch.
+        evaluator: fresh, to be asked more afterwards; None makes one.
 
     Raises:
         DeviceOutOfMemoryError: not even one image fits.
     """
-    evaluator = setup.data.evaluator()
+    if evaluator is None:
+        evaluator = setup.data.evaluator()
     for batch in setup.data.validation_batches(micro_batch_size=batch_size):
+        if is_asked_to_stop():
+            return None, batch_size
         queue = deque(split([batch], batch_size))
         while queue:
             part = queue.popleft()
@@ -43,7 +54,7 @@ def validate(
             if batch_size == 1 or not setup.options.guard:
                 raise DeviceOutOfMemoryError(
                     f"Validation at {batch_size} image(s) finds no room ({predictions.message}). "
-                    "Lower --img or --batch.",
+                    "Lower --val-batch or --img.",
                     0,
                 )
             batch_size //= 2

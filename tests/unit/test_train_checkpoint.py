@@ -20,7 +20,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(run):
     """PyTorch's own safe loader reads the file."""
     content = torch.load(run / "weights/last.pt", weights_only=True)
 
-    assert "memplan.checkpoint/1" == content["schema"]
+    assert "memplan.checkpoint/2" == content["schema"]
     assert 2 == content["epoch"]
     assert content["finished"]
 

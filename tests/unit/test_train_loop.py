@@ -196,7 +196,7 @@ def test_a_precision_the_cpu_lacks_is_warned_of(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("0,1", "names several"), ("tpu", "is no device"), ("99", "asks for GPU 99")],
+    [("0,1", "names 2 devices, but 1 process"), ("tpu", "is no device"), ("99", "asks for GPU 99")],
 )
 def test_devices_that_cannot_be_used_are_refused(name, message):
     """Several devices, unknown names and absent GPUs are one-line errors."""

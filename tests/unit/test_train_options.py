@@ -24,7 +24,7 @@ def _options(**changes):
         ({"accumulate": 2, "effective_batch": 64}, "Give one of them."),
         ({"label_smoothing": 1.5}, "--label-smoothing 1.5 is not in 0 to 1."),
         ({"freeze": (-1,)}, "--freeze -1 has a layer below 0."),
-        ({"cache": "disk"}, "--cache disk is not offered."),
+        ({"cache": "tape"}, "--cache tape is not offered."),
         ({"name": "a/b"}, "--name 'a/b' is not a folder's name."),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from memplan.train import TrainOptions
-from memplan.workload import Workload
+from memplan.workload import Workload, dealt
 
 NUM_IMAGES = 10
 HYPERPARAMETERS = {"warmup_epochs": 0.0, "lr0": 0.001, "weight_decay": 0.0}
@@ -33,12 +33,14 @@ class ToyData:
     def _batch(self, chosen):
         return {"images": self.images[chosen], "targets": self.targets[chosen]}
 
-    def training_batches(self, *, micro_batch_size, epoch, augment_fully):
+    def training_batches(
+        self, *, micro_batch_size, epoch, augment_fully, first_image=0, rank=0, num_ranks=1
+    ):
         """Return the epoch's batches and note the call."""
         self.calls.append((epoch, augment_fully))
-        order = np.random.default_rng([self.seed, epoch]).permutation(NUM_IMAGES)
-        for start in range(0, NUM_IMAGES, micro_batch_size):
-            yield self._batch(torch.from_numpy(order[start : start + micro_batch_size]))
+        order = np.random.default_rng([self.seed, epoch]).permutation(NUM_IMAGES)[first_image:]
+        for part in dealt(len(order), micro_batch_size, rank, num_ranks):
+            yield self._batch(torch.from_numpy(order[part.start : part.stop]))
 
     def num_batches(self, micro_batch_size):
         """Return the batches of an epoch."""

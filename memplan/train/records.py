@@ -1,0 +1,166 @@
+"""What a run records and shows while it goes: memory, epochs, events, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from memplan.train.epoch import EpochResult, EpochRunner
+from memplan.train.memory import MemoryWatch
+from memplan.train.progress import Progress
+from memplan.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from memplan.train.setup import Setup
+
+_MEMORY_INTERVAL = 10  # steps of the optimizer between rows of memory.csv
+
+Announce = Callable[[str, Mapping[str, Any]], None]
+
+
+class Records:
+    """Writes the run folder's rows and keeps people informed.
+
+    Args:
+        setup: what is trained.
+        folder: where rows go.
+        progress: where people look.
+        announce: told every event, by name and facts.
+    """
+
+    def __init__(
+        self, setup: Setup, folder: RunFolder, progress: Progress, announce: Announce
+    ) -> None:
+        self.setup = setup
+        self.folder = folder
+        self.progress = progress
+        self.announce = announce
+        plan = setup.plan
+        self.memory = MemoryWatch(
+            setup.step.device,
+            plan.predicted if plan else None,
+            plan.budget_bytes if plan else None,
+        )
+        self.back_offs = 0
+        self._warned_of_memory = False
+
+    def after_step(self, runner: EpochRunner, steps: int) -> None:
+        """Record memory now and then, and show how far the epoch is.
+
+        Args:
+            runner: in the epoch.
+            steps: of the optimizer since the run began.
+        """
+        if steps == 1 or steps % _MEMORY_INTERVAL == 0:
+            self.add_memory(runner, "train", steps)
+        self.progress.update(
+            runner.epoch,
+            runner.images_seen,
+            lambda: (self._brief_losses(runner.mean_losses()), self.memory.brief()),
+        )
+
+    def end_training(self, runner: EpochRunner, steps: int) -> None:
+        """Record memory at the end of an epoch's training, once."""
+        if self.folder.last_step < steps:
+            self.add_memory(runner, "train", steps)
+
+    def add_memory(self, runner: EpochRunner, phase: str, steps: int) -> None:
+        """Add a row to `memory.csv`."""
+        live = self.memory.read()
+        predicted = self.memory.predicted
+        self.folder.add_memory(
+            {
+                "epoch": runner.epoch + 1,
+                "step": steps,
+                "phase": phase,
+                "micro_batch_size": runner.micro_batch_size,
+                "predicted_allocated_bytes": predicted and predicted.allocated_peak_bytes,
+                "predicted_reserved_bytes": predicted and predicted.reserved_peak_bytes,
+                "predicted_device_used_bytes": predicted and predicted.device_used_peak_bytes,
+                "live_allocated_bytes": live.allocated_bytes,
+                "live_reserved_bytes": live.reserved_bytes,
+                "live_device_used_bytes": live.device_used_bytes,
+                "host_resident_bytes": live.host_resident_bytes,
+            }
+        )
+        if self.memory.exceeds_prediction() and not self._warned_of_memory:
+            self._warned_of_memory = True
+            self.warn(f"Reserved memory is above the plan's prediction: {self.memory.summary()}.")
+
+    def add_epoch(
+        self,
+        runner: EpochRunner,
+        result: EpochResult,
+        metrics: Mapping[str, float],
+        *,
+        seconds: float,
+        training_seconds: float,
+    ) -> None:
+        """Add a row to `results.csv` and show the epoch's line.
+
+        Args:
+            runner: that trained the epoch.
+            result: what its training came to.
+            metrics: by name; empty where it was not evaluated.
+            seconds: of the whole epoch, earlier sessions included.
+            training_seconds: of this session's training.
+        """
+        speed = result.num_images / max(training_seconds, 1e-9)
+        names = self._loss_names(len(result.losses))
+        self.folder.add_result(
+            {
+                "epoch": runner.epoch + 1,
+                **dict(zip(names, result.losses, strict=True)),
+                **metrics,
+                "learning_rate": result.rates.learning_rate,
+                "bias_learning_rate": result.rates.bias_learning_rate,
+                "micro_batch_size": runner.micro_batch_size,
+                "accumulation_steps": result.rates.accumulation,
+                "steps": result.num_steps,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(speed, 3),
+            }
+        )
+        losses = self.losses_text(result.losses)
+        self.progress.end_epoch(runner.epoch, losses, metrics, speed, self.memory.summary())
+
+    def back_off(
+        self, runner: EpochRunner, phase: str, message: str, size: int, steps: int | None
+    ) -> None:
+        """Tell that memory ran out and what is done about it.
+
+        Args:
+            runner: in the epoch.
+            phase: `training` or `validation`.
+            message: the device's own words.
+            size: images at once from now on.
+            steps: micro-batches a step from now on; None in validation.
+        """
+        self.back_offs += 1
+        epoch = runner.epoch + 1
+        self.announce("out_of_memory", {"epoch": epoch, "phase": phase, "message": message})
+        facts = {"epoch": epoch, "phase": phase, "micro_batch_size": size}
+        self.announce("backed_off", facts if steps is None else {**facts, "accumulation": steps})
+        rest = "" if steps is None else f", {steps} a step; the same images are repeated"
+        self.progress.note(f"Out of memory in {phase}: now {size} images at once{rest}.")
+
+    def warn(self, text: str) -> None:
+        """Tell what the user should know, and go on."""
+        self.announce("warning", {"message": text})
+        self.progress.note(f"Warning: {text}")
+
+    def losses_text(self, losses: tuple[float, ...]) -> str:
+        """Return losses by name, for a line."""
+        names = self._loss_names(len(losses))
+        return ", ".join(f"{name} {loss:.3f}" for name, loss in zip(names, losses, strict=True))
+
+    def _brief_losses(self, losses: tuple[float, ...]) -> str:
+        names = self._loss_names(len(losses))
+        pairs = zip(names, losses, strict=True)
+        return ", ".join(f"{name.removesuffix('_loss')} {loss:.2f}" for name, loss in pairs)
+
+    def _loss_names(self, count: int) -> tuple[str, ...]:
+        names = self.setup.loss_names
+        if names is not None and len(names) == count:
+            return names
+        return ("loss",) if count == 1 else tuple(f"loss_{part}" for part in range(count))

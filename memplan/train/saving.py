@@ -1,0 +1,103 @@
+"""What a run stands at, and the checkpoint made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from memplan import _version
+from memplan.train.checkpoint import Checkpoint, plain_state
+from memplan.train.setup import Setup
+from memplan.workload import ResumableData
+
+
+@dataclass
+class Standing:
+    """What changes from epoch to epoch and goes into checkpoints."""
+
+    epochs_done: int = 0
+    steps: int = 0
+    """Of the optimizer, since the run began."""
+    best_fitness: float = 0.0
+    best_epoch: int = -1
+    """0-based; -1 while nothing was evaluated."""
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last evaluation."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | None) -> Standing:
+        """Return where a checkpoint stands; the beginning without one."""
+        if checkpoint is None:
+            return cls()
+        return cls(
+            epochs_done=checkpoint.epoch,
+            steps=checkpoint.steps,
+            best_fitness=checkpoint.best_fitness,
+            best_epoch=checkpoint.best_epoch,
+            best_metrics=dict(checkpoint.best_metrics),
+            metrics=dict(checkpoint.metrics),
+        )
+
+    def add(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take an epoch's evaluation; one as good as the best is the new best."""
+        self.metrics = dict(metrics)
+        fitness = metrics["fitness"]
+        if fitness >= self.best_fitness or self.best_epoch < 0:
+            self.best_fitness, self.best_epoch = fitness, epoch
+            self.best_metrics = dict(metrics)
+
+
+def checkpoint_of(
+    setup: Setup,
+    standing: Standing,
+    random_states: Sequence[dict[str, Any]],
+    *,
+    micro_batch_size: int,
+    validation_size: int,
+    position: dict[str, Any] | None,
+    finished: bool,
+) -> Checkpoint:
+    """Return the state of a run as a checkpoint; tensors of a GPU are copied to the host.
+
+    Args:
+        setup: with the trained model.
+        standing: of the run.
+        random_states: of each process, by rank.
+        micro_batch_size: images at once on a device.
+        validation_size: images validated at once.
+        position: of the epoch under way; None between epochs.
+        finished: whether the run is over.
+    """
+    step, data, plan = setup.step, setup.data, setup.plan
+    average = step.average
+    return Checkpoint(
+        epoch=standing.epochs_done,
+        finished=finished,
+        model=plain_state(step.model),
+        ema=None if average is None else plain_state(average.model),
+        ema_updates=0 if average is None else average.updates,
+        optimizer=step.optimizer.state_dict(),
+        scaler=step.scaler.state_dict(),
+        micro_batch_size=micro_batch_size,
+        best_fitness=standing.best_fitness,
+        best_epoch=standing.best_epoch,
+        best_metrics=standing.best_metrics,
+        metrics=standing.metrics,
+        random_states=random_states[0],
+        options=setup.options.as_record(),
+        hyperparameters=setup.hyperparameters,
+        workload=setup.workload.name,
+        num_classes=setup.data.num_classes,
+        plan=None if plan is None else plan.to_json(),
+        data=data.state() if isinstance(data, ResumableData) else {},
+        versions={"memplan": _version.__version__, "torch": str(torch.__version__)},
+        position=position,
+        steps=standing.steps,
+        validation_size=validation_size,
+        ranks=setup.ranks.size,
+        other_random_states=list(random_states[1:]),
+    )

@@ -1,0 +1,244 @@
+"""Two processes train together as one with twice the batch, over gloo on CPUs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from train_toy import NUM_IMAGES, Toy, toy_options
+
+from memplan.errors import BadInputError, UsageError
+from memplan.train import TrainOptions, train
+from memplan.train.checkpoint import load_checkpoint
+from memplan.train.distributed import Ranks
+from memplan.train.launch import launch
+from memplan.train.setup import find_device, prepare
+from memplan.workload import dealt
+
+# What each process runs: a Toy with keyword arguments, trained with options, or resumed.
+_PROCESS = """
+import json, os, signal, sys
+from pathlib import Path
+from train_toy import Toy, toy_options
+from memplan.errors import MemplanError
+from memplan.train import TrainOptions, train
+
+given = json.loads(sys.argv[1])
+folder = Path(given["folder"])
+
+class Uneven(Toy):
+    def compute_loss(self, model, batch):
+        # Only the second process is short of memory.
+        self.most_images = given.get("most_images") if os.environ["RANK"] == "1" else None
+        return super().compute_loss(model, batch)
+
+def on_event(name, facts):
+    if name == "saved" and "stop_at" in given and facts.get("images") == given["stop_at"]:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+if given.get("resume"):
+    options = TrainOptions(data=folder, resume=folder / "runs/toy", device="cpu,cpu")
+else:
+    options = toy_options(folder, **{"device": "cpu,cpu", **given["options"]})
+try:
+    train(Uneven(**given.get("workload", {})), options, on_event=on_event)
+except MemplanError as error:
+    print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+def _command(folder, given):
+    folder.mkdir(exist_ok=True)
+    return [sys.executable, "-c", _PROCESS, json.dumps({"folder": str(folder), **given})]
+
+
+def _together(folder, **given):
+    """Return the exit code of two processes that train in a folder."""
+    path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return launch(_command(folder, given), 2)
+
+
+def _alone(folder, workload=None, **options):
+    folder.mkdir()
+    return train(workload or Toy(), toy_options(folder, **options)).run_folder
+
+
+def _last(folder):
+    return load_checkpoint(folder / "runs/toy/weights/last.pt")
+
+
+def _results(folder):
+    return pd.read_csv(folder / "runs/toy/results.csv")
+
+
+def _assert_close(one, other):
+    for name, weight in _last(one).model.items():
+        torch.testing.assert_close(weight, _last(other).model[name], rtol=1e-5, atol=1e-7)
+    for name, weight in (_last(one).ema or {}).items():
+        torch.testing.assert_close(weight, _last(other).ema[name], rtol=1e-5, atol=1e-7)
+    left, right = (_results(folder).drop(columns=["seconds", "images_per_second"]) for folder in
+                   (one, other))  # fmt: skip
+    both = ["error", "fitness", "learning_rate", "accumulation_steps", "steps"]
+    pd.testing.assert_frame_equal(left[both], right[both], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "effective"),
+    [(2, 4), (1, 4), (4, 8)],
+    ids=["one-round", "accumulated", "uneven-end"],
+)
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective):
+    """Weights, average, losses and rates agree; of ten images the last round is uneven."""
+    options = {"effective_batch": effective, "epochs": 3}
+    _alone(tmp_path / "a", batch=2 * batch, **options)
+    code = _together(tmp_path / "b", options={"batch": batch, **options})
+
+    assert 0 == code
+    _assert_close(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_rank_without_images_takes_part(tmp_path):
+    """With a micro-batch of 9, one image is left for two processes."""
+    options = {"effective_batch": 18, "accumulate": None}
+    _alone(tmp_path / "a", batch=9, effective_batch=9)
+    code = _together(tmp_path / "b", options={**options, "batch": 5, "effective_batch": 9})
+
+    assert 0 == code
+    assert [1] * 2 == _results(tmp_path / "b")["steps"].tolist()
+
+
+def test_one_process_that_runs_out_makes_all_repeat_smaller(tmp_path):
+    """The second finds no room for 4 images; both go on with 2, and nothing is lost."""
+    options = {"effective_batch": 8, "epochs": 2}
+    _alone(tmp_path / "a", batch=4, **options)
+    code = _together(tmp_path / "b", options={"batch": 4, **options}, most_images=2)
+
+    assert 0 == code
+    assert 2 == _last(tmp_path / "b").micro_batch_size
+    for name, weight in _last(tmp_path / "a").model.items():
+        torch.testing.assert_close(weight, _last(tmp_path / "b").model[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
+    """Both save where they are, each with its own random states, and end as if never stopped."""
+    given = {"workload": {"dropout": 0.3}, "options": {"batch": 1, "effective_batch": 2}}
+    given["options"]["save_every"] = 1e-9
+    assert 0 == _together(tmp_path / "a", **given)
+    assert 1 == _together(tmp_path / "b", **given, stop_at=4)
+    stopped = _last(tmp_path / "b")
+    assert 0 == _together(tmp_path / "b", resume=True, workload={"dropout": 0.3})
+
+    assert (2, 1, 6) == (
+        stopped.ranks,
+        len(stopped.other_random_states),
+        stopped.position["images_seen"],
+    )
+    one, other = _last(tmp_path / "a"), _last(tmp_path / "b")
+    for name, weight in one.model.items():
+        assert torch.equal(weight, other.model[name]), name
+    for left, right in zip(one.other_random_states, other.other_random_states, strict=True):
+        assert torch.equal(left["torch"], right["torch"])
+
+
+def test_a_run_goes_on_with_as_many_processes(tmp_path):
+    """One process refuses what two have saved, and names the way."""
+    given = {"options": {"batch": 1, "effective_batch": 2, "save_every": 1e-9}}
+    assert 1 == _together(tmp_path / "b", **given, stop_at=4)
+
+    with pytest.raises(BadInputError, match=r"of a run with 2 process.*nproc-per-node 2"):
+        train(Toy(), TrainOptions(data=tmp_path, resume=tmp_path / "b/runs/toy", device="cpu"))
+
+
+def test_batch_norm_over_processes_needs_gpus(tmp_path, capfd):
+    """--sync-bn on CPUs is refused in one line; the failing process's message is shown."""
+    code = _together(tmp_path / "b", workload={"norm": True}, options={"sync_bn": True})
+
+    assert 1 == code
+    assert "--sync-bn needs GPUs" in capfd.readouterr().err
+
+
+def test_batch_norm_over_one_process_is_warned_of(tmp_path):
+    """--sync-bn changes nothing where one process trains, and says so."""
+    setup = prepare(Toy(norm=True), toy_options(tmp_path, sync_bn=True))
+
+    assert ("--sync-bn has no effect: one process trains.",) == setup.warnings
+
+
+def test_ctrl_c_reaches_every_process(tmp_path):
+    """SIGTERM to the command that launched them stops both, saved, with exit code 1."""
+    given = {"options": {"batch": 1, "effective_batch": 2, "epochs": 100000, "patience": 0}}
+    code = "import sys; from memplan.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
+    path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *_command(tmp_path / "b", given)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last = tmp_path / "b/runs/toy/weights/last.pt"
+    deadline = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=60)
+
+    assert 1 == process.returncode
+    assert "Stopped (SIGTERM)" in text
+    assert "Continue with: memplan train --resume" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("num_images", [1, 7, 10, 16])
+@pytest.mark.parametrize(("size", "ranks"), [(1, 1), (4, 2), (3, 3), (2, 5)])
+def test_images_are_dealt_once_each_round_evenly(num_images, size, ranks):
+    """Every image goes to one process, and within a round counts differ by one at most."""
+    parts = [dealt(num_images, size, rank, ranks) for rank in range(ranks)]
+    rounds = -(-num_images // (size * ranks))
+
+    assert list(range(num_images)) == sorted(i for part in parts for batch in part for i in batch)
+    for number in range(rounds):
+        counts = [len(part[number]) if number < len(part) else 0 for part in parts]
+        assert max(counts) - min(counts) <= 1
+        assert max(counts) <= size
+
+
+def test_a_process_alone_agrees_with_itself():
+    """Nothing is exchanged where there is nobody else."""
+    ranks = Ranks()
+    tensor = torch.ones(2)
+
+    assert [True, False] == ranks.agree([True, False])
+    assert tensor is ranks.sum(tensor)
+    assert ["x"] == ranks.gather("x")
+
+
+def test_devices_are_matched_with_processes(monkeypatch):
+    """Each of two processes takes its own entry; other numbers are refused with torchrun's line."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    assert torch.device("cpu") == find_device("cpu,cpu")
+    assert torch.device("cpu") == find_device("cpu")
+    with pytest.raises(BadInputError, match="names 3 devices, but 2 process"):
+        find_device("0,1,2")
+    with pytest.raises(BadInputError, match="is one GPU, but 2 processes"):
+        find_device("0")
+
+
+def test_image_weights_are_of_one_process(monkeypatch, tmp_path):
+    """They follow the evaluation, which only rank 0 makes."""
+    monkeypatch.setattr("memplan.train.setup.join", lambda _: Ranks(size=2))
+    with pytest.raises(UsageError, match="--image-weights follows the evaluation"):
+        prepare(Toy(), toy_options(tmp_path, image_weights=True))
+
+    assert NUM_IMAGES == Toy().open_data(toy_options(tmp_path)).num_training_images

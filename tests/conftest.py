@@ -20,7 +20,7 @@ for _name in list(os.environ):
     if _name not in _KEPT and (_name.startswith(_PREFIXES) or _name in _NAMES):
         del os.environ[_name]
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["XDG_CACHE_HOME"] = os.environ["XDG_DATA_HOME"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ _COMMANDS = {
     "probe": ("memplan.cli.probe", "Where a training's memory goes, and how it grows with batch."),
     "plan": ("memplan.cli.plan", "The fastest settings that fit a card."),
     "train": ("memplan.cli.train", "Start the training run, planned and guarded."),
+    "export": ("memplan.cli.export", "A trained network as a file to deploy, checked."),
     "report": ("memplan.cli.report", "PDF pages from saved probes, plans and runs."),
     "replay": ("memplan.cli.replay", "A tape or PyTorch snapshot on another card or allocator."),
     "check": ("memplan.cli.check", "For CI: fail when a probe is over a budget or a baseline."),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from memplan.answers import save_answers
+from memplan.answers import GpuFacts, save_answers
 from memplan.errors import BadInputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +56,10 @@ workload_options = options(
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For the workload."),
     click.option("--img", type=int, metavar="PIXELS", help="Side of the images.  [640, 224]"),
     click.option(
+        "--val-batch", type=int, metavar="N", help="Images validated at once.  [twice the batch]"
+    ),
+    click.option("--multi-scale", is_flag=True, help="Train at many sizes; plan for the largest."),
+    click.option(
         "--precision",
         default="amp-fp16",
         show_default=True,
@@ -74,7 +78,7 @@ workload_options = options(
         default="SGD",
         show_default=True,
         metavar="NAME",
-        help="SGD, Adam, AdamW, RMSprop or Adagrad.",
+        help="SGD, Adam, AdamW, RMSprop, Adagrad or LION.",
     ),
     click.option(
         "--objects-per-image", type=int, metavar="N", help="Labelled objects in an image.  [20]"
@@ -93,6 +97,8 @@ workload_options = options(
         metavar="WHAT",
         help="none, all, or module paths with commas.",
     ),
+    click.option("--lean/--no-lean", help="Keep for backward only what cannot be rebuilt cheaply."),
+    click.option("--fused", is_flag=True, help="The optimizer's fused kernels, where it has them."),
 )
 
 # Which card, and how its allocator is set.
@@ -105,6 +111,12 @@ card_options = options(
         help="A card in this machine, or one of `memplan gpus`; repeatable.",
     ),
     click.option("--capacity", metavar="SIZE", help="Override the card's memory, such as 24GiB."),
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="What was measured on the card.  [as `memplan gpus --calibrate` kept it]",
+    ),
     click.option(
         "--allocator",
         default="",
@@ -194,6 +206,11 @@ def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
 
         write_report(values["report"], **answers, command=typed_command(), force=values["force"])
         wrote(values["report"])
+
+
+def rate_origin(gpu: GpuFacts) -> str:
+    """Return where a card's images a second come from, as people read it."""
+    return f"predicted, {'calibrated' if gpu.calibrated else 'uncalibrated'}"
 
 
 def typed_command() -> str:

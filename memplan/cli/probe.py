@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from memplan.answers import BatchPeaks, ProbeAnswer, Setting
+from memplan.answers import BatchPeaks, ProbeAnswer, RankPeaks, Setting
 from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
     output_options,
+    rate_origin,
     show,
     table,
     typed_command,
@@ -47,6 +48,7 @@ _MOST_ROWS = 16
 )
 @click.option("--deterministic", is_flag=True, help="As under use_deterministic_algorithms(True).")
 @click.option("--cudnn-benchmark", is_flag=True, help="As under torch.backends.cudnn.benchmark.")
+@click.option("--sync-bn", is_flag=True, help="Batch norm over the images of all devices.")
 @click.option("--no-tf32", is_flag=True, help="As without torch.backends.cudnn.allow_tf32.")
 @output_options
 def command(**values: Any) -> None:
@@ -82,7 +84,8 @@ def _save_tape(question: Any, batch: int, path: Path) -> None:
 
 
 def _text(answer: ProbeAnswer) -> str:
-    parts = [_headline(answer), _batch_table(answer), _where(answer), _recommendation(answer)]
+    parts = [_headline(answer), _batch_table(answer), _where(answer)]
+    parts += [*rank_lines(answer.other_ranks), _recommendation(answer)]
     parts += [f"Note: {note}" for note in (*answer.notes, *_unknown(answer))]
     return "\n\n".join(part for part in parts if part)
 
@@ -97,6 +100,7 @@ def _unknown(answer: ProbeAnswer) -> list[str]:
 def _headline(answer: ProbeAnswer) -> str:
     workload, gpu = answer.workload, answer.gpu
     what = f"{workload.name}, {workload.img} px, {workload.precision}, {workload.memory_format}"
+    what += ", lean" if workload.lean else ""
     card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
     if answer.largest_batch == 0:
         return f"{what}: not even one image fits {card} (predicted)."
@@ -144,6 +148,19 @@ def _batch_table(answer: ProbeAnswer) -> str:
     )
 
 
+def rank_lines(ranks: RankPeaks | None) -> list[str]:
+    """Return what the processes beside rank 0 take, as a sentence; nothing of one device."""
+    if ranks is None:
+        return []
+    text = (
+        "The figures are rank 0's. Another rank, with no average, validation or checkpoint, takes "
+        f"{format_bytes(ranks.device_used_peak_bytes)} device-used at micro-batch "
+        f"{ranks.micro_batch_size}; DistributedDataParallel's buckets are "
+        f"{format_bytes(ranks.bucket_bytes)} on each (predicted)."
+    )
+    return [text]
+
+
 def _where(answer: ProbeAnswer) -> str:
     total = sum(answer.categories_at_peak.values())
     rows = [
@@ -159,10 +176,15 @@ def _where(answer: ProbeAnswer) -> str:
 def describe_setting(setting: Setting) -> str:
     """Return a setting in one line, as people say it."""
     recompute = f", recompute {len(setting.recompute)} blocks" if setting.recompute else ""
+    factors = f"micro-batch {setting.micro_batch_size} x accumulation {setting.accumulation_steps}"
+    alike = setting.micro_batch_size * setting.accumulation_steps * setting.devices
+    if alike != setting.effective_batch_size:  # unequal cards, each with its own micro-batch
+        factors += f", with {setting.devices} devices"
+    elif setting.devices > 1:
+        factors += f" x {setting.devices} devices"
     return (
-        f"micro-batch {setting.micro_batch_size} x accumulation {setting.accumulation_steps} = "
-        f"{setting.effective_batch_size} images a step, {setting.precision}, "
-        f"{setting.memory_format}{recompute}"
+        f"{factors} = {setting.effective_batch_size} images a step, {setting.precision}, "
+        f"{setting.memory_format}{', lean' if setting.lean else ''}{recompute}"
     )
 
 
@@ -177,6 +199,6 @@ def _recommendation(answer: ProbeAnswer) -> str:
     return (
         f"Recommended: {describe_setting(setting)}.\n"
         f"Device-used {format_bytes(predicted.device_used_peak_bytes)}, about "
-        f"{three_digits(predicted.images_per_second)} images/s (predicted, uncalibrated). "
+        f"{three_digits(predicted.images_per_second)} images/s ({rate_origin(answer.gpu)}). "
         f"Answered in {format_seconds(answer.seconds)}. `memplan plan` searches further."
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from memplan.errors import UsageError
 from memplan.units import parse_bytes
@@ -78,6 +81,7 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         UsageError: options contradict each other.
     """
     from memplan.api import Question
+    from memplan.device.calibration import load
     from memplan.registry import parse_settings
 
     name = workload_name(values["cfg"], values["workload"])
@@ -86,6 +90,10 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         arguments["cfg"] = values["cfg"]
     if values["img"] is not None:
         arguments["image_size"] = values["img"]
+    if values["val_batch"] is not None:
+        arguments["validation_batch_size"] = values["val_batch"]
+    if values["multi_scale"]:
+        arguments["multi_scale"] = True
     if values["objects_per_image"] is not None:
         arguments["objects_per_image"] = values["objects_per_image"]
     num_images, counts = None, None
@@ -105,10 +113,28 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         optimizer=values["optimizer"],
         recompute=values["recompute"],
         allocator=values["allocator"],
+        calibration=values["calibration"],
         devices=values["devices"],
+        sync_batch_norm=values.get("sync_bn", False),
         object_counts=counts,
         deterministic=values.get("deterministic", False),
         cudnn_benchmark=values.get("cudnn_benchmark", False),
         allow_tf32=not values.get("no_tf32", False),
+        lean=values["lean"],
+        fused=values["fused"],
     )
+    warn_of_calibrations(question)
+    if isinstance(question.calibration, Path):
+        # It has been found to be of one of the cards; the others may be asked about alone.
+        question = replace(question, calibration=load(question.calibration))
     return question, num_images
+
+
+def warn_of_calibrations(question: Question) -> None:
+    """Say on standard error under which other libraries the cards were calibrated.
+
+    Raises:
+        MemplanError: there is no such card, or its calibration cannot be used.
+    """
+    for line in question.calibration_warnings():
+        click.echo(f"Warning: {line}", err=True)

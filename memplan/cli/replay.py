@@ -64,12 +64,14 @@ def _tape(
             "reserved_peak_bytes": peaks.reserved_peak_bytes,
             "device_used_peak_bytes": peaks.device_used_peak_bytes,
             "num_alloc_retries": peaks.num_alloc_retries,
-            "num_ooms": int(not peaks.fits),
+            "num_ooms": peaks.num_ooms,
+            "num_slower_plans": peaks.num_slower_plans,
             "inactive_split_peak_bytes": peaks.inactive_split_peak_bytes,
         },
         "capacity_bytes": peaks.capacity_bytes,
         "fits": peaks.fits,
         "out_of_memory": peaks.out_of_memory,
+        "note": peaks.note,
         "origin": "simulated",
     }
 
@@ -136,6 +138,8 @@ def _text(answer: dict[str, Any]) -> str:
     simulated = answer["simulated"]
     if simulated["num_alloc_retries"]:
         lines.append(f"The cache is emptied {simulated['num_alloc_retries']} times to go on.")
+    if answer.get("note"):
+        lines.append(answer["note"])
     if answer.get("num_differing_steps"):
         lines.append(
             f"Replayed as recorded, {answer['num_differing_steps']} steps differ from the file; "

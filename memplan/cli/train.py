@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
 from memplan.registry import make_workload
 from memplan.train import TrainOptions
+from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ _PLANNED: tuple[str, ...] = (
     "memory_format",
     "recompute",
 )
+_PLANNING_ONLY: tuple[str, ...] = ("gpu", "calibration", "safety", "objects_per_image")
 _CHOSEN: tuple[str, ...] = ("batch", "accumulate")
 _PLANNING = "Planning the batch: one training step is recorded and replayed..."
 # Command-line name, by field of TrainOptions that is called otherwise.
@@ -48,8 +52,8 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     Options have the official recipe's names, meanings and defaults, except that --batch is always
     the images at once, and --data and --cfg have no default. A data set may recommend settings for
     itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
-    they are printed, and options given here win. The official options --sync-bn --multi-scale
-    --rect --image-weights --quad --evolve are refused, each with its reason.
+    they are printed, and options given here win. The official option --evolve is refused,
+    with its reason.
     """
     given = {
         name
@@ -59,9 +63,18 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     if values["batch"] == -1:
         values["auto_batch"] = True
         given.discard("batch")
+    if (count := values["device"].count(",") + 1) > 1 and "WORLD_SIZE" not in os.environ:
+        from memplan.train.launch import launch
+
+        sys.exit(launch([sys.executable, "-m", "memplan", *sys.argv[1:]], count))
     session = _Session(values, given)
-    summary = session.resume() if values["resume"] is not None else session.start()
-    _conclude(summary, session.plan, draws=not values["noplots"])
+    try:
+        summary = session.resume() if values["resume"] is not None else session.start()
+    except StoppedError as stopped:
+        # How to go on is on the screen already.
+        sys.exit(stopped.exit_code)
+    if _is_first():
+        _conclude(summary, session.plan, draws=not values["noplots"])
 
 
 class _Session:
@@ -90,7 +103,11 @@ class _Session:
         path = Path() if self.values["resume"] == BARE else Path(self.values["resume"])
         saved = saved_options(path)
         options = replace(
-            saved, resume=path, device=self.values["device"], workers=self.values["workers"]
+            saved,
+            resume=path,
+            device=self.values["device"],
+            workers=self.values["workers"],
+            noplots=saved.noplots or self.values["noplots"],
         )
         return train(_factory(saved.cfg), options)
 
@@ -110,14 +127,14 @@ class _Session:
         if not name:
             raise UsageError("--cfg is missing. Give a configuration, such as --cfg yolov9-s.")
         for line in self._take_from_data():
-            click.echo(line, err=True)
+            if _is_first():
+                click.echo(line, err=True)
         options = self._options(name)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
         options = replace(options, recompute=_recompute(self.values["recompute"], workload))
         if self.values["auto_batch"]:
-            self.plan = self._make_plan(workload, data, options, device)
-            _show_plan(self.plan)
+            self.plan = self._shared_plan(workload, data, options, device)
         return train(workload, options, plan=self.plan, data=data)
 
     def _check_combinations(self) -> None:
@@ -125,6 +142,12 @@ class _Session:
         values, given = self.values, self.given
         if values["cfg"] and values["workload"]:
             raise UsageError("--cfg and --workload both say what is trained. Give one of them.")
+        if values["quad"] and (values["auto_batch"] or values["plan_file"]):
+            raise UsageError(
+                "--quad makes one image of twice the side from four, which plans do not know. Give "
+                "--batch instead of a plan; it needs the memory of the same batch without --quad "
+                "and up to four times as much in the loss."
+            )
         if values["auto_batch"] and values["plan_file"]:
             raise UsageError("--auto-batch makes a plan and --plan brings one. Give one of them.")
         if values["auto_batch"]:
@@ -134,7 +157,7 @@ class _Session:
                     f"--auto-batch chooses what {_option(clash)} sets. Give --effective-batch for "
                     "the images a step, or leave out --auto-batch."
                 )
-        elif lone := next((n for n in ("gpu", "safety", "objects_per_image") if n in given), None):
+        elif lone := next((n for n in _PLANNING_ONLY if n in given), None):
             raise UsageError(f"{_option(lone)} is for planning. Add --auto-batch, or leave it out.")
         if values["plan_file"] and (clash := next((n for n in _PLANNED if n in given), None)):
             raise UsageError(f"--plan sets what {_option(clash)} sets. Give one of them.")
@@ -184,27 +207,61 @@ class _Session:
         chosen["recompute"] = ()
         return TrainOptions(**chosen)
 
-    def _make_plan(
+    def _shared_plan(
         self, workload: Workload, data: TrainingData, options: TrainOptions, device: Any
+    ) -> PlanAnswer:
+        """Return the plan, which the first of several processes makes for all."""
+        from memplan.train.distributed import join
+
+        ranks = join(device)
+        if ranks.size > 1 and device.type == "cpu":
+            raise UsageError(
+                "--auto-batch plans host memory for one process. Give --batch, or train on one."
+            )
+        answer = None
+        if ranks.is_first:
+            made = self._make_plan(workload, data, options, device, ranks.size)
+            _show_plan(made)
+            answer = made.to_json()
+        return PlanAnswer.from_json(ranks.share(answer))
+
+    def _make_plan(
+        self,
+        workload: Workload,
+        data: TrainingData,
+        options: TrainOptions,
+        device: Any,
+        num_ranks: int,
     ) -> PlanAnswer:
         if device.type == "cpu":
             return self._plan_for_host(workload, data, options)
-        return self._plan_for_card(workload, data, options, device.index or 0)
+        return self._plan_for_card(workload, data, options, device.index or 0, num_ranks)
 
     def _plan_for_card(
-        self, workload: Workload, data: TrainingData, options: TrainOptions, index: int
+        self,
+        workload: Workload,
+        data: TrainingData,
+        options: TrainOptions,
+        index: int,
+        num_ranks: int,
     ) -> PlanAnswer:
-        from memplan.api import plan
+        from memplan.api import Question, plan
+        from memplan.cli.question import warn_of_calibrations
 
         values = self.values
         wanted = {name: values[name] for name in ("precision", "memory_format", "safety")}
         wanted["recompute"] = options.recompute or values["recompute"]
+        gpu = index if values["gpu"] is None else values["gpu"]
+        asked = Question(workload=workload, gpus=(gpu,), calibration=values["calibration"])
+        warn_of_calibrations(asked)
         click.echo(_PLANNING, err=True)
         counts = _fill_images(workload, data, values["objects_per_image"])
         progress = Progress()
         answer = plan(
             workload,
-            gpu=index if values["gpu"] is None else values["gpu"],
+            gpu=gpu,
+            calibration=values["calibration"],
+            devices=num_ranks,
             effective_batch=options.effective_batch,
             images=data.num_training_images,
             optimizer=options.optimizer,
@@ -228,6 +285,10 @@ class _Session:
                 f"--gpu {values['gpu']} plans for a card, but this run is on the CPU. Use "
                 "`memplan plan` for a plan alone, or leave out --gpu."
             )
+        if values["calibration"] is not None:
+            raise UsageError(
+                "--calibration is about a card, but this run is on the CPU. Leave it out."
+            )
         if values["safety"] is not None:
             raise UsageError("--safety is about a card, but this run is on the CPU. Leave it out.")
         if values["precision"] not in {None, "fp32"}:
@@ -243,6 +304,11 @@ class _Session:
             images=data.num_training_images,
             command=typed_command(),
         )
+
+
+def _is_first() -> bool:
+    """Return whether this process speaks for those that train together."""
+    return int(os.environ.get("RANK") or 0) == 0
 
 
 def _factory(name: str) -> Callable[..., Workload]:
@@ -308,17 +374,24 @@ def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> N
     """Print what the run came to, and draw it."""
     shown = {name: value for name, value in summary.best_metrics.items() if name != "fitness"}
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    epochs = f"{summary.epochs_done} epoch" + ("" if summary.epochs_done == 1 else "s")
-    early = ", stopped early by --patience" if summary.stopped_early else ""
-    click.echo(
-        f"Trained {epochs} in {format_seconds(summary.seconds)}{early}; "
-        f"{three_digits(summary.images_per_second)} images/s (measured)"
-    )
-    if metrics:
-        click.echo(f"Best epoch {summary.best_epoch}: {metrics} (measured)")
-    weights = summary.run_folder / "weights"
-    click.echo(f"Weights {weights / 'best.pt'} and {weights / 'last.pt'}")
-    if draws:
+    if not summary.epochs_done:
+        click.echo(f"Evaluated in {format_seconds(summary.seconds)}: {metrics} (measured)")
+    else:
+        epochs = f"{summary.epochs_done} epoch" + ("" if summary.epochs_done == 1 else "s")
+        early = ", stopped early by --patience" if summary.stopped_early else ""
+        click.echo(
+            f"Trained {epochs} in {format_seconds(summary.seconds)}{early}; "
+            f"{three_digits(summary.images_per_second)} images/s (measured)"
+        )
+        if metrics:
+            click.echo(f"Best epoch {summary.best_epoch}: {metrics} (measured)")
+    if summary.details:
+        click.echo(summary.details)
+        click.echo(f"Tables and plots of it are in {summary.run_folder}", err=True)
+    if summary.epochs_done:
+        weights = summary.run_folder / "weights"
+        click.echo(f"Weights {weights / 'best.pt'} and {weights / 'last.pt'}")
+    if draws and summary.epochs_done:
         from memplan.cli.train_report import draw_run
 
         draw_run(summary.run_folder, plan, typed_command())

@@ -207,8 +207,9 @@ def test_cards_that_cudnn_does_not_describe_say_so(memplan):
     ).json
 
     for answer in answers:
-        assert 1 == len(answer["notes"])
         assert "cuDNN" in answer["notes"][0]
+        # At the largest batch some convolutions may find no room for their first plan.
+        assert all("slower plan at this capacity" in note for note in answer["notes"][1:])
 
 
 def test_data_set_gives_objects_and_classes(memplan, tmp_path):

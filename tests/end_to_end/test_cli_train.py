@@ -13,6 +13,7 @@ import yaml
 from cli_set import memplan, memplan_started, write_set
 
 QUICK = ("--device", "cpu", "--workers", "0", "--img", "64", "--epochs", "1")
+PICTURES = ("confusion_matrix", "f1", "precision", "precision_recall", "recall")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -32,10 +33,15 @@ def _planned(folder):
 
 
 def test_a_planned_run_says_what_came_of_it(planned):
-    """Standard output is three lines of results, numbers aside."""
+    """Standard output is the results, numbers aside."""
     expected = (
         "Trained # epoch in # s; # images/s (measured)\n"
         "Best epoch #: precision #, recall #, mAP# #, mAP#-# # (measured)\n"
+        "Validation by class (measured); precision and recall at confidence #\n"
+        "Class  Images  Instances  Precision  Recall  mAP#  mAP#-#\n"
+        "all         #          #      #   #  #     #\n"
+        "a           #          #      #   #  #     #\n"
+        "b           #          #      #   #  #     #\n"
         "Weights runs/train/planned/weights/best.pt and runs/train/planned/weights/last.pt\n"
     )
 
@@ -74,9 +80,15 @@ def test_a_run_leaves_its_records(planned, folder):
         "events.jsonl",
         "hyp.yaml",
         "memory.csv",
+        "per_class.csv",
         "plan.json",
+        *(f"plots/{name}.{kind}" for name in PICTURES for kind in ("csv", "png")),
+        "plots/labels.png",
         "plots/memory.png",
         "plots/results.png",
+        "plots/train_batch_1.png",
+        "plots/train_batch_2.png",
+        "plots/validation_batch.png",
         "report.pdf",
         "results.csv",
         "weights/best.pt",
@@ -137,7 +149,7 @@ def test_an_interrupted_run_is_resumed(folder):
             break
     _, said = running.communicate(timeout=120)
     assert 130 == running.returncode
-    assert "Continue with --resume stopped/exp\n" in said
+    assert "Continue with: memplan train --resume stopped/exp\n" in said
 
     arguments = ("--resume", "--device", "cpu", "--workers", "0", "--noplots")
     finished = memplan("train", *arguments, cwd=folder)

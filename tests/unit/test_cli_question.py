@@ -21,7 +21,12 @@ TYPED = {
     "gpus": ("t4",),
     "capacity": None,
     "allocator": "",
+    "calibration": None,
     "devices": 1,
+    "lean": False,
+    "fused": False,
+    "multi_scale": False,
+    "val_batch": None,
 }
 
 

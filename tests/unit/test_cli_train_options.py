@@ -87,8 +87,11 @@ def test_a_refused_option_says_why(option):
         (["--resume", "x", "--noplots", "--seed", "1"], "--seed cannot be given with it"),
         (["--freeze", "x"], "unexpected extra argument"),
         (["--freeze=x"], "--freeze x is no list of layers"),
-        (["--cfg", "c", "--data", "d", "--cache", "disk"], "--cache disk is not offered"),
-        (["--cfg", "c", "--data", "d", "--cache", "val"], "--cache val is not offered"),
+        (["--cfg", "c", "--data", "d", "--cache", "tape"], "--cache tape is not offered"),
+        (["--cfg", "c", "--data", "d", "--rect", "--image-weights"], "Give one of them"),
+        (["--cfg", "c", "--data", "d", "--quad", "--batch", "6"], "no multiple of 4"),
+        (["--quad", "--auto-batch"], "which plans do not know"),
+        (["--quad", "--plan", "p"], "which plans do not know"),
         (["--cfg", "c", "--data", "d", "--precision", "fp8"], "--precision 'fp8' is not one of"),
     ],
 )
@@ -244,6 +247,11 @@ class _LongData(ToyData):
     """The toy's images, eight times over."""
 
     num_training_images = 8 * NUM_IMAGES
+
+    def training_batches(self, *, micro_batch_size, **_):
+        """Yield the first images again and again."""
+        for _ in range(8 * NUM_IMAGES // micro_batch_size):
+            yield self._batch(torch.arange(micro_batch_size) % NUM_IMAGES)
 
     def num_batches(self, micro_batch_size):
         """Return the batches of an epoch."""

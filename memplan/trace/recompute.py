@@ -37,6 +37,26 @@ def _frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+
+
+@contextlib.contextmanager
+def _without_recipes(inputs: Any) -> Iterator[None]:
+    """Take from tensors how a lean block would make them again.
+
+    They are kept whole for the second run, which sees them without what hangs on them; the first
+    run must save the same tensors.
+    """
+    taken = [(tensor, vars(tensor).pop("recipe", None)) for tensor in _tensors(inputs)]
+    try:
+        yield
+    finally:
+        for tensor, recipe in taken:
+            if recipe is not None:
+                tensor.recipe = recipe  # type: ignore[attr-defined]
+
+
 def _draws_random_numbers(module: torch.nn.Module) -> bool:
     return any(
         "Dropout" in type(m).__name__ or "Depth" in type(m).__name__ for m in module.modules()
@@ -51,17 +71,17 @@ def _wrap(module: torch.nn.Module) -> None:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not (module.training and torch.is_grad_enabled()):
             return plain(*args, **kwargs)
-        result = checkpoint(
-            partial(plain, **kwargs),
-            *args,
-            use_reentrant=False,
-            preserve_rng_state=preserve,
-            context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
-        )
+        with _without_recipes(args):
+            result = checkpoint(
+                partial(plain, **kwargs),
+                *args,
+                use_reentrant=False,
+                preserve_rng_state=preserve,
+                context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
+            )
         # How a lean block makes its result again keeps alive what recomputation is to free.
-        for leaf in tree_flatten(result)[0]:
-            if isinstance(leaf, torch.Tensor):
-                vars(leaf).pop("recipe", None)
+        for tensor in _tensors(result):
+            vars(tensor).pop("recipe", None)
         return result
 
     module.forward = forward

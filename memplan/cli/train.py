@@ -123,9 +123,7 @@ class _Session:
             raise UsageError(
                 "--data is missing. Give a data.yaml, or write one with `memplan data sample DIR`."
             )
-        name = self.values["cfg"] or self.values["workload"]
-        if not name:
-            raise UsageError("--cfg is missing. Give a configuration, such as --cfg yolov9-s.")
+        name = self.values["cfg"] or self.values["workload"] or self._cfg_of_weights()
         for line in self._take_from_data():
             if _is_first():
                 click.echo(line, err=True)
@@ -136,6 +134,28 @@ class _Session:
         if self.values["auto_batch"]:
             self.plan = self._shared_plan(workload, data, options, device)
         return train(workload, options, plan=self.plan, data=data)
+
+    def _cfg_of_weights(self) -> str:
+        """Return the configuration that memplan's own checkpoint was trained with; take its size.
+
+        Raises:
+            UsageError: there are no weights, or they do not say.
+        """
+        from memplan.train import saved_options
+
+        missing = "--cfg is missing. Give a configuration, such as --cfg yolov9-s."
+        if not self.values["weights"]:
+            raise UsageError(missing)
+        path = Path(self.values["weights"])
+        if not path.is_file():
+            raise BadInputError(f"No weights at {path}. Give a checkpoint, or '' for fresh ones.")
+        try:
+            saved = saved_options(path)
+        except BadInputError:
+            raise UsageError(f"{missing} {path} does not say what it was trained as.") from None
+        if "img" not in self.given:
+            self.values["img"] = saved.image_size
+        return saved.cfg
 
     def _check_combinations(self) -> None:
         """Refuse options that would be ignored or contradict each other."""

@@ -9,6 +9,7 @@ import signal
 import pandas as pd
 import pypdf
 import pytest
+import torch
 import yaml
 from cli_set import memplan, memplan_started, write_set
 
@@ -137,6 +138,32 @@ def test_what_a_data_set_recommends_is_taken_and_said(tmp_path):
         record["effective_batch"],
         record["hyp"],
     )
+
+
+def _table(output):
+    """Return the rows by class."""
+    return [line for line in output.splitlines() if line.startswith(("Class", "all ", "a ", "b "))]
+
+
+def test_a_checkpoint_says_what_it_is(planned, folder):
+    """Evaluating one's own weights needs neither --cfg nor --img, and finds what the run found."""
+    assert 0 == planned.returncode
+    weights = "runs/train/planned/weights/best.pt"
+    arguments = ("--weights", weights, "--data", "set/data.yaml", "--device", "cpu", "--noplots")
+    finished = memplan("train", "--epochs", "0", *arguments, "--name", "evaluated", cwd=folder)
+
+    assert 0 == finished.returncode, finished.stderr
+    assert _table(planned.stdout) == _table(finished.stdout) != []
+
+
+def test_weights_that_do_not_say_need_a_cfg(folder):
+    """A file of weights alone is not guessed at."""
+    torch.save({"a": torch.zeros(1)}, folder / "bare.pt")
+    arguments = ("--weights", "bare.pt", "--data", "set/data.yaml", "--device", "cpu")
+    finished = memplan("train", "--epochs", "0", *arguments, cwd=folder)
+
+    assert 2 == finished.returncode
+    assert "--cfg is missing." in finished.stderr
 
 
 def test_an_interrupted_run_is_resumed(folder):

@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
     return {
         "memplan": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cudnn": installed_version(),
         "python": platform.python_version(),
     }

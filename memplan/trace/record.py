@@ -25,7 +25,11 @@ from memplan.workload import Batch, CrowdedBatch, Workload
 
 def versions() -> dict[str, str]:
     """Return the versions that decide what a recording contains."""
-    return {"memplan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "memplan": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
 
 
 class _Observer:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from memplan.errors import BadInputError
@@ -78,13 +79,43 @@ def plain_state(module: torch.nn.Module) -> Tensors:
     return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
 
+def _plain(value: Any, where: str) -> Any:
+    """Return a value made of what `weights_only` reads: a checkpoint must not refuse itself.
+
+    Raises:
+        BadInputError: something in it is no tensor, number, text or container of those.
+    """
+    if value is None or type(value) in {bool, int, float, str, bytes}:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_plain(k, where): _plain(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        kept = [_plain(one, f"{where}[{at}]") for at, one in enumerate(value)]
+        return kept if isinstance(value, list) else tuple(kept)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise BadInputError(
+        f"The checkpoint's {where} is a {type(value).__name__}, which cannot be read again safely. "
+        "Give tensors, numbers, text, or lists and dicts of them."
+    )
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that the file is either the new one or still the previous one.
 
     Raises:
-        BadInputError: the file cannot be written; the previous one is untouched.
+        BadInputError: the file cannot be written, or could not be read again; the previous one is
+            untouched.
     """
-    values = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
+    values = {
+        field.name: _plain(getattr(checkpoint, field.name), field.name)
+        for field in fields(Checkpoint)
+    }
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

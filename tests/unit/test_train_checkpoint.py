@@ -1,7 +1,9 @@
 """Checkpoints: read back whole, written atomically, refused where unsafe."""
 
 import pickle
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from train_toy import Toy, toy_options
@@ -49,6 +51,38 @@ def test_a_failed_save_keeps_the_previous_file(run, monkeypatch):
 
     assert before == path.read_bytes()
     assert ["best.pt", "last.pt"] == sorted(file.name for file in path.parent.iterdir())
+
+
+class _Version(str):
+    """As `torch.__version__` is: text of a type of its own."""
+
+    __slots__ = ()
+
+
+def test_numbers_and_texts_of_other_types_are_saved_as_plain_ones(run):
+    """What an evaluator or a library hands over does not make a file that is then refused."""
+    path = run / "weights/last.pt"
+    odd = replace(
+        load_checkpoint(path),
+        metrics={"fitness": np.float64(0.5), "count": np.int64(3)},
+        versions={"torch": _Version("2.11.0")},
+    )
+    save_checkpoint(path, odd)
+    found = load_checkpoint(path)
+
+    assert ({"fitness": 0.5, "count": 3}, {"torch": "2.11.0"}) == (found.metrics, found.versions)
+    assert str is type(found.versions["torch"])
+
+
+def test_what_could_not_be_read_again_is_not_saved(run):
+    """An object of some class is named, and the previous file stays."""
+    path = run / "weights/last.pt"
+    before = path.read_bytes()
+    odd = replace(load_checkpoint(path), data={"order": [range(3)]})
+    with pytest.raises(BadInputError, match=r"data\.order\[0\] is a range"):
+        save_checkpoint(path, odd)
+
+    assert before == path.read_bytes()
 
 
 class _Evil:

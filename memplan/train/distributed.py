@@ -13,6 +13,7 @@ Limits: the path over NCCL has not run on cards yet; gloo on CPUs is what the te
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,6 +180,11 @@ def join(device: torch.device) -> Ranks:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        # Its functions have the group of the time of their import as a default argument. Imported
+        # later by some module, they would keep the group's threads alive beyond `leave`, into the
+        # interpreter's end, where such a thread aborts the process ("terminate called without an
+        # active exception") after a run that went well.
+        importlib.import_module("torch.distributed.nn.functional")
         # Flags and states travel between CPUs, so that asking does not wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:

@@ -51,6 +51,9 @@ try:
 except MemplanError as error:
     print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)
     sys.exit(1)
+if Path("/proc/self/task").exists():
+    names = [(one / "comm").read_text().strip() for one in Path("/proc/self/task").iterdir()]
+    (folder / f"threads-{os.environ['RANK']}.json").write_text(json.dumps(names))
 """
 
 
@@ -105,6 +108,18 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective
 
     assert 0 == code
     _assert_close(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to read threads from")
+def test_no_thread_of_the_group_outlives_training(tmp_path):
+    """One that lived on into the interpreter's end would abort a process that has trained well."""
+    code = _together(tmp_path, options={"batch": 2, "effective_batch": 4, "epochs": 1})
+
+    assert 0 == code
+    for rank in range(2):
+        names = json.loads((tmp_path / f"threads-{rank}.json").read_text())
+        assert names
+        assert not [name for name in names if "gloo" in name]
 
 
 def test_a_rank_without_images_takes_part(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
+from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
 
 PREDICTED = "predicted"
 SIMULATED = "simulated"
@@ -366,6 +367,16 @@ class PlanAnswer(Answer):
     """What the batch means for the training; None among unequal cards."""
     input_pipeline: InputPipeline | None = None
     """What loading limits training to; None where it was not asked."""
+    edge: Edge | None = None
+    """What would push the run over; None where that was not looked into."""
+    fit: CommandFit | None = None
+    """Of the user's own command; None where none was given."""
+    cards: CardChoice | None = None
+    """The catalogue for this run; None where it was not asked."""
+    largest_image: tuple[ImageOption, ...] = ()
+    """The largest images that fit; empty where it was not asked."""
+    second_card: SecondCard | None = None
+    """What another card buys; None where it was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

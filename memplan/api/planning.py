@@ -69,6 +69,7 @@ def plan_many(
     num_epochs: int | None = None,
     free: Free | None = None,
     data: str = "data.yaml",
+    recordings: Recordings | None = None,
     say: Say = silent,
 ) -> list[PlanAnswer | InfeasibleAnswer]:
     """Return for each card of the question a plan, or why there is none.
@@ -78,7 +79,7 @@ def plan_many(
     Raises:
         UsageError: a value is out of its range.
     """
-    recordings = recordings_of(question)
+    recordings = recordings_of(question) if recordings is None else recordings
     answers: list[PlanAnswer | InfeasibleAnswer] = []
     for gpu in question.gpus or (None,):
         try:

@@ -20,6 +20,14 @@ from memplan.cli.common import (
     workload_options,
     write_pages,
 )
+from memplan.cli.plan_answers import (
+    answer_options,
+    asked_from,
+    before_plan,
+    beside_plan,
+    refuse_unequal,
+    with_all_answers,
+)
 from memplan.cli.probe import describe_setting, rank_lines
 from memplan.errors import InfeasibleError
 from memplan.units import format_bytes, format_seconds, gib, three_digits
@@ -61,6 +69,7 @@ _WORTH_A_LINE = 0.85
     help="Images a second of one loader process, instead of measuring it.",
 )
 @click.option("--sync-bn", is_flag=True, help="Batch norm over the images of all devices.")
+@answer_options
 @workload_options
 @card_options
 @output_options
@@ -97,8 +106,10 @@ def _plan(
     from memplan.api import Free, plan_many
     from memplan.api.devices import plan_unequal
     from memplan.api.inputs import input_pipeline, limited
+    from memplan.api.planning import recordings_of
     from memplan.cli.question import question_from
 
+    asked = asked_from(context, values)
     if not _is_given(context, "recompute"):
         values["recompute"] = "auto"
     any_precision = values["precision"] == "auto"
@@ -111,6 +122,7 @@ def _plan(
             question.made, values["data_path"], values["workers"], values["worker_rate"]
         )
         if 1 < question.devices == len(set(question.gpus)):
+            refuse_unequal(asked)
             return plan_unequal(
                 question,
                 effective_batch_size=values["effective_batch"],
@@ -120,20 +132,26 @@ def _plan(
                 data=str(values["data_path"] or "data.yaml"),
                 say=progress,
             )
+        free = Free(
+            precision=any_precision,
+            memory_format=not _is_given(context, "memory_format"),
+            lean=not _is_given(context, "lean"),
+            allocator=not _is_given(context, "allocator"),
+        )
+        recordings = recordings_of(question)
         answers = plan_many(
             question,
             effective_batch_size=values["effective_batch"],
             safety_fraction=values["safety"],
             num_images=num_images,
             num_epochs=values["epochs"],
-            free=Free(
-                precision=any_precision,
-                memory_format=not _is_given(context, "memory_format"),
-                lean=not _is_given(context, "lean"),
-                allocator=not _is_given(context, "allocator"),
-            ),
+            free=free,
             data=str(values["data_path"] or "data.yaml"),
+            recordings=recordings,
             say=progress,
+        )
+        answers = with_all_answers(
+            question, answers, recordings, asked, values, free, num_images, progress
         )
         return [limited(one, pipeline) if isinstance(one, PlanAnswer) else one for one in answers]
     finally:
@@ -311,5 +329,6 @@ def _plan_text(answer: PlanAnswer) -> str:
     more = f"; {left_out} more in --json" if left_out else ""
     alternatives = f"Less memory, less speed (predicted{more})\n" + table(header, rows, left=0)
     notes = [f"Note: {note}" for note in answer.notes]
-    parts = ["\n".join(lines), alternatives, *risk_lines(answer)]
+    parts = [*before_plan(answer), "\n".join(lines), alternatives, *risk_lines(answer)]
+    parts += beside_plan(answer)
     return "\n\n".join([*parts, f"Run it: {answer.command}", *notes])

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from memplan.planner.quiet import quiet_stdout
 from memplan.units import MIB
 
 Float64 = npt.NDArray[np.float64]
@@ -126,11 +127,12 @@ class Choices:
             padded = np.hstack([rows, np.zeros((len(rows), len(costs) - count))])
             constraints.append(LinearConstraint(padded, ub=1))
         whole = np.append(np.ones(count, dtype=np.int64), np.zeros(len(costs) - count, np.int64))
-        result = milp(
-            costs,
-            constraints=constraints,
-            bounds=Bounds(0, upper),
-            integrality=whole,
-            options={"mip_rel_gap": _GAP, "node_limit": _MOST_NODES},
-        )
+        with quiet_stdout():
+            result = milp(
+                costs,
+                constraints=constraints,
+                bounds=Bounds(0, upper),
+                integrality=whole,
+                options={"mip_rel_gap": _GAP, "node_limit": _MOST_NODES},
+            )
         return None if result.x is None else np.rint(result.x[:count]).astype(bool)

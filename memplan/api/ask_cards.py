@@ -1,0 +1,210 @@
+"""Answers which card of the catalogue to take for a run.
+
+For each card and layout the micro-batches are looked into from the fastest down, as the roofline
+without workspace bounds them, until none left can win; so the best is found without replaying all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from memplan.answers import Setting
+from memplan.api.asking import Planned, replayed
+from memplan.api.planning import plan_one
+from memplan.device import catalogue
+from memplan.device.card import Card
+from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.replay import Simulator
+from memplan.errors import InfeasibleError, MemplanError, UsageError
+from memplan.parallel import fork_map
+from memplan.plan_answers import CardChoice, CardOption
+from memplan.planner.evaluate import Evaluator, ends_of
+from memplan.planner.space import Budget, Split, configurations, fits_budget, score, setting_of
+from memplan.planner.throughput import images_per_second
+from memplan.tape import Tape
+from memplan.trace.step import MEMORY_FORMATS
+from memplan.units import GIB
+
+PER_WATT = "images/s for each watt of the board's power limit"
+PER_PRICE = "images/s for each unit of the prices given"
+
+
+def read_prices(texts: Sequence[str]) -> dict[str, float]:
+    """Return prices by catalogue name from `CARD=AMOUNT` texts.
+
+    Raises:
+        UnknownNameError: there is no such card.
+        UsageError: a text is no price, or the price is not above 0.
+    """
+    prices: dict[str, float] = {}
+    for text in texts:
+        name, equals, amount = text.rpartition("=")
+        try:
+            price = float(amount)
+        except ValueError:
+            price = float("nan")
+        if not equals or not name or np.isnan(price) or np.isinf(price):
+            raise UsageError(f"--price {text!r} is not CARD=AMOUNT, such as rtx-3090=700.")
+        if price <= 0:
+            raise UsageError(f"--price {text}: {amount} is not above 0. Give what the card costs.")
+        prices[catalogue.card(name).name] = price
+    return prices
+
+
+def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
+    """Return what every card of the catalogue would do with a plan's run.
+
+    Args:
+        planned: the run; its layouts and micro-batches are free, its precision stays.
+        prices: by catalogue name, in one unit; empty compares by watt.
+    """
+    inquiry = _Inquiry(planned)
+    planned.say(f"Planning for {len(catalogue.cards())} cards")
+    made = fork_map(inquiry.best, catalogue.cards())
+    options = [
+        _option(card, budget, setting, prices.get(card.name))
+        for card, (budget, setting) in zip(catalogue.cards(), made, strict=True)
+    ]
+    ordered = sorted(options, key=lambda one: (not one.fits, -one.images_per_second))
+    good = [one for one in ordered if one.fits]
+    valued = [one for one in good if not prices or one.price is not None]
+    return CardChoice(
+        cards=tuple(ordered),
+        smallest=min(good, key=_size).name if good else None,
+        fastest=good[0].name if good else None,
+        best_value=max(valued, key=_value).name if valued else None,
+        value=PER_PRICE if prices else PER_WATT,
+    )
+
+
+def _size(one: CardOption) -> tuple[int, float]:
+    # Cards sold with as much memory differ by some hundredths of a GiB.
+    return round(one.capacity_bytes / GIB), one.images_per_second
+
+
+def _value(one: CardOption) -> float:
+    return one.images_per_second_per_price or one.images_per_joule
+
+
+def _option(card: Card, budget: Budget, setting: Setting | None, price: float | None) -> CardOption:
+    rate = setting.predicted.images_per_second if setting else 0.0
+    return CardOption(
+        name=card.name,
+        capacity_bytes=card.capacity_bytes,
+        fits=setting is not None,
+        micro_batch_size=setting.micro_batch_size if setting else 0,
+        accumulation_steps=setting.accumulation_steps if setting else 0,
+        memory_format=setting.memory_format if setting else "",
+        lean=bool(setting and setting.lean),
+        num_recomputed=len(setting.recompute) if setting else 0,
+        device_used_peak_bytes=setting.predicted.device_used_peak_bytes if setting else 0,
+        budget_bytes=budget.num_bytes,
+        images_per_second=rate,
+        images_per_joule=rate / card.tdp_watts,
+        watts=card.tdp_watts,
+        price=price,
+        images_per_second_per_price=rate / price if price else None,
+    )
+
+
+class _Inquiry:
+    """Programs of the plain ways to run, shared by all cards."""
+
+    def __init__(self, planned: Planned) -> None:
+        self.planned = planned
+        self.space = planned.space(memory_formats=MEMORY_FORMATS)
+        self.splits = self.space.splits()
+        self.batches = [one.micro_batch_size for one in self.splits]
+        base = replace(planned.base, precision=planned.chosen.precision)
+        self.several = list(configurations(base, self.space))
+        planned.say("Recording what all cards run")
+        ends = ends_of(self.batches)
+        planned.recordings.need([(one, end) for one in self.several for end in ends])
+        simulators = {planned.question.allocator: planned.simulator}
+        self.tapes: dict[tuple[int, int], Tape] = {}
+        self._live: dict[tuple[int, int], int] = {}
+        for number, one in enumerate(self.several):
+            shared = Evaluator(planned.recordings, one, simulators, self.batches, planned.objects)
+            for batch in self.batches:
+                self.tapes[number, batch] = shared.tape(batch)
+
+    def budget(self, card: Card) -> Budget:
+        """Return what the run may take of a card that nobody else uses."""
+        fraction = self.planned.budget.safety_fraction
+        return Budget(capacity_bytes=card.capacity_bytes, safety_fraction=fraction)
+
+    def best(self, card: Card) -> tuple[Budget, Setting | None]:
+        """Return a card's budget and the best setting; None where none fits."""
+        budget = self.budget(card)
+        if self.space.precisions[0] == "amp-bf16" and not card.supports_bfloat16:
+            return budget, None
+        try:
+            return budget, self._plain(card, budget) or self._any(card)
+        except MemplanError:  # a card that cannot run one of the convolutions
+            return budget, None
+
+    def _plain(self, card: Card, budget: Budget) -> Setting | None:
+        question = replace(self.planned.question, gpus=(card,), capacity_bytes=None)
+        simulator = question.simulators()[0]
+        prospects = sorted(
+            (
+                (self._bound(number, split, card), number, split)
+                for number in range(len(self.several))
+                for split in self.splits
+            ),
+            key=lambda one: -one[0],
+        )
+        best: Setting | None = None
+        for bound, number, split in prospects:
+            if best is not None and bound <= best.predicted.images_per_second:
+                break
+            setting = self._setting(simulator, budget, number, split)
+            if setting and (best is None or score(setting, self.space) > score(best, self.space)):
+                best = setting
+        return best
+
+    def _bound(self, number: int, split: Split, card: Card) -> float:
+        """Return images a second that the workspaces' traffic can only lower."""
+        tape = self.tapes[number, split.micro_batch_size]
+        nothing = np.zeros(len(tape.convolutions), dtype=np.int64)
+        return images_per_second(tape, card, nothing, split.accumulation_steps)
+
+    def _setting(
+        self, simulator: Simulator, budget: Budget, number: int, split: Split
+    ) -> Setting | None:
+        """Return a setting on a card; None where it does not fit."""
+        settings = self.several[number]
+        tape = self.tapes[number, split.micro_batch_size]
+        if self._live_bytes(number, split) + simulator.outside.num_bytes > budget.num_bytes:
+            return None
+        peaks, rate = replayed(self.planned, simulator, tape, split.accumulation_steps)
+        if not fits_budget(peaks, budget):
+            return None
+        return setting_of(self.space, settings, split.micro_batch_size, peaks, rate)
+
+    def _live_bytes(self, number: int, split: Split) -> int:
+        """Return activations alone, which any card must hold."""
+        tape = self.tapes[number, split.micro_batch_size]
+        key = (number, split.micro_batch_size)
+        if key not in self._live:
+            program = Program(tape, Life(accumulates=split.accumulation_steps > 1))
+            sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
+            self._live[key] = int(program.live_by_category(sizes).sum(axis=0).max())
+        return self._live[key]
+
+    def _any(self, card: Card) -> Setting | None:
+        """Return the best with every lever, for a card that no plain setting fits."""
+        question = replace(self.planned.question, gpus=(card,), capacity_bytes=None)
+        try:
+            plan = plan_one(
+                question,
+                effective_batch_size=self.planned.asked_batch_size,
+                safety_fraction=self.planned.budget.safety_fraction,
+                recordings=self.planned.recordings,
+            )
+        except InfeasibleError:
+            return None
+        return plan.alternatives[-1]

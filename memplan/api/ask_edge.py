@@ -1,0 +1,187 @@
+"""Answers how near a plan is to its budget and its card, and what would push it over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from memplan import tape as tapes
+from memplan.api.asking import Planned, most_within
+from memplan.device.life import Life, Program
+from memplan.device.replay import UNLIMITED_BYTES
+from memplan.errors import MemplanError
+from memplan.fit.predictor import thinned, with_each_crowd
+from memplan.fit.program import EveryBatch
+from memplan.parallel import fork_map
+from memplan.plan_answers import Edge
+from memplan.planner.evaluate import Evaluator
+from memplan.tape import Int64, Tape
+
+# More objects than a mosaic of four crowded photographs holds, mixed with another such mosaic.
+_MOST_OBJECTS = 1000
+# Validation is looked into up to this many times the images at once that the plan has.
+_MOST_VALIDATION = 8
+
+
+def edge_of(planned: Planned) -> Edge:
+    """Return how near the plan's setting is to its budget and to the card.
+
+    Objects, validation and the micro-batch are read off the program of the batch that the plan
+    was chosen by; multi-scale is recorded.
+    """
+    planned.say("Looking how near the edge it is")
+    inquiry = _Inquiry(planned)
+    (objects, expected, tried), validation, after, scaled = fork_map(
+        lambda name: getattr(inquiry, name)(),
+        ["objects", "validation", "next_peak_bytes", "multi_scale"],
+    )
+    used = planned.chosen.predicted.device_used_peak_bytes
+    return Edge(
+        headroom_bytes=planned.budget.num_bytes - used,
+        card_headroom_bytes=planned.answer.gpu.capacity_bytes - used,
+        expected_objects=expected,
+        objects_within_budget=objects[0],
+        objects_within_card=objects[1],
+        objects_tried=tried,
+        **validation,
+        next_micro_batch_size=planned.chosen.micro_batch_size + 1,
+        next_peak_bytes=after,
+        multi_scale_side=scaled[0],
+        multi_scale_peak_bytes=scaled[1],
+    )
+
+
+class _Inquiry:
+    """The chosen setting as a program of the batch, ready for other sizes."""
+
+    def __init__(self, planned: Planned) -> None:
+        self.planned = planned
+        self.batch = planned.chosen.micro_batch_size
+        self.accumulation = planned.chosen.accumulation_steps
+        self.simulator = planned.simulator
+        sizes = [one.micro_batch_size for one in planned.space().splits()]
+        if planned.settings.recompute:
+            sizes = [self.batch]
+        self.evaluator = Evaluator(
+            planned.recordings,
+            planned.settings,
+            {planned.chosen.allocator: self.simulator},
+            sizes,
+            planned.objects,
+        )
+        self.tape: Tape = self.evaluator.fit.tape(self.batch)
+        self.expected = max(planned.objects(self.batch), default=0)
+
+    def _life(self) -> Life:
+        life = Life(accumulates=self.accumulation > 1)
+        return with_each_crowd(self.tape, life, self.planned.objects(self.batch))
+
+    def _used(self, program: Program, sizes: Int64) -> int:
+        result = self.simulator.run(program, sizes, UNLIMITED_BYTES)
+        return int(result.reserved_peak_bytes) + self.simulator.outside.num_bytes
+
+    def _sizes(self, program: Program, tape: Tape, crowds: Any) -> Int64:
+        answers = self.evaluator.answers(tape)
+        return program.sizes(
+            tape.events.requested_bytes, answers, thinned(crowds, program.num_steps)
+        )
+
+    def objects(self) -> tuple[tuple[int | None, int | None], int, int]:
+        """Return the most objects within budget and card, those expected, and the most tried."""
+        program = Program(self.tape, self._life())
+        requested = self.tape.events.requested_bytes
+        if not self.expected or not program.largest_varying_bytes(requested, self.expected):
+            return (None, None), self.expected, 0
+        answers = self.evaluator.answers(self.tape)
+        usual = self.planned.objects(self.batch)[:-1]
+
+        @cache
+        def bytes_at(count: int) -> int:
+            crowds = [*(one for one in usual if one < count), count]
+            chosen = thinned(crowds, program.num_steps)
+            return self._used(program, program.sizes(requested, answers, chosen))
+
+        within = self._within(bytes_at, self.expected, max(_MOST_OBJECTS, 2 * self.expected))
+        return within, self.expected, max(_MOST_OBJECTS, 2 * self.expected)
+
+    def _within(
+        self, bytes_at: Callable[[int], int], low: int, high: int
+    ) -> tuple[int | None, int | None]:
+        """Return the largest number within the budget, and within the card."""
+        budget = most_within(bytes_at, self.planned.budget.num_bytes, low, high)
+        if budget is None:
+            return None, None
+        return budget, most_within(bytes_at, self.simulator.card.capacity_bytes, budget, high)
+
+    def validation(self) -> dict[str, int | None]:
+        """Return the images validated at once, the most within the budget, and the most tried.
+
+        Images validated at once are a multiple of the micro-batch, so the validation of another
+        number is that of another micro-batch, and the rest of the life stays.
+        """
+        workload = self.planned.question.made
+        one, two = (_num_images(workload.make_validation_batch(count)) for count in (1, 2))
+        if one is None or two is None:
+            return _validation(None, None, 0)
+        now = one + (self.batch - 1) * (two - one)
+        fit = self.evaluator.fit
+        if two == one or isinstance(fit, EveryBatch):
+            return _validation(now, None, 0)
+        program = Program(self.tape, self._life())
+        crowds = self.planned.objects(self.batch)
+        own = self._sizes(program, self.tape, crowds)
+        validates = np.array(
+            self.tape.events.section[program.rows] == tapes.SECTIONS.index("validation")
+        )
+
+        @cache
+        def bytes_at(batch: int) -> int:
+            if fit.piece(batch) is not fit.piece(self.batch):
+                return UNLIMITED_BYTES
+            other = self._sizes(program, fit.tape(batch), crowds)
+            return self._used(program, np.where(validates, other, own))
+
+        most = _MOST_VALIDATION * self.batch
+        found = most_within(bytes_at, self.planned.budget.num_bytes, self.batch, most)
+        images = None if found is None else one + (found - 1) * (two - one)
+        return _validation(now, images, one + (most - 1) * (two - one))
+
+    def next_peak_bytes(self) -> int:
+        """Return the device-used peak with one image more."""
+        tape = self.evaluator.fit.tape(self.batch + 1)
+        allocator = self.planned.chosen.allocator
+        peaks = self.evaluator.peaks(tape, self.accumulation, allocator)
+        return peaks.device_used_peak_bytes
+
+    def multi_scale(self) -> tuple[int | None, int | None]:
+        """Return the largest side under multi-scale and its peak; None where there is none."""
+        planned = self.planned
+        question = planned.question
+        is_off = getattr(question.made, "multi_scale", None) is False
+        if not is_off or not isinstance(question.workload, str):
+            return None, None
+        try:
+            scaled = replace(question, arguments={**question.arguments, "multi_scale": True})
+            small = scaled.made.resize(scaled.made.prepare(scaled.made.make_batch(1)))
+            tape = scaled.record(self.batch, planned.settings)
+        except MemplanError:
+            return None, None
+        allocator = planned.chosen.allocator
+        peaks = self.evaluator.peaks(tape, self.accumulation, allocator)
+        return int(small["images"].shape[-1]), peaks.device_used_peak_bytes
+
+
+def _num_images(batch: Any) -> int | None:
+    return None if batch is None else len(next(iter(batch.values())))
+
+
+def _validation(now: int | None, within: int | None, tried: int) -> dict[str, int | None]:
+    return {
+        "validation_batch_size": now,
+        "validation_within_budget": within,
+        "validation_tried": tried,
+    }

@@ -1,0 +1,124 @@
+"""Answers how large images may be: with the plan's setting, and with ever more levers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from memplan.api.asking import Planned, replayed
+from memplan.errors import MemplanError
+from memplan.parallel import fork_map
+from memplan.plan_answers import ImageOption
+from memplan.planner.space import Split, fits_budget
+from memplan.trace.step import StepSettings
+
+# Far beyond what detectors are trained with; tensors of more elements than 2^31 are slow anyway.
+_LARGEST_SIDE = 8192
+_MOST_TRIES = 6
+
+
+@dataclass(frozen=True)
+class _Way:
+    what: str
+    settings: StepSettings
+    split: Split
+    allocator: str
+
+
+def largest_images(planned: Planned) -> tuple[ImageOption, ...]:
+    """Return the largest images that fit, first with the plan's setting, then with more levers.
+
+    Memory beside what lasts grows with the area, which gives a first guess; each further side is
+    recorded and replayed, and the last one is the largest multiple of the stride that fits.
+    """
+    ways = list(_ways(planned))
+    planned.say(f"Trying larger images in {len(ways)} ways")
+    found = fork_map(lambda way: _largest(planned, way), ways)
+    options = [one for one in found if one is not None]
+    kept: list[ImageOption] = []
+    for one in options:
+        if not kept or one.img > kept[-1].img:
+            kept.append(one)
+    return tuple(kept)
+
+
+def _ways(planned: Planned) -> Iterator[_Way]:
+    """Yield ways to run, each with more freedom than the one before it."""
+    chosen, question = planned.chosen, planned.question
+    split = Split(chosen.micro_batch_size, chosen.accumulation_steps)
+    yield _Way("as the plan runs", planned.settings, split, chosen.allocator)
+    share = planned.space().share
+    one = Split(1, share)
+    bare = replace(planned.settings, recompute=())
+    yield _Way("one image at a time", bare, one, chosen.allocator)
+    lean = question.made.offers_lean
+    if lean and not bare.lean:
+        yield _Way("also lean", replace(bare, lean=True), one, chosen.allocator)
+    if question.recompute == "auto" and question.all_blocks:
+        least = replace(bare, lean=lean or bare.lean, recompute=question.all_blocks)
+        yield _Way("also all blocks recomputed", least, one, chosen.allocator)
+
+
+def _largest(planned: Planned, way: _Way) -> ImageOption | None:
+    """Return the largest image in one way; None where not even the plan's size fits."""
+    stride = max(planned.question.made.stride, 1)
+    stride = stride if stride > 1 else 32
+    side = planned.question.made.image_size
+    tried: dict[int, ImageOption | None] = {}
+    used: dict[int, int] = {}
+
+    def fits(size: int) -> bool:
+        if size not in tried:
+            tried[size], used[size] = _at(planned, way, size)
+        return tried[size] is not None
+
+    low, high = side, _LARGEST_SIDE // stride * stride + stride
+    if not fits(side):
+        return None
+    other = min(2 * side, high - stride) // stride * stride
+    low, high = (other, high) if fits(other) else (low, other)
+    for _ in range(_MOST_TRIES):
+        if high - low <= stride:
+            break
+        guess = _guess(used, planned.budget.num_bytes, stride)
+        middle = min(max(low + stride, guess), high - stride)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return tried[low]
+
+
+def _guess(used: dict[int, int], limit_bytes: int, stride: int) -> int:
+    """Return the side at which the line through two areas' bytes meets the limit."""
+    nearest = sorted(used, key=lambda size: abs(used[size] - limit_bytes))[:2]
+    (a, at_a), (b, at_b) = ((size**2, used[size]) for size in nearest)
+    area = a + (limit_bytes - at_a) * (b - a) / ((at_b - at_a) or 1)
+    return int(max(area, 1.0) ** 0.5) // stride * stride
+
+
+def _at(planned: Planned, way: _Way, side: int) -> tuple[ImageOption | None, int]:
+    """Return what images of a side take in one way; None and the bytes where they do not fit."""
+    question = planned.question
+    sized = replace(question, arguments={**question.arguments, "image_size": side})
+    batch, steps = way.split
+    try:
+        tape = sized.record(batch, way.settings)
+    except MemplanError:
+        return None, 1 << 50
+    simulator = planned.simulator_under(way.allocator)
+    peaks, rate = replayed(planned, simulator, tape, steps)
+    if not fits_budget(peaks, planned.budget):
+        return None, peaks.device_used_peak_bytes
+    rate *= question.devices
+    option = ImageOption(
+        way=way.what,
+        img=side,
+        micro_batch_size=batch,
+        accumulation_steps=steps,
+        memory_format=way.settings.memory_format,
+        lean=way.settings.lean,
+        num_recomputed=len(way.settings.recompute),
+        device_used_peak_bytes=peaks.device_used_peak_bytes,
+        budget_bytes=planned.budget.num_bytes,
+        images_per_second=rate,
+        time_factor=planned.chosen.predicted.images_per_second / rate,
+    )
+    return option, peaks.device_used_peak_bytes

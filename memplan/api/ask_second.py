@@ -1,0 +1,84 @@
+"""Answers what a second card of the same kind buys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from memplan.api.asking import Planned
+from memplan.api.planning import Free, plan_one
+from memplan.device.distributed import DataParallel, with_data_parallel
+from memplan.errors import UsageError
+from memplan.plan_answers import SecondCard
+from memplan.planner.evaluate import Recordings
+from memplan.tape import Tape
+from memplan.trace.step import StepSettings
+
+
+def check_second(devices: int, effective_batch_size: int) -> None:
+    """Refuse what two cards cannot share.
+
+    Raises:
+        UsageError: there are two or more already, or the images a step are odd.
+    """
+    if devices > 1:
+        raise UsageError(
+            f"--second-card compares one card with two, but --devices is {devices}. Leave it out."
+        )
+    if effective_batch_size % 2:
+        raise UsageError(
+            f"--second-card shares {effective_batch_size} images a step between two, which cannot "
+            f"be done evenly. Give --effective-batch {effective_batch_size + 1}."
+        )
+
+
+def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondCard:
+    """Return the plan of two cards, with the images a step of one.
+
+    Args:
+        planned: the plan of one card; its recordings serve both.
+        free: what the plan might choose.
+        num_images: training images in an epoch; None where the data is not known.
+
+    Raises:
+        UsageError: two cards cannot share the batch.
+    """
+    question = planned.question
+    check_second(question.devices, planned.asked_batch_size)
+    two = replace(question, devices=2)
+    parallel = DataParallel(devices=2, sync_batch_norm=question.sync_batch_norm)
+    tensors = question.model_tensors
+
+    def recorder(settings: StepSettings) -> Callable[[int], Tape]:
+        return lambda batch: with_data_parallel(
+            planned.recordings.tape(settings, batch), tensors, parallel
+        )
+
+    planned.say("Planning for two cards")
+    plan = plan_one(
+        two,
+        effective_batch_size=planned.asked_batch_size,
+        safety_fraction=planned.budget.safety_fraction,
+        num_images=num_images,
+        free=free,
+        recordings=Recordings(recorder),
+        say=planned.say,
+    )
+    ranks = plan.other_ranks
+    assert ranks is not None
+    rate = plan.predicted.images_per_second
+    return SecondCard(
+        micro_batch_size=plan.micro_batch_size,
+        accumulation_steps=plan.accumulation_steps,
+        effective_batch_size=plan.effective_batch_size,
+        memory_format=plan.memory_format,
+        lean=plan.lean,
+        num_recomputed=len(plan.recompute),
+        first_rank_peak_bytes=plan.predicted.device_used_peak_bytes,
+        other_rank_peak_bytes=ranks.device_used_peak_bytes,
+        bucket_bytes=ranks.bucket_bytes,
+        images_per_second=rate,
+        ratio=rate / planned.chosen.predicted.images_per_second,
+        epoch_seconds=plan.predicted.epoch_seconds,
+        epoch_seconds_alone=planned.chosen.predicted.epoch_seconds,
+    )

@@ -1,0 +1,58 @@
+"""A plan with the further answers that were asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from memplan.answers import PlanAnswer
+from memplan.api.ask_cards import card_choice
+from memplan.api.ask_edge import edge_of
+from memplan.api.ask_fit import command_fit
+from memplan.api.ask_image import largest_images
+from memplan.api.ask_second import second_card
+from memplan.api.asking import Planned
+from memplan.api.planning import Free
+from memplan.api.typed import TypedCommand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked beside the plan itself."""
+
+    fit: TypedCommand | None = None
+    """A command that may or may not fit."""
+    cards: bool = False
+    """Whether the catalogue is compared."""
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """By catalogue name, in one unit."""
+    largest_image: bool = False
+    second_card: bool = False
+
+
+def with_answers(
+    planned: Planned, asked: Asked, free: Free, num_images: int | None = None
+) -> PlanAnswer:
+    """Return the plan with its edge, and with what else was asked.
+
+    Args:
+        planned: the plan.
+        asked: further questions.
+        free: what the plan might choose by itself.
+        num_images: training images in an epoch; None where the data is not known.
+
+    Raises:
+        UsageError: two cards cannot share the batch.
+    """
+    start = time.perf_counter()
+    answer = replace(planned.answer, edge=edge_of(planned))
+    if asked.fit is not None:
+        answer = replace(answer, fit=command_fit(planned, asked.fit))
+    if asked.largest_image:
+        answer = replace(answer, largest_image=largest_images(planned))
+    if asked.second_card:
+        answer = replace(answer, second_card=second_card(planned, free, num_images))
+    if asked.cards:
+        answer = replace(answer, cards=card_choice(planned, asked.prices))
+    return replace(answer, seconds=answer.seconds + time.perf_counter() - start)

@@ -1,0 +1,141 @@
+"""What a plan is asked beside the plan itself, and the answers added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from memplan.answers import PlanAnswer, Setting
+from memplan.api.crowds import Crowds
+from memplan.api.details import settings_of
+from memplan.api.question import Question
+from memplan.device.life import Life, Program
+from memplan.device.replay import Peaks, Simulator
+from memplan.fit.predictor import Say, thinned, with_each_crowd
+from memplan.planner.evaluate import Recordings
+from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
+from memplan.planner.throughput import images_per_second
+from memplan.tape import Tape
+from memplan.trace.step import StepSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan that was made, and what it was made from."""
+
+    question: Question
+    """As it was asked, of one card."""
+    answer: PlanAnswer
+    recordings: Recordings
+    """Those that the plan was made from."""
+    asked_batch_size: int
+    """Images a step that were asked for."""
+    crowds: Crowds
+    safety_fraction: float | None
+    """As given; None takes what is right for what is known of the data."""
+    say: Say
+
+    @property
+    def chosen(self) -> Setting:
+        """The plan's setting."""
+        return self.answer.alternatives[-1]
+
+    @property
+    def settings(self) -> StepSettings:
+        """How the plan's step runs."""
+        return settings_of(self.base, self.chosen)
+
+    @property
+    def base(self) -> StepSettings:
+        """How a step runs as it was asked, with nothing recomputed."""
+        return self.question.step_settings(recompute=())
+
+    @property
+    def objects(self) -> Callable[[int], Sequence[int]]:
+        """The objects in the fullest image of each step, by micro-batch size."""
+        return self.crowds.objects
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        """The card under the plan's allocator options."""
+        return self.simulator_under(self.chosen.allocator)
+
+    def simulator_under(self, allocator: str) -> Simulator:
+        """Return the card under other allocator options."""
+        return replace(self.question, allocator=allocator).simulators()[0]
+
+    @property
+    def budget(self) -> Budget:
+        """What the run may take of the plan's card."""
+        return Budget(
+            capacity_bytes=self.answer.gpu.capacity_bytes,
+            safety_fraction=self.crowds.margin(self.safety_fraction).fraction,
+            taken_bytes=self.answer.taken_bytes,
+        )
+
+    def space(self, **changes: object) -> Space:
+        """Return a space with the question's own settings and the images a step asked for."""
+        question = self.question
+        own = Space(
+            precisions=(self.chosen.precision,),
+            memory_formats=(question.memory_format,),
+            recomputes=((),),
+            effective_batch_size=self.asked_batch_size,
+            nominal_batch_size=question.made.nominal_batch_size,
+            devices=question.devices,
+            allocator=question.allocator,
+            rounding_fraction=ROUNDING_FRACTION,
+        )
+        return replace(own, **changes)  # type: ignore[arg-type]
+
+
+def most_within(
+    bytes_at: Callable[[int], int], limit_bytes: int, low: int, high: int
+) -> int | None:
+    """Return the largest number whose bytes stay within a limit.
+
+    Interpolates and halves in turn: bytes are nearly a line, but for what the allocator rounds.
+
+    Args:
+        bytes_at: device bytes at a number, rising but for small steps down.
+        limit_bytes: not to be exceeded.
+        low: a number that is taken to stay within.
+        high: the largest to try.
+
+    Returns:
+        The number; None where `high` stays within, `low` where no other tried one does.
+    """
+    if bytes_at(high) <= limit_bytes:
+        return None
+    is_straight = True
+    while high - low > 1:
+        middle = (low + high) // 2
+        if is_straight:
+            at_low, at_high = bytes_at(low), bytes_at(high)
+            share = (limit_bytes - at_low) / max(1, at_high - at_low)
+            middle = min(max(low + 1, low + int(share * (high - low))), high - 1)
+        low, high = (middle, high) if bytes_at(middle) <= limit_bytes else (low, middle)
+        is_straight = not is_straight
+    return low
+
+
+def replayed(
+    planned: Planned, simulator: Simulator, tape: Tape, accumulation_steps: int
+) -> tuple[Peaks, float]:
+    """Return the peaks of a tape's life on a card, and images per second of one device.
+
+    Args:
+        planned: tells the objects in the fullest images.
+        simulator: the card.
+        tape: at its micro-batch size.
+        accumulation_steps: micro-batches to an optimizer step, >= 1.
+    """
+    crowds = planned.objects(tape.description.micro_batch_size)
+    life = with_each_crowd(tape, Life(accumulates=accumulation_steps > 1), crowds)
+    program = Program(tape, life)
+    answers = simulator.device_bytes(tape.convolutions, tape.reductions)
+    few = thinned(crowds, program.num_steps)
+    sizes = program.sizes(tape.events.requested_bytes, answers, few)
+    peaks = simulator.peaks(program, sizes, tape.convolutions)
+    return peaks, images_per_second(tape, simulator.card, answers.convolutions, accumulation_steps)

@@ -1,0 +1,116 @@
+"""What is asked beside a plan, on a model small enough that the whole answer can be checked."""
+
+import dataclasses
+
+import pytest
+from trace_toy import Counted
+
+import memplan
+from memplan.api import Free, Question
+from memplan.api.ask_cards import card_choice, read_prices
+from memplan.api.ask_edge import edge_of
+from memplan.api.ask_second import second_card
+from memplan.api.asking import Planned, most_within, replayed
+from memplan.api.crowds import Crowds
+from memplan.api.planning import plan_one, recordings_of
+from memplan.api.question import silent
+from memplan.errors import UsageError
+
+
+def _planned(capacity_bytes=None, effective_batch_size=16, **changes):
+    """Return a plan of the counted network, ready to be asked."""
+    question = Question(
+        workload=Counted(validates=True),
+        gpus=("rtx-3090",),
+        capacity_bytes=capacity_bytes,
+        recompute="none",
+        precision="fp32",
+        **changes,
+    )
+    recordings = recordings_of(question)
+    answer = plan_one(question, effective_batch_size=effective_batch_size, recordings=recordings)
+    return Planned(
+        question=question,
+        answer=answer,
+        recordings=recordings,
+        asked_batch_size=effective_batch_size,
+        crowds=Crowds.of(question, None, None),
+        safety_fraction=None,
+        say=silent,
+    )
+
+
+@pytest.mark.parametrize("limit", [*range(5, 400, 7), 1000])
+def test_most_within_is_the_last_number_that_stays_within(limit):
+    """Of bytes that rise in stairs, for limits between, at and above the steps."""
+
+    def bytes_at(count):
+        return 3 * count + 8 * (count // 10)
+
+    expected = max((one for one in range(1, 101) if bytes_at(one) <= limit), default=1)
+
+    assert (None if expected == 100 else expected) == most_within(bytes_at, limit, 1, 100)
+
+
+def test_edge_is_what_a_replay_of_those_sizes_says():
+    """One image more takes what its own recording takes, and headrooms differ by the margin."""
+    planned = _planned()
+    edge = edge_of(planned)
+    chosen = planned.chosen
+    tape = planned.recordings.tape(planned.settings, chosen.micro_batch_size + 1)
+    peaks, _ = replayed(planned, planned.simulator, tape, chosen.accumulation_steps)
+
+    assert chosen.micro_batch_size + 1 == edge.next_micro_batch_size
+    assert peaks.device_used_peak_bytes == edge.next_peak_bytes
+    margin = edge.card_headroom_bytes - edge.headroom_bytes
+    assert planned.answer.gpu.capacity_bytes - planned.answer.budget_bytes == margin
+    assert 2 * chosen.micro_batch_size == edge.validation_batch_size
+
+
+def test_cards_are_those_of_plans_made_for_each():
+    """The fastest card's figures are those of a plan for it; the value follows the prices."""
+    planned = _planned()
+    prices = read_prices(["h200=30000", "t4=1"])
+    choice = card_choice(planned, prices)
+    fastest = next(one for one in choice.cards if one.name == choice.fastest)
+    own = memplan.plan(
+        Counted(validates=True), gpu=choice.fastest, effective_batch=16, precision="fp32"
+    )
+
+    assert 1 < len(choice.cards)
+    assert "t4" == choice.best_value
+    assert own.predicted.images_per_second == pytest.approx(fastest.images_per_second, rel=0.01)
+    assert own.micro_batch_size == fastest.micro_batch_size
+    rates = [one.images_per_second for one in choice.cards]
+    assert sorted(rates, reverse=True) == rates
+
+
+@pytest.mark.parametrize("text", ["t4", "t4=x", "=3", "t4=-1", "t4=0", "t4=nan", "t4=inf"])
+def test_prices_that_are_none_are_refused(text):
+    """With the text as it was given."""
+    with pytest.raises(UsageError, match=text.replace("=", ".")):
+        read_prices([text])
+
+
+def test_second_card_shares_the_images():
+    """Two cards take the images of one, and buckets are the gradients' bytes."""
+    planned = _planned(effective_batch_size=64)
+    two = second_card(planned, Free(), 640)
+    parameters = sum(one.numel() for one in Counted().build_model().parameters())
+
+    assert 64 == two.effective_batch_size == 2 * two.micro_batch_size * two.accumulation_steps
+    assert 4 * parameters == two.bucket_bytes
+    assert two.other_rank_peak_bytes <= two.first_rank_peak_bytes
+    rate = planned.chosen.predicted.images_per_second
+    assert two.images_per_second / rate == pytest.approx(two.ratio)
+
+
+def test_images_that_two_cannot_share_are_refused():
+    """An odd number of images a step, or two cards already."""
+    planned = _planned(effective_batch_size=7)
+
+    with pytest.raises(UsageError, match="7 images a step"):
+        second_card(planned, Free(), None)
+    two = dataclasses.replace(planned.question, devices=2)
+    with pytest.raises(UsageError, match="--devices is 2"):
+        second_card(dataclasses.replace(planned, question=two), Free(), None)

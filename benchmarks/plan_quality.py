@@ -22,7 +22,8 @@ from memplan import tape as tapes
 from memplan.answers import PlanAnswer
 from memplan.api import Question
 from memplan.api.crowds import Crowds
-from memplan.api.planning import plan_one, recordings_of
+from memplan.api.ease import recordings_of
+from memplan.api.planning import plan_one
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError

@@ -54,6 +54,8 @@ class WorkloadFacts:
     """Whether blocks keep only what they cannot rebuild cheaply."""
     fused: bool = False
     """Whether the optimizer steps in one kernel a list."""
+    assigner_parts: int = 0
+    """Parts of a batch whose objects are matched one after another; 0 where that is no choice."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,8 @@ class Description:
     """Whether blocks keep only what they cannot rebuild cheaply."""
     fused: bool = False
     """Whether the optimizer steps in one kernel a list."""
+    assigner_parts: int = 0
+    """Parts of a batch whose objects are matched one after another; 0 where that is no choice."""
     cublas_workspace_config: str | None = None
     """What training sets CUBLAS_WORKSPACE_CONFIG to; None leaves the machine's."""
     crowded_objects_per_image: int = 0

@@ -313,6 +313,9 @@ class Workload(abc.ABC):
     """Predictions that the loss matches with an object, where `num_chosen` is not overridden."""
     validation_batch_size: int | None = None
     """Images validated at once; None leaves it to `make_validation_batch`."""
+    assigner_parts: int = 0
+    """Parts of a batch whose objects the loss matches with predictions one after another, which
+    takes less memory where images are crowded; 0 where the workload has no such choice."""
     offers_lean: bool = False
     """Whether `make_lean` makes blocks that keep less for backward."""
     deterministic: bool = False

@@ -53,8 +53,9 @@ def _question(
     arguments = dict(options.pop("arguments", None) or {})
     if img is not None:
         arguments["image_size"] = img
-    if (objects := options.pop("objects_per_image", None)) is not None:
-        arguments["objects_per_image"] = objects
+    for name in ("objects_per_image", "assigner_parts"):
+        if (value := options.pop(name, None)) is not None:
+            arguments[name] = value
     return Question(
         workload=workload,
         arguments=arguments,
@@ -146,6 +147,7 @@ def plan(
         free=Free(
             memory_format=memory_format is None,
             lean="lean" not in options,
+            assigner_parts="assigner_parts" not in options,
             allocator="allocator" not in options,
         ),
         data=data,

@@ -16,6 +16,7 @@ from memplan.answers import (
 from memplan.api.budgets import budget_of
 from memplan.api.crowds import Crowds, run_risk
 from memplan.api.details import block_savings, phase_peaks, settings_of
+from memplan.api.ease import ease, recordings_of
 from memplan.api.question import (
     Question,
     check_precision,
@@ -53,11 +54,7 @@ class Free:
     memory_format: bool = True
     lean: bool = True
     allocator: bool = True
-
-
-def recordings_of(question: Question) -> Recordings:
-    """Return recordings that the plans for several cards share."""
-    return Recordings(lambda settings: lambda batch: question.record(batch, settings))
+    assigner_parts: bool = True
 
 
 def plan_many(
@@ -166,6 +163,12 @@ def plan_one(
         raise explain(
             question, simulator, space, budget, nothing, recordings, start=start, say=say
         ) from nothing
+    if free is None or free.assigner_parts:
+        eased = ease(
+            question, outcome, simulators, base, space, budget, recordings, crowds, num_images, say
+        )
+        question, outcome, recordings = eased
+        crowds = replace(crowds, question=question)
     chosen = outcome.chosen
     simulator = simulators[chosen.allocator]
     settings = settings_of(base, chosen)
@@ -278,6 +281,7 @@ def answer_for(
             recompute=chosen.recompute,
             lean=chosen.lean,
             fused=question.fused,
+            assigner_parts=workload.assigner_parts,
             parameters=_num_parameters(workload),
             devices=question.devices,
             objects_per_image=workload.objects_per_image,
@@ -333,6 +337,8 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
     words += ["--precision", chosen.precision, "--memory-format", chosen.memory_format]
     words += ["--optimizer", question.optimizer]
     words += ["--lean"] * chosen.lean + ["--fused"] * question.fused
+    parts = question.made.assigner_parts
+    words += ["--assigner-parts", str(parts)] if parts > 1 else []
     words += ["--multi-scale"] * bool(getattr(question.made, "multi_scale", False))
     if chosen.devices > 1:
         words += ["--device", ",".join(map(str, range(chosen.devices)))]

@@ -71,6 +71,7 @@ def _workload_facts(tape: Tape, devices: int) -> WorkloadFacts:
         allow_tf32=about.allow_tf32,
         lean=about.lean,
         fused=about.fused,
+        assigner_parts=about.assigner_parts,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,14 @@ class Question:
             )
             for card in self.cards()
         ]
+
+    def with_assigner_parts(self, parts: int) -> Question:
+        """Return the same question with objects matched in parts, one after another."""
+        if isinstance(self.workload, str):
+            return replace(self, arguments={**self.arguments, "assigner_parts": parts})
+        workload = copy.copy(self.workload)
+        workload.assigner_parts = parts
+        return replace(self, workload=workload)
 
     def recompute_paths(self) -> tuple[str, ...]:
         """Return the module paths that recompute, `all` spelt out."""

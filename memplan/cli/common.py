@@ -58,6 +58,12 @@ workload_options = options(
     click.option(
         "--val-batch", type=int, metavar="N", help="Images validated at once.  [twice the batch]"
     ),
+    click.option(
+        "--assigner-parts",
+        type=int,
+        metavar="N",
+        help="Assign crowded batches in N parts: less memory, same results.  [1; plan: auto]",
+    ),
     click.option("--multi-scale", is_flag=True, help="Train at many sizes; plan for the largest."),
     click.option(
         "--precision",

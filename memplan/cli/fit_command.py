@@ -21,7 +21,7 @@ _SAID_BY_COMMAND = {
     "multi_scale": "--multi-scale", "precision": "--precision", "data_path": "--data",
     "memory_format": "--memory-format", "optimizer": "--optimizer", "recompute": "--recompute",
     "lean": "--lean", "fused": "--fused", "effective_batch": "--effective-batch",
-    "sync_bn": "--sync-bn",
+    "sync_bn": "--sync-bn", "assigner_parts": "--assigner-parts",
 }  # fmt: skip
 _REASONS = {
     "auto_batch": "plans its batch itself. Give a number in --batch, or plan without --fit",
@@ -153,7 +153,7 @@ def _asked(values: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:
     asked: dict[str, Any] = {
         name: values[name] for name in ("cfg", "workload", "optimizer", "val_batch", "multi_scale")
     }
-    asked |= {name: values[name] for name in ("img", "lean", "fused")}
+    asked |= {name: values[name] for name in ("img", "lean", "fused", "assigner_parts")}
     asked["precision"] = values["precision"] or "amp-fp16"
     asked["memory_format"] = values["memory_format"] or "contiguous"
     asked["settings"] = ("num_classes=1",) if values["single_cls"] else ()

@@ -105,8 +105,8 @@ def _plan(
 ) -> Sequence[PlanAnswer | InfeasibleAnswer]:
     from memplan.api import Free, plan_many
     from memplan.api.devices import plan_unequal
+    from memplan.api.ease import recordings_of
     from memplan.api.inputs import input_pipeline, limited
-    from memplan.api.planning import recordings_of
     from memplan.cli.question import question_from
 
     asked = asked_from(context, values)
@@ -136,6 +136,7 @@ def _plan(
             precision=any_precision,
             memory_format=not _is_given(context, "memory_format"),
             lean=not _is_given(context, "lean"),
+            assigner_parts=not _is_given(context, "assigner_parts"),
             allocator=not _is_given(context, "allocator"),
         )
         recordings = recordings_of(question)
@@ -284,8 +285,10 @@ def _plan_text(answer: PlanAnswer) -> str:
         f"{format_bytes(answer.budget_bytes)} ({format_bytes(answer.headroom_bytes)} headroom)"
     )
     rate = three_digits(predicted.images_per_second)
+    count = answer.workload.assigner_parts
+    parted = f", objects matched in {count} parts" if count > 1 else ""
     lines = [
-        f"{where}: {describe_setting(chosen)}.",
+        f"{where}: {describe_setting(chosen)}{parted}.",
         f"{memory}, about {rate} images/s ({rate_origin(answer.gpu)}).",
     ]
     if predicted.epoch_seconds is not None:

@@ -115,15 +115,20 @@ def with_all_answers(
     from memplan.api.asked import with_answers
     from memplan.api.asking import Planned
     from memplan.api.crowds import Crowds
+    from memplan.api.ease import recordings_of
 
     crowds = Crowds.of(question, num_images, values["epochs"])
     made: list[PlanAnswer | InfeasibleAnswer] = []
     for answer, gpu in zip(answers, question.gpus or (None,), strict=True):
         if isinstance(answer, PlanAnswer):
+            own, made_from = question, recordings
+            if answer.workload.assigner_parts != question.made.assigner_parts:
+                own = question.with_assigner_parts(answer.workload.assigner_parts)
+                made_from = recordings_of(own)
             planned = Planned(
-                question=question if gpu is None else replace(question, gpus=(gpu,)),
+                question=own if gpu is None else replace(own, gpus=(gpu,)),
                 answer=answer,
-                recordings=recordings,
+                recordings=made_from,
                 asked_batch_size=values["effective_batch"] or question.made.nominal_batch_size,
                 crowds=crowds,
                 safety_fraction=values["safety"],

@@ -101,6 +101,8 @@ def _headline(answer: ProbeAnswer) -> str:
     workload, gpu = answer.workload, answer.gpu
     what = f"{workload.name}, {workload.img} px, {workload.precision}, {workload.memory_format}"
     what += ", lean" if workload.lean else ""
+    parts = workload.assigner_parts
+    what += f", objects matched in {parts} parts" if parts > 1 else ""
     card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
     if answer.largest_batch == 0:
         return f"{what}: not even one image fits {card} (predicted)."

@@ -92,6 +92,8 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         arguments["image_size"] = values["img"]
     if values["val_batch"] is not None:
         arguments["validation_batch_size"] = values["val_batch"]
+    if values["assigner_parts"] is not None:
+        arguments["assigner_parts"] = values["assigner_parts"]
     if values["multi_scale"]:
         arguments["multi_scale"] = True
     if values["objects_per_image"] is not None:

@@ -27,9 +27,8 @@ GROUPS = {
         "auto_batch", "batch", "val_batch", "accumulate", "effective_batch", "plan_file", "gpu",
         "calibration", "safety", "objects_per_image",
     ),
-    "How a step runs": ("device", "precision", "memory_format", "recompute", "lean", "fused",
-                        "compiled", "guard", "workers",
-                        "cache"),
+    "How a step runs": ("device", "precision", "memory_format", "recompute", "lean",
+                        "assigner_parts", "fused", "compiled", "guard", "workers", "cache"),
     "The recipe": (
         "epochs", "optimizer", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
         "freeze", "label_smoothing", "min_items", "single_cls", "rect",
@@ -157,6 +156,9 @@ train_options = options(
     click.option("--lean/--no-lean", default=False, show_default=True,
                  help="Keep for backward only what cannot be rebuilt cheaply: a third to a half "
                  "less memory, the same results."),
+    click.option("--assigner-parts", type=int, metavar="N",
+                 help="Assign the boxes of crowded batches in N parts: less memory, the same "
+                 "results.  [1; --auto-batch chooses]"),
     _flag("--fused", "Step the optimizer in fused kernels: SGD, Adam and AdamW have them."),
     click.option("--compile", "compiled", is_flag=True,
                  help="Run the model through torch.compile; its memory is not predicted."),

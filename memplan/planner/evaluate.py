@@ -67,6 +67,8 @@ class Recordings:
 def ends_of(batches: Sequence[int]) -> tuple[int, int]:
     """Return the batches at which a program for others is recorded, one odd and one even."""
     first = min(_FIRST_RECORDED, max(batches))
+    if len(batches) > 1:
+        first = max(first, min(batches))
     last = min(max(batches), _MOST_RECORDED)
     if last == first:
         return (first, 2 * first) if first % 2 else (first, first + 1)

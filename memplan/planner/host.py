@@ -195,4 +195,5 @@ def _facts(tape: tapes.Tape) -> WorkloadFacts:
         recompute=description.recompute,
         parameters=description.parameters,
         objects_per_image=description.objects_per_image,
+        assigner_parts=description.assigner_parts,
     )

@@ -59,6 +59,8 @@ class Outcome:
     """The best that fits with the very batch asked for; None where there is none."""
     unsplit: Setting | None = None
     """All images of a step at once in the plain way, whether it fits or not."""
+    ceiling: float = 0.0
+    """Score of the best setting that was looked into, whether it fits or not."""
 
 
 class NothingFitsError(InfeasibleError):
@@ -159,6 +161,7 @@ def search(
         num_evaluated=len(state.found),
         exact=next((one for one in good if one.effective_batch_size == asked), None),
         unsplit=_unsplit(state, first),
+        ceiling=max(score(one.setting, space) for one in state.found.values()),
     )
 
 

@@ -52,6 +52,8 @@ class Space:
     """Whether blocks are lean, each tried; empty keeps what the step's settings say."""
     allocators: tuple[str, ...] = ()
     """Further allocator option strings, tried where `allocator` wastes what would fit."""
+    smallest_micro_batch: int = 1
+    """Images at once that are not gone below."""
     rounding_fraction: float = 0.0
     """How far the effective batch may be from what was asked, as a fraction of it."""
 
@@ -82,7 +84,7 @@ class Space:
         best: dict[int, Split] = {}
         for split in sorted(found, key=lambda one: abs(one[0] * one[1] - self.share)):
             best.setdefault(split.micro_batch_size, split)
-        return [best[size] for size in sorted(best)]
+        return [best[size] for size in sorted(best) if size >= self.smallest_micro_batch]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,8 @@ def workload_line(workload: WorkloadFacts) -> str:
         "cudnn.benchmark": workload.cudnn_benchmark,
         "no TF32": not workload.allow_tf32,
     }
+    if workload.assigner_parts > 1:
+        parts.append(f"objects matched in {workload.assigner_parts} parts")
     parts += [name for name, is_on in switches.items() if is_on]
     if workload.devices > 1:
         parts.append(count_of(workload.devices, "device"))

@@ -192,6 +192,7 @@ def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings)
             allow_tf32=settings.allow_tf32,
             lean=settings.lean,
             fused=settings.optimizer.fused,
+            assigner_parts=workload.assigner_parts,
             cublas_workspace_config=workload.cublas_workspace_config,
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
             objects_per_image=workload.objects_per_image,

@@ -123,6 +123,9 @@ class TrainOptions:
     """`contiguous` or `channels-last`."""
     lean: bool = False
     """Keep for backward only what cannot be rebuilt cheaply (memplan's own)."""
+    assigner_parts: int | None = None
+    """Parts of a batch that the loss assigns one after another (memplan's own); None leaves it to
+    the workload."""
     fused: bool = False
     """Step the optimizer in fused kernels (memplan's own)."""
     compiled: bool = False
@@ -226,6 +229,7 @@ _LEAST = (
     ("patience", "--patience", 0, "0 never stops early."),
     ("save_every", "--save-every", 0, "Give minutes; 0 saves whole epochs only."),
     ("seed", "--seed", 0, "Give a whole number of 0 or more."),
+    ("assigner_parts", "--assigner-parts", 1, "Give the parts of a batch, such as 4."),
     ("accumulate", "--accumulate", 1, "Give the micro-batches a step."),
     ("effective_batch", "--effective-batch", 1, "Give the images a step, such as 64."),
 )

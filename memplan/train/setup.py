@@ -91,6 +91,8 @@ def open_training(
         arguments["quad"] = True
     if options.multi_scale:
         arguments["multi_scale"] = True
+    if options.assigner_parts is not None:
+        arguments["assigner_parts"] = options.assigner_parts
     if options.val_batch is not None:
         arguments["validation_batch_size"] = options.val_batch
     is_made = isinstance(make_workload, Workload)
@@ -133,7 +135,7 @@ def _extra(options: TrainOptions) -> dict[str, Any] | None:
 
 
 def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Workload) -> TrainOptions:
-    """Return the options with a plan's settings in place of their own.
+    """Return the options with a plan's settings in place of their own; the workload follows too.
 
     Raises:
         UsageError: the plan is for another workload or image size.
@@ -145,8 +147,12 @@ def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Worklo
             f"The plan is for {plan.workload.name} at {plan.workload.img} pixels, not for "
             f"{workload.name} at {options.image_size}. Plan again with --auto-batch."
         )
+    parts = plan.workload.assigner_parts
+    if parts:
+        workload.assigner_parts = parts
     return replace(
         options,
+        assigner_parts=parts or options.assigner_parts,
         batch=plan.micro_batch_size,
         accumulate=plan.accumulation_steps,
         effective_batch=None,

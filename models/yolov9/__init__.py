@@ -47,7 +47,7 @@ def loss(
     dfl: float = 1.5,
     cls_pw: float = 1.0,
     fl_gamma: float = 0.0,
-    chunk_bytes: int | None = None,
+    assigner_parts: int = 1,
 ) -> DetectionLoss:
     """Return the training loss of a network, a callable (outputs, targets) -> (total, parts [3]).
 
@@ -58,7 +58,8 @@ def loss(
         dfl: gain of the distribution focal loss.
         cls_pw: weight of the positive term of the classification loss.
         fl_gamma: focusing exponent of the classification loss; 0 means plain cross-entropy.
-        chunk_bytes: bound on the assigner's temporaries, bytes; None treats the batch at once.
+        assigner_parts: parts of the batch that the assigner works on one after another, >= 1:
+            the same result in less memory.
     """
     from .losses import DetectionLoss, LossGains
 
@@ -69,7 +70,7 @@ def loss(
         strides=head.strides,
         branches=head.branches,
         gains=gains,
-        chunk_bytes=chunk_bytes,
+        assigner_parts=assigner_parts,
     )
 
 

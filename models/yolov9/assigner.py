@@ -7,6 +7,7 @@ value, so the assigner can be traced on fake tensors and never waits for a GPU.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,6 @@ from torch import Tensor
 
 from .boxes import complete_iou_matrix
 
-# Upper bound of the assigner's live temporaries a pair of box and anchor, measured by a test.
-BYTES_PER_PAIR = 17
 _INSIDE_EPS = 1e-9  # Source: official utils/tal/assigner.py: a centre on the border is outside.
 _METRIC_EPS = 1e-9
 
@@ -46,9 +45,9 @@ class TaskAlignedAssigner:
     """Exponent of the predicted class probability."""
     beta: float = 6.0
     """Exponent of the overlap."""
-    chunk_bytes: int | None = None
-    """Bound on the temporaries, bytes, kept by working on a few images at a time (at least one);
-    None works on the whole batch. The result does not depend on it."""
+    parts: int = 1
+    """Parts of the batch, as even as can be, that are worked on one after another: temporaries
+    are those of one part. The result does not depend on it."""
 
     @torch.no_grad()
     def __call__(
@@ -63,18 +62,11 @@ class TaskAlignedAssigner:
             labels: classes `[B, M]` int64, -1 where a row is padding; M >= 1.
             targets: corner boxes `[B, M, 4]`, pixels, float32.
         """
-        batch, num_boxes = labels.shape
-        pair_bytes = BYTES_PER_PAIR * num_boxes * boxes.shape[1]
-        step = batch if self.chunk_bytes is None else max(1, self.chunk_bytes // pair_bytes)
+        batch, count = len(labels), min(self.parts, len(labels))
+        bounds = [batch * part // count for part in range(count + 1)]
         parts = [
-            self._assign(
-                logits[i : i + step],
-                boxes[i : i + step],
-                anchors,
-                labels[i : i + step],
-                targets[i : i + step],
-            )
-            for i in range(0, batch, step)
+            self._assign(logits[a:b], boxes[a:b], anchors, labels[a:b], targets[a:b])
+            for a, b in itertools.pairwise(bounds)
         ]
         if len(parts) == 1:
             return parts[0]

@@ -58,8 +58,8 @@ class DetectionLoss:
     """Branches in the outputs, the main one last."""
     gains: LossGains = field(default_factory=LossGains)
     """Weights of the terms."""
-    chunk_bytes: int | None = None
-    """Bound on the assigner's temporaries, bytes; None treats the batch at once."""
+    assigner_parts: int = 1
+    """Parts of the batch that the assigner works on one after another."""
 
     def __call__(self, outputs: Sequence[object], targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch.
@@ -116,7 +116,7 @@ class DetectionLoss:
         )
 
     def _assigner(self) -> TaskAlignedAssigner:
-        return TaskAlignedAssigner(chunk_bytes=self.chunk_bytes)
+        return TaskAlignedAssigner(parts=self.assigner_parts)
 
     def _classification(self, logits: Tensor, scores: Tensor) -> Tensor:
         """Return the cross-entropy of all anchors and classes against soft scores, summed."""

@@ -49,6 +49,8 @@ class YoloV9(Workload):
         quad: whether four training images make one of twice the side, and the loss counts four
             times, as the official recipe's `--quad`.
         validation_batch_size: images validated at once, >= 1; None takes twice the micro-batch.
+        assigner_parts: parts of a batch, >= 1, whose boxes are assigned to anchors one after
+            another: the same result in less memory.
 
     Raises:
         UnknownNameError: no such configuration or hyperparameter.
@@ -75,12 +77,15 @@ class YoloV9(Workload):
         quad: bool = False,
         multi_scale: bool = False,
         validation_batch_size: int | None = None,
+        assigner_parts: int = 1,
     ) -> None:
         from .hyperparameters import load_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
             raise UsageError(f"--val-batch {validation_batch_size} is below 1.")
+        if assigner_parts < 1:
+            raise UsageError(f"--assigner-parts {assigner_parts} is below 1.")
         self.cfg = _find_cfg(str(cfg or name))
         self.name = Path(name).stem if _is_file_name(name) else name
         self.num_classes = num_classes
@@ -89,6 +94,7 @@ class YoloV9(Workload):
         self.quad = quad
         self.multi_scale = multi_scale
         self.validation_batch_size = validation_batch_size
+        self.assigner_parts = assigner_parts
         self.hyperparameters = _merged(load_hyperparameters(hyp), hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
@@ -187,6 +193,7 @@ class YoloV9(Workload):
             dfl=values["dfl"],
             cls_pw=values["cls_pw"],
             fl_gamma=values["fl_gamma"],
+            assigner_parts=self.assigner_parts,
         )
         total, parts = criterion(model(batch["images"]), batch["targets"])
         # The loss grows with the images, of which there are a quarter as many.

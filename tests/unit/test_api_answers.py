@@ -12,7 +12,8 @@ from memplan.api.ask_edge import edge_of
 from memplan.api.ask_second import second_card
 from memplan.api.asking import Planned, most_within, replayed
 from memplan.api.crowds import Crowds
-from memplan.api.planning import plan_one, recordings_of
+from memplan.api.ease import recordings_of
+from memplan.api.planning import plan_one
 from memplan.api.question import silent
 from memplan.errors import UsageError
 

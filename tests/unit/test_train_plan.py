@@ -1,6 +1,7 @@
 """A run that follows a plan: its settings replace the options', its predictions are recorded."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from memplan.answers import GpuFacts, PlanAnswer, Predicted, WorkloadFacts
 from memplan.errors import UsageError
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
+from memplan.train.setup import follow_plan
 
 
 def _plan(**changes):
@@ -123,3 +125,14 @@ def test_a_plan_for_another_training_is_refused(tmp_path):
     )
     with pytest.raises(UsageError, match="The plan is for toy at 16 pixels, not for toy at 8"):
         train(Toy(), toy_options(tmp_path), plan=_plan(workload=facts))
+
+
+def test_a_plan_says_in_how_many_parts_objects_are_matched(tmp_path):
+    """The workload and the options that are kept follow it; without a say, options stay."""
+    workload, options = Toy(), replace(toy_options(tmp_path), assigner_parts=2)
+    plan = _plan()
+    parted = replace(plan, workload=replace(plan.workload, assigner_parts=4))
+
+    assert 2 == follow_plan(options, plan, workload).assigner_parts
+    assert 0 == workload.assigner_parts
+    assert 4 == follow_plan(options, parted, workload).assigner_parts == workload.assigner_parts

@@ -137,13 +137,13 @@ def test_tiny_and_degenerate_boxes_give_finite_gradients():
     assert all(m.grad.isfinite().all() for m in maps)
 
 
-def test_chunks_leave_the_loss_bit_equal():
-    """The bound on the assigner's temporaries changes no bit of the loss."""
+def test_assigner_parts_leave_the_loss_bit_equal():
+    """Assigning a batch in parts changes no bit of the loss."""
     whole = DetectionLoss(nc=NC)(_maps(), _rows())
-    chunked = DetectionLoss(nc=NC, chunk_bytes=1)(_maps(), _rows())
+    parted = DetectionLoss(nc=NC, assigner_parts=2)(_maps(), _rows())
 
-    assert torch.equal(whole[0], chunked[0])
-    assert torch.equal(whole[1], chunked[1])
+    assert torch.equal(whole[0], parted[0])
+    assert torch.equal(whole[1], parted[1])
 
 
 @pytest.mark.parametrize("num_boxes", [0, 1, 40])

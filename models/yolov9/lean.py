@@ -3,8 +3,8 @@
 In plain PyTorch every convolution block keeps three maps: the convolution's input, its output for
 batch norm, and a copy of the normalised map from before the activation in place; what is joined to
 be the input of a convolution is kept once more. Here a block keeps its convolution's output, and
-backward makes the rest from it again: one normalisation for the activation's derivative, and one
-for each convolution that reads the block's result.
+backward makes the rest from it again, once: the block's result for all convolutions that read it,
+and from it, where only one does, the normalised map for the activation's derivative.
 
 Loss and running statistics are those of the plain step to the last bit, because the same kernels
 compute them; gradients differ in how the maps made again were rounded.
@@ -26,7 +26,8 @@ from torch.nn import functional
 
 from .rebuild import (
     Branch,
-    Make,
+    Memo,
+    Recipe,
     activate,
     activated,
     enlarged,
@@ -75,8 +76,9 @@ def normalised_activation(
             norm.num_batches_tracked.add_(1)
         parameters += [norm.weight, norm.bias]
     silu = type(act) is nn.SiLU
+    memo = Memo()
     out, *statistics = _NormalisedActivation.apply(  # type: ignore[no-untyped-call]
-        norms, silu, *maps, *parameters
+        norms, silu, memo, *maps, *parameters
     )
     branches = tuple(
         Branch(x.detach(), norm.weight.detach(), norm.bias.detach(), mean, reciprocal)
@@ -84,7 +86,7 @@ def normalised_activation(
             maps, norms, statistics[::2], statistics[1::2], strict=True
         )
     )
-    return with_recipe(out, activated(branches, silu=silu))
+    return with_recipe(out, activated(branches, silu=silu, memo=memo))
 
 
 class _NormalisedActivation(torch.autograd.Function):
@@ -92,7 +94,7 @@ class _NormalisedActivation(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, norms: Sequence[nn.BatchNorm2d], silu: bool, *tensors: Tensor
+        ctx: Any, norms: Sequence[nn.BatchNorm2d], silu: bool, memo: Memo, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         """Return activation and statistics; given maps, then weight and bias of each norm."""
         maps, parameters = tensors[: len(norms)], tensors[len(norms) :]
@@ -122,7 +124,7 @@ class _NormalisedActivation(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
-        ctx.silu = silu
+        ctx.silu, ctx.memo = silu, memo
         return activate(total, silu=silu), *statistics
 
     @staticmethod
@@ -132,20 +134,24 @@ class _NormalisedActivation(torch.autograd.Function):
         saved = ctx.saved_tensors
         count = len(ctx.backends)
         branches = [Branch(*saved[6 * index : 6 * index + 5]) for index in range(count)]
-        gradient = _through_activation(gradient, normalised(branches), silu=ctx.silu)
+        total = ctx.memo.take_total()
+        if total is None:
+            total = normalised(branches)
+        gradient = _through_activation(gradient, total, silu=ctx.silu)
+        del total
         of_maps: list[Tensor | None] = []
         of_parameters: list[Tensor | None] = []
         for index, (backend, eps) in enumerate(ctx.backends):
             branch, reserve = branches[index], saved[6 * index + 5]
-            first = 2 + count + 2 * index
-            wanted = [ctx.needs_input_grad[i] for i in (2 + index, first, first + 1)]
+            first = 3 + count + 2 * index
+            wanted = [ctx.needs_input_grad[i] for i in (3 + index, first, first + 1)]
             x_gradient, *rest = _aten._batch_norm_impl_index_backward(  # noqa: SLF001
                 backend, branch.x, gradient, branch.weight, None, None,
                 branch.mean, branch.reciprocal, True, eps, wanted, reserve,
             )  # fmt: skip
             of_maps.append(x_gradient)
             of_parameters += rest
-        return (None, None, *of_maps, *of_parameters)
+        return (None, None, None, *of_maps, *of_parameters)
 
 
 def _through_activation(gradient: Tensor, total: Tensor, *, silu: bool) -> Tensor:
@@ -177,7 +183,7 @@ class Convolution(nn.Conv2d):
         bias = None if self.bias is None else self.bias.to(dtype)
         settings = (self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
-            recipe.make, settings, x, self.weight.to(dtype), bias, *recipe.kept
+            recipe, settings, x, self.weight.to(dtype), bias, *recipe.kept
         )
         return out
 
@@ -188,16 +194,18 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        make: Make,
+        recipe: Recipe,
         settings: tuple[Any, ...],
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         *kept: Tensor,
     ) -> Tensor:
-        """Return the convolution of `x`, which `make` makes again from `kept`."""
+        """Return the convolution of `x`, which its recipe makes again from `kept`."""
         # Only the way of making: what it is made from is autograd's to keep and let go.
-        ctx.make, ctx.settings = make, settings
+        ctx.make, ctx.settings = recipe.make, settings
+        if recipe.memo is not None and any(ctx.needs_input_grad):
+            recipe.memo.use()
         ctx.bias_sizes = None if bias is None else [len(bias)]
         ctx.save_for_backward(weight, *kept)
         return functional.conv2d(x, weight, bias, *settings)

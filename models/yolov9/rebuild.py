@@ -3,6 +3,8 @@
 A map that a lean block returns carries its recipe: the convolution's output and the statistics it
 was normalised with. Joining, splitting, adding and enlarging such maps gives maps with recipes of
 their own, so a convolution over any of them need not keep its input.
+
+Backward makes each map once: whoever first wants it again leaves it for those that come after.
 """
 
 from __future__ import annotations
@@ -19,6 +21,37 @@ from torch.nn import functional
 Make = Callable[[Iterator[Tensor]], Tensor]
 
 
+@dataclass(eq=False)
+class Memo:
+    """A map that was made again, until the last of those that want it has had it."""
+
+    parts: tuple[Memo, ...] = ()
+    """Of the maps it is made from."""
+    num_uses: int = 0
+    """How often it will still be wanted."""
+    value: Tensor | None = None
+    total: Tensor | None = None
+    """What it is the activation of, left for the activation's own gradient."""
+
+    def use(self) -> None:
+        """Count one more that will want the map; what it is made from is wanted once."""
+        self.num_uses += 1
+        if self.num_uses == 1:
+            for part in self.parts:
+                part.use()
+
+    def given(self, value: Tensor) -> Tensor:
+        """Return the map, kept as long as anyone else will want it."""
+        self.num_uses -= 1
+        self.value = value if self.num_uses > 0 else None
+        return value
+
+    def take_total(self) -> Tensor | None:
+        """Return what was left of the normalised map, and keep it no longer."""
+        total, self.total = self.total, None
+        return total
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a map is made from, and how; the two apart, so that autograd alone holds the former."""
@@ -31,6 +64,8 @@ class Recipe:
     """What the map is the activation of; empty where it is not one of normalised maps."""
     silu: bool = True
     """Which activation that is: SiLU, else ReLU."""
+    memo: Memo | None = None
+    """Of the map; None where it is kept as it is."""
 
 
 class Branch(NamedTuple):
@@ -68,16 +103,45 @@ def activate(total: Tensor, *, silu: bool) -> Tensor:
     return functional.silu(total, inplace=True) if silu else total.relu_()
 
 
-def activated(branches: Sequence[Branch], *, silu: bool) -> Recipe:
-    """Return the recipe of the activation of a sum of normalised maps."""
-    make = partial(_make_activated, len(branches), silu)
+def activated(branches: Sequence[Branch], *, silu: bool, memo: Memo | None = None) -> Recipe:
+    """Return the recipe of the activation of a sum of normalised maps.
+
+    Args:
+        branches: the maps.
+        silu: whether the activation is SiLU, else ReLU.
+        memo: of which the activation will take the sum; None where it is of more than these maps.
+    """
     kept = tuple(tensor for branch in branches for tensor in branch)
-    return Recipe(make, kept, tuple(branches), silu)
+    leaves_total = memo is not None
+    memo = memo or Memo()
+    make = partial(_make_activated, len(branches), silu, memo if leaves_total else None)
+    return Recipe(partial(_made, memo, len(kept), make), kept, tuple(branches), silu, memo)
 
 
-def _make_activated(count: int, silu: bool, kept: Iterator[Tensor]) -> Tensor:
+def _made(memo: Memo, num_kept: int, make: Make, kept: Iterator[Tensor]) -> Tensor:
+    if memo.value is None:
+        return memo.given(make(kept))
+    for _ in range(num_kept):
+        next(kept)
+    return memo.given(memo.value)
+
+
+def _make_activated(count: int, silu: bool, memo: Memo | None, kept: Iterator[Tensor]) -> Tensor:
     branches = [Branch(*(next(kept) for _ in Branch._fields)) for _ in range(count)]
-    return activate(normalised(branches), silu=silu)
+    total = normalised(branches)
+    # The gradient of the activation comes right after the only one that wants the map; after one
+    # of several it would keep the sum for long.
+    if memo is None or memo.num_uses > 1:
+        return activate(total, silu=silu)
+    memo.total = total
+    return functional.silu(total) if silu else functional.relu(total)
+
+
+def _composed(make: Make, recipes: Sequence[Recipe]) -> Recipe:
+    """Return the recipe of a map that is made from others."""
+    kept = tuple(tensor for recipe in recipes for tensor in recipe.kept)
+    memo = Memo(tuple(recipe.memo for recipe in recipes if recipe.memo is not None))
+    return Recipe(partial(_made, memo, len(kept), make), kept, memo=memo)
 
 
 def _make_joined(parts: Sequence[Make], kept: Iterator[Tensor]) -> Tensor:
@@ -116,7 +180,7 @@ def join(xs: Sequence[Tensor], dimension: int = 1) -> Tensor:
         return out
     recipes = [_recipe_or_map(x) for x in xs]
     make = partial(_make_joined, tuple(recipe.make for recipe in recipes))
-    return with_recipe(out, Recipe(make, tuple(t for recipe in recipes for t in recipe.kept)))
+    return with_recipe(out, _composed(make, recipes))
 
 
 def halves(x: Tensor) -> list[Tensor]:
@@ -136,7 +200,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
         return x + y
     first, second = _recipe_or_map(x), _recipe_or_map(y)
     make = partial(_make_sum, first.make, second.make)
-    return with_recipe(x + y, Recipe(make, first.kept + second.kept))
+    return with_recipe(x + y, _composed(make, (first, second)))
 
 
 def enlarged(x: Tensor, out: Tensor, factor: float) -> Tensor:
@@ -144,4 +208,4 @@ def enlarged(x: Tensor, out: Tensor, factor: float) -> Tensor:
     recipe = recipe_of(x)
     if recipe is None:
         return out
-    return with_recipe(out, Recipe(partial(_make_enlarged, recipe.make, factor), recipe.kept))
+    return with_recipe(out, _composed(partial(_make_enlarged, recipe.make, factor), (recipe,)))

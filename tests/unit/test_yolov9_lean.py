@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from memplan_models import yolov9
+from memplan_models.yolov9.rebuild import Memo
 from memplan_models.yolov9.workload import from_name
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan.device import catalogue
 from memplan.device.replay import replay
@@ -176,6 +179,35 @@ def test_frozen_layers_stay_lean_and_still():
 
     assert not any(name.startswith("model.1.") for name in results[1])
     assert _distance(results[1], results[0]) < 1e-5
+
+
+class _Norms(TorchDispatchMode):
+    """Counts normalisations with statistics that are known already."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.native_batch_norm.default and not args[5]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cfg", ["yolov9-t", "yolov9-c", "gelan-c"])
+def test_backward_makes_each_map_once_and_leaves_none(cfg):
+    """One normalisation a norm for the map, at most half as many for derivatives; none is kept."""
+    workload, model = _workload(cfg), copy.deepcopy(_network(cfg))
+    workload.make_lean(model)
+    loss, _ = workload.compute_loss(model, workload.prepare(_batch(workload)))
+    memos = [one for one in gc.get_objects() if isinstance(one, Memo) and one.num_uses]
+
+    with _Norms() as norms:
+        loss.backward()
+
+    num_norms = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    assert num_norms <= norms.count < 1.5 * num_norms
+    assert memos
+    assert all((0, None, None) == (m.num_uses, m.value, m.total) for m in memos)
 
 
 def test_evaluation_is_untouched():

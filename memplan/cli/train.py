@@ -407,7 +407,8 @@ def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> N
             click.echo(f"Best epoch {summary.best_epoch}: {metrics} (measured)")
     if summary.details:
         click.echo(summary.details)
-        click.echo(f"Its tables and plots are in {summary.run_folder}", err=True)
+        what = "Tables and plots of it" if draws else "Its tables"
+        click.echo(f"{what} are in {summary.run_folder}", err=True)
     if summary.epochs_done:
         weights = summary.run_folder / "weights"
         click.echo(f"Weights {weights / 'best.pt'} and {weights / 'last.pt'}")

@@ -270,7 +270,7 @@ def from_name(name: str, **arguments: Any) -> Official:
         return Official(name, **arguments)
     except TypeError as error:
         reason = str(error).replace("Official.__init__() ", "")
-        raise UsageError(f"official:{name} cannot be set so: {reason}.") from None
+        raise UsageError(f"official:{name} cannot be set so: {reason}. Leave that out.") from None
 
 
 @contextlib.contextmanager

@@ -104,4 +104,7 @@ def from_name(name: str, **arguments: Any) -> Classification | Detection:
             return Detection(name, **arguments)
         return Classification(name, **arguments)
     except TypeError as error:
-        raise UsageError(f"torchvision:{name} cannot be set so: {error}.") from None
+        reason = str(error).rpartition("__init__() ")[2]
+        raise UsageError(
+            f"torchvision:{name} cannot be set so: {reason}. Leave that out."
+        ) from None

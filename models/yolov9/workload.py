@@ -336,7 +336,7 @@ def from_name(name: str, **arguments: Any) -> YoloV9:
         return YoloV9(name, **arguments)
     except TypeError as error:
         reason = str(error).replace("YoloV9.__init__() ", "")
-        raise UsageError(f"{name} cannot be set so: {reason}.") from None
+        raise UsageError(f"{name} cannot be set so: {reason}. Leave that out.") from None
 
 
 def _check_arguments(num_classes: int, image_size: int, objects_per_image: int) -> None:

@@ -26,6 +26,7 @@ TYPED = {
     "lean": False,
     "fused": False,
     "multi_scale": False,
+    "assigner_parts": None,
     "val_batch": None,
 }
 

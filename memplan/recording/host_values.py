@@ -1,0 +1,120 @@
+"""Host copies of small device tensors whose content is known.
+
+On the phantom card kernels compute nothing, so device memory has no content. What came from the
+host (targets, sizes, indices, lengths) keeps its values here, in one host copy for each device
+storage; views of a storage read and write the same copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# Storages above this size have no host copy: images and activations, whose values decide no size.
+LIMIT_BYTES = 4 << 20
+# Copies of freed storages are let go after so many new ones.
+_SWEEP_EVERY = 512
+
+
+@dataclass(slots=True)
+class Content:
+    """What a device storage holds, as far as it is known."""
+
+    host: torch.UntypedStorage | None
+    """The host's copy; None where every element is `constant`."""
+    by_rule: bool
+    """Whether any of it follows from a stated rule instead of from the host's own values."""
+    constant: bool = False
+
+
+@dataclass(slots=True)
+class _Entry:
+    weak: int
+    content: Content
+
+
+class HostValues:
+    """The known contents of device storages.
+
+    A storage is known by its C++ identity. The weak reference kept beside each content keeps that
+    identity from being given to another storage, so a freed and reused address is never mistaken.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._entries: dict[int, _Entry] = {}
+        self._until_sweep = _SWEEP_EVERY
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def content(self, tensor: torch.Tensor) -> Content | None:
+        """Return what a device tensor's storage holds, None when that is not known."""
+        if not self._entries:
+            return None
+        entry = self._entries.get(tensor.untyped_storage()._cdata)
+        return None if entry is None else entry.content
+
+    def view(self, tensor: torch.Tensor, content: Content) -> torch.Tensor:
+        """Return the host's view of a device tensor, sharing memory with all others of it."""
+        if content.host is None:
+            return torch.tensor(content.constant).expand(tensor.shape)
+        host = torch.empty((), dtype=tensor.dtype)
+        return host.set_(content.host, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+    def keep(self, tensor: torch.Tensor, host: torch.Tensor, *, by_rule: bool) -> bool:
+        """Take host values as a device tensor's content.
+
+        Args:
+            tensor: on the device; must cover its whole storage unless that is known already.
+            host: on the CPU, of the same shape.
+            by_rule: whether a rule had a part in them.
+
+        Returns:
+            Whether they were taken: False above the size limit, or for a part of an unknown whole.
+        """
+        storage = tensor.untyped_storage()
+        known = self._entries.get(storage._cdata)
+        if known is None or known.content.host is None:
+            if not self._is_whole(tensor, storage):
+                return False
+            self.forget(tensor)
+            known = self._add(storage, Content(torch.UntypedStorage(storage.nbytes()), False))
+        content = known.content
+        content.by_rule = content.by_rule or by_rule
+        self.view(tensor, content).copy_(host)
+        return True
+
+    def keep_constant(self, mask: torch.Tensor, value: bool) -> None:
+        """Take a fresh device mask of any size as one value throughout, by rule."""
+        self._add(mask.untyped_storage(), Content(None, by_rule=True, constant=value))
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Take a device tensor's whole storage as unknown from now on."""
+        if not self._entries:
+            return
+        entry = self._entries.pop(tensor.untyped_storage()._cdata, None)
+        if entry is not None:
+            torch.UntypedStorage._free_weak_ref(entry.weak)
+
+    def _is_whole(self, tensor: torch.Tensor, storage: torch.UntypedStorage) -> bool:
+        num_bytes = storage.nbytes()
+        covered = tensor.numel() * tensor.element_size()
+        return 0 < num_bytes <= self._limit_bytes and covered == num_bytes
+
+    def _add(self, storage: torch.UntypedStorage, content: Content) -> _Entry:
+        self._until_sweep -= 1
+        if not self._until_sweep:
+            self._sweep()
+        entry = _Entry(storage._weak_ref(), content)
+        self._entries[storage._cdata] = entry
+        return entry
+
+    def _sweep(self) -> None:
+        """Let go of the contents of storages that are freed."""
+        self._until_sweep = max(_SWEEP_EVERY, len(self._entries))
+        for identity, entry in list(self._entries.items()):
+            if torch.UntypedStorage._expired(entry.weak):
+                torch.UntypedStorage._free_weak_ref(entry.weak)
+                del self._entries[identity]

@@ -1,0 +1,431 @@
+"""Values that came from the host survive on a card that computes nothing.
+
+Each operator of `operators_list` is intercepted below autograd: PyTorch's own kernel runs as ever
+and allocates what it allocates; beside it, when all inputs are known, the same operator runs on the
+host's copies (`HostValues`), and its results become the content of the device's. Reads by the host
+(`.item()`, `.cpu()`, the sizes of `nonzero` and `unique`) then deliver these values, or what
+`ValueRules` states.
+
+No dispatch mode is used, which would change backward formulas: kernels are registered for the
+`BackendSelect` key, which every call passes after autograd and before the device's kernel.
+Source: PyTorch's `c10/core/DispatchKey.h` and `torch.library` documentation.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from memplan.phantom import control
+from memplan.recording import operators_list as ops
+from memplan.recording.host_values import HostValues
+from memplan.recording.sites import script_line
+from memplan.recording.value_rules import OF_FINITE, ValueRules
+
+_DISPATCH = torch._C.DispatchKey
+_BELOW = torch._C._dispatch_keyset_full_after(_DISPATCH.BackendSelect)
+Kernel = Callable[..., Any]
+Tensor = torch.Tensor
+
+
+class _Unknown(Exception):
+    """An input's values are not known."""
+
+
+class _Call:
+    """One overload of an operator: what it reads and writes, and how it is run."""
+
+    def __init__(self, overload: torch._ops.OpOverload) -> None:
+        self.overload = overload
+        self.name = overload._schema.name.removeprefix("aten::")
+        arguments = overload._schema.arguments
+        self.names = [argument.name for argument in arguments]
+        self.written = {
+            argument.name
+            for argument in arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
+        }
+        self.has_out = any(argument.is_out for argument in arguments)
+        self._tensors = [i for i, one in enumerate(arguments) if str(one.type) == "Tensor"]
+        self._redispatch = overload._handle.redispatch_boxed
+        self._has_kernel = _has_kernel(overload)
+
+    def run(self, keyset: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run what would have run without interception."""
+        keys = keyset & _BELOW
+        for position in self._tensors:
+            if position < len(args) and not isinstance(args[position], Tensor):
+                return self._run_with_number(keys, args, kwargs)
+        return self._redispatch(keys, *args, **kwargs)
+
+    def _run_with_number(self, keys: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a call one of whose tensors arrives as a number, as Python kernels are handed them.
+
+        Only the call by key makes it again the kind of number that leaves dtypes alone; what has
+        no kernel for the key itself does not look at dtypes so.
+        """
+        key = keys.highestPriorityTypeId()
+        if self._has_kernel(key):
+            return self.overload._op_dk(key, *args, **kwargs)
+        tensors = [
+            torch.tensor(one, dtype=torch.float64 if isinstance(one, float) else None)
+            if position in self._tensors and not isinstance(one, Tensor)
+            else one
+            for position, one in enumerate(args)
+        ]
+        return self._redispatch(keys, *tensors, **kwargs)
+
+    def reads_and_writes(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the device tensors whose values are read, and those that are written."""
+        reads: list[Tensor] = []
+        writes: list[Tensor] = []
+        overwrites = self.has_out or self.name in ops.OVERWRITES
+        for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
+            tensors = [one for one in _tensors_in(value) if one.is_cuda]
+            if name in self.written:
+                writes += tensors
+            if name not in self.written or not overwrites:
+                reads += tensors
+        return reads, writes
+
+
+def _has_kernel(overload: torch._ops.OpOverload) -> Callable[[Any], bool]:
+    name = overload._schema.name + (
+        f".{overload._schema.overload_name}" if overload._schema.overload_name else ""
+    )
+    found: dict[Any, bool] = {}
+
+    def answer(key: Any) -> bool:
+        if key not in found:
+            text = str(key).rpartition(".")[2]
+            found[key] = torch._C._dispatch_has_kernel_for_dispatch_key(name, text)
+        return found[key]
+
+    return answer
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _tensors_in(one)
+
+
+def _touches_device(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            if value.is_cuda:
+                return True
+        elif isinstance(value, (list, tuple)) and any(one.is_cuda for one in _tensors_in(value)):
+            return True
+    return False
+
+
+class KnownValues:
+    """Keeps the values that came from the host, and answers the host's reads.
+
+    Args:
+        rules: what is answered where values depend on the network's outputs.
+    """
+
+    def __init__(self, rules: ValueRules) -> None:
+        self.rules = rules
+        self.values = HostValues()
+        self.num_from_host = 0
+        self.by_rule: Counter[tuple[str, str]] = Counter()
+        """Reads answered by rule, by line of the script and by what was answered."""
+        self._here = threading.local()
+        self._library: torch.library.Library | None = None
+
+    def install(self) -> None:
+        """Intercept the operators in this process, for good."""
+        self._library = torch.library.Library("aten", "IMPL")
+        with warnings.catch_warnings():
+            # Registering over a kernel warns once; that is what is meant here.
+            warnings.simplefilter("ignore")
+            for overload in _all_overloads():
+                kernel = self._kernel_for(overload)
+                if kernel is not None:
+                    name = overload._schema.name.removeprefix("aten::")
+                    tail = overload._schema.overload_name
+                    self._library.impl(
+                        f"{name}.{tail}" if tail else name,
+                        kernel,
+                        "BackendSelect",
+                        with_keyset=True,
+                    )
+
+    # -- which kernel
+
+    def _kernel_for(self, overload: torch._ops.OpOverload) -> Kernel | None:
+        name = overload._schema.name.removeprefix("aten::")
+        call = _Call(overload)
+        if name == "_local_scalar_dense":
+            return self._intercepted(call, self._read_scalar)
+        if name == "copy_":
+            return self._intercepted(call, self._copy)
+        if name in ops.DATA_SIZED and not call.written:
+            return self._intercepted(call, self._data_sized)
+        is_listed = name in ops.FUNCTIONAL | ops.IN_PLACE | ops.FACTORIES
+        if is_listed and (call.written or name in ops.FUNCTIONAL):
+            return self._intercepted(call, self._computed)
+        if call.written and name not in ops.KEEPS_VALUES or name in ops.HIDDEN_WRITES:
+            return self._intercepted(call, self._forgetting) if _may_run(overload) else None
+        return None
+
+    def _intercepted(self, call: _Call, handle: Kernel) -> Kernel:
+        def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(self._here, "is_host", False) or not _touches_device(args, kwargs):
+                return call.run(keyset, args, kwargs)
+            return handle(call, keyset, args, kwargs)
+
+        return kernel
+
+    @contextmanager
+    def _on_host(self) -> Iterator[None]:
+        """Let everything inside pass, as it works on the host's copies."""
+        self._here.is_host = True
+        try:
+            yield
+        finally:
+            self._here.is_host = False
+
+    # -- what becomes of values
+
+    def _computed(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on the device and, where its inputs are known, on the host's copies."""
+        reads, writes = call.reads_and_writes(args, kwargs)
+        if not self._all_known(reads):
+            result = call.run(keyset, args, kwargs)
+            self._note_unknown(call, result, reads, writes, args, kwargs)
+            return result
+        found = self._host_result(call, args, kwargs, writes)
+        result = call.run(keyset, args, kwargs)
+        if found is None:
+            self._forget(writes)
+            return result
+        host, by_rule = found
+        with self._on_host():
+            for device, value in zip(_tensors_in(result), _tensors_in(host), strict=False):
+                is_taken = device.shape == value.shape and device.dtype == value.dtype
+                if not (is_taken and self.values.keep(device, value, by_rule=by_rule)):
+                    self.values.forget(device)
+        return result
+
+    def _all_known(self, reads: Sequence[Tensor]) -> bool:
+        content = self.values.content
+        return all(content(tensor) is not None for tensor in reads)
+
+    def _host_result(
+        self, call: _Call, args: Any, kwargs: Any, writes: Sequence[Tensor]
+    ) -> tuple[Any, bool] | None:
+        """Return the operator's result on the host's copies and whether a rule had a part in it.
+
+        None when the CPU cannot do it. What is written to is copied first, so that nothing has
+        changed on the host until the device's kernel has run.
+        """
+        fresh = {id(tensor) for tensor in writes}
+        by_rule = False
+
+        def hosted(value: Any) -> Any:
+            nonlocal by_rule
+            if isinstance(value, Tensor) and value.is_cuda:
+                content = self.values.content(value)
+                if content is None:
+                    return torch.empty(value.shape, dtype=value.dtype)
+                by_rule = by_rule or content.by_rule
+                view = self.values.view(value, content)
+                return view.clone() if id(value) in fresh else view
+            if isinstance(value, (list, tuple)):
+                return [hosted(one) for one in value]
+            return value
+
+        with self._on_host():
+            try:
+                host = call.overload(
+                    *(hosted(one) for one in args), **{k: hosted(v) for k, v in kwargs.items()}
+                )
+            except (RuntimeError, IndexError, TypeError, ValueError):
+                return None
+        return host, by_rule
+
+    def _note_unknown(
+        self, call: _Call, result: Any, reads: Any, writes: Any, args: Any, kwargs: Any
+    ) -> None:
+        """Forget what was written; give masks of unknown values what the rules state."""
+        self._forget(writes)
+        if writes or not isinstance(result, Tensor) or result.dtype is torch.uint8:
+            return
+        with self._on_host():
+            if call.name in OF_FINITE:
+                self.values.keep_constant(result, OF_FINITE[call.name])
+            elif call.name in ops.COMPARISONS:
+                self._note_comparison(call, result, args, kwargs)
+            elif call.name in ops.MASK_SUMMARIES and reads[0].dtype is torch.bool:
+                self._note_summary(call.name, result, reads[0])
+
+    def _note_comparison(self, call: _Call, result: Tensor, args: Any, kwargs: Any) -> None:
+        try:
+            operands = [self._assumed(one) if isinstance(one, Tensor) else one for one in args]
+        except _Unknown:
+            host = self.rules.mask(result.shape) if result.numel() <= 1 << 22 else None
+        else:
+            host = call.overload(*operands, **kwargs)
+        if host is not None:
+            self.values.keep(result, host, by_rule=True)
+
+    def _assumed(self, tensor: Tensor) -> Tensor:
+        """Return an operand's values, or those the rules state for a single number or integers."""
+        content = self.values.content(tensor) if tensor.is_cuda else None
+        if content is not None or not tensor.is_cuda:
+            return tensor if content is None else self.values.view(tensor, content)
+        if tensor.numel() == 1 or not tensor.dtype.is_floating_point:
+            value = self.rules.scalar(tensor.dtype)
+            return torch.full((), value, dtype=tensor.dtype).expand(tensor.shape)
+        raise _Unknown
+
+    def _note_summary(self, name: str, result: Tensor, mask: Tensor) -> None:
+        """Give the summary of an unknown mask, over all of it, its value by rule."""
+        if result.numel() != 1 or mask.numel() <= 1:
+            return
+        count = self.rules.count(mask.numel())
+        answers = {"all": 0, "min": 0, "any": 1, "max": 1}
+        host = torch.full(result.shape, answers.get(name, count), dtype=result.dtype)
+        self.values.keep(result, host, by_rule=True)
+
+    def _forgetting(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator whose writes are not followed."""
+        result = call.run(keyset, args, kwargs)
+        if call.written:
+            self._forget(call.reads_and_writes(args, kwargs)[1])
+        else:
+            self._forget([one for one in _tensors_in(args) if one.is_cuda])
+        return result
+
+    def _forget(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            self.values.forget(tensor)
+
+    def _data_sized(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator that reads the length of its own result."""
+        tensor: Tensor = args[0]
+        found = None
+        if self._all_known([tensor]):
+            found = self._host_result(call, args, kwargs, ())
+        length = self._length(call.name, tensor, found)
+        with self._answering(length.to_bytes(ops.DATA_SIZED[call.name], "little")):
+            if tensor.dtype is torch.bool and call.name == "_unique2" and found is not None:
+                # For masks PyTorch counts the true elements instead.
+                with self._on_host():
+                    true = int(self._assumed(tensor).sum())
+                control.clear_reads()
+                control.queue_read(true.to_bytes(4, "little"))
+            result = call.run(keyset, args, kwargs)
+        self._count_read(found is None or found[1], str(length))
+        if found is not None:
+            with self._on_host():
+                for device, value in zip(_tensors_in(result), _tensors_in(found[0]), strict=True):
+                    if device.shape == value.shape:
+                        self.values.keep(device, value, by_rule=found[1])
+        return result
+
+    def _length(self, name: str, tensor: Tensor, found: tuple[Any, bool] | None) -> int:
+        if found is not None:
+            return int(next(_tensors_in(found[0])).shape[0])
+        if name == "nonzero":
+            return self.rules.count(tensor.numel())
+        return min(1, tensor.numel())
+
+    @contextmanager
+    def _answering(self, content: bytes) -> Iterator[None]:
+        """Deliver bytes to the read that a kernel makes inside."""
+        control.queue_read(content)
+        self._here.is_answering = True
+        try:
+            yield
+        finally:
+            self._here.is_answering = False
+            control.clear_reads()
+
+    # -- reads by the host
+
+    def _read_scalar(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Return a number that the host asks for."""
+        tensor: Tensor = args[0]
+        if getattr(self._here, "is_answering", False):
+            return call.run(keyset, args, kwargs)
+        content = self.values.content(tensor)
+        if content is not None:
+            with self._on_host():
+                value = self.values.view(tensor, content).item()
+            self._count_read(content.by_rule, str(value))
+            return value
+        line = script_line()
+        value = self.rules.at_line.get(line, self.rules.scalar(tensor.dtype))
+        self.by_rule[line, f"{value:g}"] += 1
+        if tensor.dtype is torch.bool:
+            return True if line not in self.rules.at_line else bool(value)
+        return value if tensor.dtype.is_floating_point else int(value)
+
+    def _copy(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Copy, and let the values go along."""
+        target, source = args[0], args[1]
+        if target.is_cuda:
+            if isinstance(source, torch.nn.Parameter):
+                # Weights decide no size, and training changes them.
+                return self._forgetting(call, keyset, args, kwargs)
+            return self._computed(call, keyset, args, kwargs)
+        result = call.run(keyset, args, kwargs)
+        content = self.values.content(source)
+        with self._on_host():
+            if content is not None:
+                target.copy_(self.values.view(source, content))
+            elif source.dtype is torch.bool:
+                target.copy_(self.rules.mask(source.shape))
+            elif source.numel() == 1:
+                line = script_line()
+                target.fill_(self.rules.at_line.get(line, self.rules.scalar(source.dtype)))
+            else:
+                target.zero_()
+        self._count_read(content is None or content.by_rule, "a tensor")
+        return result
+
+    def _count_read(self, by_rule: bool, answer: str) -> None:
+        if by_rule:
+            self.by_rule[script_line(), answer] += 1
+        else:
+            self.num_from_host += 1
+
+
+def _all_overloads() -> Iterator[torch._ops.OpOverload]:
+    """Return every overload of PyTorch's own operators that writes, or is listed."""
+    listed = ops.FUNCTIONAL | ops.IN_PLACE | ops.FACTORIES | ops.HIDDEN_WRITES
+    listed |= {"_local_scalar_dense"}
+    for schema in torch._C._jit_get_all_schemas():
+        if not schema.name.startswith("aten::"):
+            continue
+        name = schema.name.removeprefix("aten::")
+        writes = any(one.alias_info is not None and one.alias_info.is_write for one in schema.arguments)
+        if name in listed or writes:
+            packet = getattr(torch.ops.aten, name, None)
+            overload = getattr(packet, schema.overload_name or "default", None)
+            if isinstance(overload, torch._ops.OpOverload) and _may_run(overload):
+                yield overload
+
+
+def _may_run(overload: torch._ops.OpOverload) -> bool:
+    """Return whether an overload reaches a device kernel of its own name."""
+    name = overload._schema.name
+    if overload._schema.overload_name:
+        name += f".{overload._schema.overload_name}"
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has(name, "CUDA") or has(name, "CompositeExplicitAutograd")

@@ -16,6 +16,7 @@ SHARED = {
 ROOMS = {
     "shared": set(),
     "device": set(),
+    "phantom": {"device"},
     "trace": {"device"},
     "fit": {"device", "trace"},
     "planner": {"device", "trace", "fit"},
@@ -161,7 +162,7 @@ def test_importing_memplan_does_not_load_torch():
     assert not _loads_torch("import memplan")
 
 
-@pytest.mark.parametrize("room", ["shared", "device", "fit", "report"])
+@pytest.mark.parametrize("room", ["shared", "device", "phantom", "fit", "report"])
 def test_a_room_without_torch_loads_without_torch(room):
     """Simulator, fit and reports run on a machine that has no torch."""
     names = [

@@ -63,13 +63,17 @@ class HostValues:
         host = torch.empty((), dtype=tensor.dtype)
         return host.set_(content.host, tensor.storage_offset(), tensor.size(), tensor.stride())
 
-    def keep(self, tensor: torch.Tensor, host: torch.Tensor, *, by_rule: bool) -> bool:
+    def keep(
+        self, tensor: torch.Tensor, host: torch.Tensor, *, by_rule: bool, is_fresh: bool = False
+    ) -> bool:
         """Take host values as a device tensor's content.
 
         Args:
             tensor: on the device; must cover its whole storage unless that is known already.
             host: on the CPU, of the same shape.
             by_rule: whether a rule had a part in them.
+            is_fresh: whether an operator has just made the tensor, so that nothing else reads the
+                rest of its storage.
 
         Returns:
             Whether they were taken: False above the size limit, or for a part of an unknown whole.
@@ -77,7 +81,7 @@ class HostValues:
         storage = tensor.untyped_storage()
         known = self._entries.get(storage._cdata)
         if known is None or known.content.host is None:
-            if not self._is_whole(tensor, storage):
+            if not self._is_taken(tensor, storage, is_fresh):
                 return False
             self.forget(tensor)
             known = self._add(storage, Content(torch.UntypedStorage(storage.nbytes()), False))
@@ -98,10 +102,12 @@ class HostValues:
         if entry is not None:
             torch.UntypedStorage._free_weak_ref(entry.weak)
 
-    def _is_whole(self, tensor: torch.Tensor, storage: torch.UntypedStorage) -> bool:
+    def _is_taken(
+        self, tensor: torch.Tensor, storage: torch.UntypedStorage, is_fresh: bool
+    ) -> bool:
         num_bytes = storage.nbytes()
-        covered = tensor.numel() * tensor.element_size()
-        return 0 < num_bytes <= self._limit_bytes and covered == num_bytes
+        is_whole = tensor.numel() * tensor.element_size() == num_bytes
+        return 0 < num_bytes <= self._limit_bytes and (is_whole or is_fresh)
 
     def _add(self, storage: torch.UntypedStorage, content: Content) -> _Entry:
         self._until_sweep -= 1

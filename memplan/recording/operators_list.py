@@ -60,3 +60,8 @@ COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 
 # Tell of a mask how much of it is true.
 MASK_SUMMARIES = frozenset({"all", "any", "count_nonzero", "max", "min", "sum"})
+
+# Combine masks element by element.
+MASK_LOGIC = frozenset(
+    {"mul", "bitwise_and", "bitwise_or", "bitwise_not", "logical_and", "logical_or", "logical_not"}
+)

@@ -17,7 +17,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ from memplan.recording.value_rules import OF_FINITE, ValueRules
 
 _DISPATCH = torch._C.DispatchKey
 _BELOW = torch._C._dispatch_keyset_full_after(_DISPATCH.BackendSelect)
+# A line that reads so often between two steps waits for something.
+_MOST_READS_A_STEP = 20_000
 Kernel = Callable[..., Any]
 Tensor = torch.Tensor
 
@@ -54,7 +56,6 @@ class _Call:
         self.has_out = any(argument.is_out for argument in arguments)
         self._tensors = [i for i, one in enumerate(arguments) if str(one.type) == "Tensor"]
         self._redispatch = overload._handle.redispatch_boxed
-        self._has_kernel = _has_kernel(overload)
 
     def run(self, keyset: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run what would have run without interception."""
@@ -65,16 +66,11 @@ class _Call:
         return self._redispatch(keys, *args, **kwargs)
 
     def _run_with_number(self, keys: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a call one of whose tensors arrives as a number, as Python kernels are handed them.
-
-        Only the call by key makes it again the kind of number that leaves dtypes alone; what has
-        no kernel for the key itself does not look at dtypes so.
-        """
-        key = keys.highestPriorityTypeId()
-        if self._has_kernel(key):
-            return self.overload._op_dk(key, *args, **kwargs)
+        """Run a call one of whose tensors arrives as a number, as Python kernels are handed them."""
+        operands = args[1:] if self.name == "where" else args
+        others = [one for one in operands if isinstance(one, Tensor)]
         tensors = [
-            torch.tensor(one, dtype=torch.float64 if isinstance(one, float) else None)
+            _as_tensor(one, others)
             if position in self._tensors and not isinstance(one, Tensor)
             else one
             for position, one in enumerate(args)
@@ -97,19 +93,20 @@ class _Call:
         return reads, writes
 
 
-def _has_kernel(overload: torch._ops.OpOverload) -> Callable[[Any], bool]:
-    name = overload._schema.name + (
-        f".{overload._schema.overload_name}" if overload._schema.overload_name else ""
-    )
-    found: dict[Any, bool] = {}
+def _as_tensor(number: Any, others: Sequence[Tensor]) -> Tensor:
+    """Return a number as a tensor that leaves the result's dtype as the number would have.
 
-    def answer(key: Any) -> bool:
-        if key not in found:
-            text = str(key).rpartition(".")[2]
-            found[key] = torch._C._dispatch_has_kernel_for_dispatch_key(name, text)
-        return found[key]
-
-    return answer
+    Source: `torch.result_type`: a number decides only when its kind is higher than the tensors';
+    so does a tensor of no dimension beside one that has some.
+    """
+    if not others:
+        return torch.tensor(number)
+    other = max(others, key=Tensor.dim)
+    if torch.result_type(other, number) != other.dtype:
+        return torch.tensor(number)
+    if other.dim() and isinstance(number, float):
+        return torch.tensor(number, dtype=torch.float64)
+    return torch.tensor(number, dtype=None if other.dim() else other.dtype)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
@@ -118,6 +115,15 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _tensors_in(one)
+
+
+def _pairs(device: Any, host: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield tensors that stand in the same place of two results; some kernels leave places empty."""
+    if isinstance(device, Tensor) and isinstance(host, Tensor):
+        yield device, host
+    elif isinstance(device, (list, tuple)) and isinstance(host, (list, tuple)):
+        for one, other in zip(device, host, strict=False):
+            yield from _pairs(one, other)
 
 
 def _touches_device(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
@@ -143,6 +149,9 @@ class KnownValues:
         self.num_from_host = 0
         self.by_rule: Counter[tuple[str, str]] = Counter()
         """Reads answered by rule, by line of the script and by what was answered."""
+        self.moving: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while a tensor moves from the host to the device."""
+        self._since_step: Counter[str] = Counter()
         self._here = threading.local()
         self._library: torch.library.Library | None = None
 
@@ -155,14 +164,8 @@ class KnownValues:
             for overload in _all_overloads():
                 kernel = self._kernel_for(overload)
                 if kernel is not None:
-                    name = overload._schema.name.removeprefix("aten::")
-                    tail = overload._schema.overload_name
-                    self._library.impl(
-                        f"{name}.{tail}" if tail else name,
-                        kernel,
-                        "BackendSelect",
-                        with_keyset=True,
-                    )
+                    name = _full_name(overload).removeprefix("aten::")
+                    self._library.impl(name, kernel, "BackendSelect", with_keyset=True)
 
     # -- which kernel
 
@@ -171,6 +174,8 @@ class KnownValues:
         call = _Call(overload)
         if name == "_local_scalar_dense":
             return self._intercepted(call, self._read_scalar)
+        if name == "_to_copy":
+            return self._moved(call)
         if name == "copy_":
             return self._intercepted(call, self._copy)
         if name in ops.DATA_SIZED and not call.written:
@@ -187,6 +192,18 @@ class KnownValues:
             if getattr(self._here, "is_host", False) or not _touches_device(args, kwargs):
                 return call.run(keyset, args, kwargs)
             return handle(call, keyset, args, kwargs)
+
+        return kernel
+
+    def _moved(self, call: _Call) -> Kernel:
+        """Return the kernel that tells of moves to the device; the copy inside has the values."""
+
+        def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            device = kwargs.get("device")
+            if device is None or args[0].is_cuda or torch.device(device).type != "cuda":
+                return call.run(keyset, args, kwargs)
+            with self.moving():
+                return call.run(keyset, args, kwargs)
 
         return kernel
 
@@ -208,17 +225,37 @@ class KnownValues:
             result = call.run(keyset, args, kwargs)
             self._note_unknown(call, result, reads, writes, args, kwargs)
             return result
+        if reads and call.name in ops.MASK_LOGIC and self._constants(reads):
+            return self._computed_constant(call, keyset, args, kwargs)
         found = self._host_result(call, args, kwargs, writes)
         result = call.run(keyset, args, kwargs)
         if found is None:
             self._forget(writes)
             return result
         host, by_rule = found
+        self._keep(result, host, by_rule=by_rule, is_fresh=not writes)
+        return result
+
+    def _keep(self, result: Any, host: Any, *, by_rule: bool, is_fresh: bool) -> None:
+        """Take the host's results as the content of the device's, where their shapes agree."""
         with self._on_host():
-            for device, value in zip(_tensors_in(result), _tensors_in(host), strict=False):
+            for device, value in _pairs(result, host):
                 is_taken = device.shape == value.shape and device.dtype == value.dtype
-                if not (is_taken and self.values.keep(device, value, by_rule=by_rule)):
+                keep = self.values.keep
+                if not (is_taken and keep(device, value, by_rule=by_rule, is_fresh=is_fresh)):
                     self.values.forget(device)
+
+    def _constants(self, reads: Sequence[Tensor]) -> bool:
+        contents = (self.values.content(tensor) for tensor in reads)
+        return all(content is not None and content.host is None for content in contents)
+
+    def _computed_constant(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on masks of one value each, however large they are."""
+        contents = (self.values.content(one) for one in _tensors_in(args))
+        values = [torch.tensor(one.constant) for one in contents if one is not None]
+        result = call.run(keyset, args, kwargs)
+        with self._on_host():
+            self.values.keep_constant(result, bool(call.overload(*values)))
         return result
 
     def _all_known(self, reads: Sequence[Tensor]) -> bool:
@@ -266,8 +303,9 @@ class KnownValues:
         if writes or not isinstance(result, Tensor) or result.dtype is torch.uint8:
             return
         with self._on_host():
-            if call.name in OF_FINITE:
-                self.values.keep_constant(result, OF_FINITE[call.name])
+            finite = OF_FINITE.get(call.name, _told_by_finiteness(call.name, args))
+            if finite is not None:
+                self.values.keep_constant(result, finite)
             elif call.name in ops.COMPARISONS:
                 self._note_comparison(call, result, args, kwargs)
             elif call.name in ops.MASK_SUMMARIES and reads[0].dtype is torch.bool:
@@ -332,10 +370,7 @@ class KnownValues:
             result = call.run(keyset, args, kwargs)
         self._count_read(found is None or found[1], str(length))
         if found is not None:
-            with self._on_host():
-                for device, value in zip(_tensors_in(result), _tensors_in(found[0]), strict=True):
-                    if device.shape == value.shape:
-                        self.values.keep(device, value, by_rule=found[1])
+            self._keep(result, found[0], by_rule=found[1], is_fresh=True)
         return result
 
     def _length(self, name: str, tensor: Tensor, found: tuple[Any, bool] | None) -> int:
@@ -371,7 +406,7 @@ class KnownValues:
             return value
         line = script_line()
         value = self.rules.at_line.get(line, self.rules.scalar(tensor.dtype))
-        self.by_rule[line, f"{value:g}"] += 1
+        self._note_by_rule(line, f"{value:g}")
         if tensor.dtype is torch.bool:
             return True if line not in self.rules.at_line else bool(value)
         return value if tensor.dtype.is_floating_point else int(value)
@@ -401,15 +436,43 @@ class KnownValues:
 
     def _count_read(self, by_rule: bool, answer: str) -> None:
         if by_rule:
-            self.by_rule[script_line(), answer] += 1
+            self._note_by_rule(script_line(), answer)
         else:
             self.num_from_host += 1
+
+    def _note_by_rule(self, line: str, answer: str) -> None:
+        self.by_rule[line, answer] += 1
+        self._since_step[line] += 1
+        if self._since_step[line] > _MOST_READS_A_STEP:
+            raise RuntimeError(
+                f"{line} has read a value {_MOST_READS_A_STEP} times without a training step: a "
+                "loop waits for what no card computes. Give the line its value with --read "
+                f"{line}=VALUE."
+            )
+
+    def end_step(self) -> None:
+        """Begin to count anew how often each line reads."""
+        self._since_step.clear()
+
+
+def _told_by_finiteness(name: str, args: Sequence[Any]) -> bool | None:
+    """Return what a comparison is for every finite number: `x == x`, `x.abs() == inf`.
+
+    So PyTorch composes `isfinite`, `isnan` and `isinf`.
+    """
+    if name not in {"eq", "ne"} or len(args) < 2:
+        return None
+    one, other = args[0], args[1]
+    is_infinite = isinstance(other, (int, float)) and abs(other) == float("inf")
+    if one is other:
+        return name == "eq"
+    return name == "ne" if is_infinite else None
 
 
 def _all_overloads() -> Iterator[torch._ops.OpOverload]:
     """Return every overload of PyTorch's own operators that writes, or is listed."""
     listed = ops.FUNCTIONAL | ops.IN_PLACE | ops.FACTORIES | ops.HIDDEN_WRITES
-    listed |= {"_local_scalar_dense"}
+    listed |= {"_local_scalar_dense", "_to_copy"}
     for schema in torch._C._jit_get_all_schemas():
         if not schema.name.startswith("aten::"):
             continue
@@ -424,8 +487,13 @@ def _all_overloads() -> Iterator[torch._ops.OpOverload]:
 
 def _may_run(overload: torch._ops.OpOverload) -> bool:
     """Return whether an overload reaches a device kernel of its own name."""
-    name = overload._schema.name
-    if overload._schema.overload_name:
-        name += f".{overload._schema.overload_name}"
+    name = _full_name(overload)
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return has(name, "CUDA") or has(name, "CompositeExplicitAutograd")
+    # TorchScript's own operators are not in the dispatcher.
+    is_dispatched = torch._C._dispatch_has_kernel(name)
+    return is_dispatched and (has(name, "CUDA") or has(name, "CompositeExplicitAutograd"))
+
+
+def _full_name(overload: torch._ops.OpOverload) -> str:
+    tail = overload._schema.overload_name
+    return f"{overload._schema.name}.{tail}" if tail else str(overload._schema.name)

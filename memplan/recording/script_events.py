@@ -1,0 +1,208 @@
+"""From the allocator's history of a watched script to what lived at its peak.
+
+Works on plain values, so that it needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Points of the drawn curve, at most.
+_MOST_POINTS = 2000
+_ROUND = 512
+_NO_FORWARD = frozenset({"forward"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A moment at which it was known what lies at some addresses."""
+
+    num_allocations: int
+    """Allocations that the allocator had served by then, since its start."""
+    categories: dict[int, str]
+    """`parameter`, `gradient` or `optimizer_state` by address of the block."""
+
+
+@dataclass(slots=True)
+class _Block:
+    """One allocation in the history."""
+
+    address: int
+    num_bytes: int
+    phase: str
+    path: str
+    category: str = ""
+    freed_in: str | None = None
+    """Phase in which it was freed; None while it lives."""
+
+
+def _parted(text: str) -> tuple[str, str]:
+    phase, _, path = text.partition("\x1f")
+    return phase, path
+
+
+class History:
+    """The history replayed: each allocation once, and how many bytes lived after each event.
+
+    A history may begin late, as old events give way to new ones. What was allocated before is
+    known from its free, or from the blocks that stand at the end.
+
+    Args:
+        events: alloc and free entries of one device, oldest first.
+        standing: address and bytes of the blocks in use at the end.
+        num_allocations: that the allocator has served in all.
+    """
+
+    def __init__(
+        self,
+        events: Iterable[dict[str, Any]],
+        standing: dict[int, int],
+        num_allocations: int,
+    ) -> None:
+        self.steps: list[tuple[_Block, bool]] = []
+        self.before: list[_Block] = []
+        live: dict[int, _Block] = {}
+        for event in events:
+            action, address = event["action"], event["addr"]
+            phase, path = _parted(event.get("user_metadata", ""))
+            if action == "alloc":
+                size = -(-event["size"] // _ROUND) * _ROUND
+                block = live[address] = _Block(address, size, phase, path)
+                self.steps.append((block, True))
+            elif action == "free_requested":
+                block = live.pop(address, None) or self._earlier(address, event["size"])
+                block.freed_in = phase
+                self.steps.append((block, False))
+        for address, size in standing.items():
+            if address not in live:
+                self._earlier(address, size)
+        served = sum(is_alloc for _, is_alloc in self.steps)
+        self.num_before = max(0, num_allocations - served)
+
+    def _earlier(self, address: int, num_bytes: int) -> _Block:
+        block = _Block(address, -(-num_bytes // _ROUND) * _ROUND, "", "")
+        self.before.append(block)
+        return block
+
+    def categorize(self, marks: Sequence[Mark]) -> None:
+        """Give blocks the categories that were known at some moments, the others by lifetime."""
+        pending = sorted(marks, key=lambda mark: mark.num_allocations)
+        live = {block.address: block for block in self.before}
+        served = self.num_before
+        for block, is_alloc in self.steps:
+            while pending and is_alloc and served >= pending[0].num_allocations:
+                _assign(live, pending.pop(0))
+            if is_alloc:
+                live[block.address] = block
+                served += 1
+            else:
+                live.pop(block.address, None)
+        for mark in pending:
+            _assign(live, mark)
+        for block in (*self.before, *(block for block, is_alloc in self.steps if is_alloc)):
+            if not block.category:
+                block.category = _by_lifetime(block)
+
+    def peak(self) -> tuple[int, int]:
+        """Return the index of the event after which most bytes lived, and how many."""
+        total = most = sum(block.num_bytes for block in self.before)
+        at = -1
+        for index, (block, is_alloc) in enumerate(self.steps):
+            total += block.num_bytes if is_alloc else -block.num_bytes
+            if total > most:
+                at, most = index, total
+        return at, most
+
+    def live_after(self, index: int) -> list[_Block]:
+        """Return the blocks that lived after an event."""
+        live = {id(block): block for block in self.before}
+        for block, is_alloc in self.steps[: index + 1]:
+            if is_alloc:
+                live[id(block)] = block
+            else:
+                live.pop(id(block), None)
+        return list(live.values())
+
+    def curve(self) -> list[tuple[float, int]]:
+        """Return allocated bytes over the history: the most of each stretch of events."""
+        width = max(1, len(self.steps) // _MOST_POINTS)
+        total = sum(block.num_bytes for block in self.before)
+        points: list[tuple[float, int]] = []
+        most = total
+        for index, (block, is_alloc) in enumerate(self.steps, start=1):
+            total += block.num_bytes if is_alloc else -block.num_bytes
+            most = max(most, total)
+            if index % width == 0 or index == len(self.steps):
+                points.append((index / len(self.steps), most))
+                most = total
+        return points
+
+
+def _assign(live: dict[int, _Block], mark: Mark) -> None:
+    for address, category in mark.categories.items():
+        if address in live and not live[address].category:
+            live[address].category = category
+
+
+def _by_lifetime(block: _Block) -> str:
+    """Return what a block is by when it lived: forward's that lives into backward is kept for it."""
+    if block.phase == "input":
+        return "input"
+    if not block.phase:
+        return "unattributed"
+    is_kept = block.freed_in is None or block.freed_in != block.phase
+    return "activation" if block.phase == "forward" and is_kept else "temporary"
+
+
+def breakdown(
+    snapshot: dict[str, Any], device: int, marks: Sequence[Mark], steps: Sequence[dict[str, int]]
+) -> dict[str, Any]:
+    """Return what lived at the peak by category and module, and memory over the history.
+
+    Args:
+        snapshot: of `torch.cuda.memory._snapshot`.
+        device: index of the card.
+        marks: moments at which categories were known.
+        steps: allocator counts after each optimizer step.
+    """
+    traces = snapshot["device_traces"]
+    events = traces[device] if device < len(traces) else traces[0]
+    standing = {
+        address: size
+        for segment in snapshot["segments"]
+        if segment.get("device", device) == device
+        for address, size in _standing(segment)
+    }
+    served = steps[-1]["num_allocations"] if steps else 0
+    num_allocs = sum(event["action"] == "alloc" for event in events)
+    history = History(events, standing, max(served, num_allocs))
+    history.categorize(marks)
+    at, most = history.peak()
+    live = history.live_after(at)
+    categories: dict[str, int] = {}
+    modules: dict[str, dict[str, int]] = {}
+    for block in live:
+        categories[block.category] = categories.get(block.category, 0) + block.num_bytes
+        held = modules.setdefault(block.path, {})
+        held[block.category] = held.get(block.category, 0) + block.num_bytes
+    phase, path = ("", "") if at < 0 else (history.steps[at][0].phase, history.steps[at][0].path)
+    return {
+        "peak_bytes": most,
+        "peak_phase": phase,
+        "peak_module": path,
+        "categories": categories,
+        "modules": modules,
+        "curve": history.curve(),
+        "num_events": len(events),
+    }
+
+
+def _standing(segment: dict[str, Any]) -> Iterable[tuple[int, int]]:
+    address = segment["address"]
+    for block in segment["blocks"]:
+        place = block.get("address", address)
+        if block["state"] == "active_allocated":
+            yield place, block["size"]
+        address = place + block["size"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 # Storages above this size have no host copy: images and activations, whose values decide no size.
-LIMIT_BYTES = 4 << 20
+LIMIT_BYTES = 1 << 20
 # Copies of freed storages are let go after so many new ones.
 _SWEEP_EVERY = 512
 
@@ -55,6 +55,10 @@ class HostValues:
             return None
         entry = self._entries.get(tensor.untyped_storage()._cdata)
         return None if entry is None else entry.content
+
+    def has_room(self, tensor: torch.Tensor) -> bool:
+        """Return whether a device tensor's storage is small enough to have a host copy."""
+        return tensor.untyped_storage().nbytes() <= self._limit_bytes
 
     def view(self, tensor: torch.Tensor, content: Content) -> torch.Tensor:
         """Return the host's view of a device tensor, sharing memory with all others of it."""

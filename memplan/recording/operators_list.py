@@ -34,17 +34,13 @@ OVERWRITES = frozenset({"copy_", "fill_", "zero_"})
 # Fill a tensor, given as `out`, from numbers alone.
 FACTORIES = frozenset({"arange", "eye", "linspace", "logspace", "range"})
 
-# Write to what they do not declare: the running statistics of batch norm.
-HIDDEN_WRITES = frozenset(
-    """
-    native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit
-    _batch_norm_with_update batch_norm_update_stats batch_norm_gather_stats_with_counts
-    """.split()
-)
-
-# Their writes leave known values standing: gradients are taken not to overflow.
+# Their writes leave known values standing: gradients are taken not to overflow, and some change no
+# more than how a tensor is seen.
 KEEPS_VALUES = frozenset(
-    {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_", "resize_", "set_"}
+    """
+    _amp_foreach_non_finite_check_and_unscale_ _amp_update_scale_ as_strided_ detach_ requires_grad_
+    resize_ resize_as_ set_ squeeze_ swapaxes_ swapdims_ t_ transpose_ unsqueeze_
+    """.split()
 )
 
 # Read how long their results are while they run: the bytes of that number.

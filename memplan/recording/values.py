@@ -29,6 +29,7 @@ from memplan.recording.sites import script_line
 from memplan.recording.value_rules import OF_FINITE, ValueRules
 
 _DISPATCH = torch._C.DispatchKey
+_RULED = {*OF_FINITE, *ops.COMPARISONS, *ops.MASK_SUMMARIES}
 _BELOW = torch._C._dispatch_keyset_full_after(_DISPATCH.BackendSelect)
 # A line that reads so often between two steps waits for something.
 _MOST_READS_A_STEP = 20_000
@@ -53,7 +54,8 @@ class _Call:
             for argument in arguments
             if argument.alias_info is not None and argument.alias_info.is_write
         }
-        self.has_out = any(argument.is_out for argument in arguments)
+        overwrites = self.name in ops.OVERWRITES or any(one.is_out for one in arguments)
+        self._not_read = self.written if overwrites else set()
         self._tensors = [i for i, one in enumerate(arguments) if str(one.type) == "Tensor"]
         self._redispatch = overload._handle.redispatch_boxed
 
@@ -77,20 +79,20 @@ class _Call:
         ]
         return self._redispatch(keys, *tensors, **kwargs)
 
-    def reads_and_writes(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the device tensors whose values are read, and those that are written."""
-        reads: list[Tensor] = []
-        writes: list[Tensor] = []
-        overwrites = self.has_out or self.name in ops.OVERWRITES
-        for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
-            tensors = [one for one in _tensors_in(value) if one.is_cuda]
-            if name in self.written:
-                writes += tensors
-            if name not in self.written or not overwrites:
-                reads += tensors
-        return reads, writes
+    def reads(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+        """Yield the device tensors whose values are read."""
+        not_read = self._not_read
+        for name, value in zip(self.names, args, strict=False):
+            if name not in not_read:
+                yield from _device_tensors(value)
+        for name, value in kwargs.items():
+            if name not in not_read:
+                yield from _device_tensors(value)
+
+    def writes(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+        """Return the device tensors that are written."""
+        named = (*zip(self.names, args, strict=False), *kwargs.items())
+        return [one for name, value in named if name in self.written for one in _device_tensors(value)]
 
 
 def _as_tensor(number: Any, others: Sequence[Tensor]) -> Tensor:
@@ -107,6 +109,16 @@ def _as_tensor(number: Any, others: Sequence[Tensor]) -> Tensor:
     if other.dim() and isinstance(number, float):
         return torch.tensor(number, dtype=torch.float64)
     return torch.tensor(number, dtype=None if other.dim() else other.dtype)
+
+
+def _device_tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_cuda:
+            yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            if isinstance(one, Tensor) and one.is_cuda:
+                yield one
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
@@ -127,13 +139,13 @@ def _pairs(device: Any, host: Any) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _touches_device(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    for value in (*args, *kwargs.values()):
+    for value in args:
         if isinstance(value, Tensor):
             if value.is_cuda:
                 return True
-        elif isinstance(value, (list, tuple)) and any(one.is_cuda for one in _tensors_in(value)):
+        elif isinstance(value, (list, tuple)) and next(_device_tensors(value), None) is not None:
             return True
-    return False
+    return bool(kwargs) and any(_touches_device((value,), {}) for value in kwargs.values())
 
 
 class KnownValues:
@@ -152,6 +164,7 @@ class KnownValues:
         self.moving: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered while a tensor moves from the host to the device."""
         self._since_step: Counter[str] = Counter()
+        self._state: set[int] = set()
         self._here = threading.local()
         self._library: torch.library.Library | None = None
 
@@ -166,6 +179,22 @@ class KnownValues:
                 if kernel is not None:
                     name = _full_name(overload).removeprefix("aten::")
                     self._library.impl(name, kernel, "BackendSelect", with_keyset=True)
+
+        self._follow_modules()
+
+    def _follow_modules(self) -> None:
+        """Take what modules hold as unknown when they move: weights decide no size, and change."""
+        move = torch.nn.Module._apply
+
+        def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            outer = self._state
+            self._state = {id(one) for one in (*module.parameters(), *module.buffers())} | outer
+            try:
+                return move(module, *args, **kwargs)
+            finally:
+                self._state = outer
+
+        torch.nn.Module._apply = moved  # type: ignore[method-assign]
 
     # -- which kernel
 
@@ -183,8 +212,8 @@ class KnownValues:
         is_listed = name in ops.FUNCTIONAL | ops.IN_PLACE | ops.FACTORIES
         if is_listed and (call.written or name in ops.FUNCTIONAL):
             return self._intercepted(call, self._computed)
-        if call.written and name not in ops.KEEPS_VALUES or name in ops.HIDDEN_WRITES:
-            return self._intercepted(call, self._forgetting) if _may_run(overload) else None
+        if call.written and name not in ops.KEEPS_VALUES:
+            return self._intercepted(call, self._forgetting)
         return None
 
     def _intercepted(self, call: _Call, handle: Kernel) -> Kernel:
@@ -202,38 +231,51 @@ class KnownValues:
             device = kwargs.get("device")
             if device is None or args[0].is_cuda or torch.device(device).type != "cuda":
                 return call.run(keyset, args, kwargs)
+            self._here.is_state = id(args[0]) in self._state
             with self.moving():
-                return call.run(keyset, args, kwargs)
+                result = call.run(keyset, args, kwargs)
+            self._here.is_state = False
+            return result
 
         return kernel
 
     @contextmanager
     def _on_host(self) -> Iterator[None]:
-        """Let everything inside pass, as it works on the host's copies."""
+        """Let everything inside pass, as it works on the host's copies.
+
+        One thread does: the copies are small, and waiting for a second costs more than it helps.
+        """
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         self._here.is_host = True
         try:
             yield
         finally:
             self._here.is_host = False
+            torch.set_num_threads(num_threads)
 
     # -- what becomes of values
 
     def _computed(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on the device and, where its inputs are known, on the host's copies."""
-        reads, writes = call.reads_and_writes(args, kwargs)
-        if not self._all_known(reads):
-            result = call.run(keyset, args, kwargs)
-            self._note_unknown(call, result, reads, writes, args, kwargs)
-            return result
+        content = self.values.content
+        for tensor in call.reads(args, kwargs):
+            if content(tensor) is None:
+                result = call.run(keyset, args, kwargs)
+                if call.written or call.name in _RULED:
+                    self._note_unknown(call, result, args, kwargs)
+                return result
+        reads = list(call.reads(args, kwargs))
         if reads and call.name in ops.MASK_LOGIC and self._constants(reads):
             return self._computed_constant(call, keyset, args, kwargs)
-        found = self._host_result(call, args, kwargs, writes)
         result = call.run(keyset, args, kwargs)
+        found = None
+        if all(self.values.has_room(one) for one in _tensors_in(result)):
+            found = self._host_result(call, args, kwargs)
         if found is None:
-            self._forget(writes)
-            return result
-        host, by_rule = found
-        self._keep(result, host, by_rule=by_rule, is_fresh=not writes)
+            self._forget(call.writes(args, kwargs))
+        else:
+            self._keep(result, found[0], by_rule=found[1], is_fresh=not call.written)
         return result
 
     def _keep(self, result: Any, host: Any, *, by_rule: bool, is_fresh: bool) -> None:
@@ -258,19 +300,11 @@ class KnownValues:
             self.values.keep_constant(result, bool(call.overload(*values)))
         return result
 
-    def _all_known(self, reads: Sequence[Tensor]) -> bool:
-        content = self.values.content
-        return all(content(tensor) is not None for tensor in reads)
-
-    def _host_result(
-        self, call: _Call, args: Any, kwargs: Any, writes: Sequence[Tensor]
-    ) -> tuple[Any, bool] | None:
+    def _host_result(self, call: _Call, args: Any, kwargs: Any) -> tuple[Any, bool] | None:
         """Return the operator's result on the host's copies and whether a rule had a part in it.
 
-        None when the CPU cannot do it. What is written to is copied first, so that nothing has
-        changed on the host until the device's kernel has run.
+        None when the CPU cannot do it. What it writes to is written on the host.
         """
-        fresh = {id(tensor) for tensor in writes}
         by_rule = False
 
         def hosted(value: Any) -> Any:
@@ -280,8 +314,7 @@ class KnownValues:
                 if content is None:
                     return torch.empty(value.shape, dtype=value.dtype)
                 by_rule = by_rule or content.by_rule
-                view = self.values.view(value, content)
-                return view.clone() if id(value) in fresh else view
+                return self.values.view(value, content)
             if isinstance(value, (list, tuple)):
                 return [hosted(one) for one in value]
             return value
@@ -295,12 +328,11 @@ class KnownValues:
                 return None
         return host, by_rule
 
-    def _note_unknown(
-        self, call: _Call, result: Any, reads: Any, writes: Any, args: Any, kwargs: Any
-    ) -> None:
+    def _note_unknown(self, call: _Call, result: Any, args: Any, kwargs: Any) -> None:
         """Forget what was written; give masks of unknown values what the rules state."""
-        self._forget(writes)
-        if writes or not isinstance(result, Tensor) or result.dtype is torch.uint8:
+        if call.written:
+            self._forget(call.writes(args, kwargs))
+        if call.written or not isinstance(result, Tensor):
             return
         with self._on_host():
             finite = OF_FINITE.get(call.name, _told_by_finiteness(call.name, args))
@@ -308,8 +340,8 @@ class KnownValues:
                 self.values.keep_constant(result, finite)
             elif call.name in ops.COMPARISONS:
                 self._note_comparison(call, result, args, kwargs)
-            elif call.name in ops.MASK_SUMMARIES and reads[0].dtype is torch.bool:
-                self._note_summary(call.name, result, reads[0])
+            elif call.name in ops.MASK_SUMMARIES and args[0].dtype is torch.bool:
+                self._note_summary(call.name, result, args[0])
 
     def _note_comparison(self, call: _Call, result: Tensor, args: Any, kwargs: Any) -> None:
         try:
@@ -343,10 +375,7 @@ class KnownValues:
     def _forgetting(self, call: _Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator whose writes are not followed."""
         result = call.run(keyset, args, kwargs)
-        if call.written:
-            self._forget(call.reads_and_writes(args, kwargs)[1])
-        else:
-            self._forget([one for one in _tensors_in(args) if one.is_cuda])
+        self._forget(call.writes(args, kwargs))
         return result
 
     def _forget(self, tensors: Sequence[Tensor]) -> None:
@@ -357,8 +386,8 @@ class KnownValues:
         """Run an operator that reads the length of its own result."""
         tensor: Tensor = args[0]
         found = None
-        if self._all_known([tensor]):
-            found = self._host_result(call, args, kwargs, ())
+        if self.values.content(tensor) is not None:
+            found = self._host_result(call, args, kwargs)
         length = self._length(call.name, tensor, found)
         with self._answering(length.to_bytes(ops.DATA_SIZED[call.name], "little")):
             if tensor.dtype is torch.bool and call.name == "_unique2" and found is not None:
@@ -415,9 +444,11 @@ class KnownValues:
         """Copy, and let the values go along."""
         target, source = args[0], args[1]
         if target.is_cuda:
-            if isinstance(source, torch.nn.Parameter):
-                # Weights decide no size, and training changes them.
-                return self._forgetting(call, keyset, args, kwargs)
+            is_state = getattr(self._here, "is_state", False)
+            if is_state or (source.is_cuda and self.values.content(source) is None):
+                result = call.run(keyset, args, kwargs)
+                self.values.forget(target)
+                return result
             return self._computed(call, keyset, args, kwargs)
         result = call.run(keyset, args, kwargs)
         content = self.values.content(source)
@@ -471,7 +502,7 @@ def _told_by_finiteness(name: str, args: Sequence[Any]) -> bool | None:
 
 def _all_overloads() -> Iterator[torch._ops.OpOverload]:
     """Return every overload of PyTorch's own operators that writes, or is listed."""
-    listed = ops.FUNCTIONAL | ops.IN_PLACE | ops.FACTORIES | ops.HIDDEN_WRITES
+    listed = ops.FUNCTIONAL | ops.IN_PLACE | ops.FACTORIES
     listed |= {"_local_scalar_dense", "_to_copy"}
     for schema in torch._C._jit_get_all_schemas():
         if not schema.name.startswith("aten::"):

@@ -96,6 +96,8 @@ def _lines(reads: tuple[str, ...]) -> dict[str, float]:
 
 def text(answer: ScriptAnswer) -> str:
     """Return an answer as people read it."""
+    if not answer.allocated_peak_bytes:
+        return _headline(answer)
     parts = [_headline(answer), _peaks(answer), _categories(answer), _modules(answer)]
     parts += [_growth(answer), _reads(answer), _notes(answer)]
     return "\n\n".join(part for part in parts if part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ class ModulesSeen:
         self._root: weakref.ref[torch.nn.Module] | None = None
         self._stack: list[tuple[int, str]] = []
         self._was_leaf = False
-        self.phase = ""
+        self.phase = "between"
         self.path = ""
         self.roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         """Outermost modules that were called."""
@@ -57,11 +58,32 @@ class ModulesSeen:
         """Register the hooks, for all modules of this process."""
         torch.nn.modules.module.register_module_forward_pre_hook(self._enter)
         torch.nn.modules.module.register_module_forward_hook(self._leave)
+        torch.autograd.backward = self._phased(torch.autograd.backward)
+        torch.autograd.grad = self._phased(torch.autograd.grad)
 
     def set_phase(self, phase: str) -> None:
-        """Begin a phase: `forward`, `backward`, `optimizer_step`, `evaluation` or `input`."""
-        self.phase = phase
-        self._tell(label(phase, self.path))
+        """Begin a phase, outside all modules.
+
+        Phases are `forward`, `backward`, `optimizer_step`, `evaluation`, `input` (a move from the
+        host) and `between` (after a backward or an optimizer step).
+        """
+        self.phase, self.path = phase, ""
+        self._stack.clear()
+        self._tell(label(phase, ""))
+
+    def _phased(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of autograd's that says when backward begins and ends."""
+
+        @functools.wraps(run)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            if self.phase == "backward" or threading.get_ident() != self._thread:
+                return run(*args, **kwargs)
+            self.set_phase("backward")
+            result = run(*args, **kwargs)
+            self.set_phase("between")
+            return result
+
+        return backward
 
     @contextmanager
     def input(self) -> Iterator[None]:
@@ -109,7 +131,6 @@ class ModulesSeen:
 
     def _in_backward(self, path: str) -> Callable[[Any], None]:
         def hook(_: Any) -> None:
-            self.phase = "backward"
             self._at(path)
 
         return hook

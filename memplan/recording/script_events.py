@@ -12,7 +12,6 @@ from typing import Any
 # Points of the drawn curve, at most.
 _MOST_POINTS = 2000
 _ROUND = 512
-_NO_FORWARD = frozenset({"forward"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +64,16 @@ class History:
         self.before: list[_Block] = []
         live: dict[int, _Block] = {}
         for event in events:
-            action, address = event["action"], event["addr"]
+            action = event["action"]
+            if action not in {"alloc", "free_requested"}:
+                continue
+            address = event["addr"]
             phase, path = _parted(event.get("user_metadata", ""))
             if action == "alloc":
                 size = -(-event["size"] // _ROUND) * _ROUND
                 block = live[address] = _Block(address, size, phase, path)
                 self.steps.append((block, True))
-            elif action == "free_requested":
+            else:
                 block = live.pop(address, None) or self._earlier(address, event["size"])
                 block.freed_in = phase
                 self.steps.append((block, False))
@@ -147,13 +149,17 @@ def _assign(live: dict[int, _Block], mark: Mark) -> None:
 
 
 def _by_lifetime(block: _Block) -> str:
-    """Return what a block is by when it lived: forward's that lives into backward is kept for it."""
-    if block.phase == "input":
-        return "input"
-    if not block.phase:
-        return "unattributed"
+    """Return what a block is by when it lived.
+
+    What forward makes and does not free itself is kept for backward; what is made between steps
+    and lives into one is its input.
+    """
     is_kept = block.freed_in is None or block.freed_in != block.phase
-    return "activation" if block.phase == "forward" and is_kept else "temporary"
+    if block.phase == "input" or (block.phase == "between" and block.freed_in and is_kept):
+        return "input"
+    if block.phase == "forward" and is_kept:
+        return "activation"
+    return "temporary" if block.freed_in else "unattributed"
 
 
 def breakdown(

@@ -121,12 +121,12 @@ class Watch:
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         del optimizer, args, kwargs
-        self.modules.path = ""
         self.modules.set_phase("optimizer_step")
 
     def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Note where a step ended; stop the script when it has been watched for long enough."""
         del args, kwargs
+        self.modules.set_phase("between")
         if not self._is_started:
             return
         if self._optimizer is None:
@@ -234,7 +234,7 @@ class Watch:
             self.out_of_memory |= {"message": str(error), "is_caught": False}
         elif not issubclass(kind, (SystemExit, KeyboardInterrupt)):
             self.error = _described(kind, error, trace)
-        self._previous_hook(kind, error, trace)
+        self._previous_hook(kind, error, _without_ours(trace))
 
     # -- the end
 
@@ -298,12 +298,22 @@ def _described(
     }
 
 
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames of what watches, which the script did not call."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_FOLDER):
+        trace = trace.tb_next
+    if trace is not None:
+        trace.tb_next = _without_ours(trace.tb_next)
+    return trace
+
+
 def _tell(text: str) -> None:
     if torch.cuda.is_initialized():
         torch.cuda.memory._set_memory_metadata(text)
 
 
 _PID = os.getpid()
+_FOLDER = str(Path(__file__).parent)
 
 
 def begin() -> None:

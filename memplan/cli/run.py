@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from memplan.cli.common import Progress, check_writable, show, table
+from memplan.device.chosen import calibrated_card
 from memplan.errors import UsageError
+from memplan.recording.find_batch import find_batch
 from memplan.recording.script import ScriptRequest, run_script
 from memplan.recording.script_answer import ScriptAnswer
 from memplan.units import format_bytes, gib, parse_bytes
@@ -23,7 +25,10 @@ _MOST_READS = 5
 @click.option("--capacity", metavar="SIZE", help="Override the card's memory, such as 12GiB.")
 @click.option("--devices", type=click.IntRange(1, 8), default=1, metavar="N", help="Cards.  [1]")
 @click.option(
-    "--steps", type=click.IntRange(1), metavar="N", help="Optimizer steps.  [until peaks are steady]"
+    "--steps",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Optimizer steps.  [until peaks are steady]",
 )
 @click.option(
     "--timeout",
@@ -46,6 +51,11 @@ _MOST_READS = 5
     metavar="FILE:LINE=VALUE",
     help="What a line of the script reads from the card; repeatable.",
 )
+@click.option(
+    "--find-batch",
+    metavar="OPTION",
+    help="Find the largest batch: the option of your command that gives it, such as --batch.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="PATH", help="Also save the answer."
@@ -59,8 +69,6 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     \b
     memplan run --gpu rtx-3090 -- python train.py --batch 16
     """
-    from memplan.api.question import calibrated_card
-
     check_writable([values["output"]], force=values["force"])
     capacity = values["capacity"]
     request = ScriptRequest(
@@ -75,7 +83,8 @@ def command(script: tuple[str, ...], **values: Any) -> None:
         prints=not values["quiet"],
     )
     progress = Progress(quiet=not values["quiet"])
-    answer = run_script(request, progress)
+    option = values["find_batch"]
+    answer = find_batch(request, option, progress) if option else run_script(request, progress)
     progress.done()
     show(values, [answer], text)
     sys.exit(0 if answer.runs else 1)
@@ -98,9 +107,32 @@ def text(answer: ScriptAnswer) -> str:
     """Return an answer as people read it."""
     if not answer.allocated_peak_bytes:
         return _headline(answer)
-    parts = [_headline(answer), _peaks(answer), _categories(answer), _modules(answer)]
+    parts = [
+        _trials(answer),
+        _headline(answer),
+        _peaks(answer),
+        _categories(answer),
+        _modules(answer),
+    ]
     parts += [_growth(answer), _reads(answer), _notes(answer)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _trials(answer: ScriptAnswer) -> str:
+    """Say which batch is the largest, and what was run to know it."""
+    if answer.largest_batch is None:
+        return ""
+    card = f"{answer.gpu} ({format_bytes(answer.capacity_bytes)})"
+    failed = [one.batch for one in answer.trials if not one.runs]
+    above = f"; {min(failed)} runs out of memory" if failed else "; none larger was tried"
+    rows = [
+        (str(one.batch), gib(one.device_used_peak_bytes), "yes" if one.runs else "no")
+        for one in answer.trials
+    ]
+    return (
+        f"The largest {answer.batch_option} that runs on {card} is {answer.largest_batch} "
+        f"(phantom){above}.\n"
+    ) + table((answer.batch_option, "Device-used GiB", "Runs"), rows)
 
 
 def _headline(answer: ScriptAnswer) -> str:
@@ -177,10 +209,11 @@ def _reads(answer: ScriptAnswer) -> str:
     by_rule = sum(one.count for one in answer.by_rule)
     if not by_rule:
         return f"Values read by the host: {answer.from_host}, all from the host itself."
-    lines = [
-        f"Values read by the host: {answer.from_host} from the host itself, {by_rule} that depend "
+    lead = (
+        f"Values read by the host: {answer.from_host} from the host itself, {by_rule} that depend\n"
         "on the network and were answered by rule (change with --read, --selected):"
-    ]
+    )
+    lines = [lead]
     lines += [
         f"  {one.line or '(no line)'} read {one.answer}, {one.count} times"
         for one in answer.by_rule[:_MOST_READS]

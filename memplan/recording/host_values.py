@@ -8,6 +8,7 @@ storage; views of a storage read and write the same copy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,6 +33,20 @@ class Content:
 class _Entry:
     weak: int
     content: Content
+
+
+def _host_storage(num_bytes: int) -> torch.UntypedStorage:
+    storage: torch.UntypedStorage = torch.UntypedStorage(num_bytes)  # type: ignore[no-untyped-call]
+    return storage
+
+
+def _weak_reference(storage: torch.UntypedStorage) -> int:
+    weak: Any = storage._weak_ref()
+    return int(weak)
+
+
+def _free(entry: _Entry) -> None:
+    torch.UntypedStorage._free_weak_ref(entry.weak)  # type: ignore[no-untyped-call]
 
 
 class HostValues:
@@ -88,7 +103,7 @@ class HostValues:
             if not self._is_taken(tensor, storage, is_fresh):
                 return False
             self.forget(tensor)
-            known = self._add(storage, Content(torch.UntypedStorage(storage.nbytes()), False))
+            known = self._add(storage, Content(_host_storage(storage.nbytes()), by_rule=False))
         content = known.content
         content.by_rule = content.by_rule or by_rule
         self.view(tensor, content).copy_(host)
@@ -104,7 +119,13 @@ class HostValues:
             return
         entry = self._entries.pop(tensor.untyped_storage()._cdata, None)
         if entry is not None:
-            torch.UntypedStorage._free_weak_ref(entry.weak)
+            _free(entry)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for entry in self._entries.values():
+            _free(entry)
+        self._entries.clear()
 
     def _is_taken(
         self, tensor: torch.Tensor, storage: torch.UntypedStorage, is_fresh: bool
@@ -117,7 +138,7 @@ class HostValues:
         self._until_sweep -= 1
         if not self._until_sweep:
             self._sweep()
-        entry = _Entry(storage._weak_ref(), content)
+        entry = _Entry(_weak_reference(storage), content)
         self._entries[storage._cdata] = entry
         return entry
 
@@ -126,5 +147,5 @@ class HostValues:
         self._until_sweep = max(_SWEEP_EVERY, len(self._entries))
         for identity, entry in list(self._entries.items()):
             if torch.UntypedStorage._expired(entry.weak):
-                torch.UntypedStorage._free_weak_ref(entry.weak)
+                _free(entry)
                 del self._entries[identity]

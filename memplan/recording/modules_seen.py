@@ -42,7 +42,7 @@ class ModulesSeen:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._names: dict[int, str] = {}
         self._root: weakref.ref[torch.nn.Module] | None = None
         self._stack: list[tuple[int, str]] = []
@@ -51,7 +51,7 @@ class ModulesSeen:
         self.path = ""
         self.roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         """Outermost modules that were called."""
-        self.on_root: Callable[[bool], None] = lambda is_training: None
+        self.on_root: Callable[[bool], None] = lambda _: None
         """Told that an outermost module begins, and whether it trains."""
 
     def install(self) -> None:
@@ -76,7 +76,7 @@ class ModulesSeen:
 
         @functools.wraps(run)
         def backward(*args: Any, **kwargs: Any) -> Any:
-            if self.phase == "backward" or threading.get_ident() != self._thread:
+            if self.phase == "backward" or threading.get_ident() != self.thread:
                 return run(*args, **kwargs)
             self.set_phase("backward")
             result = run(*args, **kwargs)
@@ -94,8 +94,8 @@ class ModulesSeen:
         finally:
             self._tell(label(self.phase, self.path))
 
-    def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+    def _enter(self, module: torch.nn.Module, _: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self.thread:
             return
         root = None if self._root is None else self._root()
         if not self._stack or module is root or id(module) not in self._names:
@@ -116,8 +116,8 @@ class ModulesSeen:
         self.phase = "forward" if torch.is_grad_enabled() else "evaluation"
         self.on_root(torch.is_grad_enabled())
 
-    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+    def _leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self.thread:
             return
         if not self._stack or self._stack[-1][0] != id(module):
             return

@@ -22,6 +22,7 @@ from typing import Any
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.phantom.build import library_folder
 from memplan.phantom.launch import environment
 from memplan.recording.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError
 from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
@@ -111,6 +112,10 @@ def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
         request.card, capacity_bytes=request.capacity_bytes, num_devices=request.num_devices
     )
     made[ENVIRONMENT] = folder
+    # Triton looks for a driver by its own path, and no cache of the user's gets kernels from here.
+    made["TRITON_LIBCUDA_PATH"] = str(library_folder() / "torch_only")
+    made["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
+    made["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
     paths = [str(_START), *filter(None, [made.get("PYTHONPATH", "")])]
     made["PYTHONPATH"] = os.pathsep.join(paths)
     return made
@@ -120,7 +125,7 @@ def _child(request: ScriptRequest, folder: str) -> int:
     """Run the command in a process group of its own, so that all it started ends with it."""
     sys.stderr.flush()
     output = None if request.prints else subprocess.DEVNULL
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603 - the user's own command is what is asked to run
         request.command,
         env=_environment(request, folder),
         stdout=sys.stderr.fileno() if request.prints else subprocess.DEVNULL,
@@ -197,14 +202,17 @@ def _answer(
 
 
 def _modules(modules: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
-    rows = [{"path": path, "bytes": sum(held.values()), **held} for path, held in modules.items()]
-    return sorted(rows, key=lambda row: -row["bytes"])[:_MOST_MODULES]
+    largest = sorted(modules.items(), key=lambda item: -sum(item[1].values()))
+    return [
+        {"path": path, "bytes": sum(held.values()), **held}
+        for path, held in largest[:_MOST_MODULES]
+    ]
 
 
 def _ended_by(code: int) -> dict[str, Any]:
     if code < 0:
         name = signal.Signals(-code).name
-        return {"kind": name, "message": f"ended by {name}", "file": "", "line": 0}
+        return {"kind": name, "message": "the process was killed", "file": "", "line": 0}
     return {"kind": "exit", "message": f"ended with exit code {code}", "file": "", "line": 0}
 
 
@@ -218,6 +226,8 @@ def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int) 
             return (
                 f"{command} failed before it used CUDA: {error['kind']}: {error['message']}{place}."
             )
+    if not seen and code < 0:
+        return f"{command} was killed by {signal.Signals(-code).name}; see its output."
     if not seen and code:
         return f"{command} ended with exit code {code} before it imported torch; see its output."
     if not seen:
@@ -225,4 +235,6 @@ def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int) 
             f"{command} never imported torch, or its Python ignores PYTHONPATH (-I, -E, -S). "
             "Give the command that trains."
         )
-    return f"{command} never used CUDA. Give it the option that trains on a GPU, such as --device 0."
+    return (
+        f"{command} never used CUDA. Give it the option that trains on a GPU, such as --device 0."
+    )

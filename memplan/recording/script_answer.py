@@ -45,6 +45,15 @@ class HostRead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One batch size that was run."""
+
+    batch: int
+    runs: bool
+    device_used_peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScriptAnswer:
     """One watched process of a script on a phantom card; bytes unless named otherwise."""
 
@@ -81,6 +90,10 @@ class ScriptAnswer:
     num_processes: int = 1
     """Processes that used the card; the one with the largest peak is told of."""
     seconds: float = 0.0
+    batch_option: str = ""
+    """The option whose largest value was looked for; empty where none was."""
+    largest_batch: int | None = None
+    trials: list[Trial] = field(default_factory=list)
 
     @property
     def runs(self) -> bool:

@@ -74,7 +74,8 @@ class History:
                 block = live[address] = _Block(address, size, phase, path)
                 self.steps.append((block, True))
             else:
-                block = live.pop(address, None) or self._earlier(address, event["size"])
+                known = live.pop(address, None)
+                block = self._earlier(address, event["size"]) if known is None else known
                 block.freed_in = phase
                 self.steps.append((block, False))
         for address, size in standing.items():

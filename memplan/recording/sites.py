@@ -15,7 +15,7 @@ _OURS = str(Path(__file__).parents[1])
 @lru_cache(maxsize=4096)
 def is_script(path: str) -> bool:
     """Return whether a source file is the user's: neither PyTorch, Python itself nor memplan."""
-    if path.startswith("<") or path.startswith(_OURS):
+    if path.startswith(("<", _OURS)):
         return False
     parts = Path(path).parts
     if "site-packages" in parts or "dist-packages" in parts:

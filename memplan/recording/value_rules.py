@@ -25,9 +25,9 @@ class ValueRules:
     """The stated answers."""
 
     number: float = 2.0
-    """A floating-point scalar. Above one, so that `positives.max() > 1` takes the longer branch."""
+    """A floating-point scalar. Above one, so that `positives.max() > 1` is true."""
     selected: float = 0.01
-    """The part of a mask that is true; an assigner's positives are about one anchor in a hundred."""
+    """The part of a mask that is true; of anchors about one in a hundred is assigned."""
     at_line: dict[str, float] = field(default_factory=dict)
     """Values for single lines of the script, `file.py:12`; they go before the others."""
 

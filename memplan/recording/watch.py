@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +24,8 @@ from torch.optim.optimizer import (
 )
 
 from memplan.phantom import control
+from memplan.recording.enough import Enough
+from memplan.recording.failures import described, without_ours
 from memplan.recording.modules_seen import ModulesSeen
 from memplan.recording.script_events import Mark, breakdown
 from memplan.recording.sites import script_frame
@@ -32,10 +33,6 @@ from memplan.recording.value_rules import ValueRules
 from memplan.recording.values import KnownValues
 from memplan.recording.watch_settings import WatchSettings
 
-# Peaks that stood for so many steps are taken as steady.
-_STEADY_STEPS = 8
-# A validation that comes within so many steps of that is waited for.
-_MOST_WAIT_STEPS = 300
 _MARKED_STEPS = 3
 
 
@@ -45,12 +42,11 @@ class Watch:
     def __init__(self, settings: WatchSettings) -> None:
         self.settings = settings
         self.known = KnownValues(
-            ValueRules(
-                number=settings.number, selected=settings.selected, at_line=settings.at_line
-            )
+            ValueRules(number=settings.number, selected=settings.selected, at_line=settings.at_line)
         )
         self.modules = ModulesSeen(_tell)
-        self.modules.on_root = self._on_root
+        self.enough = Enough(settings.steps)
+        self.modules.on_root = self.enough.begin_forward
         self.known.moving = self.modules.input
         self.steps: list[dict[str, int]] = []
         self.marks: list[Mark] = []
@@ -60,10 +56,6 @@ class Watch:
         self._device = 0
         self._is_started = False
         self._is_written = False
-        self._validated_after = 0
-        self._num_evaluations = 0
-        self._loaders = 0
-        self._steps_left_in_epoch: int | None = None
         self._begun = time.monotonic()
 
     # -- beginning
@@ -71,10 +63,11 @@ class Watch:
     def install(self) -> None:
         """Register the hooks; the rest waits for CUDA."""
         self.modules.install()
+        self.known.follow_modules()
         register_optimizer_step_pre_hook(self._before_update)
         register_optimizer_step_post_hook(self._after_update)
-        torch.cuda._lazy_call(self._on_cuda)
-        self._follow_loaders()
+        torch.cuda._lazy_call(self._on_cuda)  # type: ignore[no-untyped-call]
+        self.enough.install()
         self._previous_hook = sys.excepthook
         sys.excepthook = self._on_exception
         atexit.register(self.write)
@@ -88,36 +81,11 @@ class Watch:
         torch.cuda.memory._record_memory_history(
             "all", context=None, max_entries=self.settings.most_events
         )
-        torch._C._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
+        observe: Any = torch._C
+        observe._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
         self.known.install()
 
-    def _follow_loaders(self) -> None:
-        """Count data loaders and how far the current one has come."""
-        loader = torch.utils.data.DataLoader
-        make, iterate = loader.__init__, loader.__iter__
-
-        def made(this: Any, *args: Any, **kwargs: Any) -> None:
-            self._loaders += 1
-            make(this, *args, **kwargs)
-
-        def iterated(this: Any) -> Any:
-            if torch.is_grad_enabled():
-                try:
-                    self._steps_left_in_epoch = len(this)
-                except TypeError:
-                    self._steps_left_in_epoch = None
-            return iterate(this)
-
-        loader.__init__, loader.__iter__ = made, iterated
-
     # -- during the run
-
-    def _on_root(self, is_training: bool) -> None:
-        if is_training:
-            if self._num_evaluations and self.steps and not self._validated_after:
-                self._validated_after = len(self.steps)
-        else:
-            self._num_evaluations += 1
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         del optimizer, args, kwargs
@@ -135,11 +103,9 @@ class Watch:
             self.marks.append(self._mark(optimizer))
         if id(optimizer) != self._optimizer:
             return
-        self.known.end_step()
-        if self._steps_left_in_epoch:
-            self._steps_left_in_epoch -= 1
+        self.known.reads.end_step()
         self.steps.append(self._memory())
-        if self._is_enough():
+        if self.enough.end_step(self.steps):
             self._stop()
 
     def _memory(self) -> dict[str, int]:
@@ -181,24 +147,6 @@ class Watch:
             },
         )
 
-    def _is_enough(self) -> bool:
-        if self.settings.steps is not None:
-            return len(self.steps) >= self.settings.steps
-        if len(self.steps) <= _STEADY_STEPS:
-            return False
-        last, before = self.steps[-1], self.steps[-1 - _STEADY_STEPS]
-        is_steady = all(
-            last[name] == before[name] for name in ("allocated_peak_bytes", "reserved_peak_bytes")
-        )
-        return is_steady and not self._validation_may_come()
-
-    def _validation_may_come(self) -> bool:
-        """Return whether a validation is worth waiting for."""
-        if self._validated_after or self._loaders < 2:
-            return False
-        left = self._steps_left_in_epoch
-        return left is not None and left + len(self.steps) <= _MOST_WAIT_STEPS
-
     def _stop(self) -> None:
         """End the script here; what it would do at its end, such as upload, is left out."""
         self.write(stopped=True)
@@ -213,7 +161,7 @@ class Watch:
     def _on_out_of_memory(self, device: int, size: int, allocated: int, free: int) -> None:
         """Keep where memory ran out, also when the script catches it."""
         del device, free, allocated
-        frame = script_frame(sys._current_frames().get(self.modules._thread))
+        frame = script_frame(sys._current_frames().get(self.modules.thread))
         self.out_of_memory = {
             "message": "",
             "requested_bytes": size,
@@ -233,8 +181,8 @@ class Watch:
         if isinstance(error, torch.OutOfMemoryError) and self.out_of_memory is not None:
             self.out_of_memory |= {"message": str(error), "is_caught": False}
         elif not issubclass(kind, (SystemExit, KeyboardInterrupt)):
-            self.error = _described(kind, error, trace)
-        self._previous_hook(kind, error, _without_ours(trace))
+            self.error = described(kind, error, trace)
+        self._previous_hook(kind, error, without_ours(trace))
 
     # -- the end
 
@@ -250,8 +198,8 @@ class Watch:
             "used_cuda": self._is_started,
             "stopped": stopped,
             "steps": self.steps,
-            "num_evaluations": self._num_evaluations,
-            "validation_left_steps": self._steps_left_in_epoch if self._loaders > 1 else None,
+            "num_evaluations": self.enough.num_evaluations,
+            "validation_left_steps": self.enough.steps_before_validation,
             "out_of_memory": self.out_of_memory,
             "error": self.error,
             "argv": sys.argv,
@@ -265,55 +213,29 @@ class Watch:
         partial.replace(path)
 
     def _memory_seen(self) -> dict[str, Any]:
-        self.known.values.__init__()  # type: ignore[misc]
+        self.known.clear()
         peaks = self._memory()
         snapshot = torch.cuda.memory._snapshot(self._device)
         torch.cuda.memory._record_memory_history(None)
         by_rule = [
             {"line": line, "answer": answer, "count": count}
-            for (line, answer), count in self.known.by_rule.most_common()
+            for (line, answer), count in self.known.reads.by_rule.most_common()
         ]
         return {
             "peaks": peaks,
             "device_peak_bytes": control.peak_bytes(self._device),
             "missing_calls": control.missing_calls(),
-            "host_reads": {"from_host": self.known.num_from_host, "by_rule": by_rule},
+            "host_reads": {"from_host": self.known.reads.num_from_host, "by_rule": by_rule},
             "breakdown": breakdown(snapshot, self._device, self.marks, self.steps),
         }
 
 
-def _described(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> dict[str, Any]:
-    frames = traceback.extract_tb(trace)
-    from memplan.recording.sites import is_script
-
-    own = [frame for frame in frames if is_script(frame.filename)]
-    last = own[-1] if own else None
-    return {
-        "kind": kind.__name__,
-        "message": str(error).splitlines()[0] if str(error) else "",
-        "file": last.filename if last else "",
-        "line": last.lineno if last else 0,
-    }
-
-
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the frames of what watches, which the script did not call."""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_FOLDER):
-        trace = trace.tb_next
-    if trace is not None:
-        trace.tb_next = _without_ours(trace.tb_next)
-    return trace
-
-
 def _tell(text: str) -> None:
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.memory._set_memory_metadata(text)
 
 
 _PID = os.getpid()
-_FOLDER = str(Path(__file__).parent)
 
 
 def begin() -> None:

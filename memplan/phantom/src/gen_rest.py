@@ -1,6 +1,6 @@
 """Write the entry points of libcudart that cudart.c does not define: each returns success."""
 
-import re, sys
+import re
 
 allnames = open("cudart_all.txt").read().split()
 src = open("cudart.c").read()

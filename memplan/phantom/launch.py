@@ -8,10 +8,9 @@ from collections.abc import Mapping
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError
-from memplan.phantom.build import library_folder
+from memplan.phantom.build import cuda_major, library_folder
+from memplan.phantom.compile import preloaded
 from memplan.phantom.description import describe
-
-_PRELOADED = ("libcudart.so.13", "libphantom_math.so")
 
 
 def environment(
@@ -49,12 +48,14 @@ def environment(
     )
     folder = library_folder()
     made = dict(os.environ if base is None else base)
-    preloaded = [str(folder / name) for name in _PRELOADED]
+    ours = [str(folder / name) for name in preloaded(cuda_major())]
     others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
-    made["LD_PRELOAD"] = ":".join([*preloaded, *(one for one in others if one not in preloaded)])
+    made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
     made["PHANTOM_DEVICE"] = description
     # Kernels compiled for the phantom hold nothing; the user's cache must not keep them.
     made["USE_PYTORCH_KERNEL_CACHE"] = "0"
-    # The phantom's devices are counted from 0 whatever this machine's real ones are called.
+    # Triton links its launchers against a driver that it is told of.
+    made["TRITON_LIBCUDA_PATH"] = str(folder / "opened")
+    # The phantom's devices are counted from 0, whatever this machine's real ones are called.
     made.pop("CUDA_VISIBLE_DEVICES", None)
     return made

@@ -177,7 +177,8 @@ def _other_functions(library: Library) -> str:
     """Write the functions that the sources do not have: weak, so that those in sources win.
 
     `names/X.compute` lists functions that only compute on the device: they do nothing and succeed.
-    `names/X` lists every public function: what is left says its name and returns an error.
+    `names/X` lists every public function (`names/cudart.driver` those of the driver that PyTorch
+    insists on finding): what is left says its name and returns an error.
     """
     lines = [
         "void phantom_missing(const char *name);",
@@ -188,7 +189,8 @@ def _other_functions(library: Library) -> str:
     ]
     compute = _names(f"{library.name}.compute")
     lines += [f"COMPUTE({name})" for name in compute]
-    lines += [f"MISSING({name})" for name in _names(library.name) if name not in set(compute)]
+    every = [*_names(library.name), *_names(f"{library.name}.driver")]
+    lines += [f"MISSING({name})" for name in every if name not in set(compute)]
     return "\n".join(lines) + "\n"
 
 

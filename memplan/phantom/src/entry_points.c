@@ -7,11 +7,9 @@
 /* enum cudaDriverEntryPointQueryResult */
 enum { FOUND = 0, NOT_FOUND = 1 };
 
-static CUresult not_supported(void) { return CUDA_ERROR_NOT_SUPPORTED; }
-
-/* The newest version of a function is the one that its header gives the plain name. A function
- * that is not here is an entry that returns an error: PyTorch takes a missing one for a broken
- * driver and stops, though it calls few of those it asks for. */
+/* The newest version of a function is the one that its header gives the plain name. PyTorch stops
+ * where one that it knows is not found, though it calls few of them: names/cudart.driver lists
+ * those that are there to be found, and return an error when called. */
 static cudaError_t find(const char *name, void **function, int *result) {
   static void *self;
   char versioned[128];
@@ -20,12 +18,9 @@ static cudaError_t find(const char *name, void **function, int *result) {
   snprintf(versioned, sizeof versioned, "%s_v2", name);
   *function = self ? dlsym(self, versioned) : NULL;
   if (!*function && self) *function = dlsym(self, name);
-  if (!*function) {
-    if (phantom_is_verbose()) fprintf(stderr, "phantom: no driver function %s\n", name);
-    *function = not_supported;
-  }
-  if (result) *result = FOUND;
-  return cudaSuccess;
+  if (!*function) phantom_missing(name);
+  if (result) *result = *function ? FOUND : NOT_FOUND;
+  return *function || result ? cudaSuccess : phantom_fail(cudaErrorSymbolNotFound);
 }
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function,

@@ -51,7 +51,7 @@ static int note(struct names **list, const char *name) {
   while (one && strcmp(one->name, name)) one = one->next;
   int is_new = !one && (one = malloc(sizeof *one));
   if (is_new) {
-    *one = (struct names){*list, name};
+    *one = (struct names){*list, strdup(name)}; /* the caller's text may not last */
     *list = one;
   }
   pthread_mutex_unlock(&names_lock);

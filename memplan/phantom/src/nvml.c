@@ -115,15 +115,35 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, struct memory_v2 *m
   return NVML_SUCCESS;
 }
 
-/* This process, with all that it holds and the context. */
+/* This process, with all that it holds and the context. The first version knows no instances. */
+struct process_v1 { unsigned pid; unsigned long long used; };
 struct process { unsigned pid; unsigned long long used; unsigned instance, compute_instance; };
-nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count,
-                                                     struct process *processes) {
+
+static nvmlReturn_t only_process(nvmlDevice_t device, unsigned *count, void *processes) {
   unsigned room = *count;
   if (!is_there(device)) return NVML_ERROR_INVALID_ARGUMENT;
   *count = 1;
-  if (!room || !processes) return NVML_ERROR_INSUFFICIENT_SIZE;
-  *processes = (struct process){getpid(), memory_of(device).used, -1u, -1u};
+  return room && processes ? NVML_SUCCESS : NVML_ERROR_INSUFFICIENT_SIZE;
+}
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned *count,
+                                                  struct process_v1 *processes) {
+  nvmlReturn_t result = only_process(device, count, processes);
+  if (!result) *processes = (struct process_v1){getpid(), memory_of(device).used};
+  return result;
+}
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned *count,
+                                                     struct process *processes) {
+  nvmlReturn_t result = only_process(device, count, processes);
+  if (!result) *processes = (struct process){getpid(), memory_of(device).used, -1u, -1u};
+  return result;
+}
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count,
+                                                     struct process *processes) {
+  return nvmlDeviceGetComputeRunningProcesses_v2(device, count, processes);
+}
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device UNUSED, unsigned *count,
+                                                      struct process *processes UNUSED) {
+  *count = 0;
   return NVML_SUCCESS;
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -20,6 +21,8 @@ from pathlib import Path
 from memplan.errors import BadInputError, MemplanError
 from memplan.phantom.compile import FLAGS, SONAMES, SOURCES, CompileError, compile_libraries
 
+# Source: cudnn_graph.h; CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR came with 9.8.
+OLDEST_CUDNN = (9, 8)
 _BUILT = Path(__file__).parent / "lib"
 
 
@@ -44,6 +47,26 @@ def cuda_major() -> int:
             f"CUDA {known}. Install a torch built with one of these."
         )
     return major
+
+
+def check_cudnn(major: int) -> None:
+    """Refuse a cuDNN that cannot plan for a card described in words, where its version is known.
+
+    Raises:
+        BadInputError: the installed wheel is older than 9.8.
+    """
+    package = f"nvidia-cudnn-cu{major}"
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return  # not from a wheel: the runtime itself says so if it is too old
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST_CUDNN:
+        raise BadInputError(
+            f"cuDNN {version} cannot plan for a card described in words; "
+            f"{'.'.join(map(str, OLDEST_CUDNN))} and newer can. Install one beside this torch: "
+            f"pip install --upgrade {package}."
+        )
 
 
 def _torch_version_file() -> str:

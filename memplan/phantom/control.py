@@ -74,6 +74,11 @@ def clear_reads() -> None:
     _library().phantom_clear_reads()
 
 
+def num_queued_reads() -> int:
+    """Return how many queued values still wait for their read."""
+    return _long("phantom_num_queued_reads")()
+
+
 def num_unqueued_reads() -> int:
     """Return how many copies from device to host no queued value has answered."""
     return _long("phantom_num_unqueued_reads")()

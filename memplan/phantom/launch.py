@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError
-from memplan.phantom.build import cuda_major, library_folder
+from memplan.phantom.build import check_cudnn, cuda_major, library_folder
 from memplan.phantom.compile import preloaded
 from memplan.phantom.description import describe
 
@@ -36,7 +36,7 @@ def environment(
 
     Raises:
         BadInputError: the machine is not Linux, or the installed torch has no CUDA or one that
-            the phantom has no runtime for, or the description is impossible.
+            the phantom has no runtime for, or cuDNN is too old, or the description is impossible.
         MemplanError: the libraries must be compiled here and cannot be.
     """
     if not sys.platform.startswith("linux"):
@@ -46,9 +46,11 @@ def environment(
     description = describe(
         card, capacity_bytes=capacity_bytes, other_bytes=other_bytes, num_devices=num_devices
     )
+    major = cuda_major()
+    check_cudnn(major)
     folder = library_folder()
     made = dict(os.environ if base is None else base)
-    ours = [str(folder / name) for name in preloaded(cuda_major())]
+    ours = [str(folder / name) for name in preloaded(major)]
     others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
     made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
     made["PHANTOM_DEVICE"] = description

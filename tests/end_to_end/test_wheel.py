@@ -123,7 +123,7 @@ def test_the_installed_phantom_runs_with_no_compiler(environment, tmp_path):
         "from memplan.device.catalogue import card\n"
         "from memplan.phantom.build import library_folder\n"
         "from memplan.phantom.launch import environment\n"
-        "print(library_folder())\n"
+        "print(library_folder(), flush=True)\n"
         "child = [sys.executable, 'child.py']\n"
         "variables = environment(card('rtx-3090'))\n"
         "subprocess.run(child, env=variables, check=True, timeout=300)\n"

@@ -1,29 +1,29 @@
 """The phantom's libraries: found in the installed wheel, or compiled once into a cache.
 
-The libraries are compiled when the package is built. In a checkout, where nothing was built,
-`library_folder` compiles them with gcc into the user's cache (`XDG_CACHE_HOME`), in a folder named
-by a hash of the sources and the compiler, so that a changed source makes a new one.
+A wheel carries the libraries. In a checkout, where nothing was built, `library_folder` compiles
+them with gcc into the user's cache (`XDG_CACHE_HOME`), in a folder named by a hash of sources and
+compiler, so that a changed source makes a new one.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from memplan.errors import BadInputError, MemplanError
+from memplan.phantom.compile import FLAGS, SONAMES, SOURCES, CompileError, compile_libraries
 
-SUPPORTED_CUDA_MAJORS = (13,)
-_HERE = Path(__file__).parent
-_SOURCES = _HERE / "src"
-_FLAGS = "-O2 -g -Wall -Wextra -Wno-format-truncation -Wno-misleading-indentation -fPIC -shared"
+# Source: cudnn_graph.h; CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR came with 9.8.
+OLDEST_CUDNN = (9, 8)
+_BUILT = Path(__file__).parent / "lib"
 
 
 def cuda_major() -> int:
@@ -33,21 +33,40 @@ def cuda_major() -> int:
         BadInputError: there is no torch, it was built without CUDA, or with a CUDA that the
             phantom has no runtime for.
     """
-    text = _torch_version_file()
-    found = re.search(r"^cuda\b.*=\s*'(\d+)\.", text, re.MULTILINE)
+    found = re.search(r"^cuda\b.*=\s*['\"](\d+)\.", _torch_version_file(), re.MULTILINE)
     if found is None:
         raise BadInputError(
-            "The installed torch was built without CUDA, and the phantom card needs a CUDA build: "
+            "The installed torch was built without CUDA, and a phantom card needs a CUDA build: "
             "install torch from PyPI on Linux."
         )
     major = int(found.group(1))
-    if major not in SUPPORTED_CUDA_MAJORS:
-        known = " and ".join(str(one) for one in SUPPORTED_CUDA_MAJORS)
+    if major not in SONAMES:
+        known = " and ".join(str(one) for one in SONAMES)
         raise BadInputError(
             f"The installed torch was built with CUDA {major}; the phantom card has runtimes for "
             f"CUDA {known}. Install a torch built with one of these."
         )
     return major
+
+
+def check_cudnn(major: int) -> None:
+    """Refuse a cuDNN that cannot plan for a card described in words, where its version is known.
+
+    Raises:
+        BadInputError: the installed wheel is older than 9.8.
+    """
+    package = f"nvidia-cudnn-cu{major}"
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return  # not from a wheel: the runtime itself says so if it is too old
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST_CUDNN:
+        raise BadInputError(
+            f"cuDNN {version} cannot plan for a card described in words; "
+            f"{'.'.join(map(str, OLDEST_CUDNN))} and newer can. Install one beside this torch: "
+            f"pip install --upgrade {package}."
+        )
 
 
 def _torch_version_file() -> str:
@@ -57,7 +76,6 @@ def _torch_version_file() -> str:
     return (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
 
 
-@functools.cache
 def library_folder() -> Path:
     """Return the folder with the phantom's libraries for the installed torch's CUDA major.
 
@@ -65,13 +83,17 @@ def library_folder() -> Path:
         BadInputError: there is no such runtime for the installed torch.
         MemplanError: they must be compiled here and cannot be.
     """
-    name = f"cuda{cuda_major()}"
-    built = _HERE / "lib" / name
+    return _folder(cuda_major())
+
+
+@functools.cache
+def _folder(major: int) -> Path:
+    built = _BUILT / f"cuda{major}"
     if built.is_dir():
         return built
-    folder = _cache() / f"phantom-{_key()}" / name
+    folder = _cache() / f"phantom-{_key()}" / f"cuda{major}"
     if not folder.is_dir():
-        _compile_into(folder)
+        _compile_into(folder, major)
     return folder
 
 
@@ -81,86 +103,52 @@ def _cache() -> Path:
 
 
 def _key() -> str:
-    digest = hashlib.sha256(_FLAGS.encode())
-    for path in sorted(path for path in _SOURCES.rglob("*") if path.is_file()):
-        digest.update(path.name.encode() + path.read_bytes())
-    digest.update(_compiler_version().encode())
+    """Return a hash of everything that the libraries are made from."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode() + _compiler().encode())
+    for path in sorted(SOURCES.rglob("*")):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    digest.update(Path(__file__).with_name("compile.py").read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _compiler_version() -> str:
+def _compiler() -> str:
     if shutil.which("gcc") is None:
-        raise MemplanError(
-            "The phantom card's libraries are not built here and there is no gcc to build them: "
-            "install memplan from a wheel, or install gcc (apt-get install gcc)."
-        )
-    done = subprocess.run(
-        ["gcc", "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=True
+        raise _cannot_build("there is no gcc")
+    command = ["gcc", "-dumpfullversion", "-dumpmachine"]
+    done = subprocess.run(  # noqa: S603 (our own command)
+        command, capture_output=True, text=True, check=False
     )
     return done.stdout
 
 
-def _compile_into(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
-        compile_libraries(made)
-        try:
-            made.rename(folder)
-        except OSError:
-            # Another process was first; its libraries are as good.
-            if not folder.is_dir():
-                raise
+def _compile_into(folder: Path, major: int) -> None:
+    """Compile beside the folder, then rename: nobody sees half of it, and the first one wins."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = Path(scratch) / "made"
+            compile_libraries(made, major)
+            _move(made, folder)
+    except CompileError as error:
+        raise _cannot_build(str(error)) from None
+    except OSError as error:
+        raise MemplanError(
+            f"The phantom card's libraries cannot be written to {folder.parent} ({error.strerror})."
+            " Set XDG_CACHE_HOME to a folder that can be written."
+        ) from None
 
 
-def compile_libraries(out: Path) -> None:
-    """Compile the phantom's libraries into a new folder."""
-    (out / "torch_only").mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        shutil.copytree(_SOURCES, work, dirs_exist_ok=True)
-        for script, target in (("gen_rest.py", "cudart_rest.c"), ("gen_blas.py", "blas_rest.c")):
-            text = subprocess.run(
-                [sys.executable, script], cwd=work, capture_output=True, text=True, check=True
-            ).stdout
-            (work / target).write_text(text)
-        site = Path(importlib.util.find_spec("torch").origin).parents[1]
-        include = [
-            f"-I{site}/nvidia/cudnn/include",
-            f"-I{site}/nvidia/cu13/include",
-            f"-I{site}/triton/backends/nvidia/include",
-            "-Iinclude",
-        ]
-        base = ["gcc", *_FLAGS.split(), *include]
-        rt = [f"-L{out}", "-l:libcudart.so.13"]
-        for command in (
-            [
-                *base,
-                "cudart.c",
-                "cudart_rest.c",
-                "-Wl,-soname,libcudart.so.13",
-                "-Wl,--version-script=cudart.map",
-                "-o",
-                f"{out}/libcudart.so.13",
-                "-lpthread",
-            ],
-            [*base, "cuda.c", "cuda_cudnn.c", "-o", f"{out}/torch_only/libcuda.so.1", *rt],
-            [
-                *base,
-                "math.c",
-                "math_nothing.c",
-                "fft.c",
-                "loader.c",
-                "blas_rest.c",
-                "-o",
-                f"{out}/libphantom_math.so",
-                *rt,
-                "-ldl",
-            ],
-            [*base, "nvrtc.c", "-o", f"{out}/torch_only/libnvrtc.so.13"],
-        ):
-            done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise MemplanError(
-                    f"gcc cannot compile the phantom's libraries: {done.stderr.strip().splitlines()[0]}"
-                )
+def _move(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _cannot_build(reason: str) -> MemplanError:
+    return MemplanError(
+        f"The phantom card's libraries must be compiled here, and {reason}. Install gcc "
+        "(apt-get install gcc), or memplan from a wheel, which brings them."
+    )

@@ -21,6 +21,8 @@ _COUNTS = (
     "host_to_device_copies",
     "device_to_device_copies",
     "synchronizations",
+    "cudnn_plans",
+    "collectives",
 )
 _READER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 # The C side keeps the address only, so the callable is kept alive here.
@@ -44,7 +46,7 @@ def peak_bytes(device: int = 0) -> int:
 
 def counts() -> dict[str, int]:
     """Return how often the runtime was asked: launches, allocations, copies by direction."""
-    count = _long("phantom_count")
+    count = _long("phantom_counted")
     return {name: count(name.encode()) for name in _COUNTS}
 
 
@@ -70,6 +72,11 @@ def queue_read(data: bytes) -> None:
 def clear_reads() -> None:
     """Forget every queued value."""
     _library().phantom_clear_reads()
+
+
+def num_queued_reads() -> int:
+    """Return how many queued values still wait for their read."""
+    return _long("phantom_num_queued_reads")()
 
 
 def num_unqueued_reads() -> int:
@@ -103,8 +110,20 @@ def set_reader(callback: Callable[[int, int], bytes | None] | None) -> None:
 
 
 def missing_calls() -> list[str]:
-    """Return the names of library functions that were called and that the phantom does not have."""
-    fill = _library().phantom_missing_calls
+    """Return the names of library functions that were called and that the phantom does not have.
+
+    Each returned its library's error for "not supported".
+    """
+    return _names("phantom_missing_calls")
+
+
+def estimated_calls() -> list[str]:
+    """Return the names of library functions whose answer, a size mostly, was an estimate."""
+    return _names("phantom_estimated_calls")
+
+
+def _names(function: str) -> list[str]:
+    fill = getattr(_library(), function)
     fill.restype = ctypes.c_size_t
     room = fill(None, ctypes.c_size_t(0)) + 1
     text = ctypes.create_string_buffer(room)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memplan.device.card import Card
+from memplan.device.nccl import communicator_bytes
 from memplan.errors import BadInputError
 
 MAX_DEVICES = 64
@@ -64,4 +65,12 @@ def _facts(
         ("l2", card.l2_bytes),
         ("clock_khz", card.boost_clock_mhz * 1000),
         ("mem_clock_khz", card.memory_clock_mhz * 1000),
+        ("bus_width", _bus_width(card)),
+        ("nccl_bytes", communicator_bytes(card)),
     ]
+
+
+def _bus_width(card: Card) -> int:
+    """Return the bits of the memory bus: two transfers a clock make the card's bandwidth."""
+    bits = card.bandwidth_bytes_per_second * 8 / (2e6 * card.memory_clock_mhz)
+    return round(bits / 64) * 64

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError
-from memplan.phantom.build import library_folder
+from memplan.phantom.build import check_cudnn, cuda_major, library_folder
+from memplan.phantom.compile import preloaded
 from memplan.phantom.description import describe
-
-_PRELOADED = ("libcudart.so.13", "libphantom_math.so")
 
 
 def environment(
@@ -37,7 +36,7 @@ def environment(
 
     Raises:
         BadInputError: the machine is not Linux, or the installed torch has no CUDA or one that
-            the phantom has no runtime for, or the description is impossible.
+            the phantom has no runtime for, or cuDNN is too old, or the description is impossible.
         MemplanError: the libraries must be compiled here and cannot be.
     """
     if not sys.platform.startswith("linux"):
@@ -47,14 +46,18 @@ def environment(
     description = describe(
         card, capacity_bytes=capacity_bytes, other_bytes=other_bytes, num_devices=num_devices
     )
+    major = cuda_major()
+    check_cudnn(major)
     folder = library_folder()
     made = dict(os.environ if base is None else base)
-    preloaded = [str(folder / name) for name in _PRELOADED]
+    ours = [str(folder / name) for name in preloaded(major)]
     others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
-    made["LD_PRELOAD"] = ":".join([*preloaded, *(one for one in others if one not in preloaded)])
+    made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
     made["PHANTOM_DEVICE"] = description
     # Kernels compiled for the phantom hold nothing; the user's cache must not keep them.
     made["USE_PYTORCH_KERNEL_CACHE"] = "0"
-    # The phantom's devices are counted from 0 whatever this machine's real ones are called.
+    # Triton links its launchers against a driver that it is told of.
+    made["TRITON_LIBCUDA_PATH"] = str(folder / "opened")
+    # The phantom's devices are counted from 0, whatever this machine's real ones are called.
     made.pop("CUDA_VISIBLE_DEVICES", None)
     return made

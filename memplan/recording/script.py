@@ -22,7 +22,6 @@ from typing import Any
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError, MemplanError, UsageError
-from memplan.phantom.build import library_folder
 from memplan.phantom.launch import environment
 from memplan.recording.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError
 from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
@@ -112,8 +111,7 @@ def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
         request.card, capacity_bytes=request.capacity_bytes, num_devices=request.num_devices
     )
     made[ENVIRONMENT] = folder
-    # Triton looks for a driver by its own path, and no cache of the user's gets kernels from here.
-    made["TRITON_LIBCUDA_PATH"] = str(library_folder() / "torch_only")
+    # No cache of the user's gets kernels from here.
     made["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
     made["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
     paths = [str(_START), *filter(None, [made.get("PYTHONPATH", "")])]

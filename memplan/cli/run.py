@@ -9,12 +9,10 @@ from typing import Any
 import click
 
 from memplan.cli.common import Progress, check_writable, show, table
-from memplan.device.chosen import calibrated_card
 from memplan.errors import UsageError
-from memplan.recording.find_batch import find_batch
-from memplan.recording.script import ScriptRequest, run_script
+from memplan.recording.run import run
 from memplan.recording.script_answer import ScriptAnswer
-from memplan.units import format_bytes, gib, parse_bytes
+from memplan.units import format_bytes, gib
 
 _MOST_ROWS = 12
 _MOST_READS = 5
@@ -70,21 +68,20 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     memplan run --gpu rtx-3090 -- python train.py --batch 16
     """
     check_writable([values["output"]], force=values["force"])
-    capacity = values["capacity"]
-    request = ScriptRequest(
-        command=script,
-        card=calibrated_card(values["gpu"]),
-        capacity_bytes=None if capacity is None else parse_bytes(capacity),
-        num_devices=values["devices"],
-        steps=values["steps"],
-        timeout_seconds=values["timeout"],
-        selected=values["selected"],
-        at_line=_lines(values["reads"]),
-        prints=not values["quiet"],
-    )
     progress = Progress(quiet=not values["quiet"])
-    option = values["find_batch"]
-    answer = find_batch(request, option, progress) if option else run_script(request, progress)
+    answer = run(
+        script,
+        gpu=values["gpu"],
+        capacity=values["capacity"],
+        devices=values["devices"],
+        steps=values["steps"],
+        find_batch=values["find_batch"],
+        selected=values["selected"],
+        read=_lines(values["reads"]),
+        timeout_seconds=values["timeout"],
+        prints=not values["quiet"],
+        say=progress,
+    )
     progress.done()
     show(values, [answer], text)
     sys.exit(0 if answer.runs else 1)

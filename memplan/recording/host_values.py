@@ -71,6 +71,10 @@ class HostValues:
         entry = self._entries.get(tensor.untyped_storage()._cdata)
         return None if entry is None else entry.content
 
+    def is_known(self, tensor: torch.Tensor) -> bool:
+        """Return whether a device tensor's storage has a known content."""
+        return tensor.untyped_storage()._cdata in self._entries
+
     def has_room(self, tensor: torch.Tensor) -> bool:
         """Return whether a device tensor's storage is small enough to have a host copy."""
         return tensor.untyped_storage().nbytes() <= self._limit_bytes

@@ -34,6 +34,8 @@ class Call:
         self.written = written_names(overload)
         is_out = any(one.is_out for one in arguments)
         self._not_read = self.written if overwrites or is_out else frozenset()
+        self.follows_first = not self._not_read and self.written <= {*self.names[:1]}
+        """Whether, with the first argument unknown, nothing known comes of it or is lost."""
         self._tensors = [i for i, one in enumerate(arguments) if str(one.type) == "Tensor"]
         self._redispatch = overload._handle.redispatch_boxed
 

@@ -95,13 +95,14 @@ class History:
         live = {block.address: block for block in self.before}
         served = self.num_before
         for block, is_alloc in self.steps:
-            while pending and is_alloc and served >= pending[0].num_allocations:
-                _assign(live, pending.pop(0))
             if is_alloc:
                 live[block.address] = block
                 served += 1
             else:
                 live.pop(block.address, None)
+            # At the last allocation before a mark: what it names may be freed before the next.
+            while pending and is_alloc and served >= pending[0].num_allocations:
+                _assign(live, pending.pop(0))
         for mark in pending:
             _assign(live, mark)
         for block in (*self.before, *(block for block, is_alloc in self.steps if is_alloc)):

@@ -110,7 +110,16 @@ class KnownValues:
         return self._intercepted(call, handler, is_move=name == "_to_copy")
 
     def _intercepted(self, call: Call, handler: Handler, *, is_move: bool) -> Kernel:
+        is_quick = handler in (self._computed, self._forgetting) and call.follows_first
+        is_quick = is_quick and call.name not in RULED
+        is_known = self._values.is_known
+
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            # Most calls are on what the network computes: nothing to know, nothing to forget.
+            if is_quick and args and isinstance(args[0], Tensor):
+                first: Tensor = args[0]
+                if first.is_cuda and not is_known(first):
+                    return call.run(keyset, args, kwargs)
             if getattr(self._here, "is_host", False):
                 return call.run(keyset, args, kwargs)
             if not is_move and not touches_device(args, kwargs):

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from memplan.cli.common import Progress, check_writable, show, table
+from memplan.cli.common import Progress, check_writable, show, table, write_pages
 from memplan.errors import UsageError
 from memplan.recording.run import run
-from memplan.recording.script_answer import ScriptAnswer
+from memplan.script_answer import ScriptAnswer
 from memplan.units import format_bytes, gib
 
 _MOST_ROWS = 12
@@ -58,6 +58,9 @@ _MOST_READS = 5
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="PATH", help="Also save the answer."
 )
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="PATH.pdf", help="Also write PDF pages."
+)
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--quiet", is_flag=True, help="Do not show what the script prints.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
@@ -67,7 +70,7 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     \b
     memplan run --gpu rtx-3090 -- python train.py --batch 16
     """
-    check_writable([values["output"]], force=values["force"])
+    check_writable([values["output"], values["report"]], force=values["force"])
     progress = Progress(quiet=not values["quiet"])
     answer = run(
         script,
@@ -84,6 +87,7 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     )
     progress.done()
     show(values, [answer], text)
+    write_pages(values, scripts=[answer])
     sys.exit(0 if answer.runs else 1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.recording.script import ScriptRequest, run_script
-from memplan.recording.script_answer import ScriptAnswer, Trial
+from memplan.script_answer import ScriptAnswer, Trial
 
 _MOST_TRIALS = 16
 _MOST_BATCH = 1 << 16

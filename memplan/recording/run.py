@@ -9,7 +9,7 @@ from memplan.device.card import Card
 from memplan.device.chosen import calibrated_card
 from memplan.recording.find_batch import find_batch as largest_batch
 from memplan.recording.script import ScriptRequest, run_script
-from memplan.recording.script_answer import ScriptAnswer
+from memplan.script_answer import ScriptAnswer
 from memplan.units import parse_bytes
 
 

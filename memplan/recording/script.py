@@ -23,8 +23,8 @@ from typing import Any
 from memplan.device.card import Card
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.phantom.launch import environment
-from memplan.recording.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError
 from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
+from memplan.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError, ScriptTimeline
 
 _START = Path(__file__).parent / "start"
 _MOST_MODULES = 40
@@ -188,7 +188,7 @@ def _answer(
         categories_at_peak=parts["categories"],
         modules=_modules(parts["modules"]),
         growth=one["steps"],
-        curve=[(float(x), int(y)) for x, y in parts["curve"]],
+        timeline=ScriptTimeline.from_json(parts["timeline"]),
         out_of_memory=None if memory is None else OutOfMemory(**memory),
         error=None if error is None else ScriptError(**error),
         from_host=one["host_reads"]["from_host"],

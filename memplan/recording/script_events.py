@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Points of the drawn curve, at most.
-_MOST_POINTS = 2000
+_MOST_POINTS = 1200
 _ROUND = 512
 
 
@@ -129,19 +129,39 @@ class History:
                 live.pop(id(block), None)
         return list(live.values())
 
-    def curve(self) -> list[tuple[float, int]]:
-        """Return allocated bytes over the history: the most of each stretch of events."""
-        width = max(1, len(self.steps) // _MOST_POINTS)
-        total = sum(block.num_bytes for block in self.before)
-        points: list[tuple[float, int]] = []
-        most = total
-        for index, (block, is_alloc) in enumerate(self.steps, start=1):
-            total += block.num_bytes if is_alloc else -block.num_bytes
-            most = max(most, total)
-            if index % width == 0 or index == len(self.steps):
-                points.append((index / len(self.steps), most))
+    def curve(self, step_ends: Sequence[int]) -> dict[str, Any]:
+        """Return bytes by category over the history, thinned to the fullest of each stretch.
+
+        Args:
+            step_ends: allocations served when each optimizer step ended.
+
+        Returns:
+            `categories`, a list of bytes for each, and `step_ends`, indices into these lists.
+        """
+        width = max(1, -(-len(self.steps) // _MOST_POINTS))
+        now: dict[str, int] = {}
+        for block in self.before:
+            now[block.category] = now.get(block.category, 0) + block.num_bytes
+        total = most = sum(now.values())
+        points = [dict(now)]
+        ends: list[int] = []
+        served, pending = self.num_before, sorted(step_ends)
+        for index, (block, is_alloc) in enumerate(self.steps):
+            if index % width == 0:
+                points.append(dict(now))
                 most = total
-        return points
+            change = block.num_bytes if is_alloc else -block.num_bytes
+            served += is_alloc
+            total += change
+            now[block.category] = now.get(block.category, 0) + change
+            if total > most:
+                points[-1], most = dict(now), total
+            while pending and served >= pending[0]:
+                pending.pop(0)
+                ends.append(len(points) - 1)
+        names = sorted({name for point in points for name in point})
+        lists = {name: [point.get(name, 0) for point in points] for name in names}
+        return {"categories": lists, "step_ends": ends}
 
 
 def _assign(live: dict[int, _Block], mark: Mark) -> None:
@@ -153,14 +173,16 @@ def _assign(live: dict[int, _Block], mark: Mark) -> None:
 def _by_lifetime(block: _Block) -> str:
     """Return what a block is by when it lived.
 
-    What forward makes and does not free itself is kept for backward; what is made between steps
-    and lives into one is its input.
+    What forward makes and does not free itself is kept for backward, and what backward leaves is
+    a gradient; what is made between steps and lives into one is its input.
     """
     is_kept = block.freed_in is None or block.freed_in != block.phase
     if block.phase == "input" or (block.phase == "between" and block.freed_in and is_kept):
         return "input"
     if block.phase == "forward" and is_kept:
         return "activation"
+    if block.phase == "backward" and is_kept:
+        return "gradient"
     return "temporary" if block.freed_in else "unattributed"
 
 
@@ -202,7 +224,7 @@ def breakdown(
         "peak_module": path,
         "categories": categories,
         "modules": modules,
-        "curve": history.curve(),
+        "timeline": history.curve([step["num_allocations"] for step in steps]),
         "num_events": len(events),
     }
 

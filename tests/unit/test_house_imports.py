@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "answers", "convolution", "errors", "parallel", "plan_answers", "reduction",
-    "registry", "tape", "units", "workload",
+    "registry", "script_answer", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {

@@ -94,10 +94,13 @@ def test_the_curve_ends_at_what_is_left_and_reaches_the_peak():
     """Each point is the most of its stretch."""
     events = [alloc(i * 1024, 1024, FORWARD) for i in range(5)]
     events += [free(i * 1024, 1024, BACKWARD) for i in range(4)]
-    curve = breakdown(snapshot(events, [(4096, 1024)]), 0, [], [])["curve"]
+    steps = [{"num_allocations": 5}]
+    timeline = breakdown(snapshot(events, [(4096, 1024)]), 0, [], steps)["timeline"]
+    totals = [sum(point) for point in zip(*timeline["categories"].values(), strict=True)]
 
-    assert 5 * 1024 == max(most for _, most in curve)
-    assert 1.0 == curve[-1][0]
+    assert 5 * 1024 == max(totals)
+    assert 1024 == totals[-1] - 1024
+    assert 1 == len(timeline["step_ends"])
 
 
 def test_other_entries_of_a_history_are_passed_over():

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from memplan.errors import BadTapeError
+
 SCHEMA = "memplan.run/1"
+_NESTED = {"schema", "origin", "gpu", "steps", "peaks", "host_reads", "timeline", "trials"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,24 @@ class HostRead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScriptTimeline:
+    """Allocated memory over the history, thinned to the fullest moment of each stretch."""
+
+    categories: dict[str, tuple[int, ...]]
+    """Bytes at each point, by category."""
+    step_ends: tuple[int, ...]
+    """Points at which optimizer steps ended."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ScriptTimeline:
+        """Return the timeline that was written as plain lists."""
+        return cls(
+            categories={name: tuple(points) for name, points in values["categories"].items()},
+            step_ends=tuple(values["step_ends"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One batch size that was run."""
 
@@ -81,7 +102,7 @@ class ScriptAnswer:
     """At the peak: `path` and bytes by category, the largest first."""
     growth: list[dict[str, int]]
     """Allocated and reserved bytes, now and at their peak, after each optimizer step."""
-    curve: list[tuple[float, int]]
+    timeline: ScriptTimeline
     out_of_memory: OutOfMemory | None
     error: ScriptError | None
     from_host: int
@@ -100,6 +121,36 @@ class ScriptAnswer:
         """Whether the script ran as far as it was watched."""
         caught = self.out_of_memory is None or self.out_of_memory.is_caught
         return self.error is None and caught
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ScriptAnswer:
+        """Return the answer that `to_json` wrote.
+
+        Raises:
+            BadTapeError: it is of another schema, or incomplete.
+        """
+        if values.get("schema") != SCHEMA:
+            raise BadTapeError(f"Schema {values.get('schema')!r} is not {SCHEMA!r}.")
+        try:
+            plain = {k: v for k, v in values.items() if k not in _NESTED}
+            gpu, reads = values["gpu"], values["host_reads"]
+            memory, error = plain.pop("out_of_memory"), plain.pop("error")
+            return cls(
+                **plain,
+                **values["peaks"],
+                gpu=gpu["name"],
+                title=gpu["title"],
+                capacity_bytes=gpu["capacity_bytes"],
+                num_steps=values["steps"],
+                timeline=ScriptTimeline.from_json(values["timeline"]),
+                trials=[Trial(**one) for one in values["trials"]],
+                from_host=reads["from_host"],
+                by_rule=[HostRead(**one) for one in reads["lines"]],
+                out_of_memory=None if memory is None else OutOfMemory(**memory),
+                error=None if error is None else ScriptError(**error),
+            )
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise BadTapeError(f"A {SCHEMA} record is incomplete: {problem}.") from None
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer as `memplan.run/1`."""

@@ -30,8 +30,8 @@ _MOST_VALIDATION = 8
 def edge_of(planned: Planned) -> Edge:
     """Return how near the plan's setting is to its budget and to the card.
 
-    Objects, validation and the micro-batch are read off the program of the batch that the plan
-    was chosen by; multi-scale is recorded.
+    The plan's own micro-batch, the next one, the validation that is said to fit and multi-scale
+    are recorded; objects are read off the two numbers of them that the plan's recording holds.
     """
     planned.say("Looking how near the edge it is")
     inquiry = _Inquiry(planned)
@@ -50,6 +50,7 @@ def edge_of(planned: Planned) -> Edge:
         **validation,
         next_micro_batch_size=planned.chosen.micro_batch_size + 1,
         next_peak_bytes=after,
+        next_is_recorded=inquiry.is_next_recorded,
         multi_scale_side=scaled[0],
         multi_scale_peak_bytes=scaled[1],
     )
@@ -73,6 +74,7 @@ class _Inquiry:
             sizes,
             planned.objects,
         )
+        self.evaluator.check_many([self.batch, self.batch + 1])
         self.tape: Tape = self.evaluator.fit.tape(self.batch)
         self.expected = max(planned.objects(self.batch), default=0)
 
@@ -149,6 +151,11 @@ class _Inquiry:
         found = most_within(bytes_at, self.planned.budget.num_bytes, self.batch, most)
         images = None if found is None else one + (found - 1) * (two - one)
         return _validation(now, images, one + (most - 1) * (two - one))
+
+    @property
+    def is_next_recorded(self) -> bool:
+        """Whether one image more could be recorded."""
+        return self.batch + 1 in self.evaluator.fit.recorded_batches
 
     def next_peak_bytes(self) -> int:
         """Return the device-used peak with one image more."""

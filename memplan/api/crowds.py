@@ -134,13 +134,14 @@ def run_risk(
         lambda batch: question.record(batch, settings),
         [simulator],
         life,
-        batches[0],
-        batches[-1],
+        chosen,
+        chosen,
         say,
         objects=crowds.objects,
     )
     say("Looking for the most objects that fit")
-    predictor.fit.prepare(batches)
+    predictor.check(batches)
+    batches = [batch for batch in batches if batch in predictor.attempts.tapes]
     capacity = simulator.card.capacity_bytes
     limits = (int(capacity * (1 - safety_fraction)), capacity)
 

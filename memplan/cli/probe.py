@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from memplan.answers import BatchPeaks, ProbeAnswer, RankPeaks, Setting
+from memplan.answers import BatchPeaks, FitFacts, ProbeAnswer, RankPeaks, Setting
 from memplan.cli.common import (
     Progress,
     card_options,
@@ -26,6 +26,8 @@ from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 # A terminal shows this many batches of a range; JSON has them all.
 _MOST_ROWS = 16
+# So many batches are named one by one.
+_FEW_BATCHES = 4
 
 
 @click.command()
@@ -86,7 +88,7 @@ def _save_tape(question: Any, batch: int, path: Path) -> None:
 def _text(answer: ProbeAnswer) -> str:
     parts = [_headline(answer), _batch_table(answer), _where(answer)]
     parts += [*rank_lines(answer.other_ranks), _recommendation(answer)]
-    parts += [f"Note: {note}" for note in (*answer.notes, *_unknown(answer))]
+    parts += [f"Note: {note}" for note in (*answer.notes, *answer.unchecked, *_unknown(answer))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -105,9 +107,13 @@ def _headline(answer: ProbeAnswer) -> str:
     what += f", objects matched in {parts} parts" if parts > 1 else ""
     card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
     if answer.largest_batch == 0:
+        if not answer.largest_is_edge:
+            return f"{what}: no micro-batch that was checked fits {card} (predicted)."
         return f"{what}: not even one image fits {card} (predicted)."
+    which = "that" if answer.largest_is_edge else "that was checked and"
     return (
-        f"{what}: the largest micro-batch that fits {card} is {answer.largest_batch} (predicted)."
+        f"{what}: the largest micro-batch {which} fits {card} is {answer.largest_batch} "
+        "(predicted)."
     )
 
 
@@ -146,8 +152,19 @@ def _batch_table(answer: ProbeAnswer) -> str:
     fit = answer.fit
     return (
         f"{text}\nAs a line: {format_bytes(fit.base_bytes)} + {format_bytes(fit.bytes_per_image)}"
-        f" an image (reserved; off by at most {format_bytes(fit.max_residual_bytes)})."
+        f" an image (reserved; {line_error(fit)})."
     )
+
+
+def line_error(fit: FitFacts) -> str:
+    """Return how far the line is off, and at which batches that was looked at."""
+    off = f"off by at most {format_bytes(fit.max_residual_bytes)}"
+    batches = fit.line_batches
+    if not batches:
+        return off
+    if len(batches) <= _FEW_BATCHES:
+        return f"{off} at batch {', '.join(map(str, batches))}"
+    return f"{off} at the {len(batches)} batches from {batches[0]} to {batches[-1]}"
 
 
 def rank_lines(ranks: RankPeaks | None) -> list[str]:

@@ -15,10 +15,14 @@ from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
+from memplan.units import format_bytes
 
 PREDICTED = "predicted"
 SIMULATED = "simulated"
 MEASURED = "measured"
+
+# So many batches are named one by one.
+_FEW_BATCHES = 4
 
 DISPLAY_CATEGORIES = (
     "parameter",
@@ -90,6 +94,17 @@ class FitFacts:
     """Bytes that operators allocate at the largest batch recorded, over what the line through
     smaller ones says of it; None where memory grows no faster than affine."""
     origin: str = PREDICTED
+
+    @property
+    def error_words(self) -> str:
+        """How far the line is off, and at which batches that was looked at."""
+        off = f"off by at most {format_bytes(self.max_residual_bytes)}"
+        batches = self.line_batches
+        if not batches:
+            return off
+        if len(batches) <= _FEW_BATCHES:
+            return f"{off} at batch {', '.join(map(str, batches))}"
+        return f"{off} at {len(batches)} batches from {batches[0]} to {batches[-1]}"
 
 
 @dataclass(frozen=True, kw_only=True)

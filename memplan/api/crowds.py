@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from memplan.answers import BatchRisk, RunRisk
-from memplan.api.question import Question
+from memplan.api.question import Question, RecordedAs
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.errors import UsageError
@@ -131,7 +131,7 @@ def run_risk(
     batches = ascending[max(0, place - 1) : place + 2]
     life = Life(accumulates=accumulates)
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        RecordedAs(question, settings),
         [simulator],
         life,
         chosen,

@@ -21,8 +21,10 @@ from memplan.answers import (
 from memplan.api.question import (
     DEFAULT_SAFETY,
     Question,
+    RecordedAs,
     check_precision,
     gpu_facts,
+    growth_notes,
     notes_on,
     silent,
     versions,
@@ -199,14 +201,7 @@ def _notes_on_fit(predictor: Predictor) -> tuple[str, ...]:
             "This step runs other operators at each batch, so every batch answered for was "
             "recorded."
         )
-    growth = predictor.growth
-    if growth is not None:
-        low, high = growth.line_batches
-        notes.append(
-            f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
-            f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} "
-            "says. The largest micro-batch was found by recordings."
-        )
+    notes += growth_notes([*predictor.attempts.tapes.values()])
     return tuple(notes)
 
 
@@ -285,7 +280,7 @@ def probe_many(
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        RecordedAs(question, settings),
         simulators,
         life,
         wanted[0],

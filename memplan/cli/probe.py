@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from memplan.answers import BatchPeaks, FitFacts, ProbeAnswer, RankPeaks, Setting
+from memplan.answers import BatchPeaks, ProbeAnswer, RankPeaks, Setting
 from memplan.cli.common import (
     Progress,
     card_options,
@@ -26,8 +26,6 @@ from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 # A terminal shows this many batches of a range; JSON has them all.
 _MOST_ROWS = 16
-# So many batches are named one by one.
-_FEW_BATCHES = 4
 
 
 @click.command()
@@ -152,19 +150,8 @@ def _batch_table(answer: ProbeAnswer) -> str:
     fit = answer.fit
     return (
         f"{text}\nAs a line: {format_bytes(fit.base_bytes)} + {format_bytes(fit.bytes_per_image)}"
-        f" an image (reserved; {line_error(fit)})."
+        f" an image (reserved; {fit.error_words})."
     )
-
-
-def line_error(fit: FitFacts) -> str:
-    """Return how far the line is off, and at which batches that was looked at."""
-    off = f"off by at most {format_bytes(fit.max_residual_bytes)}"
-    batches = fit.line_batches
-    if not batches:
-        return off
-    if len(batches) <= _FEW_BATCHES:
-        return f"{off} at batch {', '.join(map(str, batches))}"
-    return f"{off} at the {len(batches)} batches from {batches[0]} to {batches[-1]}"
 
 
 def rank_lines(ranks: RankPeaks | None) -> list[str]:

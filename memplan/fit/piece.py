@@ -37,8 +37,10 @@ class _Line:
         # In two parts, so that no product comes near 2^63.
         whole, rest = np.divmod(self._rise, self._run)
         images = batch - self._low_batch
-        line: Int64 = self._low + whole * images + np.rint(rest * images / self._run).astype(int)
-        return line
+        line = self._low + whole * images + np.rint(rest * images / self._run).astype(np.int64)
+        # Below its first batch a line through squares goes below nothing.
+        positive: Int64 = np.maximum(line, 0)
+        return positive
 
     def per_image(self) -> Int64:
         return self._rise // max(self._run, 1)

@@ -196,7 +196,8 @@ class Evaluator:
     def check_many(self, batches: Sequence[int]) -> bool:
         """Record several batches side by side; return whether all were what the program says."""
         self._recordings.need([(self.settings, batch) for batch in batches])
-        return all([self.check(batch) for batch in sorted(batches, reverse=True)])
+        agree = [self.check(batch) for batch in sorted(batches, reverse=True)]
+        return all(agree)
 
     def tape(self, batch: int) -> Tape:
         """Return the tape at a batch, as recorded where it was."""

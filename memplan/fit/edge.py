@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 # Larger ones are not looked for. Each allocation's bytes stay far below 2^63.
 MOST_IMAGES = 1 << 20
-# More than bisection takes, were every third round one: 3 * log2(MOST_IMAGES).
+# More than it takes to halve the bounds every second round: 2 * log2(MOST_IMAGES).
 _MOST_ROUNDS = 64
+# Between bounds, places are recorded this part of their distance to either side of the guess.
+_CLOSING = 32
 # Without a batch that is too large the next one is at most so many times the largest that fits.
 _MOST_GROWTH = 64
 
@@ -65,15 +67,20 @@ def largest_fitting(
         most: the largest that is looked into.
     """
     verdicts = dict(known)
+    width, halved = most + 1, True
     for number in range(_MOST_ROUNDS):
         low, high = _bounds(verdicts, failures, most)
         if high - low <= 1:
             break
+        halved, width = 2 * (high - low) <= width, high - low
         if number == 0 and guess is not None:
-            place = guess()
+            pair = [guess(), guess() + 1]
         else:
-            place = _next_place(verdicts, low, high, limit_bytes, number)
-        verdicts |= check(_pair(place, low, high, is_closed=high <= most))
+            place = _next_place(verdicts, low, high, limit_bytes, interpolates=halved)
+            # Bounds on both sides of a good place close in on it at once.
+            aside = (high - low) // _CLOSING if high in verdicts else 0
+            pair = [place - aside, place + aside + 1]
+        verdicts |= check(_within(pair, low, high, is_closed=high <= most))
     low, high = _bounds(verdicts, failures, most)
     if high > most:
         return Largest(low, f"batches above {most:,} were not looked into")
@@ -93,29 +100,29 @@ def _bounds(
     return low, min((batch for batch in over if batch > low), default=most + 1)
 
 
-def _pair(place: int, low: int, high: int, *, is_closed: bool) -> list[int]:
-    """Return a place and the one after it, within the bounds.
+def _within(pair: Sequence[int], low: int, high: int, *, is_closed: bool) -> list[int]:
+    """Return those of two places that are within the bounds.
 
-    Where one of them is known, the middle stands in for it if the upper bound is one that is known.
+    Where only one is, the middle stands in for the other if the upper bound is one that is known.
     """
-    place = min(max(place, low), high - 1)
-    pair = [batch for batch in (place, place + 1) if low < batch < high]
+    first, last = (min(max(place, low), high) for place in pair)
+    inside = {place for place in (first, last) if low < place < high}
     middle = (low + high) // 2
-    if is_closed and len(pair) == 1 and low < middle < high and middle not in pair:
-        pair.append(middle)
-    return sorted(pair)
+    if not inside or (is_closed and len(inside) == 1):
+        inside |= {max(middle, low + 1)}
+    return sorted(inside)
 
 
 def _next_place(
-    verdicts: Mapping[int, Verdict], low: int, high: int, limit_bytes: int, number: int
+    verdicts: Mapping[int, Verdict], low: int, high: int, limit_bytes: int, *, interpolates: bool
 ) -> int:
     """Return where to record next: where the curve through known batches meets the limit.
 
-    Every third time it is the middle, so that the bounds close in on any curve.
+    Else it is the middle, so that the bounds close in on any curve.
     """
     too_large = high in verdicts
     top = high if too_large else min(high, _MOST_GROWTH * max(low, 1))
-    if number % 3 == 2:
+    if not interpolates:
         return math.isqrt(max(low, 1) * top) if top > 8 * max(low, 1) else (low + top) // 2
     points = sorted((batch, one.used_bytes) for batch, one in verdicts.items())
     if not too_large:

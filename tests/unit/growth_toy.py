@@ -10,7 +10,8 @@ class Growing(Workload):
 
     Args:
         width: numbers that the layer makes of an image.
-        pairs: bytes, about, for each pair of images.
+        pairs: numbers of each image by which it is compared with every other; 0 compares none.
+        pair_copies: tables of pairs that are kept.
         chunk: images in a round of a loop; 0 loops over nothing.
         threshold: images from which on a further tensor is made; 0 never.
         odd: whether odd batches make one more.
@@ -20,9 +21,12 @@ class Growing(Workload):
     name = "growing"
     image_size = 8
 
-    def __init__(self, *, width=256, pairs=0, chunk=0, threshold=0, odd=False, runs_to=0):
+    def __init__(
+        self, *, width=256, pairs=0, pair_copies=1, chunk=0, threshold=0, odd=False, runs_to=0
+    ):
         self.width = width
         self.pairs = pairs
+        self.pair_copies = pair_copies
         self.chunk = chunk
         self.threshold = threshold
         self.odd = odd
@@ -45,7 +49,8 @@ class Growing(Workload):
         loss = outputs.square().sum()
         if self.pairs:
             narrow = outputs[:, : self.pairs]
-            loss = loss + (narrow @ narrow.T).exp().sum()
+            table = narrow @ narrow.T
+            loss = loss + table.expand(self.pair_copies, -1, -1).exp().sum()
         if self.chunk:
             parts = [part.exp().mean() for part in outputs.split(self.chunk)]
             loss = loss + torch.stack(parts).sum()

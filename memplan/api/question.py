@@ -25,6 +25,7 @@ from memplan.device.replay import (
     Simulator,
 )
 from memplan.errors import BadInputError, UsageError
+from memplan.fit.growth import faster_growth
 from memplan.planner.crowd import Crowd
 from memplan.registry import make_workload
 from memplan.tape import Int64, Tape
@@ -250,6 +251,29 @@ class Question:
         )
 
 
+@dataclass(frozen=True)
+class RecordedAs:
+    """Records a question's step in one configuration, by micro-batch size."""
+
+    question: Question
+    settings: StepSettings
+
+    def __call__(self, micro_batch_size: int) -> Tape:
+        """Return the tape; see `Question.record`."""
+        return self.question.record(micro_batch_size, self.settings)
+
+
+@dataclass(frozen=True)
+class RecordsAs:
+    """Returns, for a configuration, what records a question's step in it."""
+
+    question: Question
+
+    def __call__(self, settings: StepSettings) -> RecordedAs:
+        """Return what records at a batch."""
+        return RecordedAs(self.question, settings)
+
+
 def gpu_facts(simulator: Simulator) -> GpuFacts:
     """Return what an answer says of its card."""
     return GpuFacts(
@@ -271,6 +295,24 @@ def notes_on(simulator: Simulator) -> tuple[str, ...]:
             "workspace is the most that any of the plans it times may ask for."
         )
     return tuple(notes)
+
+
+def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
+    """Return a sentence where memory grows faster than affine in the batch; else none.
+
+    Args:
+        recorded: tapes of one configuration.
+    """
+    growth = faster_growth({one.description.micro_batch_size: one for one in recorded})
+    if growth is None:
+        return ()
+    low, high = growth.line_batches
+    sentence = (
+        f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
+        f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} says. "
+        "What is answered was recorded at its own batch."
+    )
+    return (sentence,)
 
 
 def check_precision(card: Card, precision: str) -> None:

@@ -16,7 +16,7 @@ from memplan.device.replay import UNLIMITED_BYTES
 from memplan.errors import MemplanError
 from memplan.fit.predictor import thinned, with_each_crowd
 from memplan.fit.program import EveryBatch
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.plan_answers import Edge
 from memplan.planner.evaluate import Evaluator
 from memplan.tape import Int64, Tape
@@ -35,9 +35,10 @@ def edge_of(planned: Planned) -> Edge:
     """
     planned.say("Looking how near the edge it is")
     inquiry = _Inquiry(planned)
-    (objects, expected, tried), validation, after, scaled = fork_map(
-        lambda name: getattr(inquiry, name)(),
+    (objects, expected, tried), validation, after, scaled = map_processes(
+        inquiry.answer,
         ["objects", "validation", "next_peak_bytes", "multi_scale"],
+        doing="looking how near the edge a plan is",
     )
     used = planned.chosen.predicted.device_used_peak_bytes
     return Edge(
@@ -75,6 +76,10 @@ class _Inquiry:
         )
         self.tape: Tape = self.evaluator.fit.tape(self.batch)
         self.expected = max(planned.objects(self.batch), default=0)
+
+    def answer(self, name: str) -> Any:
+        """Return what the method of a name answers."""
+        return getattr(self, name)()
 
     def _life(self) -> Life:
         life = Life(accumulates=self.accumulation > 1)

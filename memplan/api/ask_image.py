@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from memplan.api.asking import Planned, replayed
 from memplan.errors import MemplanError
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption
 from memplan.planner.space import Split, fits_budget
 from memplan.trace.step import StepSettings
@@ -33,7 +34,7 @@ def largest_images(planned: Planned) -> tuple[ImageOption, ...]:
     """
     ways = list(_ways(planned))
     planned.say(f"Trying larger images in {len(ways)} ways")
-    found = fork_map(lambda way: _largest(planned, way), ways)
+    found = map_processes(partial(_largest, planned), ways, doing="trying larger images")
     options = [one for one in found if one is not None]
     kept: list[ImageOption] = []
     for one in options:

@@ -14,6 +14,7 @@ from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
 from memplan.fit.predictor import Predictor, Say
+from memplan.parallel import kept_processes
 from memplan.planner.devices import Sharing, best_sharing, seconds_between
 from memplan.planner.search import settings_at
 from memplan.planner.space import Budget, Space, configurations
@@ -32,6 +33,7 @@ class _Found:
     settings: tuple[Setting, ...]
 
 
+@kept_processes()
 def plan_unequal(
     question: Question,
     *,
@@ -127,7 +129,7 @@ def _shared(
     """Return the best way to share in one configuration; None where nothing fits."""
     effective = space.effective_batch_size
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        question.recorder(settings),
         simulators,
         Life(accumulates=True),
         1,

@@ -26,7 +26,7 @@ _WORTH_FRACTION = 0.005
 
 def recordings_of(question: Question) -> Recordings:
     """Return recordings that the plans for several cards share."""
-    return Recordings(lambda settings: lambda batch: question.record(batch, settings))
+    return Recordings(question.recorder)
 
 
 def ease(

@@ -32,6 +32,7 @@ from memplan.device.card import Card
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Say
+from memplan.parallel import kept_processes
 from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError, Outcome, search
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
@@ -57,6 +58,7 @@ class Free:
     assigner_parts: bool = True
 
 
+@kept_processes()
 def plan_many(
     question: Question,
     *,
@@ -98,6 +100,7 @@ def plan_many(
     return answers
 
 
+@kept_processes()
 def plan_one(
     question: Question,
     *,

@@ -39,6 +39,7 @@ from memplan.device.replay import (
 from memplan.errors import UsageError
 from memplan.fit.affine import EveryBatch
 from memplan.fit.predictor import Predictor, Say
+from memplan.parallel import kept_processes
 from memplan.planner.search import (
     Budget,
     Space,
@@ -228,6 +229,7 @@ def _recommended(
     return pareto(feasible)[-1] if feasible else None
 
 
+@kept_processes()
 def probe_many(
     question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
 ) -> list[ProbeAnswer]:
@@ -254,7 +256,7 @@ def probe_many(
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        question.recorder(settings),
         simulators,
         life,
         wanted[0],

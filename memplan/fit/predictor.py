@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.affine import EveryBatch, Fit, Piece, fit
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.tape import Int64, Tape
 
 # A guess at the largest batch is recorded up to here, and no larger one is looked for beyond.
@@ -112,7 +114,8 @@ class Predictor:
 
         def record_many(batches: Sequence[int]) -> dict[int, Tape]:
             say(f"Recording a step at batch {', '.join(map(str, batches))}")
-            return dict(zip(batches, fork_map(record, batches), strict=True))
+            made = map_processes(record, batches, doing="recording steps")
+            return dict(zip(batches, made, strict=True))
 
         def third_batch(low: Tape, high: Tape) -> int:
             guess = guess_largest_batch(low, high, capacity, life)
@@ -172,13 +175,18 @@ class Predictor:
         for batch in missing:
             self._program(self.fit.piece(batch))
 
-        def answer(batch: int) -> tuple[Peaks, DeviceBytes]:
-            return self.peaks(card, batch), self.device_bytes(card, batch)
-
-        for batch, (peaks, answers) in zip(missing, fork_map(answer, missing), strict=True):
+        made = map_processes(partial(self._answer, card), missing, doing="replaying batches")
+        for batch, (peaks, answers) in zip(missing, made, strict=True):
             self._peaks[card, batch] = peaks
             self._device[card, batch] = answers
         return [self._peaks[card, batch] for batch in batches]
+
+    def _answer(self, card: int, batch: int) -> tuple[Peaks, DeviceBytes]:
+        return self.peaks(card, batch), self.device_bytes(card, batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without what is found by identity there, or quickly again."""
+        return {**vars(self), "_programs": {}, "_device": {}, "_peaks": {}}
 
     def largest_batch(self, card: int, limit_bytes: int | None = None) -> int:
         """Return the largest micro-batch size that fits a card, 0 when not even one image does.

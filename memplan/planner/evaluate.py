@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.affine import EveryBatch, Fit, fit
 from memplan.fit.predictor import as_recorded, thinned, with_each_crowd
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.planner.recompute import RecomputeLadder, is_inside, parts_of_large
 from memplan.planner.splice import Splicer
 from memplan.planner.throughput import Float64, images_per_second, operator_seconds
@@ -28,6 +29,11 @@ Recorder = Callable[[StepSettings], Callable[[int], Tape]]
 Key = tuple[StepSettings, int]
 
 
+def _recorded(recorder_of: Recorder, key: Key) -> Tape:
+    settings, batch = key
+    return recorder_of(settings)(batch)
+
+
 class Recordings:
     """Tapes by configuration and batch, each recorded once, several side by side.
 
@@ -36,7 +42,7 @@ class Recordings:
     """
 
     def __init__(self, recorder_of: Recorder) -> None:
-        self._recorder_of = recorder_of
+        self.recorder_of = recorder_of
         self._tapes: dict[Key, Tape] = {}
 
     def tape(self, settings: StepSettings, batch: int) -> Tape:
@@ -51,8 +57,12 @@ class Recordings:
     def need(self, keys: Sequence[Key]) -> None:
         """Record what is missing, as many at a time as there are cores."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._tapes]
-        made = fork_map(lambda key: self._recorder_of(key[0])(key[1]), missing)
+        made = map_processes(partial(_recorded, self.recorder_of), missing, doing="recording steps")
         self._tapes |= dict(zip(missing, made, strict=True))
+
+    def keep(self, settings: StepSettings, batch: int, tape: Tape) -> None:
+        """Take a tape that was made elsewhere as recorded."""
+        self._tapes[settings, batch] = tape
 
     def fit(self, settings: StepSettings, first: int, last: int) -> Fit | EveryBatch:
         """Return the program of a configuration over a range of batches, recorded at its ends."""

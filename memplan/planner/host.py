@@ -12,7 +12,7 @@ from memplan import tape as tapes
 from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFacts
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.errors import InfeasibleError
-from memplan.parallel import num_cores
+from memplan.processes import num_cores
 from memplan.units import KIB, format_bytes, three_digits
 
 if TYPE_CHECKING:

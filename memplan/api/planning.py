@@ -17,12 +17,12 @@ from memplan.api.budgets import budget_of
 from memplan.api.crowds import Crowds, run_risk
 from memplan.api.details import block_savings, phase_peaks, settings_of
 from memplan.api.ease import ease, recordings_of
+from memplan.api.notes import notes_on
 from memplan.api.question import (
     Question,
     check_precision,
     explained,
     gpu_facts,
-    notes_on,
     silent,
     versions,
 )
@@ -295,7 +295,7 @@ def answer_for(
         command=_train_command(question, chosen, data),
         versions=versions(),
         seconds=time.perf_counter() - start,
-        notes=notes_on(simulator),
+        notes=notes_on(simulator, question),
     )
 
 

@@ -118,7 +118,8 @@ def eager_adds_bytes(card: Card) -> int:
         for name, entry in table.items()
         if name != "any" and catalogue.card(name).compute_capability == card.compute_capability
     ]
-    return round((same[0] if same else table["any"])["gib"] * GIB)
+    gib: float = (same[0] if same else table["any"])["gib"]
+    return round(gib * GIB)
 
 
 def under_cuda(card: Card, cuda_version: str) -> Card:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from memplan.api.question import Question
 from memplan.device.context import older_than_cudnn_9
 from memplan.device.cudnn import installed_version
 from memplan.device.replay import Simulator
+from memplan.fit.growth import faster_growth
+from memplan.tape import Tape
 from memplan.units import format_bytes
 
 
@@ -48,3 +52,21 @@ def _note_on_context(simulator: Simulator, cuda_version: str) -> str:
         f"Context taken as {size}: under CUDA {cuda_version} kernels are loaded when first used, "
         f"so it is the card's own ({outside.source})."
     )
+
+
+def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
+    """Return a sentence where memory grows faster than affine in the batch; else none.
+
+    Args:
+        recorded: tapes of one configuration.
+    """
+    growth = faster_growth({one.description.micro_batch_size: one for one in recorded})
+    if growth is None:
+        return ()
+    low, high = growth.line_batches
+    sentence = (
+        f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
+        f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} says. "
+        "What is answered was recorded at its own batch."
+    )
+    return (sentence,)

@@ -17,7 +17,7 @@ from memplan.api.budgets import budget_of
 from memplan.api.crowds import Crowds, run_risk
 from memplan.api.details import block_savings, phase_peaks, settings_of
 from memplan.api.ease import ease, recordings_of
-from memplan.api.notes import notes_on
+from memplan.api.notes import growth_notes, notes_on
 from memplan.api.question import (
     Question,
     check_precision,
@@ -32,6 +32,7 @@ from memplan.device.card import Card
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Say
+from memplan.parallel import kept_processes
 from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError, Outcome, search
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
@@ -57,6 +58,7 @@ class Free:
     assigner_parts: bool = True
 
 
+@kept_processes()
 def plan_many(
     question: Question,
     *,
@@ -98,6 +100,7 @@ def plan_many(
     return answers
 
 
+@kept_processes()
 def plan_one(
     question: Question,
     *,
@@ -185,6 +188,8 @@ def plan_one(
         ),
         safety_source=f"{margin.source} {taken}".rstrip(),
         taken_bytes=budget.taken_bytes,
+        unchecked=_unchecked(recordings),
+        notes=(*notes_on(simulator, question), *growth_notes(recordings.recorded(settings))),
         batch=_batch_facts(outcome, effective, nominal),
         risk=run_risk(
             crowds,
@@ -198,6 +203,20 @@ def plan_one(
         ),
         seconds=time.perf_counter() - start,
     )
+
+
+def _unchecked(recordings: Recordings) -> tuple[str, ...]:
+    """Return which batches were left out of a plan because they could not be recorded."""
+    failures = recordings.failures
+    if not failures:
+        return ()
+    batch = min(failures)
+    named = ", ".join(map(str, sorted(failures)))
+    sentence = (
+        f"Not checked, because it could not be recorded in every way to run: micro-batch {named} "
+        f"({failures[batch]})."
+    )
+    return (sentence,)
 
 
 def _simulators(question: Question, free: Free) -> dict[str, Simulator]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from memplan._version import __version__
 from memplan.answers import (
     GpuFacts,
 )
-from memplan.device import calibration as calibrations
-from memplan.device import catalogue, nvml
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card
+from memplan.device.chosen import with_calibrations
 from memplan.device.context import under_cuda
 from memplan.device.cudnn import installed_version
 from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
@@ -29,6 +29,7 @@ from memplan.device.replay import (
 )
 from memplan.errors import BadInputError, UsageError
 from memplan.planner.crowd import Crowd
+from memplan.processes import is_worker
 from memplan.registry import make_workload
 from memplan.tape import Int64, Tape
 from memplan.trace.build import build
@@ -54,6 +55,12 @@ def explained(workload: Workload) -> Iterator[None]:
         raise BadInputError(
             f"{workload.name} cannot be built: {reason}. Try another --img or --set."
         ) from error
+
+
+@lru_cache(maxsize=4)
+def _made_once(name: str, arguments: bytes) -> Workload:
+    """Return a process's own copy of a workload, made when it is first asked for."""
+    return make_workload(name, pickle.loads(arguments))  # noqa: S301 - pickled beside the call
 
 
 def versions() -> dict[str, str]:
@@ -138,6 +145,8 @@ class Question:
         """The workload, made once."""
         if isinstance(self.workload, Workload):
             return self.workload
+        if is_worker():
+            return _made_once(self.workload, pickle.dumps(self.arguments))
         return make_workload(self.workload, self.arguments)
 
     @cached_property
@@ -245,6 +254,17 @@ class Question:
         parallel = DataParallel(devices=self.devices, sync_batch_norm=self.sync_batch_norm)
         return with_data_parallel(tape, self.model_tensors, parallel)
 
+    def recorder(self, settings: StepSettings) -> Callable[[int], Tape]:
+        """Return the function that records a step so set, by micro-batch size."""
+        return partial(self.record, settings=settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without the workload made of a name, which that makes anew."""
+        state = dict(vars(self))
+        if isinstance(self.workload, str):
+            state.pop("made", None)
+        return state
+
     def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSettings:
         """Return how the step runs.
 
@@ -264,63 +284,6 @@ class Question:
             allow_tf32=self.allow_tf32,
             lean=self.lean,
         )
-
-
-def with_calibrations(
-    gpus: Sequence[str | int | Card], named: Path | Calibration | None = None
-) -> list[tuple[Card, Calibration | None]]:
-    """Return cards and what was measured on each; none given takes this machine's first.
-
-    Args:
-        gpus: names, indices, or cards; what is kept of a card given as such is not looked for.
-        named: replaces what is kept of the card it is of; a file must be of one of the cards.
-
-    Raises:
-        BadInputError: there is no such card, or the file is of none of them.
-        BadTapeError: a calibration cannot be read.
-    """
-    cards = [_resolve_card(gpu) for gpu in gpus] or [_present_card()]
-    kept = [not isinstance(gpu, Card) for gpu in gpus] or [True]
-    own = calibrations.load(named) if isinstance(named, Path) else named
-    if isinstance(named, Path) and own is not None and own.card not in {c.name for c in cards}:
-        calibrations.calibration_of(cards[0], named)
-
-    def found(card: Card, *, is_kept: bool) -> Calibration | None:
-        if own is not None and own.card == card.name:
-            return own
-        return calibrations.calibration_of(card) if is_kept else None
-
-    return [(card, found(card, is_kept=is_kept)) for card, is_kept in zip(cards, kept, strict=True)]
-
-
-def calibrated_card(gpu: str | int | Card | None, path: Path | None = None) -> Card:
-    """Return the card that a name, an index or None stands for, with what was measured on it."""
-    card, found = with_calibrations(() if gpu is None else (gpu,), path)[0]
-    return found.applied_to(card) if found else card
-
-
-def _resolve_card(gpu: str | int | Card) -> Card:
-    """Return the card that a catalogue name or an index in this machine stands for."""
-    if isinstance(gpu, Card):
-        return gpu
-    if isinstance(gpu, int) or gpu.isdecimal():
-        return nvml.card_at(int(gpu)).card
-    return catalogue.card(gpu)
-
-
-def _present_card() -> Card:
-    """Return this machine's first card.
-
-    Raises:
-        BadInputError: there is none.
-    """
-    present = nvml.present()
-    if not present:
-        raise BadInputError(
-            "No NVIDIA card is in this machine, and no --gpu names one. Give --gpu NAME, such as "
-            "rtx-3090 or a100-80gb; `memplan gpus` lists them all."
-        )
-    return present[0].card
 
 
 def gpu_facts(simulator: Simulator) -> GpuFacts:

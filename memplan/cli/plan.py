@@ -84,8 +84,13 @@ def command(context: click.Context, /, **values: Any) -> None:
     \b
     memplan plan --cfg yolov9-s --gpu rtx-3090 --effective-batch 64
     """
+    from memplan.parallel import kept_processes
+    from memplan.processes import start_server
+
     check_writable((values["output"], values["report"]), force=values["force"])
-    answers = _plan(context, values)
+    start_server()  # it imports while this process does
+    with kept_processes():
+        answers = _plan(context, values)
     feasible = [answer for answer in answers if isinstance(answer, PlanAnswer)]
     if feasible or values["as_json"]:
         show(values, answers, _text)
@@ -331,7 +336,7 @@ def _plan_text(answer: PlanAnswer) -> str:
     left_out = len(answer.alternatives) - len(rows)
     more = f"; {left_out} more in --json" if left_out else ""
     alternatives = f"Less memory, less speed (predicted{more})\n" + table(header, rows, left=0)
-    notes = [f"Note: {note}" for note in answer.notes]
+    notes = [f"Note: {note}" for note in (*answer.notes, *answer.unchecked)]
     parts = [*before_plan(answer), "\n".join(lines), alternatives, *risk_lines(answer)]
     parts += beside_plan(answer)
     return "\n\n".join([*parts, f"Run it: {answer.command}", *notes])

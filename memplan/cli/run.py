@@ -216,7 +216,7 @@ def _reads(answer: ScriptAnswer) -> str:
     )
     lines = [lead]
     lines += [
-        f"  {one.line or '(no line)'} read {one.answer}, {one.count} times"
+        f"  {one.line or '(no line)'} read {one.answer}, {_times(one.count)}"
         for one in answer.by_rule[:_MOST_READS]
     ]
     if len(answer.by_rule) > _MOST_READS:
@@ -224,8 +224,30 @@ def _reads(answer: ScriptAnswer) -> str:
     return "\n".join(lines)
 
 
+def _remedies(answer: ScriptAnswer) -> list[str]:
+    """Return what to change where memory ran out."""
+    memory = answer.out_of_memory
+    if memory is None or memory.is_caught:
+        return []
+    remedies = []
+    if answer.reserved_peak_bytes - answer.allocated_peak_bytes >= memory.requested_bytes:
+        remedies.append(
+            "More is reserved and not allocated than was asked for: try "
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."
+        )
+    if answer.largest_batch is None:
+        remedies.append(
+            "--find-batch OPTION finds the largest batch, by the option of yours that sets it."
+        )
+    return remedies
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def _notes(answer: ScriptAnswer) -> str:
-    notes = []
+    notes = [] if answer.runs else _remedies(answer)
     if answer.stopped:
         notes.append(f"Stopped after {answer.num_steps} steps; --steps N watches N.")
     if answer.unseen_validation_steps:
@@ -235,7 +257,7 @@ def _notes(answer: ScriptAnswer) -> str:
         notes.append("The script met an out-of-memory error and went on.")
     if answer.num_alloc_retries:
         notes.append(
-            f"The allocator emptied its cache {answer.num_alloc_retries} times to make room, "
+            f"The allocator emptied its cache {_times(answer.num_alloc_retries)} to make room, "
             "which is slow."
         )
     if answer.num_processes > 1:

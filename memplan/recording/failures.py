@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from memplan.recording.sites import is_script
+from memplan.recording.sites import is_installed, is_script
 
 _FOLDER = str(Path(__file__).parent)
 
@@ -18,7 +18,8 @@ def described(
     """Return an error's kind, first line and the innermost line of the user's files."""
     frames = traceback.extract_tb(trace)
     own = [frame for frame in frames if is_script(frame.filename)]
-    last = own[-1] if own else None
+    written = [frame for frame in own if not is_installed(frame.filename)] or own
+    last = written[-1] if written else None
     return {
         "kind": kind.__name__,
         "message": str(error).splitlines()[0] if str(error) else "",

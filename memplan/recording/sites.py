@@ -17,10 +17,15 @@ def is_script(path: str) -> bool:
     """Return whether a source file is the user's: neither PyTorch, Python itself nor memplan."""
     if path.startswith(("<", _OURS)):
         return False
-    parts = Path(path).parts
-    if "site-packages" in parts or "dist-packages" in parts:
-        return not {"torch", "torchvision"} & set(parts)
+    if is_installed(path):
+        return not {"torch", "torchvision"} & set(Path(path).parts)
     return not path.startswith(_STANDARD)
+
+
+@lru_cache(maxsize=4096)
+def is_installed(path: str) -> bool:
+    """Return whether a source file belongs to an installed package."""
+    return bool({"site-packages", "dist-packages"} & set(Path(path).parts))
 
 
 def script_frame(frame: FrameType | None = None) -> FrameType | None:
@@ -29,6 +34,14 @@ def script_frame(frame: FrameType | None = None) -> FrameType | None:
     while frame is not None and not is_script(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+def own_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame outside installed packages, else as `script_frame` has it."""
+    found = script_frame(frame)
+    while found is not None and is_installed(found.f_code.co_filename):
+        found = script_frame(found.f_back) if found.f_back else None
+    return found or script_frame(frame)
 
 
 def script_line() -> str:

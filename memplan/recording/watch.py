@@ -28,7 +28,7 @@ from memplan.recording.enough import Enough
 from memplan.recording.failures import described, without_ours
 from memplan.recording.modules_seen import ModulesSeen
 from memplan.recording.script_events import Mark, breakdown
-from memplan.recording.sites import script_frame
+from memplan.recording.sites import own_frame
 from memplan.recording.value_rules import ValueRules
 from memplan.recording.values import KnownValues
 from memplan.recording.watch_settings import WatchSettings
@@ -161,7 +161,7 @@ class Watch:
     def _on_out_of_memory(self, device: int, size: int, allocated: int, free: int) -> None:
         """Keep where memory ran out, also when the script catches it."""
         del device, free, allocated
-        frame = script_frame(sys._current_frames().get(self.modules.thread))
+        frame = own_frame(sys._current_frames().get(self.modules.thread))
         self.out_of_memory = {
             "message": "",
             "requested_bytes": size,

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.one_by_one import OneByOne
 from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
 from memplan.device.allocator_replay import StreamResult, replay_stream
 from memplan.device.card import Card
 from memplan.device.cublas import release_of
+from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.reduction import Reduction
 from memplan.trace.build import build, make_fake

@@ -471,6 +471,9 @@ class ProbeAnswer(Answer):
     """Whether one image more was recorded too, and does not fit."""
     edge: tuple[BatchPeaks, ...] = ()
     """Peaks at the largest micro-batch size that fits, and at one image more."""
+    one_by_one_range_bytes: tuple[int, int] | None = None
+    """Device-used bytes at the reference batch, least and most, as the workspaces of 1x1
+    convolutions leave them open; None where there are none."""
     recommended: Setting | None
     other_ranks: RankPeaks | None = None
     """What the other processes take at the reference batch; None for one device."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from benchmarks.card_truth.cards import read
 from benchmarks.card_truth.row import Row
-from benchmarks.one_by_one import is_one_by_one
 from memplan.convolution import ConvolutionProblem
 from memplan.device import catalogue
 from memplan.device.cudnn import WorkspaceOracle
+from memplan.device.one_by_one import is_one_by_one
 
 ORDINARY = "Convolution workspaces"
 ONE_BY_ONE = "Convolution workspaces, 1x1"

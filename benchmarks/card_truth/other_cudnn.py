@@ -21,10 +21,10 @@ from pathlib import Path
 import click
 
 from benchmarks.common import RESULTS
-from benchmarks.one_by_one import OneByOne
 from memplan import tape as tapes
 from memplan.cli.common import table
 from memplan.device import catalogue, cudnn_descriptors
+from memplan.device.one_by_one import OneByOne
 from memplan.errors import BadInputError
 from memplan.units import MIB
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.one_by_one import OneByOne
 from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import Peaks, Simulator
 from memplan.tape import Tape
 

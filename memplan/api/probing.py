@@ -329,6 +329,7 @@ def probe_many(
                     for batch in (largest, largest + 1)
                     if batch and batch in predictor.attempts.tapes
                 ),
+                one_by_one_range_bytes=predictor.one_by_one_range(card, reference),
                 other_ranks=other_ranks(question, simulator, tape),
                 recommended=recommended[card],
                 timeline=timeline,

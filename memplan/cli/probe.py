@@ -87,10 +87,24 @@ def _save_tape(question: Any, batch: int, path: Path) -> None:
 
 
 def _text(answer: ProbeAnswer) -> str:
-    parts = [_headline(answer), _batch_table(answer), _where(answer)]
+    parts = [_headline(answer), _batch_table(answer), _open_range(answer), _where(answer)]
     parts += [*rank_lines(answer.other_ranks), _recommendation(answer)]
     parts += [f"Note: {note}" for note in (*answer.notes, *answer.unchecked, *_unknown(answer))]
     return "\n\n".join(part for part in parts if part)
+
+
+def _open_range(answer: ProbeAnswer) -> str:
+    """Say what the workspaces of 1x1 convolutions leave open, where they leave anything."""
+    if answer.one_by_one_range_bytes is None:
+        return ""
+    low, high = answer.one_by_one_range_bytes
+    if format_bytes(low) == format_bytes(high):
+        return ""
+    return (
+        f"1x1 convolutions leave {format_bytes(low)} to {format_bytes(high)} device-used open at "
+        f"batch {answer.reference_batch}:\ncuDNN cannot say without a driver which of them run as "
+        "matrix products."
+    )
 
 
 def _unknown(answer: ProbeAnswer) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError, first_sentence
 from memplan.fit.affine import fit
@@ -194,16 +195,42 @@ class Predictor:
         """Return the convolutions of the program that answers at a batch."""
         return self.fit.piece(batch).convolutions(batch)
 
-    def loaded(self, card: int, batch: int) -> tuple[Program, Int64]:
-        """Return the program that answers at a batch, and its sizes on a card."""
+    def loaded(
+        self, card: int, batch: int, one_by_one: OneByOne = OneByOne.AS_ASKED
+    ) -> tuple[Program, Int64]:
+        """Return the program that answers at a batch, and its sizes on a card.
+
+        Args:
+            card: index into `simulators`.
+            batch: micro-batch size, >= 1.
+            one_by_one: which workspaces 1x1 convolutions are taken to have.
+        """
         piece = self.fit.piece(batch)
         program = self._program(piece, batch)
+        answers = self.device_bytes(card, batch)
+        workspaces = one_by_one.applied(piece.convolutions(batch), answers.convolutions)
         sizes = program.sizes(
             piece.requested_bytes(batch),
-            self.device_bytes(card, batch),
+            replace(answers, convolutions=workspaces),
             thinned(self._objects(batch), program.num_steps),
         )
         return program, sizes
+
+    def one_by_one_range(self, card: int, batch: int) -> tuple[int, int]:
+        """Return the least and the most device-used bytes that 1x1 convolutions leave open.
+
+        See `memplan.device.one_by_one`.
+
+        Args:
+            card: index into `simulators`.
+            batch: micro-batch size, >= 1.
+        """
+        used = [self.peaks(card, batch).device_used_peak_bytes]
+        for one_by_one in (OneByOne.PRODUCTS_IN_BACKWARD, OneByOne.PRODUCTS):
+            loaded = self.loaded(card, batch, one_by_one)
+            peaks = self.simulators[card].peaks(*loaded, self.convolutions(batch))
+            used.append(peaks.device_used_peak_bytes)
+        return min(used), max(used)
 
     def peaks(self, card: int, batch: int) -> Peaks:
         """Return the peaks at a batch on a card.

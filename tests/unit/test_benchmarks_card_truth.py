@@ -13,9 +13,10 @@ from benchmarks.card_truth.reasons import UNEXPLAINED, reason
 from benchmarks.card_truth.row import Row
 from benchmarks.card_truth.yolov8 import Classifier, Detector
 from benchmarks.common import RESULTS
-from benchmarks.one_by_one import PRODUCT_BYTES, OneByOne, refused_products
+from benchmarks.one_by_one import refused_products
 from memplan.convolution import ConvolutionProblem
 from memplan.device import nvml
+from memplan.device.one_by_one import PRODUCT_BYTES, OneByOne
 from memplan.units import MIB
 
 ROW = Row(

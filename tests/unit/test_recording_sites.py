@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from memplan.recording.sites import is_installed, is_script, own_frame, script_line
 
 PACKAGES = Path(torch.__file__).parents[1]

@@ -1,0 +1,69 @@
+"""What the workspaces of 1x1 convolutions leave open."""
+
+import numpy as np
+import pytest
+from memplan.convolution import ConvolutionProblem
+from memplan.device import catalogue
+from memplan.device.life import Life
+from memplan.device.one_by_one import PRODUCT_BYTES, OneByOne, is_matrix_product
+from memplan.device.replay import Simulator
+from memplan.fit.predictor import Predictor
+from memplan.registry import make_workload
+from memplan.trace.record import record
+
+
+def problem(**changes):
+    values = {
+        "kind": "forward",
+        "dtype": "float16",
+        "input": (4, 64, 28, 28),
+        "weight": (128, 64, 1, 1),
+        "stride": (1, 1),
+        "padding": (0, 0),
+        "dilation": (1, 1),
+    }
+    return ConvolutionProblem(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"stride": (2, 2)}, False),
+        ({"weight": (128, 64, 3, 3)}, False),
+        ({"padding": (1, 1)}, False),
+        ({"groups": 2, "weight": (128, 32, 1, 1)}, False),
+    ],
+)
+def test_a_matrix_product_has_one_position_and_no_stride(changes, expected):
+    """Only such a convolution may be given to cuBLASLt."""
+    assert expected == is_matrix_product(problem(**changes))
+
+
+def test_products_take_their_own_workspace_in_place_of_what_cudnn_said():
+    """In both directions, or in backward alone."""
+    problems = [problem(), problem(kind="wgrad"), problem(weight=(128, 64, 3, 3))]
+    asked = np.array([7, 8, 9])
+
+    assert [7, 8, 9] == OneByOne.AS_ASKED.applied(problems, asked).tolist()
+    assert [7, PRODUCT_BYTES, 9] == OneByOne.PRODUCTS_IN_BACKWARD.applied(problems, asked).tolist()
+    assert [PRODUCT_BYTES] * 2 + [9] == OneByOne.PRODUCTS.applied(problems, asked).tolist()
+
+
+def _range(name, batch):
+    workload = make_workload(name)
+    simulators = [Simulator(catalogue.card("a100-40gb"))]
+    predictor = Predictor(
+        lambda size: record(workload, size), simulators, Life(accumulates=False), batch, batch
+    )
+    return predictor.one_by_one_range(0, batch), predictor.peaks(0, batch).device_used_peak_bytes
+
+
+@pytest.mark.slow
+def test_a_network_of_1x1_convolutions_has_a_range_and_one_of_3x3_has_none():
+    """What was asked lies within; VGG's windows leave nothing open."""
+    (low, high), asked = _range("torchvision:mobilenet_v2", 32)
+    assert low <= asked <= high
+    assert low < high
+    (low, high), asked = _range("torchvision:vgg11", 2)
+    assert (asked, asked) == (low, high)

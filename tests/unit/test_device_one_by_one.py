@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from memplan.convolution import ConvolutionProblem
 from memplan.device import catalogue
 from memplan.device.life import Life

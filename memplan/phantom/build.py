@@ -91,13 +91,14 @@ def _folder(major: int) -> Path:
     built = _BUILT / f"cuda{major}"
     if built.is_dir():
         return built
-    folder = _cache() / f"phantom-{_key()}" / f"cuda{major}"
+    folder = cache_folder() / f"phantom-{_key()}" / f"cuda{major}"
     if not folder.is_dir():
         _compile_into(folder, major)
     return folder
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Return memplan's folder for what can be made again, in `XDG_CACHE_HOME` or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "memplan"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError
-from memplan.phantom.build import check_cudnn, cuda_major, library_folder
+from memplan.phantom.build import cache_folder, check_cudnn, cuda_major, library_folder
 from memplan.phantom.compile import preloaded
 from memplan.phantom.description import describe
 
@@ -54,8 +54,11 @@ def environment(
     others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
     made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
     made["PHANTOM_DEVICE"] = description
-    # Kernels compiled for the phantom hold nothing; the user's cache must not keep them.
+    # Kernels compiled for the phantom hold nothing, or were chosen by times that mean nothing: the
+    # user's caches must not keep them.
     made["USE_PYTORCH_KERNEL_CACHE"] = "0"
+    made["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "phantom-inductor")
+    made["TRITON_CACHE_DIR"] = str(cache_folder() / "phantom-triton")
     # Triton links its launchers against a driver that it is told of.
     made["TRITON_LIBCUDA_PATH"] = str(folder / "opened")
     # The phantom's devices are counted from 0, whatever this machine's real ones are called.

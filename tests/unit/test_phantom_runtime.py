@@ -101,6 +101,24 @@ def test_each_device_has_its_own_memory_and_each_thread_its_device():
     assert [1, 0, 0, 2 * PAGE, 101, 0] == found
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("1", [0, 1]), ("1,0", [0, 2]), ("0,7,1", [0, 1]), ("", [100, 0]), ("-1", [100, 0])],
+)
+def test_hidden_cards_are_not_counted(visible, expected):
+    """CUDA_VISIBLE_DEVICES is obeyed; none left is cudaErrorNoDevice."""
+    found = ask(
+        """
+        count = ctypes.c_int()
+        answer([call("cudaGetDeviceCount", ctypes.byref(count)), count.value])
+        """,
+        num_devices=2,
+        variables={"CUDA_VISIBLE_DEVICES": visible},
+    )
+
+    assert expected == found
+
+
 def test_queued_values_are_delivered_by_size_in_order():
     """Sizes do not mix; what nobody queued is zero and counted."""
     found = ask(

@@ -70,6 +70,25 @@ def test_cudnn_plans_for_the_described_card(card, workspace_bytes):
     assert [52_428_800, 73_728, 52_428_800, workspace_bytes] == sizes
 
 
+def test_cudnn_compiles_attention_for_an_h100():
+    """A runtime-compiled engine: planning it needs the real NVRTC, found by its own path."""
+    sizes = ask(
+        """
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        query = torch.empty(2, 8, 512, 64, device="cuda", dtype=torch.half)
+        torch.cuda.memory._record_memory_history(context=None)
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+        trace = torch.cuda.memory._snapshot()["device_traces"][0]
+        answer([entry["size"] for entry in trace if entry["action"] == "alloc"])
+        """,
+        card="h100-80gb",
+    )
+
+    assert 1_048_576 in sizes
+
+
 @pytest.mark.parametrize(("offered", "workspace_bytes"), [(0, []), (1 << 20, [(1 << 20) + 256])])
 def test_cudnn_plans_a_1x1_convolution_as_a_product_of_cublaslt(offered, workspace_bytes):
     """Its workspace is the algorithm's, which the description gives, and 256 bytes to align it."""

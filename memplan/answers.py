@@ -15,10 +15,16 @@ from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
+from memplan.script_answer import SCHEMA as RUN_SCHEMA
+from memplan.script_answer import ScriptAnswer
+from memplan.units import format_bytes
 
 PREDICTED = "predicted"
 SIMULATED = "simulated"
 MEASURED = "measured"
+
+# So many batches are named one by one.
+_FEW_BATCHES = 4
 
 DISPLAY_CATEGORIES = (
     "parameter",
@@ -80,11 +86,27 @@ class FitFacts:
     """Reserved bytes at batch 0 on the line."""
     bytes_per_image: int
     max_residual_bytes: int
-    """Largest distance of the evaluated program from the line, bytes."""
+    """Largest distance of the evaluated program from the line, bytes, at `line_batches`."""
     recorded_batches: tuple[int, ...]
     not_affine: dict[str, int] = field(default_factory=dict)
     """Operators whose bytes are not affine in the batch, and by how many bytes at most."""
+    line_batches: tuple[int, ...] = ()
+    """Micro-batch sizes at which the line was compared; it says nothing of others."""
+    grows_faster: float | None = None
+    """Bytes that operators allocate at the largest batch recorded, over what the line through
+    smaller ones says of it; None where memory grows no faster than affine."""
     origin: str = PREDICTED
+
+    @property
+    def error_words(self) -> str:
+        """How far the line is off, and at which batches that was looked at."""
+        off = f"off by at most {format_bytes(self.max_residual_bytes)}"
+        batches = self.line_batches
+        if not batches:
+            return off
+        if len(batches) <= _FEW_BATCHES:
+            return f"{off} at batch {', '.join(map(str, batches))}"
+        return f"{off} at {len(batches)} batches from {batches[0]} to {batches[-1]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +369,8 @@ class PlanAnswer(Answer):
     versions: dict[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    """What could not be checked by a recording, and why, a sentence each."""
     lean: bool = False
     """Whether blocks keep only what they cannot rebuild cheaply."""
     other_ranks: RankPeaks | None = None
@@ -442,7 +466,9 @@ class ProbeAnswer(Answer):
     categories_at_peak: dict[str, int]
     modules: tuple[ModuleMemory, ...]
     largest_batch: int
-    """Largest micro-batch size that fits; 0 when not even one image does."""
+    """Largest micro-batch size that was recorded and fits; 0 when not even one image does."""
+    largest_is_edge: bool = True
+    """Whether one image more was recorded too, and does not fit."""
     edge: tuple[BatchPeaks, ...] = ()
     """Peaks at the largest micro-batch size that fits, and at one image more."""
     recommended: Setting | None
@@ -455,6 +481,8 @@ class ProbeAnswer(Answer):
     versions: dict[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    """What could not be checked by a recording, and why, a sentence each."""
 
 
 def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -> None:
@@ -472,16 +500,17 @@ def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -
         raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def load_answers(path: Path) -> list[Answer]:
+def load_answers(path: Path) -> list[Answer | ScriptAnswer]:
     """Return the records in a saved file, each as its own kind.
 
     Raises:
         BadTapeError: the file is missing, no JSON, or holds a schema this version does not know.
     """
-    kinds: dict[str, type[Answer]] = {
+    kinds: dict[str, type[Answer | ScriptAnswer]] = {
         ProbeAnswer.SCHEMA: ProbeAnswer,
         PlanAnswer.SCHEMA: PlanAnswer,
         InfeasibleAnswer.SCHEMA: InfeasibleAnswer,
+        RUN_SCHEMA: ScriptAnswer,
     }
     try:
         values = json.loads(path.read_text())
@@ -489,7 +518,7 @@ def load_answers(path: Path) -> list[Answer]:
         raise BadTapeError(f"{path} does not exist.") from None
     except (OSError, ValueError) as error:
         raise BadTapeError(f"{path} cannot be read as JSON: {error}.") from None
-    answers = []
+    answers: list[Answer | ScriptAnswer] = []
     for item in values if isinstance(values, list) else [values]:
         schema = item.get("schema") if isinstance(item, dict) else None
         if schema not in kinds:

@@ -86,3 +86,8 @@ class DeviceOutOfMemoryError(MemplanError):
     def __init__(self, message: str, requested_bytes: int) -> None:
         super().__init__(message)
         self.requested_bytes = requested_bytes
+
+
+def first_sentence(error: MemplanError) -> str:
+    """Return what an error says first, without the full stop, to be told within a sentence."""
+    return str(error).partition(". ")[0].rstrip(".")

@@ -170,6 +170,8 @@ class Edge:
     """One image more."""
     next_peak_bytes: int
     """Device-used, with one image more."""
+    next_is_recorded: bool = True
+    """Whether that was recorded; False where it is only what smaller batches lead to expect."""
     multi_scale_side: int | None
     """Largest side under multi-scale; None where the workload has none or trains so already."""
     multi_scale_peak_bytes: int | None

@@ -95,7 +95,7 @@ def _largest(case: Case, card: Card) -> dict[str, Any]:
     predictor = Predictor(
         lambda size: question.record(size, settings), [simulator], Life(), batch, batch
     )
-    largest = predictor.largest_batch(0)
+    largest = predictor.largest_batch(0).batch
     edge = [(size, predictor.peaks(0, size)) for size in (largest, largest + 1) if size]
     return {
         "largest_batch": largest,

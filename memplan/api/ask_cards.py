@@ -6,13 +6,14 @@ without workspace bounds them, until none left can win; so the best is found wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from memplan.answers import Setting
 from memplan.api.asking import Planned, replayed
+from memplan.api.details import settings_of
 from memplan.api.planning import plan_one
 from memplan.device import catalogue
 from memplan.device.card import Card
@@ -64,6 +65,8 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
     inquiry = _Inquiry(planned)
     planned.say(f"Planning for {len(catalogue.cards())} cards")
     made = fork_map(inquiry.best, catalogue.cards())
+    while not inquiry.check([setting for _, setting in made if setting is not None]):
+        made = fork_map(inquiry.best, catalogue.cards())
     options = [
         _option(card, budget, setting, prices.get(card.name))
         for card, (budget, setting) in zip(catalogue.cards(), made, strict=True)
@@ -126,10 +129,44 @@ class _Inquiry:
         simulators = {planned.question.allocator: planned.simulator}
         self.tapes: dict[tuple[int, int], Tape] = {}
         self._live: dict[tuple[int, int], int] = {}
-        for number, one in enumerate(self.several):
-            shared = Evaluator(planned.recordings, one, simulators, self.batches, planned.objects)
+        self.evaluators = [
+            Evaluator(planned.recordings, one, simulators, self.batches, planned.objects)
+            for one in self.several
+        ]
+        self._read_tapes(range(len(self.several)))
+
+    def _read_tapes(self, numbers: Iterable[int]) -> None:
+        """Take the tapes of ways to run as their programs are now, without those that fail."""
+        for number in numbers:
             for batch in self.batches:
-                self.tapes[number, batch] = shared.tape(batch)
+                self._live.pop((number, batch), None)
+                if self.planned.recordings.failure(self.several[number], batch) is None:
+                    self.tapes[number, batch] = self.evaluators[number].tape(batch)
+                else:
+                    self.tapes.pop((number, batch), None)
+
+    def check(self, settings: Sequence[Setting]) -> bool:
+        """Record the settings that cards would run; return whether all are as expected.
+
+        Those with recomputed blocks are plans of their own, which were recorded.
+        """
+        base = self.planned.base
+        chosen = {
+            (number, one.micro_batch_size)
+            for one in settings
+            for number, way in enumerate(self.several)
+            if settings_of(base, one) == way
+        }
+        recordings = self.planned.recordings
+        recordings.need([(self.several[number], batch) for number, batch in sorted(chosen)])
+        changed = {
+            number
+            for number, batch in sorted(chosen, reverse=True)
+            if recordings.failure(self.several[number], batch) is not None
+            or not self.evaluators[number].check(batch)
+        }
+        self._read_tapes(changed)
+        return not changed
 
     def budget(self, card: Card) -> Budget:
         """Return what the run may take of a card that nobody else uses."""
@@ -154,6 +191,7 @@ class _Inquiry:
                 (self._bound(number, split, card), number, split)
                 for number in range(len(self.several))
                 for split in self.splits
+                if (number, split.micro_batch_size) in self.tapes
             ),
             key=lambda one: -one[0],
         )

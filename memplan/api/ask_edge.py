@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,6 +14,8 @@ from memplan.api.asking import Planned, most_within
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES
 from memplan.errors import MemplanError
+from memplan.fit.align import aligned
+from memplan.fit.edge import Largest, Verdict, largest_fitting
 from memplan.fit.predictor import thinned, with_each_crowd
 from memplan.fit.program import EveryBatch
 from memplan.parallel import fork_map
@@ -30,14 +32,14 @@ _MOST_VALIDATION = 8
 def edge_of(planned: Planned) -> Edge:
     """Return how near the plan's setting is to its budget and to the card.
 
-    Objects, validation and the micro-batch are read off the program of the batch that the plan
-    was chosen by; multi-scale is recorded.
+    The plan's own micro-batch, the next one, the validation that is said to fit and multi-scale
+    are recorded; objects are read off the two numbers of them that the plan's recording holds.
     """
     planned.say("Looking how near the edge it is")
     inquiry = _Inquiry(planned)
-    (objects, expected, tried), validation, after, scaled = fork_map(
-        lambda name: getattr(inquiry, name)(),
-        ["objects", "validation", "next_peak_bytes", "multi_scale"],
+    validation = inquiry.validation()
+    (objects, expected, tried), after, scaled = fork_map(
+        lambda name: getattr(inquiry, name)(), ["objects", "next_peak_bytes", "multi_scale"]
     )
     used = planned.chosen.predicted.device_used_peak_bytes
     return Edge(
@@ -50,6 +52,7 @@ def edge_of(planned: Planned) -> Edge:
         **validation,
         next_micro_batch_size=planned.chosen.micro_batch_size + 1,
         next_peak_bytes=after,
+        next_is_recorded=inquiry.is_next_recorded,
         multi_scale_side=scaled[0],
         multi_scale_peak_bytes=scaled[1],
     )
@@ -73,6 +76,7 @@ class _Inquiry:
             sizes,
             planned.objects,
         )
+        self.evaluator.check_many([self.batch])
         self.tape: Tape = self.evaluator.fit.tape(self.batch)
         self.expected = max(planned.objects(self.batch), default=0)
 
@@ -126,29 +130,75 @@ class _Inquiry:
         workload = self.planned.question.made
         one, two = (_num_images(workload.make_validation_batch(count)) for count in (1, 2))
         if one is None or two is None:
+            self.evaluator.check_many([self.batch + 1])
             return _validation(None, None, 0)
         now = one + (self.batch - 1) * (two - one)
-        fit = self.evaluator.fit
-        if two == one or isinstance(fit, EveryBatch):
+        if two == one:
+            self.evaluator.check_many([self.batch + 1])
             return _validation(now, None, 0)
-        program = Program(self.tape, self._life())
-        crowds = self.planned.objects(self.batch)
-        own = self._sizes(program, self.tape, crowds)
-        validates = np.array(
-            self.tape.events.section[program.rows] == tapes.SECTIONS.index("validation")
+        most = _MOST_VALIDATION * self.batch
+        found = self._validates_within(most)
+        images, tried = (one + (at - 1) * (two - one) for at in (found.batch, most))
+        if found.batch == most:
+            return _validation(now, None, tried)
+        if not found.is_edge:
+            return _validation(now, None, images)
+        return _validation(now, images, tried)
+
+    def _validates_within(self, most: int) -> Largest:
+        """Return the largest micro-batch whose validation stays within the budget, recorded."""
+        limit = self.planned.budget.num_bytes
+        evaluator, failures = self.evaluator, dict[int, str]()
+        guess = self._expected_validation(most)
+        # Recorded along with it, side by side.
+        evaluator.check_many([*{self.batch + 1, guess, min(guess + 1, most)}])
+
+        def check(batches: Sequence[int]) -> dict[int, Verdict]:
+            evaluator.check_many(batches)
+            found = {}
+            for batch in batches:
+                used = self._validating_bytes(batch)
+                if used is None or batch not in evaluator.fit.recorded_batches:
+                    failures[batch] = "its validation was not recorded"
+                else:
+                    found[batch] = Verdict(used <= limit, used)
+            return found
+
+        known = {self.batch: Verdict(fits=True, used_bytes=self._validating_bytes(self.batch) or 0)}
+        return largest_fitting(
+            check, known, limit, guess=lambda: guess, failures=failures, most=most
         )
+
+    def _expected_validation(self, most: int) -> int:
+        """Return the largest micro-batch whose validation is expected to be within the budget."""
+        if isinstance(self.evaluator.fit, EveryBatch):
+            return min(most, 2 * self.batch)
 
         @cache
         def bytes_at(batch: int) -> int:
-            if fit.piece(batch) is not fit.piece(self.batch):
-                return UNLIMITED_BYTES
-            other = self._sizes(program, fit.tape(batch), crowds)
-            return self._used(program, np.where(validates, other, own))
+            used = self._validating_bytes(batch)
+            return UNLIMITED_BYTES if used is None else used
 
-        most = _MOST_VALIDATION * self.batch
         found = most_within(bytes_at, self.planned.budget.num_bytes, self.batch, most)
-        images = None if found is None else one + (found - 1) * (two - one)
-        return _validation(now, images, one + (most - 1) * (two - one))
+        return most if found is None else found
+
+    def _validating_bytes(self, batch: int) -> int | None:
+        """Return the peak with another micro-batch's validation; None where it is no such one."""
+        pair = aligned(self.tape, self.evaluator.fit.tape(batch))
+        if pair is None:
+            return None
+        program = Program(pair[0], self._life())
+        crowds = self.planned.objects(self.batch)
+        own, other = (self._sizes(program, tape, crowds) for tape in pair)
+        validates = np.array(
+            pair[0].events.section[program.rows] == tapes.SECTIONS.index("validation")
+        )
+        return self._used(program, np.where(validates, other, own))
+
+    @property
+    def is_next_recorded(self) -> bool:
+        """Whether one image more could be recorded."""
+        return self.batch + 1 in self.evaluator.fit.recorded_batches
 
     def next_peak_bytes(self) -> int:
         """Return the device-used peak with one image more."""

@@ -45,12 +45,11 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
     inquiry = _Inquiry(planned, typed)
     plain = inquiry.plain
     fits = fits_budget(plain.peaks, planned.budget)
-    ways = list(inquiry.ways())
-    if not fits:
-        ways += [*inquiry.recomputed(), *inquiry.validated()]
-    good = [one for one in ways if fits_budget(one.peaks, planned.budget)]
-    if fits:
-        good = [one for one in good if one.rate * (1 - DEPARTURE_FRACTION) > plain.rate]
+    extra = [] if fits else [*inquiry.recomputed(), *inquiry.validated()]
+    told = _worth_telling(_good(inquiry, [*inquiry.ways(), *extra], fits=fits))
+    # What is told was recorded; where that is not what was expected, all is looked at anew.
+    while not inquiry.check(told):
+        told = _worth_telling(_good(inquiry, [*inquiry.ways(), *extra], fits=fits))
     used = plain.peaks.device_used_peak_bytes
     validation = planned.question.made.make_validation_batch(1)
     return CommandFit(
@@ -67,9 +66,17 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
         fits=fits,
         fits_card=plain.peaks.fits,
         over_bytes=used - planned.budget.num_bytes,
-        changes=tuple(_change(typed, plain, one) for one in _worth_telling(good)),
+        changes=tuple(_change(typed, plain, one) for one in told),
         assumptions=typed.assumptions,
     )
+
+
+def _good(inquiry: _Inquiry, ways: list[_Way], *, fits: bool) -> list[_Way]:
+    """Return the ways that fit and, where the command does already, are faster."""
+    good = [one for one in ways if fits_budget(one.peaks, inquiry.planned.budget)]
+    if not fits:
+        return good
+    return [one for one in good if one.rate * (1 - DEPARTURE_FRACTION) > inquiry.plain.rate]
 
 
 def _worth_telling(ways: list[_Way]) -> list[_Way]:
@@ -141,9 +148,29 @@ class _Inquiry:
         ]
         batches = [one.micro_batch_size for one in self.splits]
         planned.recordings.need([(one, end) for one in self.several for end in ends_of(batches)])
-        planned.recordings.need([(self.base, typed.batch)])
+        planned.recordings.tape(self.base, typed.batch)
+        self.several = [one for one in self.several if self._runs(one, batches)]
         self.evaluators = {one: self._evaluator(one, batches) for one in self.several}
+        self._failed: set[tuple[StepSettings, int]] = set()
         self.plain = self._way(self.base, self.split, question.allocator)
+
+    def _runs(self, settings: StepSettings, batches: list[int]) -> bool:
+        """Return whether a way to run could be recorded at some batch."""
+        recordings = self.planned.recordings
+        return any(recordings.has(settings, batch) for batch in ends_of(batches))
+
+    def check(self, ways: list[_Way]) -> bool:
+        """Record what is told; return whether it was all as expected."""
+        told = [(one.settings, one.split.micro_batch_size) for one in ways]
+        recordings = self.planned.recordings
+        recordings.need(told)
+        agrees = [
+            settings not in self.evaluators or self.evaluators[settings].check(batch)
+            for settings, batch in told
+        ]
+        gone = {key for key in told if recordings.failure(*key) is not None} - self._failed
+        self._failed |= gone
+        return all(agrees) and not gone
 
     def _evaluator(self, settings: StepSettings, batches: list[int]) -> Evaluator:
         recordings, objects = self.planned.recordings, self.planned.objects
@@ -179,6 +206,8 @@ class _Inquiry:
         """Return the ways from the micro-batch as typed down to the first two that fit."""
         found: list[_Way] = []
         for split in reversed(self.splits):
+            if self.planned.recordings.failure(settings, split.micro_batch_size) is not None:
+                continue
             way = self._way(settings, split, allocator)
             if fits_budget(way.peaks, self.planned.budget):
                 found.append(way)
@@ -197,6 +226,8 @@ class _Inquiry:
             self.planned.say("Choosing what to recompute")
             evaluator = self.evaluators[settings]
             evaluator.prepare_recompute(blocks, self.typed.batch)
+            if not evaluator.can_recompute:
+                continue
             ladder = evaluator.ladder(self.typed.batch)
             low, high = 0, NUM_RUNGS
             if not self._recomputed_fits(settings, ladder.chosen(high)):

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from memplan.api.asking import Planned, replayed
-from memplan.errors import MemplanError
-from memplan.parallel import fork_map
+from memplan.api.question import RecordedAs
+from memplan.fit.attempts import Attempt, Failed
+from memplan.parallel import fork_map, num_cores
 from memplan.plan_answers import ImageOption
 from memplan.planner.space import Split, fits_budget
 from memplan.trace.step import StepSettings
 
 # Far beyond what detectors are trained with; tensors of more elements than 2^31 are slow anyway.
 _LARGEST_SIDE = 8192
-_MOST_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ def largest_images(planned: Planned) -> tuple[ImageOption, ...]:
     """Return the largest images that fit, first with the plan's setting, then with more levers.
 
     Memory beside what lasts grows with the area, which gives a first guess; each further side is
-    recorded and replayed, and the last one is the largest multiple of the stride that fits.
+    recorded and replayed, and the last one is the largest multiple of the stride that fits: the
+    next one was recorded too and does not, or cannot be.
     """
     ways = list(_ways(planned))
     planned.say(f"Trying larger images in {len(ways)} ways")
@@ -69,7 +70,8 @@ def _largest(planned: Planned, way: _Way) -> ImageOption | None:
 
     def fits(size: int) -> bool:
         if size not in tried:
-            tried[size], used[size] = _at(planned, way, size)
+            tried[size], taken = _at(planned, way, size)
+            used.update({size: taken} if taken is not None else {})
         return tried[size] is not None
 
     low, high = side, _LARGEST_SIDE // stride * stride + stride
@@ -77,12 +79,14 @@ def _largest(planned: Planned, way: _Way) -> ImageOption | None:
         return None
     other = min(2 * side, high - stride) // stride * stride
     low, high = (other, high) if fits(other) else (low, other)
-    for _ in range(_MOST_TRIES):
-        if high - low <= stride:
-            break
-        guess = _guess(used, planned.budget.num_bytes, stride)
-        middle = min(max(low + stride, guess), high - stride)
+    halves = False
+    while high - low > stride:
+        middle = (low + high) // 2 // stride * stride
+        if not halves and len(used) > 1:
+            middle = _guess(used, planned.budget.num_bytes, stride)
+        middle = min(max(low + stride, middle), high - stride)
         low, high = (middle, high) if fits(middle) else (low, middle)
+        halves = not halves
     return tried[low]
 
 
@@ -94,15 +98,18 @@ def _guess(used: dict[int, int], limit_bytes: int, stride: int) -> int:
     return int(max(area, 1.0) ** 0.5) // stride * stride
 
 
-def _at(planned: Planned, way: _Way, side: int) -> tuple[ImageOption | None, int]:
-    """Return what images of a side take in one way; None and the bytes where they do not fit."""
+def _at(planned: Planned, way: _Way, side: int) -> tuple[ImageOption | None, int | None]:
+    """Return what images of a side take in one way; None and the bytes where they do not fit.
+
+    No bytes where the step cannot be recorded.
+    """
     question = planned.question
     sized = replace(question, arguments={**question.arguments, "image_size": side})
     batch, steps = way.split
-    try:
-        tape = sized.record(batch, way.settings)
-    except MemplanError:
-        return None, 1 << 50
+    made = Attempt(RecordedAs(sized, way.settings), frozenset(), num_cores())(batch)
+    if isinstance(made, Failed):
+        return None, None
+    tape = made
     simulator = planned.simulator_under(way.allocator)
     peaks, rate = replayed(planned, simulator, tape, steps)
     if not fits_budget(peaks, planned.budget):

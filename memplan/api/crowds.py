@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from memplan.answers import BatchRisk, RunRisk
-from memplan.api.question import Question
+from memplan.api.question import Question, RecordedAs
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.errors import UsageError
@@ -131,16 +131,17 @@ def run_risk(
     batches = ascending[max(0, place - 1) : place + 2]
     life = Life(accumulates=accumulates)
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        RecordedAs(question, settings),
         [simulator],
         life,
-        batches[0],
-        batches[-1],
+        chosen,
+        chosen,
         say,
         objects=crowds.objects,
     )
     say("Looking for the most objects that fit")
-    predictor.fit.prepare(batches)
+    predictor.check(batches)
+    batches = [batch for batch in batches if batch in predictor.attempts.tapes]
     capacity = simulator.card.capacity_bytes
     limits = (int(capacity * (1 - safety_fraction)), capacity)
 

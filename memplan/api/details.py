@@ -11,6 +11,7 @@ from memplan import tape as tapes
 from memplan.answers import BlockSaving, PhasePeak, Setting
 from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator
+from memplan.errors import MemplanError
 from memplan.planner.throughput import operator_seconds
 from memplan.tape import Tape
 from memplan.trace.step import StepSettings
@@ -70,7 +71,10 @@ def block_savings(
     """
     if not settings.recompute:
         return ()
-    tape = record(replace(settings, recompute=()))
+    try:
+        tape = record(replace(settings, recompute=()))
+    except MemplanError:  # a step that is too large for anything but recomputing
+        return ()
     events, operators = tape.events, tape.operators
     device = simulator.device_bytes(tape.convolutions, tape.reductions)
     seconds = operator_seconds(tape, simulator.card, device.convolutions)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from memplan.answers import PlanAnswer, Setting
 from memplan.api.crowds import Crowds
 from memplan.api.planning import answer_for, check_plan
-from memplan.api.question import Question, check_precision, silent
+from memplan.api.question import Question, RecordedAs, check_precision, silent
 from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
@@ -127,7 +127,7 @@ def _shared(
     """Return the best way to share in one configuration; None where nothing fits."""
     effective = space.effective_batch_size
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        RecordedAs(question, settings),
         simulators,
         Life(accumulates=True),
         1,
@@ -136,24 +136,18 @@ def _shared(
         objects=question.objects,
     )
     cards = range(len(simulators))
-    largest = [
-        min(predictor.largest_batch(card, budgets[card].num_bytes), effective) for card in cards
-    ]
-    if min(largest) < 1:
-        return None
-    times = []
-    for card in cards:
-        sizes = sorted({size for size in _SIZES if size < largest[card]} | {largest[card]})
-        rates = [
-            setting.predicted.images_per_second
-            for setting, _ in settings_at(predictor, card, space, settings, sizes, None)
+    sharing = None
+    # What is recorded of one sharing may make another one the best.
+    while sharing is None or not predictor.check(sharing.micro_batches):
+        largest = [
+            predictor.largest_batch(card, budgets[card].num_bytes, effective).batch
+            for card in cards
         ]
-        times.append(
-            seconds_between(sizes, [n / rate for n, rate in zip(sizes, rates, strict=True)])
-        )
-    sharing = best_sharing(effective, largest, times)
-    if sharing is None:
-        return None
+        if min(largest) < 1:
+            return None
+        sharing = _best(predictor, space, settings, largest)
+        if sharing is None:
+            return None
     rate = effective / sharing.seconds
     chosen = []
     for card, batch in zip(cards, sharing.micro_batches, strict=True):
@@ -173,3 +167,20 @@ def _shared(
             )
         )
     return _Found(sharing, tuple(chosen))
+
+
+def _best(
+    predictor: Predictor, space: Space, settings: StepSettings, largest: Sequence[int]
+) -> Sharing | None:
+    """Return the fastest way to share a batch among cards that hold so many images at most."""
+    times = []
+    for card, most in enumerate(largest):
+        sizes = sorted({size for size in _SIZES if size < most} | {most})
+        rates = [
+            setting.predicted.images_per_second
+            for setting, _ in settings_at(predictor, card, space, settings, sizes, None)
+        ]
+        times.append(
+            seconds_between(sizes, [n / rate for n, rate in zip(sizes, rates, strict=True)])
+        )
+    return best_sharing(space.effective_batch_size, largest, times)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memplan.api.crowds import Crowds
-from memplan.api.question import Question
+from memplan.api.question import Question, RecordsAs
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
@@ -26,7 +26,7 @@ _WORTH_FRACTION = 0.005
 
 def recordings_of(question: Question) -> Recordings:
     """Return recordings that the plans for several cards share."""
-    return Recordings(lambda settings: lambda batch: question.record(batch, settings))
+    return Recordings(RecordsAs(question))
 
 
 def ease(
@@ -91,7 +91,10 @@ def _crowded_fraction(
 ) -> float:
     """Return the largest tensor that grows with the objects, as a part of all that live at once."""
     batch = ends_of([one.micro_batch_size for one in space.splits()])[1]
-    tape = recordings.tape(replace(base, memory_format=space.memory_formats[0]), batch)
+    settings = replace(base, memory_format=space.memory_formats[0])
+    if not recordings.has(settings, batch):
+        return 0.0
+    tape = recordings.tape(settings, batch)
     program = Program(tape, Life())
     objects = crowds.objects(batch)
     if not objects:

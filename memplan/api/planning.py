@@ -22,6 +22,7 @@ from memplan.api.question import (
     check_precision,
     explained,
     gpu_facts,
+    growth_notes,
     notes_on,
     silent,
     versions,
@@ -185,6 +186,8 @@ def plan_one(
         ),
         safety_source=f"{margin.source} {taken}".rstrip(),
         taken_bytes=budget.taken_bytes,
+        unchecked=_unchecked(recordings),
+        notes=(*notes_on(simulator), *growth_notes(recordings.recorded(settings))),
         batch=_batch_facts(outcome, effective, nominal),
         risk=run_risk(
             crowds,
@@ -198,6 +201,20 @@ def plan_one(
         ),
         seconds=time.perf_counter() - start,
     )
+
+
+def _unchecked(recordings: Recordings) -> tuple[str, ...]:
+    """Return which batches were left out of a plan because they could not be recorded."""
+    failures = recordings.failures
+    if not failures:
+        return ()
+    batch = min(failures)
+    named = ", ".join(map(str, sorted(failures)))
+    sentence = (
+        f"Not checked, because it could not be recorded in every way to run: micro-batch {named} "
+        f"({failures[batch]})."
+    )
+    return (sentence,)
 
 
 def _simulators(question: Question, free: Free) -> dict[str, Simulator]:

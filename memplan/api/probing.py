@@ -21,8 +21,10 @@ from memplan.answers import (
 from memplan.api.question import (
     DEFAULT_SAFETY,
     Question,
+    RecordedAs,
     check_precision,
     gpu_facts,
+    growth_notes,
     notes_on,
     silent,
     versions,
@@ -37,8 +39,9 @@ from memplan.device.replay import (
     categories_at,
 )
 from memplan.errors import UsageError
-from memplan.fit.affine import EveryBatch
+from memplan.fit.edge import Largest
 from memplan.fit.predictor import Predictor, Say
+from memplan.fit.program import EveryBatch
 from memplan.planner.search import (
     Budget,
     Space,
@@ -95,24 +98,25 @@ def _line(batches: Sequence[BatchPeaks], predictor: Predictor, card: int) -> Fit
     """Return the least-squares line through reserved peaks, and its largest miss.
 
     Batches that fit only by emptying the cache hold less than they would like; they are left out.
-    Of one batch alone, the line goes through it and its double.
+    Of one batch alone, the line goes through it, the other one recorded beside it, and between.
     """
     batches = [row for row in batches if not row.num_alloc_retries] or batches
-    sizes = np.array([row.micro_batch_size for row in batches], dtype=np.float64)
-    reserved = np.array([row.reserved_peak_bytes for row in batches], dtype=np.float64)
-    if len(batches) > 1:
-        slope, base = np.polyfit(sizes, reserved, 1)
-    else:
-        batch = batches[0].micro_batch_size
-        doubled = predictor.peaks(card, 2 * batch).reserved_peak_bytes
-        slope = max(0.0, (doubled - reserved[0]) / batch)
-        base = reserved[0] - slope * batch
+    sizes = [row.micro_batch_size for row in batches]
+    if len(sizes) == 1:
+        other = predictor.beside(sizes[0])
+        sizes = sorted({sizes[0], (sizes[0] + other) // 2, other})
+    peaks = predictor.peaks_many(card, sizes)
+    reserved = np.array([one.reserved_peak_bytes for one in peaks], dtype=np.float64)
+    slope, base = np.polyfit(sizes, reserved, 1) if len(sizes) > 1 else (0.0, reserved[0])
+    growth = predictor.growth
     return FitFacts(
         base_bytes=round(base),
         bytes_per_image=round(slope),
-        max_residual_bytes=round(float(np.abs(reserved - (base + slope * sizes)).max())),
+        max_residual_bytes=round(float(np.abs(reserved - (base + slope * np.array(sizes))).max())),
         recorded_batches=predictor.fit.recorded_batches,
         not_affine=predictor.fit.residual_bytes,
+        line_batches=tuple(sizes),
+        grows_faster=growth.factor if growth else None,
     )
 
 
@@ -191,11 +195,26 @@ def _notes_on_plans(
 
 
 def _notes_on_fit(predictor: Predictor) -> tuple[str, ...]:
-    if not isinstance(predictor.fit, EveryBatch):
-        return ()
-    return (
-        "This step runs other operators at each batch, so every batch answered for was recorded.",
-    )
+    notes = []
+    if isinstance(predictor.fit, EveryBatch):
+        notes.append(
+            "This step runs other operators at each batch, so every batch answered for was "
+            "recorded."
+        )
+    notes += growth_notes([*predictor.attempts.tapes.values()])
+    return tuple(notes)
+
+
+def _unchecked(predictor: Predictor, largest: Largest) -> tuple[str, ...]:
+    """Return what of an answer could not be checked, a sentence each."""
+    sentences = []
+    if not largest.is_edge:
+        sentences.append(
+            f"Whether more than {largest.batch} images fit was not checked: {largest.unchecked}."
+        )
+    if predictor.is_lone:
+        sentences.append("How memory grows with the batch was not checked: no other batch runs.")
+    return tuple(sentences)
 
 
 def _reference(batches: Sequence[BatchPeaks]) -> int:
@@ -207,7 +226,7 @@ def _reference(batches: Sequence[BatchPeaks]) -> int:
 def _recommended(
     predictor: Predictor, card: int, question: Question, settings: StepSettings, largest: int
 ) -> Setting | None:
-    """Return the fastest micro-batch of this very configuration that leaves a margin."""
+    """Return the fastest micro-batch of this very configuration that leaves a margin, recorded."""
     nominal = question.made.nominal_batch_size
     space = Space(
         precisions=(settings.precision,),
@@ -218,14 +237,21 @@ def _recommended(
         devices=question.devices,
         allocator=question.allocator,
     )
-    batches = [batch for batch in space.micro_batches() if batch <= largest]
-    if not batches:
-        return None
     capacity = predictor.simulators[card].card.capacity_bytes
     budget = Budget(capacity_bytes=capacity, safety_fraction=DEFAULT_SAFETY)
-    found = settings_at(predictor, card, space, settings, batches, None)
-    feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]
-    return pareto(feasible)[-1] if feasible else None
+    batches = [batch for batch in space.micro_batches() if batch <= largest]
+    while batches:
+        found = settings_at(predictor, card, space, settings, batches, None)
+        feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]
+        if not feasible:
+            return None
+        best = pareto(feasible)[-1]
+        agrees = predictor.check([best.micro_batch_size])
+        if agrees and best.micro_batch_size in predictor.attempts.tapes:
+            return best
+        failed = predictor.attempts.failures
+        batches = [batch for batch in batches if batch not in failed]
+    return None
 
 
 def probe_many(
@@ -254,7 +280,7 @@ def probe_many(
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        lambda batch: question.record(batch, settings),
+        RecordedAs(question, settings),
         simulators,
         life,
         wanted[0],
@@ -263,13 +289,20 @@ def probe_many(
         objects=question.objects,
     )
     answers = []
+    # What is recorded for one card may bear on the others, so all of that comes first.
+    edges, recommended = [], []
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
+        predictor.peaks_many(card, wanted)
+        edges.append(predictor.largest_batch(card))
+        one = _recommended(predictor, card, question, settings, edges[-1].batch)
+        recommended.append(one)
+    for card, simulator in enumerate(simulators):
         rows = [
             _batch_peaks(batch, peaks, question)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
         ]
-        largest = predictor.largest_batch(card)
+        largest = edges[card].batch
         reference = _reference(rows)
         program, sizes = predictor.loaded(card, reference)
         peaks = predictor.peaks(card, reference)
@@ -290,13 +323,14 @@ def probe_many(
                 ),
                 modules=_modules(tape, predictor.device_bytes(card, reference).convolutions),
                 largest_batch=largest,
+                largest_is_edge=edges[card].is_edge,
                 edge=tuple(
                     _batch_peaks(batch, predictor.peaks(card, batch), question)
                     for batch in (largest, largest + 1)
-                    if batch
+                    if batch and batch in predictor.attempts.tapes
                 ),
                 other_ranks=other_ranks(question, simulator, tape),
-                recommended=_recommended(predictor, card, question, settings, largest),
+                recommended=recommended[card],
                 timeline=timeline,
                 unknown_operators=unknown,
                 command=command,
@@ -307,6 +341,7 @@ def probe_many(
                     *_notes_on_fit(predictor),
                     *_notes_on_plans(predictor, card, wanted, largest),
                 ),
+                unchecked=_unchecked(predictor, edges[card]),
             )
         )
     return answers

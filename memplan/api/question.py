@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +15,17 @@ from memplan._version import __version__
 from memplan.answers import (
     GpuFacts,
 )
-from memplan.device import calibration as calibrations
-from memplan.device import catalogue, nvml
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card
+from memplan.device.chosen import with_calibrations
 from memplan.device.cudnn import installed_version
 from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
 from memplan.errors import BadInputError, UsageError
+from memplan.fit.growth import faster_growth
 from memplan.planner.crowd import Crowd
 from memplan.registry import make_workload
 from memplan.tape import Int64, Tape
@@ -251,61 +251,27 @@ class Question:
         )
 
 
-def with_calibrations(
-    gpus: Sequence[str | int | Card], named: Path | Calibration | None = None
-) -> list[tuple[Card, Calibration | None]]:
-    """Return cards and what was measured on each; none given takes this machine's first.
+@dataclass(frozen=True)
+class RecordedAs:
+    """Records a question's step in one configuration, by micro-batch size."""
 
-    Args:
-        gpus: names, indices, or cards; what is kept of a card given as such is not looked for.
-        named: replaces what is kept of the card it is of; a file must be of one of the cards.
+    question: Question
+    settings: StepSettings
 
-    Raises:
-        BadInputError: there is no such card, or the file is of none of them.
-        BadTapeError: a calibration cannot be read.
-    """
-    cards = [_resolve_card(gpu) for gpu in gpus] or [_present_card()]
-    kept = [not isinstance(gpu, Card) for gpu in gpus] or [True]
-    own = calibrations.load(named) if isinstance(named, Path) else named
-    if isinstance(named, Path) and own is not None and own.card not in {c.name for c in cards}:
-        calibrations.calibration_of(cards[0], named)
-
-    def found(card: Card, *, is_kept: bool) -> Calibration | None:
-        if own is not None and own.card == card.name:
-            return own
-        return calibrations.calibration_of(card) if is_kept else None
-
-    return [(card, found(card, is_kept=is_kept)) for card, is_kept in zip(cards, kept, strict=True)]
+    def __call__(self, micro_batch_size: int) -> Tape:
+        """Return the tape; see `Question.record`."""
+        return self.question.record(micro_batch_size, self.settings)
 
 
-def calibrated_card(gpu: str | int | Card | None, path: Path | None = None) -> Card:
-    """Return the card that a name, an index or None stands for, with what was measured on it."""
-    card, found = with_calibrations(() if gpu is None else (gpu,), path)[0]
-    return found.applied_to(card) if found else card
+@dataclass(frozen=True)
+class RecordsAs:
+    """Returns, for a configuration, what records a question's step in it."""
 
+    question: Question
 
-def _resolve_card(gpu: str | int | Card) -> Card:
-    """Return the card that a catalogue name or an index in this machine stands for."""
-    if isinstance(gpu, Card):
-        return gpu
-    if isinstance(gpu, int) or gpu.isdecimal():
-        return nvml.card_at(int(gpu)).card
-    return catalogue.card(gpu)
-
-
-def _present_card() -> Card:
-    """Return this machine's first card.
-
-    Raises:
-        BadInputError: there is none.
-    """
-    present = nvml.present()
-    if not present:
-        raise BadInputError(
-            "No NVIDIA card is in this machine, and no --gpu names one. Give --gpu NAME, such as "
-            "rtx-3090 or a100-80gb; `memplan gpus` lists them all."
-        )
-    return present[0].card
+    def __call__(self, settings: StepSettings) -> RecordedAs:
+        """Return what records at a batch."""
+        return RecordedAs(self.question, settings)
 
 
 def gpu_facts(simulator: Simulator) -> GpuFacts:
@@ -329,6 +295,24 @@ def notes_on(simulator: Simulator) -> tuple[str, ...]:
             "workspace is the most that any of the plans it times may ask for."
         )
     return tuple(notes)
+
+
+def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
+    """Return a sentence where memory grows faster than affine in the batch; else none.
+
+    Args:
+        recorded: tapes of one configuration.
+    """
+    growth = faster_growth({one.description.micro_batch_size: one for one in recorded})
+    if growth is None:
+        return ()
+    low, high = growth.line_batches
+    sentence = (
+        f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
+        f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} says. "
+        "What is answered was recorded at its own batch."
+    )
+    return (sentence,)
 
 
 def check_precision(card: Card, precision: str) -> None:

@@ -161,7 +161,10 @@ def _freed(
     if not freed:
         return
     say("Trying what other options would save")
-    tape = recordings.tape(settings, least.micro_batch_size)
+    try:
+        tape = recordings.tape(settings, least.micro_batch_size)
+    except MemplanError:
+        return
     peaks = _peaks(simulator, tape, least)
     if fits_budget(peaks, budget):
         yield _change(" ".join(freed), least, peaks, budget)

@@ -331,7 +331,7 @@ def _plan_text(answer: PlanAnswer) -> str:
     left_out = len(answer.alternatives) - len(rows)
     more = f"; {left_out} more in --json" if left_out else ""
     alternatives = f"Less memory, less speed (predicted{more})\n" + table(header, rows, left=0)
-    notes = [f"Note: {note}" for note in answer.notes]
+    notes = [f"Note: {note}" for note in (*answer.notes, *answer.unchecked)]
     parts = [*before_plan(answer), "\n".join(lines), alternatives, *risk_lines(answer)]
     parts += beside_plan(answer)
     return "\n\n".join([*parts, f"Run it: {answer.command}", *notes])

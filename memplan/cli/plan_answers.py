@@ -239,7 +239,8 @@ def _edge_text(answer: PlanAnswer, edge: Edge) -> str:
         verdict = _verdict(answer, edge.multi_scale_peak_bytes)
         lines.append(f"  --multi-scale, up to {edge.multi_scale_side} px: {verdict}.")
     verdict = _verdict(answer, edge.next_peak_bytes)
-    lines.append(f"  One more image at once ({edge.next_micro_batch_size}): {verdict}.")
+    unsure = "" if edge.next_is_recorded else "; that batch could not be recorded"
+    lines.append(f"  One more image at once ({edge.next_micro_batch_size}): {verdict}{unsure}.")
     return "\n".join(lines)
 
 

@@ -86,7 +86,7 @@ def _save_tape(question: Any, batch: int, path: Path) -> None:
 def _text(answer: ProbeAnswer) -> str:
     parts = [_headline(answer), _batch_table(answer), _where(answer)]
     parts += [*rank_lines(answer.other_ranks), _recommendation(answer)]
-    parts += [f"Note: {note}" for note in (*answer.notes, *_unknown(answer))]
+    parts += [f"Note: {note}" for note in (*answer.notes, *answer.unchecked, *_unknown(answer))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -105,9 +105,13 @@ def _headline(answer: ProbeAnswer) -> str:
     what += f", objects matched in {parts} parts" if parts > 1 else ""
     card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
     if answer.largest_batch == 0:
+        if not answer.largest_is_edge:
+            return f"{what}: no micro-batch that was checked fits {card} (predicted)."
         return f"{what}: not even one image fits {card} (predicted)."
+    which = "that" if answer.largest_is_edge else "that was checked and"
     return (
-        f"{what}: the largest micro-batch that fits {card} is {answer.largest_batch} (predicted)."
+        f"{what}: the largest micro-batch {which} fits {card} is {answer.largest_batch} "
+        "(predicted)."
     )
 
 
@@ -146,7 +150,7 @@ def _batch_table(answer: ProbeAnswer) -> str:
     fit = answer.fit
     return (
         f"{text}\nAs a line: {format_bytes(fit.base_bytes)} + {format_bytes(fit.bytes_per_image)}"
-        f" an image (reserved; off by at most {format_bytes(fit.max_residual_bytes)})."
+        f" an image (reserved; {fit.error_words})."
     )
 
 

@@ -8,13 +8,13 @@ bytes are no line, the fit says which operator, and by how much it was off where
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from memplan.fit.align import aligned
-from memplan.fit.program import EveryBatch, Fit, Piece
+from memplan.fit.piece import Piece
+from memplan.fit.program import EveryBatch, Fit
 from memplan.tape import Tape
 
 __all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit"]
@@ -23,6 +23,7 @@ __all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit"]
 # each batch has operators of its own.
 _FEWEST_TO_DIFFER = 4
 
+# Returns the tapes of those batches that can be recorded.
 RecordMany = Callable[[Sequence[int]], dict[int, Tape]]
 
 
@@ -31,6 +32,8 @@ def fit(
     smallest: int,
     largest: int,
     third_batch: Callable[[Tape, Tape], int] | None = None,
+    *,
+    mixes: bool = True,
 ) -> Fit | EveryBatch:
     """Return the fit over a range of micro-batch sizes, recording as few tapes as it can.
 
@@ -45,6 +48,9 @@ def fit(
         largest: last micro-batch size, >= smallest.
         third_batch: chooses the batch of the checking tape from the two at the ends, give or take
             one; None takes one at a third of the range.
+        mixes: whether odd and even batches are to be among those recorded of each stretch.
+
+    Batches that cannot be recorded are passed over, the ends excepted.
     """
     tapes = _Tapes(record_many)
     tapes.record(smallest, largest)
@@ -55,19 +61,21 @@ def fit(
     )
     # Most often batch 1 is the odd one: its tensors are contiguous in every layout.
     low = smallest if tapes.are_alike(smallest, largest) else min(smallest + 1, largest)
-    if largest > low + 1 and low % 2 == largest % 2 == third % 2:
-        third += 1 if third == low else -1
+    if mixes and largest > low + 1 and low % 2 == largest % 2 == third % 2:
+        third += -1 if third == largest else 1
     tapes.record(low, third)
+    if len(tapes.batches) == _FEWEST_TO_DIFFER - 1 and tapes.differ_throughout():
+        tapes.record(smallest + (largest - smallest) // 3)
     if len(tapes.batches) >= _FEWEST_TO_DIFFER and tapes.differ_throughout():
         tapes.record(min(low + 1, largest))
         if len(tapes.batches) > _FEWEST_TO_DIFFER and tapes.differ_throughout():
             return EveryBatch(record_many, {batch: tapes[batch] for batch in tapes.batches})
-    pieces = tuple(tapes.piece(span) for span in _checked(tapes, smallest, max(largest, third)))
+    last = max(largest, third) if tapes.has(third) else largest
+    pieces = tuple(tapes.piece(span) for span in _checked(tapes, smallest, last, mixes=mixes))
     fitted = Fit(pieces, tuple(tapes.batches), {})
-    residual: Counter[str] = Counter()
     for batch in tapes.batches:
-        residual |= Counter(fitted.piece(batch).residuals(tapes[batch]))
-    return replace(fitted, residual_bytes=dict(residual))
+        fitted = fitted.learned(tapes[batch])
+    return fitted
 
 
 class _Span(NamedTuple):
@@ -84,6 +92,7 @@ class _Tapes:
     def __init__(self, record_many: RecordMany) -> None:
         self._record_many = record_many
         self._tapes: dict[int, Tape] = {}
+        self._asked: set[int] = set()
         self._united: dict[tuple[int, ...], Tape | None] = {}
 
     @property
@@ -91,9 +100,15 @@ class _Tapes:
         return sorted(self._tapes)
 
     def record(self, *batches: int) -> None:
-        missing = sorted(set(batches) - set(self._tapes))
+        missing = sorted(set(batches) - self._asked)
         if missing:
+            self._asked |= set(missing)
             self._tapes |= self._record_many(missing)
+
+    def has(self, batch: int) -> bool:
+        """Return whether a batch, recorded now if need be, can be."""
+        self.record(batch)
+        return batch in self._tapes
 
     def __getitem__(self, batch: int) -> Tape:
         self.record(batch)
@@ -106,7 +121,8 @@ class _Tapes:
     def are_alike(self, *batches: int) -> bool:
         """Return whether tapes, recorded now if need be, can be given one structure."""
         self.record(*batches)
-        return self._unite(tuple(sorted(set(batches)))) is not None
+        recorded = all(map(self.has, batches))
+        return recorded and self._unite(tuple(sorted(set(batches)))) is not None
 
     def differ_throughout(self) -> bool:
         """Return whether no two of the recorded tapes can be given one structure."""
@@ -138,18 +154,20 @@ class _Tapes:
         return {0, 1} == {batch % 2 for batch in self.within(span.first, span.last)}
 
 
-def _checked(tapes: _Tapes, low: int, high: int) -> list[_Span]:
-    """Return the stretches of a range, in each of which odd and even batches were recorded."""
+def _checked(tapes: _Tapes, low: int, high: int, *, mixes: bool) -> list[_Span]:
+    """Return the stretches of a range, where wished with odd and even batches recorded in each."""
     while True:
         spans = _spans(tapes, low, high)
+        if not mixes:
+            return spans
         unchecked = [
             span.first + 1
             for span in spans
             if span.step == 1 and span.last > span.first + 1 and not tapes.are_mixed(span)
         ]
+        unchecked = [batch for batch in unchecked if tapes.has(batch)]
         if not unchecked:
             return spans
-        tapes.record(*unchecked)
 
 
 def _spans(tapes: _Tapes, low: int, high: int) -> list[_Span]:
@@ -163,6 +181,8 @@ def _spans(tapes: _Tapes, low: int, high: int) -> list[_Span]:
     if interleaved:
         return interleaved
     middle = _middle(low, high, tapes.within(low + 1, high - 1))
+    if not tapes.has(middle):
+        return [_Span(low, low), _Span(high, high)]
     return _joined(tapes, _spans(tapes, low, middle), _spans(tapes, middle, high))
 
 

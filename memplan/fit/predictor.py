@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
-from memplan.fit.affine import EveryBatch, Fit, Piece, fit
+from memplan.errors import MemplanError, first_sentence
+from memplan.fit.affine import fit
+from memplan.fit.attempts import Attempts
+from memplan.fit.edge import MOST_IMAGES, Largest, Verdict, largest_fitting
+from memplan.fit.growth import Growth, faster_growth
+from memplan.fit.piece import Piece
+from memplan.fit.program import EveryBatch, Fit
 from memplan.parallel import fork_map
 from memplan.tape import Int64, Tape
 
-# A guess at the largest batch is recorded up to here, and no larger one is looked for beyond.
-_MOST_RECORDED = 4096
-_MOST_IMAGES = 1 << 20
 # Blocks that vary with the objects leave gaps in reserved memory; below this share of the live
 # peak they fit into what other tensors leave free.
 _CROWD_MATTERS = 0.01
+# A line through known batches that is off by no more than this tells without a replay.
+_SURELY_OVER = 1.03
+_SURELY_WITHIN = 0.7
 
 Say = Callable[[str], None]
 
@@ -38,40 +45,35 @@ def thinned(numbers: Sequence[int], count: int) -> Sequence[int]:
     return [numbers[round(i * (len(numbers) - 1) / (count - 1))] for i in range(count)]
 
 
-def _live_peak_bytes(tape: Tape, program: Program) -> int:
-    """Return the most bytes live in a tape's life, without workspace."""
-    sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
-    return int(program.live_by_category(sizes).sum(axis=0).max())
+def crowds_matter(tape: Tape, program: Program, requested: Int64, crowds: Sequence[int]) -> bool:
+    """Return whether blocks that vary with the objects are more than gaps that others leave.
+
+    Args:
+        tape: of the program's structure.
+        program: a life of few steps.
+        requested: bytes by event of the tape, at the micro-batch size in question.
+        crowds: objects in the fullest image of each step.
+    """
+    largest = program.largest_varying_bytes(requested, max(crowds))
+    if not largest:
+        return False
+    sizes = program.sizes(requested, DeviceBytes.none(tape))
+    live = int(program.live_by_category(sizes).sum(axis=0).max())
+    return largest >= _CROWD_MATTERS * live
 
 
 def with_each_crowd(tape: Tape, life: Life, crowds: Sequence[int]) -> Life:
     """Return the life in which each crowd is met in a step of its own, if they matter that much.
 
     Args:
-        tape: at the largest micro-batch size in question.
+        tape: at the micro-batch size in question.
         life: which parts of a life count.
         crowds: objects in the fullest image of each step.
     """
     if len(crowds) <= life.num_steps:
         return life
-    program = Program(tape, life)
-    largest = program.largest_varying_bytes(tape.events.requested_bytes, max(crowds))
-    matters = largest >= _CROWD_MATTERS * _live_peak_bytes(tape, program)
-    return replace(life, num_steps=len(crowds)) if matters else life
-
-
-def guess_largest_batch(low: Tape, high: Tape, capacity_bytes: int, life: Life) -> int:
-    """Return roughly the largest batch that a capacity holds, never too small by much.
-
-    The line through the live bytes of two tapes knows nothing of workspace or fragmentation, so
-    it errs on the high side.
-    """
-    first, last = low.description.micro_batch_size, high.description.micro_batch_size
-    if last == first:
-        return last
-    at_first, at_last = (_live_peak_bytes(tape, Program(tape, life)) for tape in (low, high))
-    per_image = max(1, (at_last - at_first) // (last - first))
-    return max(first, first + (capacity_bytes - at_first) // per_image)
+    matter = crowds_matter(tape, Program(tape, life), tape.events.requested_bytes, crowds)
+    return replace(life, num_steps=len(crowds)) if matter else life
 
 
 class Predictor:
@@ -99,33 +101,83 @@ class Predictor:
         *,
         objects: Callable[[int], Sequence[int]] = as_recorded,
     ) -> None:
-        if smallest == largest:
-            # One recording tells nothing about growth, so twice the batch is recorded beside it.
-            largest *= 2
         self.life = life
         self._objects = objects
         self.simulators = tuple(simulators)
-        self._programs: dict[int, Program] = {}
+        self._programs: dict[tuple[int, Life], tuple[Piece, Program]] = {}
         self._device: dict[tuple[int, int], DeviceBytes] = {}
         self._peaks: dict[tuple[int, int], Peaks] = {}
-        capacity = max(simulator.card.capacity_bytes for simulator in simulators)
+        self.attempts = Attempts(record, {smallest, largest}, say)
+        """The recordings so far."""
+        is_range = smallest < largest
+        if not is_range:
+            smallest, largest = self._with_another(smallest)
+        self._first = (smallest, largest)
+        self.fit: Fit | EveryBatch = fit(
+            self.attempts.many, smallest, largest, lambda *_: largest, mixes=is_range
+        )
 
-        def record_many(batches: Sequence[int]) -> dict[int, Tape]:
-            say(f"Recording a step at batch {', '.join(map(str, batches))}")
-            return dict(zip(batches, fork_map(record, batches), strict=True))
+    def _with_another(self, batch: int) -> tuple[int, int]:
+        """Return a batch and another one that can be recorded: one alone tells nothing of growth.
 
-        def third_batch(low: Tape, high: Tape) -> int:
-            guess = guess_largest_batch(low, high, capacity, life)
-            return min(guess, _MOST_RECORDED) if guess > largest else (smallest + 2 * largest) // 3
+        That is twice the batch, or else one nearby; the batch itself where none can be.
+        """
+        # Batch 1 runs other copies than the others, so a third one will be wanted beside it.
+        twice = 5 if batch == 1 else 2 * batch
+        for other in (twice, batch + 1, batch // 2):
+            if other and other in self.attempts.many([batch, other]):
+                return min(batch, other), max(batch, other)
+        return batch, batch
 
-        self.fit: Fit | EveryBatch = fit(record_many, smallest, largest, third_batch)
+    def check(self, batches: Sequence[int]) -> bool:
+        """Record batches, those that can be, so that answers for them are their recordings'.
 
-    def _program(self, piece: Piece) -> Program:
-        if id(piece) not in self._programs:
-            crowds = self._objects(piece.last_batch)
-            life = with_each_crowd(piece.tape(piece.last_batch), self.life, crowds)
-            self._programs[id(piece)] = Program(piece.low, life)
-        return self._programs[id(piece)]
+        Returns:
+            Whether every recording was, event by event, what the program says.
+        """
+        agrees = True
+        for batch, tape in sorted(self.attempts.many(batches).items(), reverse=True):
+            if batch in self.fit.recorded_batches:
+                continue
+            if self.fit.piece(batch).residuals(tape) != {}:
+                agrees = False
+                self._programs.clear()
+                self._peaks.clear()
+                self._device.clear()
+            self.fit = self.fit.learned(tape)
+        return agrees
+
+    def beside(self, batch: int) -> int:
+        """Return the batch recorded at first beside the one asked for, or that one itself."""
+        others = [one for one in self._first if one != batch]
+        return others[0] if others else batch
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether no second batch could be recorded."""
+        return len(self.attempts.tapes) < 2
+
+    @property
+    def growth(self) -> Growth | None:
+        """How much faster than affine memory grows, as recorded; None where it does not."""
+        return faster_growth(self.attempts.tapes)
+
+    def _program(self, piece: Piece, batch: int) -> Program:
+        """Return the program of a stretch, with as many steps as matter at a batch."""
+        life, crowds = self.life, self._objects(batch)
+        if len(crowds) > life.num_steps:
+            few = self._of_life(piece, life)
+            requested = piece.requested_bytes(batch)
+            if crowds_matter(piece.low, few, requested, crowds):
+                life = replace(life, num_steps=len(crowds))
+        return self._of_life(piece, life)
+
+    def _of_life(self, piece: Piece, life: Life) -> Program:
+        # The piece is kept beside its program, so that no other one takes over its identity.
+        key = (id(piece), life)
+        if key not in self._programs:
+            self._programs[key] = piece, Program(piece.low, life)
+        return self._programs[key][1]
 
     def device_bytes(self, card: int, batch: int) -> DeviceBytes:
         """Return what a card answers to the step's questions at a batch."""
@@ -143,7 +195,7 @@ class Predictor:
     def loaded(self, card: int, batch: int) -> tuple[Program, Int64]:
         """Return the program that answers at a batch, and its sizes on a card."""
         piece = self.fit.piece(batch)
-        program = self._program(piece)
+        program = self._program(piece, batch)
         sizes = program.sizes(
             piece.requested_bytes(batch),
             self.device_bytes(card, batch),
@@ -170,7 +222,7 @@ class Predictor:
         missing = [batch for batch in batches if (card, batch) not in self._peaks]
         self.fit.prepare(missing)
         for batch in missing:
-            self._program(self.fit.piece(batch))
+            self._program(self.fit.piece(batch), batch)
 
         def answer(batch: int) -> tuple[Peaks, DeviceBytes]:
             return self.peaks(card, batch), self.device_bytes(card, batch)
@@ -180,39 +232,84 @@ class Predictor:
             self._device[card, batch] = answers
         return [self._peaks[card, batch] for batch in batches]
 
-    def largest_batch(self, card: int, limit_bytes: int | None = None) -> int:
-        """Return the largest micro-batch size that fits a card, 0 when not even one image does.
+    def largest_batch(
+        self, card: int, limit_bytes: int | None = None, most: int = MOST_IMAGES
+    ) -> Largest:
+        """Return the largest micro-batch size that fits a card, recorded, as is the next one.
 
         Fragmentation is no steady function of the batch: a larger batch still may fit by luck.
 
         Args:
             card: index into `simulators`.
             limit_bytes: device bytes that may be used; None takes what the card has.
+            most: the largest that is looked into.
         """
+        limit = limit_bytes or self.simulators[card].card.capacity_bytes
+
+        failures = ChainMap[int, str]({}, self.attempts.failures)
+
+        def verdicts(batches: Sequence[int]) -> dict[int, Verdict]:
+            self.check(batches)
+            found = {}
+            for batch in (one for one in batches if one in self.attempts.tapes):
+                try:
+                    peaks = self.peaks(card, batch)
+                except MemplanError as error:  # a card that cannot run one of the convolutions
+                    failures[batch] = first_sentence(error)
+                else:
+                    found[batch] = Verdict(_is_within(peaks, limit), peaks.device_used_peak_bytes)
+            return found
+
+        return largest_fitting(
+            verdicts,
+            verdicts(self.fit.recorded_batches),
+            limit,
+            guess=lambda: self._guess(card, limit, most),
+            failures=failures,
+            most=most,
+        )
+
+    def _guess(self, card: int, limit_bytes: int, most: int) -> int:
+        """Return the largest micro-batch size that fits by the program alone.
+
+        Bisection between powers of two, so that the batches asked for make no difference. Batches
+        far from the limit, by a line through known ones, are not replayed.
+        """
+        known = {batch: peaks for (of, batch), peaks in self._peaks.items() if of == card}
+        if isinstance(self.fit, EveryBatch) or len(known) < 2:
+            return max(known, default=1)
+        outside = self.simulators[card].outside.num_bytes
 
         def fits(batch: int) -> bool:
-            peaks = self.peaks(card, batch)
-            if limit_bytes is None:
-                return peaks.fits
-            return peaks.fits and peaks.device_used_peak_bytes <= limit_bytes
+            low, high = sorted(sorted(known, key=lambda one: abs(one - batch))[:2])
+            share = (batch - low) / (high - low)
+            ends = known[low], known[high]
+            live, used = (
+                getattr(ends[0], name) * (1 - share) + getattr(ends[1], name) * share
+                for name in ("allocated_peak_bytes", "device_used_peak_bytes")
+            )
+            if live + outside > _SURELY_OVER * limit_bytes:
+                return False
+            if used < _SURELY_WITHIN * limit_bytes:
+                return True
+            try:
+                known[batch] = self.peaks(card, batch)
+            except MemplanError:
+                return False
+            return _is_within(known[batch], limit_bytes)
 
-        seen = [batch for (of, batch) in self._peaks if of == card]
-        low = max((batch for batch in seen if fits(batch)), default=0)
-        high = max(low + 1, self.fit.pieces[-1].last_batch + 1)
-        while high <= _MOST_IMAGES and fits(high):
-            low, high = high, 2 * high
-        limit = limit_bytes or self.simulators[card].card.capacity_bytes
-        is_straight = True
+        high = 1
+        while high <= most and fits(high):
+            high *= 2
+        low = high // 2
         while high - low > 1:
-            middle = self._between(card, low, high, limit) if is_straight else (low + high) // 2
+            middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-            is_straight = not is_straight
-        return low
+        return min(low, most)
 
-    def _between(self, card: int, low: int, high: int, limit_bytes: int) -> int:
-        """Return where the line through two batches' device memory meets the limit."""
-        if not low:
-            return (low + high) // 2
-        at_low, at_high = (self.peaks(card, one).device_used_peak_bytes for one in (low, high))
-        share = (limit_bytes - at_low) / max(1, at_high - at_low)
-        return min(max(low + 1, low + int(share * (high - low))), high - 1)
+
+def _is_within(peaks: Peaks, limit_bytes: int) -> bool:
+    """Return whether a life fits its card and stays within a limit."""
+    if limit_bytes >= peaks.capacity_bytes:
+        return peaks.fits
+    return peaks.fits and peaks.device_used_peak_bytes <= limit_bytes

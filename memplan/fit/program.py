@@ -1,8 +1,7 @@
 """A training's memory as a program that is evaluated at a micro-batch size.
 
-Two tapes of the same structure are matched event by event; each event's bytes become
-`a + b * micro_batch_size`. The result is a program that is evaluated at a batch, not a line drawn
-through measurements.
+It consists of stretches of batches (`memplan.fit.piece`), and it learns: a further recording that
+is not what it says makes it bend there.
 """
 
 from __future__ import annotations
@@ -10,166 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-import numpy as np
-
-from memplan.convolution import ConvolutionProblem
+from memplan.errors import BadInputError
 from memplan.fit.align import aligned
-from memplan.reduction import Reduction
-from memplan.tape import Events, Int64, Operators, Tape
-
-
-class _Line:
-    """Values that are exactly affine in the batch, as integers over one denominator."""
-
-    def __init__(self, low: Int64, high: Int64, low_batch: int, high_batch: int) -> None:
-        self._low = low.astype(np.int64)
-        self._rise = high.astype(np.int64) - self._low
-        self._low_batch = low_batch
-        self._run = high_batch - low_batch
-
-    def at(self, batch: int) -> Int64:
-        if self._run == 0:
-            return self._low
-        return self._low + np.rint(self._rise * (batch - self._low_batch) / self._run).astype(
-            np.int64
-        )
-
-    def per_image(self) -> Int64:
-        return self._rise // max(self._run, 1)
-
-
-def _images(tape: Tape) -> Int64:
-    return np.array([problem.input[0] for problem in tape.convolutions], dtype=np.int64)
-
-
-def _numbers(tape: Tape) -> Int64:
-    numbers = [number for reduction in tape.reductions for number in reduction.numbers()]
-    return np.array(numbers, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One stretch of batches over which the tape keeps its structure.
-
-    Args:
-        low: the tape at the stretch's smallest batch.
-        high: the tape at its largest; the same one for a stretch of one batch.
-        step: 2 where only every other batch has this structure, so that two stretches interleave.
-    """
-
-    low: Tape
-    high: Tape
-    step: int = 1
-
-    @property
-    def first_batch(self) -> int:
-        """The smallest micro-batch size of the stretch."""
-        return self.low.description.micro_batch_size
-
-    @property
-    def last_batch(self) -> int:
-        """The largest micro-batch size of the stretch."""
-        return self.high.description.micro_batch_size
-
-    def covers(self, batch: int) -> bool:
-        """Return whether the stretch, were it longer, would answer for a micro-batch size."""
-        return (batch - self.first_batch) % self.step == 0
-
-    def _line(self, low: Int64, high: Int64) -> _Line:
-        return _Line(low, high, self.first_batch, self.last_batch)
-
-    def requested_bytes(self, batch: int) -> Int64:
-        """Return each event's bytes at a micro-batch size, int64 `[events]`."""
-        return self._line(self.low.events.requested_bytes, self.high.events.requested_bytes).at(
-            batch
-        )
-
-    @cached_property
-    def _distinct(self) -> tuple[list[int], list[int]]:
-        """One index for each kind of convolution, and for every convolution which kind it is."""
-        seen: dict[tuple[ConvolutionProblem, int], int] = {}
-        of = [
-            seen.setdefault((low, high.input[0]), len(seen))
-            for low, high in zip(self.low.convolutions, self.high.convolutions, strict=True)
-        ]
-        return [of.index(kind) for kind in range(len(seen))], of
-
-    def convolutions(self, batch: int) -> tuple[ConvolutionProblem, ...]:
-        """Return the convolutions as they are at a micro-batch size; equal ones are one object."""
-        images = self._line(_images(self.low), _images(self.high)).at(batch)
-        first_of, kinds = self._distinct
-        made = [self.low.convolutions[index].with_batch(int(images[index])) for index in first_of]
-        return tuple(made[kind] for kind in kinds)
-
-    def reductions(self, batch: int) -> tuple[Reduction, ...]:
-        """Return the reductions as they are at a micro-batch size."""
-        low, high = (_numbers(tape) for tape in (self.low, self.high))
-        numbers = self._line(low, high).at(batch).tolist()
-        made, start = [], 0
-        for reduction in self.low.reductions:
-            end = start + len(reduction.numbers())
-            made.append(reduction.with_numbers(tuple(numbers[start:end])))
-            start = end
-        return tuple(made)
-
-    def tape(self, batch: int) -> Tape:
-        """Return the tape at a micro-batch size within the stretch."""
-        low, high = self.low, self.high
-        flops = self._line(low.operators.flops, high.operators.flops).at(batch)
-        moved = self._line(low.operators.moved_bytes, high.operators.moved_bytes).at(batch)
-        return replace(
-            low,
-            description=replace(low.description, micro_batch_size=batch),
-            events=Events(**{**vars(low.events), "requested_bytes": self.requested_bytes(batch)}),
-            operators=Operators(**{**vars(low.operators), "flops": flops, "moved_bytes": moved}),
-            convolutions=self.convolutions(batch),
-            reductions=self.reductions(batch),
-            modules=tuple(
-                replace(
-                    module,
-                    output_shape=_shape_at(
-                        module.output_shape,
-                        other.output_shape,
-                        self.first_batch,
-                        self.last_batch,
-                        batch,
-                    ),
-                )
-                for module, other in zip(low.modules, high.modules, strict=True)
-            ),
-        )
-
-    def residuals(self, recorded: Tape) -> dict[str, int]:
-        """Return, by operator, the largest difference from a tape recorded at a further batch.
-
-        Args:
-            recorded: a tape of the same operators.
-
-        Returns:
-            Bytes by operator name; empty when the fit is exact there.
-        """
-        pair = aligned(self.tape(recorded.description.micro_batch_size), recorded)
-        assert pair is not None, recorded.description
-        fitted, recorded = pair
-        difference = np.abs(fitted.events.requested_bytes - recorded.events.requested_bytes)
-        worst: Counter[str] = Counter()
-        for row in np.flatnonzero(difference):
-            operator = recorded.operators.name[recorded.events.operator[row]]
-            name = recorded.operator_names[operator]
-            worst[name] = max(worst[name], int(difference[row]))
-        return dict(worst)
-
-
-def _shape_at(
-    low: tuple[int, ...], high: tuple[int, ...], first: int, last: int, batch: int
-) -> tuple[int, ...]:
-    if len(low) != len(high) or last == first:
-        return low
-    return tuple(
-        a + (b - a) * (batch - first) // (last - first) for a, b in zip(low, high, strict=True)
-    )
+from memplan.fit.piece import Piece
+from memplan.tape import Tape
 
 
 @dataclass(frozen=True)
@@ -181,16 +25,26 @@ class Fit:
     recorded_batches: tuple[int, ...]
     """Micro-batch sizes that were really recorded, ascending."""
     residual_bytes: dict[str, int]
-    """By operator, where the program was checked and found not to be affine; empty when exact."""
+    """By operator, how far a recording was from the line before it; empty when all were on it."""
 
     def piece(self, batch: int) -> Piece:
         """Return the stretch that answers for a micro-batch size, the last one beyond the end."""
         for piece in self.pieces:
             if batch <= piece.last_batch and piece.covers(batch):
                 return piece
-        # One tape alone says nothing about growth.
-        longest_last = sorted(self.pieces, key=lambda piece: piece.low is not piece.high)
-        return next(piece for piece in reversed(longest_last) if piece.covers(batch))
+        covering = [piece for piece in self.pieces if piece.covers(batch)]
+        return max(covering, key=lambda piece: (self._tells_growth(piece), piece.last_batch))
+
+    def _tells_growth(self, piece: Piece) -> int:
+        """Return how well a stretch's line goes on beyond its end.
+
+        One tape alone says nothing about growth, and a line through neighbours where the program
+        bends magnifies what rounding does.
+        """
+        if piece.low is piece.high:
+            return 0
+        bends = any(other.last_batch == piece.first_batch for other in self.pieces)
+        return 1 if bends and piece.last_batch - piece.first_batch <= piece.step else 2
 
     def tape(self, batch: int) -> Tape:
         """Return the tape at a micro-batch size."""
@@ -203,6 +57,76 @@ class Fit:
 
     def prepare(self, batches: Sequence[int]) -> None:
         """Get ready to answer for several batches; there is nothing to do."""
+
+    def learned(self, tape: Tape) -> Fit:
+        """Return the fit that also knows a recording, and gives that very tape at its batch.
+
+        Where the recording is what the fit says, the fit reaches as far; where it is not, the
+        program bends there, or has other events at that batch.
+        """
+        batch = tape.description.micro_batch_size
+        piece = self.piece(batch)
+        residuals = piece.residuals(tape)
+        known = tuple(sorted({*self.recorded_batches, batch}))
+        inside = piece.first_batch <= batch <= piece.last_batch
+        if residuals == {} and inside:
+            return replace(self, recorded_batches=known)
+        if residuals == {} and batch > piece.last_batch and piece.low is not piece.high:
+            made = [replace(piece, low=_like(piece.low, tape), high=_like(tape, piece.low))]
+        elif inside:
+            made = _parted(piece, tape)
+        else:
+            return replace(
+                self,
+                pieces=_sorted([*self.pieces, self._reaching(tape)]),
+                recorded_batches=known,
+                residual_bytes=_larger(self.residual_bytes, residuals),
+            )
+        others = [one for one in self.pieces if one is not piece]
+        return Fit(_sorted([*others, *made]), known, _larger(self.residual_bytes, residuals))
+
+    def _reaching(self, tape: Tape) -> Piece:
+        """Return the stretch from the nearest one to a recording outside of all."""
+        batch = tape.description.micro_batch_size
+        below = [one for one in self.pieces if one.last_batch < batch and one.covers(batch)]
+        above = [one for one in self.pieces if one.first_batch > batch and one.covers(batch)]
+        if below:
+            near = max(below, key=lambda one: one.last_batch)
+            pair = aligned(near.high, tape)
+            return Piece(*pair, near.step) if pair else Piece(tape, tape)
+        near = min(above, key=lambda one: one.first_batch)
+        pair = aligned(tape, near.low)
+        return Piece(*pair, near.step) if pair else Piece(tape, tape, near.step)
+
+
+def _larger(one: dict[str, int], other: dict[str, int] | None) -> dict[str, int]:
+    """Return the larger bytes of two by operator, without those of 0 bytes."""
+    return {name: size for name, size in (Counter(one) | Counter(other or {})).items() if size}
+
+
+def _sorted(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    return tuple(sorted(pieces, key=lambda piece: (piece.last_batch, piece.first_batch)))
+
+
+def _like(tape: Tape, other: Tape) -> Tape:
+    """Return a tape with every event that another one of its operators has."""
+    pair = aligned(tape, other)
+    assert pair is not None, tape.description
+    return pair[0]
+
+
+def _parted(piece: Piece, tape: Tape) -> list[Piece]:
+    """Return a stretch in parts, of which one is, or two end at, a recording within."""
+    batch, step = tape.description.micro_batch_size, piece.step
+    first, last = piece.first_batch, piece.last_batch
+    if aligned(piece.low, tape) is not None:
+        middle = _like(tape, piece.low)
+        parts = [] if batch == first else [Piece(_like(piece.low, tape), middle, step)]
+        parts += [] if batch == last else [Piece(middle, _like(piece.high, tape), step)]
+        return parts or [Piece(middle, middle, step)]
+    before = [Piece(piece.low, piece.tape(batch - step), step)] if batch > first else []
+    after = [Piece(piece.tape(batch + step), piece.high, step)] if batch < last else []
+    return [*before, Piece(tape, tape, step), *after]
 
 
 class EveryBatch:
@@ -232,9 +156,19 @@ class EveryBatch:
         """Micro-batch sizes recorded so far, ascending."""
         return tuple(sorted(self._pieces))
 
+    def learned(self, tape: Tape) -> EveryBatch:
+        """Return this, which also knows a recording."""
+        self._pieces.setdefault(tape.description.micro_batch_size, Piece(tape, tape))
+        return self
+
     def piece(self, batch: int) -> Piece:
         """Return the stretch that is this very batch, recorded now if need be."""
         self.prepare([batch])
+        if batch not in self._pieces:
+            raise BadInputError(
+                f"A step of {batch} images cannot be recorded, and its operators are those of no "
+                "other batch. Give another --batch."
+            )
         return self._pieces[batch]
 
     def tape(self, batch: int) -> Tape:

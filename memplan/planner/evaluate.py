@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memplan import tape as tapes
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
-from memplan.fit.affine import EveryBatch, Fit, fit
+from memplan.errors import MemplanError, first_sentence
+from memplan.fit.affine import fit
+from memplan.fit.attempts import Failed, attempted
 from memplan.fit.predictor import as_recorded, thinned, with_each_crowd
-from memplan.parallel import fork_map
+from memplan.fit.program import EveryBatch, Fit
 from memplan.planner.recompute import RecomputeLadder, is_inside, parts_of_large
 from memplan.planner.splice import Splicer
 from memplan.planner.throughput import Float64, images_per_second, operator_seconds
@@ -31,6 +33,8 @@ Key = tuple[StepSettings, int]
 class Recordings:
     """Tapes by configuration and batch, each recorded once, several side by side.
 
+    No one asked for these very recordings: one that fails only means that there is no such tape.
+
     Args:
         recorder_of: returns, for a configuration, the function that records it at a batch.
     """
@@ -38,30 +42,97 @@ class Recordings:
     def __init__(self, recorder_of: Recorder) -> None:
         self._recorder_of = recorder_of
         self._tapes: dict[Key, Tape] = {}
+        self._failed: dict[Key, MemplanError] = {}
 
     def tape(self, settings: StepSettings, batch: int) -> Tape:
-        """Return a tape, recorded now if it was not yet."""
+        """Return a tape, recorded now if it was not yet.
+
+        Raises:
+            MemplanError: it cannot be recorded.
+        """
         self.need([(settings, batch)])
+        if (settings, batch) in self._failed:
+            raise self._failed[settings, batch]
         return self._tapes[settings, batch]
 
     def has(self, settings: StepSettings, batch: int) -> bool:
         """Return whether a tape was recorded already."""
         return (settings, batch) in self._tapes
 
+    def failure(self, settings: StepSettings, batch: int) -> MemplanError | None:
+        """Return why a tape could not be recorded; None where it was, or was not tried."""
+        return self._failed.get((settings, batch))
+
+    def any_failure(self) -> MemplanError:
+        """Return why the first of all that could not be recorded was not."""
+        return next(iter(self._failed.values()))
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Why batches could not be recorded, whatever the configuration, ascending."""
+        return {
+            batch: first_sentence(error)
+            for (_, batch), error in sorted(self._failed.items(), key=lambda one: -one[0][1])
+        }
+
     def need(self, keys: Sequence[Key]) -> None:
         """Record what is missing, as many at a time as there are cores."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._tapes]
-        made = fork_map(lambda key: self._recorder_of(key[0])(key[1]), missing)
-        self._tapes |= dict(zip(missing, made, strict=True))
+        known = self._tapes.keys() | self._failed.keys()
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        for key, one in attempted(_Recorded(self._recorder_of), missing, ()).items():
+            if isinstance(one, Failed):
+                self._failed[key] = one.error
+            else:
+                self._tapes[key] = one
 
-    def fit(self, settings: StepSettings, first: int, last: int) -> Fit | EveryBatch:
-        """Return the program of a configuration over a range of batches, recorded at its ends."""
+    def recorded(self, settings: StepSettings) -> list[Tape]:
+        """Return the tapes of a configuration so far, in descending order of their batches."""
+        mine = [(batch, tape) for (of, batch), tape in self._tapes.items() if of == settings]
+        return [tape for _, tape in sorted(mine, key=lambda one: -one[0])]
+
+    def fit(self, settings: StepSettings, batches: Sequence[int]) -> Fit | EveryBatch:
+        """Return the program of a configuration, recorded at two batches and all known ones.
+
+        Args:
+            settings: the configuration.
+            batches: those that will be asked about.
+
+        Raises:
+            MemplanError: it can be recorded at none of them.
+        """
 
         def record_many(batches: Sequence[int]) -> dict[int, Tape]:
             self.need([(settings, batch) for batch in batches])
-            return {batch: self.tape(settings, batch) for batch in batches}
+            return {one: self._tapes[settings, one] for one in batches if self.has(settings, one)}
 
-        return fit(record_many, first, last, lambda _, high: high.description.micro_batch_size)
+        first, last = self._ends(settings, batches)
+        fitted = fit(record_many, first, last, lambda _, high: high.description.micro_batch_size)
+        for tape in self.recorded(settings):
+            fitted = fitted.learned(tape)
+        return fitted
+
+    def _ends(self, settings: StepSettings, batches: Sequence[int]) -> tuple[int, int]:
+        """Return the batches to record at: those of `ends_of`, or the largest that can be."""
+        ends = ends_of(batches)
+        good = []
+        for batch in dict.fromkeys((*ends, *sorted(batches, reverse=True))):
+            self.need([(settings, one) for one in (*ends, batch)])
+            good += [batch] if self.has(settings, batch) else []
+            if len(good) == 2:
+                break
+        if not good:
+            raise self._failed[settings, ends[1]]
+        return min(good), max(good)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """Records a configuration at a batch."""
+
+    recorder_of: Recorder
+
+    def __call__(self, key: Key) -> Tape:
+        return self.recorder_of(key[0])(key[1])
 
 
 def ends_of(batches: Sequence[int]) -> tuple[int, int]:
@@ -100,10 +171,33 @@ class Evaluator:
         self._objects = objects
         self._any = next(iter(simulators.values()))
         self.card = self._any.card
-        self.fit = recordings.fit(settings, *ends_of(batches))
+        self.fit = recordings.fit(settings, batches)
         self._layers: list[tuple[str, ...]] = []
         self._splicers: dict[int, Splicer] = {}
         self._tapes: dict[int, Tape] = {}
+
+    def check(self, batch: int) -> bool:
+        """Record a batch, if that can be done; answers for it are its recording's from then on.
+
+        Returns:
+            Whether it was, event by event, what the program says, or could not be recorded.
+        """
+        if batch in self.fit.recorded_batches:
+            return True
+        self._recordings.need([(self.settings, batch)])
+        if not self._recordings.has(self.settings, batch):
+            return True
+        tape = self._recordings.tape(self.settings, batch)
+        agrees = self.fit.piece(batch).residuals(tape) == {}
+        self.fit = self.fit.learned(tape)
+        self._tapes = {} if not agrees else self._tapes
+        return agrees
+
+    def check_many(self, batches: Sequence[int]) -> bool:
+        """Record several batches side by side; return whether all were what the program says."""
+        self._recordings.need([(self.settings, batch) for batch in batches])
+        agree = [self.check(batch) for batch in sorted(batches, reverse=True)]
+        return all(agree)
 
     def tape(self, batch: int) -> Tape:
         """Return the tape at a batch, as recorded where it was."""
@@ -145,9 +239,15 @@ class Evaluator:
         """
         parts = parts_of_large(self.tape(batch), blocks)
         layers = [paths for paths in (blocks, parts) if paths]
-        self._recordings.need([(replace(self.settings, recompute=one), batch) for one in layers])
-        self._layers = layers
-        self._splicers = {batch: self._spliced(batch)}
+        recomputing = {paths: replace(self.settings, recompute=paths) for paths in layers}
+        self._recordings.need([(one, batch) for one in recomputing.values()])
+        self._layers = [one for one in layers if self._recordings.has(recomputing[one], batch)]
+        self._splicers = {batch: self._spliced(batch)} if self._layers else {}
+
+    @property
+    def can_recompute(self) -> bool:
+        """Whether a step in which blocks are recomputed was recorded, so that there are ladders."""
+        return bool(self._layers)
 
     def _spliced(self, batch: int) -> Splicer:
         layers = [

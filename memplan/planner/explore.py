@@ -26,8 +26,8 @@ from memplan.trace.step import StepSettings
 
 # Prospects looked into at a time, whatever the number of cores, so that it changes nothing.
 _AT_ONCE = 2
-# How often a plan that its own recording refutes is replaced by the next best.
-_MOST_ROUNDS = 4
+# A recording that differs from what was expected by a larger part bears on other batches too.
+_NOTEWORTHY = 0.01
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,17 @@ class Exploration:
         self.evaluators: dict[StepSettings, Evaluator] = {}
         self.found: dict[tuple[object, ...], Found] = {}
         self.refuted: set[tuple[object, ...]] = set()
+        """What cannot be recorded."""
+        self.has_learned = False
+        """Whether a recording was not what was expected, so that more is to be looked into."""
+        self._recorded: set[tuple[object, ...]] = set()
+        self._climbed: set[tuple[StepSettings, Split, str]] = set()
 
     def add(self, settings: StepSettings, one: Found) -> None:
-        """Remember what was looked into."""
-        self.found[self.key(settings, one.setting)] = one
+        """Remember what was looked into, unless it was recorded already."""
+        key = self.key(settings, one.setting)
+        if key not in self._recorded:
+            self.found[key] = one
 
     @staticmethod
     def key(settings: StepSettings, setting: Setting) -> tuple[object, ...]:
@@ -129,6 +136,9 @@ class Exploration:
     def evaluate(self, several: Sequence[StepSettings]) -> None:
         """Look into configurations at every split."""
         batches = [split.micro_batch_size for split in self.splits]
+        several = [settings for settings in several if settings not in self.evaluators]
+        if not several:
+            return
         ends = ends_of(batches)
         self.say(f"Recording {len(several) * len(ends)} steps, {describe(several)}")
         self.recordings.need([(settings, batch) for settings in several for batch in ends])
@@ -137,6 +147,7 @@ class Exploration:
                 self.recordings, settings, self.simulators, batches, self.objects
             )
         work = [(settings, split) for settings in several for split in self.splits]
+        self._refute([(settings, batch) for settings in several for batch in batches])
         self.say(f"Replaying {len(work)} settings on {self.card.name}")
         self._look_many(work, self.space.allocator)
 
@@ -145,6 +156,13 @@ class Exploration:
         """The card."""
         return next(iter(self.simulators.values())).card
 
+    def _refute(self, keys: Sequence[tuple[StepSettings, int]]) -> None:
+        """Remember which of some configurations and batches cannot be recorded, so not be run."""
+        for settings, batch in keys:
+            if self.recordings.failure(settings, batch) is not None:
+                for allocator in (self.space.allocator, *self.space.allocators):
+                    self.refuted.add((settings, batch, allocator))
+
     def _look_many(self, work: Sequence[tuple[StepSettings, Split]], allocator: str) -> None:
         made = fork_map(lambda one: self.look(self.evaluators[one[0]], one[1], allocator), work)
         for (settings, _), one in zip(work, made, strict=True):
@@ -152,6 +170,8 @@ class Exploration:
 
     def may_beat(self, settings: StepSettings, split: Split, departures: int) -> bool:
         """Return whether the plain setting, that much less, would be better than all that fits."""
+        if self.recordings.failure(settings, split.micro_batch_size) is not None:
+            return False
         plain = self.plain(settings, split)
         ceiling = score(plain.setting, self.space) * (1 - DEPARTURE_FRACTION) ** departures
         return not fits_budget(plain.peaks, self.budget) and ceiling > self.best_score()
@@ -189,7 +209,8 @@ class Exploration:
                 bound = self._bound(evaluator, split)
                 for extra, allocator in enumerate((self.space.allocator, *self.space.allocators)):
                     most = bound * (1 - DEPARTURE_FRACTION) ** min(extra, 1)
-                    if most > self.best_score():
+                    climbed = (settings, split, allocator) in self._climbed
+                    if most > self.best_score() and not climbed:
                         made.append(Prospect(settings, split, allocator, most))
         return sorted(made, key=lambda one: -one.bound)
 
@@ -256,6 +277,10 @@ class Exploration:
                     batch = next(o.split.micro_batch_size for o in now if o.settings == settings)
                     self.say(f"Recording what recomputing saves, {describe([settings])}")
                     self.evaluators[settings].prepare_recompute(self.space.blocks, batch)
+            now = [one for one in now if self.evaluators[one.settings].can_recompute]
+            if not now:
+                continue
+            self._climbed |= {(one.settings, one.split, one.allocator) for one in now}
             self.say(f"Choosing what to recompute at batch {now[0].split.micro_batch_size}")
             for one, results in zip(now, fork_map(self.climb, now), strict=True):
                 for found in results:
@@ -290,49 +315,90 @@ class Exploration:
     def verified(self) -> Found | None:
         """Return the best setting whose own recording fits; None where there is none.
 
-        Whatever was put together or interpolated is recorded at its batch with its blocks really
-        recomputed, and replayed; if it then does not fit, the next best one is taken.
+        Whatever was put together, interpolated or extrapolated is recorded at its batch with its
+        blocks really recomputed, and replayed. Where that is not what was expected, the other
+        batches of its configuration are looked at anew, and the best of all is taken again.
         """
-        for _ in range(_MOST_ROUNDS):
-            good = self.fitting()
-            if not good:
-                return None
-            settings, batch, allocator = next(
-                key for key, one in self.found.items() if one is good[0]
-            )
-            assert isinstance(settings, StepSettings)
-            assert isinstance(batch, int)
-            assert isinstance(allocator, str)
-            if not self.recordings.has(settings, batch):
-                self.say(f"Recording the chosen setting at batch {batch}")
-            tape = self.recordings.tape(settings, batch)
-            plain = replace(settings, recompute=())
-            evaluator = self.evaluators.get(settings) or self.evaluators[plain]
-            split = Split(batch, good[0].setting.accumulation_steps)
-            one = self.found_on(evaluator, tape, split, allocator, good[0].rung)
-            one = replace(one, setting=replace(one.setting, recompute=settings.recompute))
-            self.found[settings, batch, allocator] = one
-            if fits_budget(one.peaks, self.budget):
-                return one
-            self.refuted.add((settings, batch, allocator))
+        while good := self.fitting():
+            key = next(key for key, one in self.found.items() if one is good[0])
+            if key in self._recorded:
+                return good[0]
+            self._take_recorded(key)
         return None
 
-    def least(self) -> Found:
-        """Return what takes least memory, one image at a time and all that can be recomputed."""
-        if self.space.blocks:
-            split = self.splits[0]
-            settings = min(
-                self.evaluators,
-                key=lambda one: self.plain(one, split).peaks.device_used_peak_bytes,
-            )
-            evaluator = self.evaluators[settings]
-            self.say(f"Recording what recomputing saves at batch {split.micro_batch_size}")
-            evaluator.prepare_recompute(self.space.blocks, split.micro_batch_size)
-            ladder = evaluator.ladder(split.micro_batch_size)
-            tape = ladder.tape(NUM_RUNGS)
+    def _take_recorded(self, key: tuple[object, ...]) -> None:
+        """Put what is recorded of a setting in place of what was expected of it."""
+        settings, batch, allocator = key
+        assert isinstance(settings, StepSettings)
+        assert isinstance(batch, int)
+        assert isinstance(allocator, str)
+        expected = self.found[key]
+        if not self.recordings.has(settings, batch):
+            self.say(f"Recording the chosen setting at batch {batch}")
+        self.recordings.need([(settings, batch)])
+        self._refute([(settings, batch)])
+        if key in self.refuted:
+            self.has_learned = True
+            return
+        self._recorded.add(key)
+        evaluator = (
+            self.evaluators.get(settings) or self.evaluators[replace(settings, recompute=())]
+        )
+        if evaluator.settings == settings:
+            evaluator.check(batch)
+        split = Split(batch, expected.setting.accumulation_steps)
+        tape = self.recordings.tape(settings, batch)
+        one = self.found_on(evaluator, tape, split, allocator, expected.rung)
+        one = replace(one, setting=replace(one.setting, recompute=settings.recompute))
+        self.found[key] = one
+        used, thought = (it.peaks.device_used_peak_bytes for it in (one, expected))
+        if evaluator.settings == settings and abs(used - thought) > _NOTEWORTHY * thought:
+            self.has_learned = True
+            self._look_again(evaluator)
+
+    def _look_again(self, evaluator: Evaluator) -> None:
+        """Look at all that was found for a configuration with its program as it is now."""
+        settings = evaluator.settings
+        for split in self.splits:
             for allocator in (self.space.allocator, *self.space.allocators):
-                self.add(settings, self.found_on(evaluator, tape, split, allocator, NUM_RUNGS))
-        return min(self.found.values(), key=lambda one: one.peaks.device_used_peak_bytes)
+                key = (settings, split.micro_batch_size, allocator)
+                if key in self.found and key not in self._recorded:
+                    self.found[key] = self.look(evaluator, split, allocator)
+                self._climbed.discard((settings, split, allocator))
+
+    def least(self) -> Found:
+        """Return what takes least memory, one image at a time and all that can be recomputed.
+
+        It is recorded as it would run.
+
+        Raises:
+            MemplanError: nothing can be recorded.
+        """
+        if self.space.blocks:
+            self._recompute_all()
+        while True:
+            left = [(key, one) for key, one in self.found.items() if key not in self.refuted]
+            if not left:
+                raise self.recordings.any_failure()
+            key, one = min(left, key=lambda one: one[1].peaks.device_used_peak_bytes)
+            if key in self._recorded:
+                return one
+            self._take_recorded(key)
+
+    def _recompute_all(self) -> None:
+        """Look into recomputing all that can be, at the smallest batch."""
+        split = self.splits[0]
+        settings = min(
+            self.evaluators, key=lambda one: self.plain(one, split).peaks.device_used_peak_bytes
+        )
+        evaluator = self.evaluators[settings]
+        self.say(f"Recording what recomputing saves at batch {split.micro_batch_size}")
+        evaluator.prepare_recompute(self.space.blocks, split.micro_batch_size)
+        if not evaluator.can_recompute:
+            return
+        tape = evaluator.ladder(split.micro_batch_size).tape(NUM_RUNGS)
+        for allocator in (self.space.allocator, *self.space.allocators):
+            self.add(settings, self.found_on(evaluator, tape, split, allocator, NUM_RUNGS))
 
 
 def describe(several: Sequence[StepSettings]) -> str:

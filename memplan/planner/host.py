@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplan import tape as tapes
 from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFacts
 from memplan.device.life import DeviceBytes, Life, Program
-from memplan.errors import InfeasibleError
+from memplan.errors import InfeasibleError, MemplanError
+from memplan.host_memory import available_host_bytes
 from memplan.parallel import num_cores
-from memplan.units import KIB, format_bytes, three_digits
+from memplan.units import format_bytes, three_digits
 
 if TYPE_CHECKING:
     from memplan.trace.step import StepSettings
@@ -34,20 +33,6 @@ class _Life:
     tape: tapes.Tape
     peak_bytes: int
     peak_phase: str
-
-
-def available_host_bytes() -> int:
-    """Return the host memory that can be had without swapping, bytes.
-
-    Source: `MemAvailable` of Linux's /proc/meminfo; elsewhere the free pages.
-    """
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            name, value, *_ = line.split()
-            if name == "MemAvailable:":
-                return int(value) * KIB
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def plan_for_host(
@@ -96,11 +81,18 @@ def plan_for_host(
     )
     # An epoch's images are the most that can ever be at once.
     candidates = [micro for micro in _divisors(effective) if micro <= max(images or effective, 1)]
+    life = None
     for micro in candidates:
-        life = _record(workload, micro, settings, accumulates=effective > micro)
+        try:
+            life = _record(workload, micro, settings, accumulates=effective > micro)
+        except MemplanError:  # more at once than the step can run
+            if micro == candidates[-1]:
+                raise
+            continue
         if life.peak_bytes <= budget:
             break
     else:
+        assert life is not None
         raise InfeasibleError(
             f"{workload.name} at {workload.image_size} pixels needs "
             f"{format_bytes(life.peak_bytes)} (predicted) for one image at once, but the budget is "

@@ -134,6 +134,32 @@ def search(
     state = Exploration(recordings, simulators, space, budget, num_images, objects, say)
     every = list(configurations(base, space))
     first = [one for one in every if one.lean == (space.leans or (base.lean,))[0]]
+    found = None
+    while found is None or state.has_learned:
+        state.has_learned = False
+        _look_into(state, first, every)
+        found = state.verified()
+        if found is None and not state.has_learned:
+            found = state.least()
+            if not fits_budget(found.peaks, budget):
+                raise _nothing(state, found)
+    good = [one.setting for one in state.fitting()]
+    asked = space.share * space.devices
+    return Outcome(
+        chosen=found.setting,
+        pareto=_with(found.setting, good),
+        num_evaluated=len(state.found),
+        exact=next((one for one in good if one.effective_batch_size == asked), None),
+        unsplit=_unsplit(state, first),
+        ceiling=max(score(one.setting, space) for one in state.found.values()),
+    )
+
+
+def _look_into(
+    state: Exploration, first: Sequence[StepSettings], every: Sequence[StepSettings]
+) -> None:
+    """Look into all that may win, given what is known."""
+    space = state.space
     state.evaluate(first)
     state.try_allocators()
 
@@ -149,20 +175,6 @@ def search(
             state.evaluate([one])
             state.try_allocators()
     state.try_recompute()
-    found = state.verified()
-    if found is None:
-        least = state.least()
-        raise _nothing(state, least)
-    good = [one.setting for one in state.fitting()]
-    asked = space.share * space.devices
-    return Outcome(
-        chosen=found.setting,
-        pareto=_with(found.setting, good),
-        num_evaluated=len(state.found),
-        exact=next((one for one in good if one.effective_batch_size == asked), None),
-        unsplit=_unsplit(state, first),
-        ceiling=max(score(one.setting, space) for one in state.found.values()),
-    )
 
 
 def _with(chosen: Setting, good: Sequence[Setting]) -> tuple[Setting, ...]:
@@ -186,7 +198,13 @@ def _unsplit(state: Exploration, several: Sequence[StepSettings]) -> Setting | N
     last = state.splits[-1]
     if last.accumulation_steps > 1:
         return None
-    settings = [state.plain(one, last).setting for one in several]
+    settings = [
+        state.plain(one, last).setting
+        for one in several
+        if state.recordings.failure(one, last.micro_batch_size) is None
+    ]
+    if not settings:
+        return None
     return max(settings, key=lambda one: one.predicted.images_per_second)
 
 

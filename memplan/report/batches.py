@@ -239,7 +239,7 @@ def draw_residuals(axes: Axes, probe: ProbeAnswer, *, width: float) -> None:
     line = (
         f"reserved = {format_bytes(probe.fit.base_bytes)} + "
         f"{format_bytes(probe.fit.bytes_per_image)} x batch, "
-        f"off by {format_bytes(probe.fit.max_residual_bytes)} at most"
+        f"{probe.fit.error_words}"
     )
     facts = (
         f"{len(points)} batch{'' if len(points) == 1 else 'es'} evaluated; "

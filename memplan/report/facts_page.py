@@ -105,7 +105,7 @@ def report_facts(
     """Return every fact the last page states, each once, in order."""
     answers: list[ProbeAnswer | PlanAnswer] = [*probes, *plans]
     commands = [command, *(answer.command for answer in answers)]
-    notes = [note for answer in answers for note in answer.notes]
+    notes = [note for answer in answers for note in (*answer.notes, *answer.unchecked)]
     candidates = [
         Fact(name="Command", paragraphs=_unique(commands), mono=True),
         Fact(
@@ -144,7 +144,7 @@ def _fit_words(probe: ProbeAnswer) -> str:
     recorded = ", ".join(map(str, fit.recorded_batches))
     text = (
         f"{probe.gpu.name}: recorded at batches {recorded}; {len(probe.batches)} evaluated; the "
-        f"line is at most {format_bytes(fit.max_residual_bytes)} off."
+        f"line is {fit.error_words}."
     )
     if fit.not_affine:
         named = ", ".join(f"{k} ({format_bytes(v)})" for k, v in fit.not_affine.items())

@@ -129,7 +129,8 @@ def largest_words(probe: ProbeAnswer) -> str:
     """Return the largest micro-batch size that fits, as a short answer."""
     if probe.largest_batch == 0:
         return "Not even one image fits"
-    return f"Up to {count_of(probe.largest_batch, 'image')} a micro-batch"
+    checked = "" if probe.largest_is_edge else ", as far as was checked"
+    return f"Up to {count_of(probe.largest_batch, 'image')} a micro-batch{checked}"
 
 
 def peak_words(probe: ProbeAnswer) -> str:
@@ -151,8 +152,8 @@ def growth_words(probe: ProbeAnswer) -> str:
     fit = probe.fit
     return (
         f"Reserved memory grows by {format_bytes(fit.bytes_per_image)} an image from "
-        f"{format_bytes(fit.base_bytes)} ({fit.origin}); the line is at most "
-        f"{format_bytes(fit.max_residual_bytes)} off."
+        f"{format_bytes(fit.base_bytes)} ({fit.origin}); the line is "
+        f"{fit.error_words}."
     )
 
 

@@ -22,6 +22,19 @@ from memplan.trace.recorder import Recorder
 from memplan.trace.step import StepSettings, TrainingStep, library_settings
 from memplan.workload import Batch, CrowdedBatch, Workload
 
+# What a workload's own code raises where it cannot run a step, and the machine where it has not the
+# memory to record one.
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 def versions() -> dict[str, str]:
     """Return the versions that decide what a recording contains."""
@@ -142,8 +155,8 @@ def record(
         raise UsageError("A step under torch.compile cannot be recorded. Leave out --compile.")
     try:
         return _recorded(workload, micro_batch_size, settings or StepSettings())
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
+    except _FAILURES as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise BadInputError(
             f"{workload.name} cannot run a step of {micro_batch_size} images at "
             f"{workload.image_size} px: {reason}. Try another --img, --batch or --set."

@@ -10,7 +10,8 @@ from train_toy import NUM_IMAGES, Toy, ToyData, toy_options
 from memplan.cli.train import command
 from memplan.cli.train_options import GROUPS
 from memplan.errors import BadInputError, InfeasibleError, UnknownNameError, UsageError
-from memplan.planner.host import available_host_bytes, plan_for_host
+from memplan.host_memory import available_host_bytes
+from memplan.planner.host import plan_for_host
 from memplan.train import REFUSED, TrainOptions, train
 from memplan.train.data_defaults import data_defaults
 from memplan.units import GIB

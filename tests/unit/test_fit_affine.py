@@ -211,3 +211,67 @@ def test_a_step_whose_operators_differ_at_every_batch_is_recorded_at_each():
     assert [7, 9] == recorder.asked[before:]
     assert {7, 9} <= set(fitted.recorded_batches)
     assert [*fitted.recorded_batches] == [piece.first_batch for piece in fitted.pieces]
+
+
+def test_a_recording_on_the_line_makes_the_stretch_reach_further():
+    """It confirms what the fit says, event by event, and adds nothing but its batch."""
+    recorder = _Recorder(Counted())
+    fitted = fit(recorder, 2, 10)
+    learned = fitted.learned(recorder([31])[31])
+
+    assert [(2, 31)] == [(piece.first_batch, piece.last_batch) for piece in learned.pieces]
+    assert (*fitted.recorded_batches, 31) == learned.recorded_batches
+    assert {} == learned.residual_bytes
+    _assert_same_tape(fitted.tape(50), learned.tape(50))
+
+
+@pytest.mark.parametrize("batches", [[9], [100], [100, 9], [9, 100, 101], [4]])
+def test_a_recording_off_the_line_bends_it_there(batches):
+    """Squares: within the fit, beyond it or below, each recording is given back as it is."""
+    recorder = _Recorder(_Pairs(), precision="fp32")
+    fitted = fit(recorder, 6, 21)
+    tapes = recorder(batches)
+    for tape in tapes.values():
+        fitted = fitted.learned(tape)
+
+    for batch, tape in {**tapes, **recorder([6, 21])}.items():
+        _assert_same_tape(tape, fitted.tape(batch))
+    assert {6, 21, *batches} <= set(fitted.recorded_batches)
+    assert "aten.sub.Tensor" in fitted.residual_bytes
+
+
+@pytest.mark.parametrize("batch", [10, 11, 40])
+def test_a_recording_of_other_operators_stands_by_itself(batch):
+    """Where the structure is another one, that batch is given back, and its neighbours stay."""
+    recorder = _Recorder(Counted(), precision="fp32")
+    fitted = fit(recorder, 2, 20)
+    other = record(_Changes(), batch, recorder.settings)
+    learned = fitted.learned(other)
+
+    _assert_same_tape(other, learned.tape(batch))
+    for near in (2, 9, 12, 20):
+        _assert_same_tape(fitted.tape(near), learned.tape(near))
+
+
+def test_a_line_between_neighbours_is_not_drawn_out():
+    """Beyond the end it goes on as over the wide stretch before, not as between two neighbours."""
+    recorder = _Recorder(_Pairs(), precision="fp32")
+    fitted = fit(recorder, 6, 21)
+    for batch in (101, 100):
+        fitted = fitted.learned(recorder([batch])[batch])
+
+    assert (21, 100) == (fitted.piece(200).first_batch, fitted.piece(200).last_batch)
+
+
+def test_batches_that_cannot_be_recorded_are_passed_over():
+    """The middle of a range may fail: the fit is made of the others."""
+    recorder = _Recorder(_Changes(), precision="fp32")
+
+    def without_some(batches):
+        return recorder([batch for batch in batches if batch in (2, 20)])
+
+    fitted = fit(without_some, 2, 20)
+
+    assert (2, 20) == fitted.recorded_batches
+    for batch in (2, 20):
+        _assert_same_tape(record(_Changes(), batch, recorder.settings), fitted.tape(batch))

@@ -9,23 +9,24 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "answers", "convolution", "errors", "parallel", "plan_answers", "reduction",
-    "registry", "tape", "units", "workload",
+    "_version", "answers", "convolution", "errors", "host_memory", "parallel", "plan_answers",
+    "reduction", "registry", "script_answer", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
     "shared": set(),
     "device": set(),
     "phantom": {"device"},
+    "recording": {"device", "phantom"},
     "trace": {"device"},
     "fit": {"device", "trace"},
     "planner": {"device", "trace", "fit"},
     "train": {"device", "trace", "fit", "planner"},
     "report": set(),
-    "cli": {"device", "trace", "fit", "planner", "train", "report", "api"},
-    "api": {"device", "trace", "fit", "planner", "train", "report"},
+    "cli": {"device", "recording", "trace", "fit", "planner", "train", "report", "api"},
+    "api": {"device", "recording", "trace", "fit", "planner", "train", "report"},
 }
-MAY_IMPORT_TORCH = {"trace", "train"}
+MAY_IMPORT_TORCH = {"trace", "train", "recording"}
 FOR_MODELS = {"memplan.workload", "memplan.errors", "memplan.units"}
 # The default optimizer of a workload is the tool's own; a workload may bring another.
 EXCEPTIONS = {("memplan.workload", "memplan.trace.optimizers")}
@@ -171,6 +172,11 @@ def test_a_room_without_torch_loads_without_torch(room):
 
     assert names
     assert not _loads_torch("\n".join(f"import {name}" for name in names))
+
+
+def test_the_parent_of_a_watched_script_does_not_load_torch():
+    """`memplan run` itself starts at once; torch is the script's business."""
+    assert not _loads_torch("import memplan.cli.run")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gpus"]])

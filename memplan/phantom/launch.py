@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError
-from memplan.phantom.build import cache_folder, check_cudnn, cuda_major, library_folder
+from memplan.phantom.build import cache_folder, library_folder
 from memplan.phantom.compile import preloaded
 from memplan.phantom.description import describe
+from memplan.phantom.installed import cuda_major
 
 
 def environment(
@@ -20,6 +21,7 @@ def environment(
     other_bytes: int | None = None,
     num_devices: int = 1,
     base: Mapping[str, str] | None = None,
+    interpreter: str | None = None,
 ) -> dict[str, str]:
     """Return the environment variables of a process that shall run on a phantom card.
 
@@ -33,10 +35,12 @@ def environment(
             default.
         num_devices: how many such cards, 1 to 64.
         base: the variables to start from, this process's by default.
+        interpreter: the Python that will run, which may have another torch; this one by default.
 
     Raises:
-        BadInputError: the machine is not Linux, or the installed torch has no CUDA or one that
-            the phantom has no runtime for, or cuDNN is too old, or the description is impossible.
+        BadInputError: the machine is not Linux, or the interpreter's torch has no CUDA or one
+            that the phantom has no runtime for, or its cuDNN is too old, or the description is
+            impossible.
         MemplanError: the libraries must be compiled here and cannot be.
     """
     if not sys.platform.startswith("linux"):
@@ -46,9 +50,8 @@ def environment(
     description = describe(
         card, capacity_bytes=capacity_bytes, other_bytes=other_bytes, num_devices=num_devices
     )
-    major = cuda_major()
-    check_cudnn(major)
-    folder = library_folder()
+    major = cuda_major(interpreter)
+    folder = library_folder(major)
     made = dict(os.environ if base is None else base)
     ours = [str(folder / name) for name in preloaded(major)]
     others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]

@@ -78,7 +78,7 @@ def _refusal(**variables):
 @pytest.mark.parametrize(
     ("cuda", "expected"),
     [
-        ("None", "The installed torch was built without CUDA"),
+        ("None", "The torch installed was built without CUDA"),
         ("'11.8'", "built with CUDA 11; the phantom card has runtimes for CUDA 12 and 13."),
     ],
 )
@@ -89,6 +89,26 @@ def test_a_torch_that_cannot_be_served_is_refused(tmp_path, cuda, expected):
     (tmp_path / "torch" / "version.py").write_text(f"cuda: Optional[str] = {cuda}\n")
 
     assert expected in _refusal(PYTHONPATH=str(tmp_path))
+
+
+def test_another_interpreter_is_asked_for_its_own_torch(tmp_path):
+    """A CUDA 12 torch gets the runtime of CUDA 12, though this Python has another."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+
+    first = environment(CARD, interpreter=str(python))["LD_PRELOAD"].split(":")[0]
+
+    assert first.endswith("cuda12/libcudart.so.12")
+
+
+def test_a_program_that_is_no_python_is_named():
+    """One line, and no traceback of the other program."""
+    with pytest.raises(BadInputError, match="/bin/false cannot be asked for its torch"):
+        environment(CARD, interpreter="/bin/false")
 
 
 def test_a_cudnn_that_takes_no_card_in_words_is_refused(tmp_path):

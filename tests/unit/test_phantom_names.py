@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from memplan.phantom.build import cuda_major, library_folder
+from memplan.phantom.build import library_folder
 from memplan.phantom.compile import LIBRARIES, SOURCES
+from memplan.phantom.installed import cuda_major
 
 SITE = Path(importlib.util.find_spec("torch").origin).parents[1]
 # What the phantom replaces, by the beginning of a name; the rest stays NVIDIA's own.

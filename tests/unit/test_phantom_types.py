@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from memplan.phantom.build import cuda_major
 from memplan.phantom.compile import SOURCES
+from memplan.phantom.installed import cuda_major
 
 SITE = Path(importlib.util.find_spec("torch").origin).parents[1]
 # torch's wheels bring all headers but crt/host_defines.h, which Triton's has.

@@ -20,7 +20,7 @@ from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError, MemplanError, UsageError
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.plan_answers import CardChoice, CardOption
 from memplan.planner.evaluate import Evaluator, ends_of
 from memplan.planner.space import Budget, Split, configurations, fits_budget, score, setting_of
@@ -64,9 +64,10 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
     """
     inquiry = _Inquiry(planned)
     planned.say(f"Planning for {len(catalogue.cards())} cards")
-    made = fork_map(inquiry.best, catalogue.cards())
+    what = "planning for cards"
+    made = map_processes(inquiry.best, catalogue.cards(), doing=what)
     while not inquiry.check([setting for _, setting in made if setting is not None]):
-        made = fork_map(inquiry.best, catalogue.cards())
+        made = map_processes(inquiry.best, catalogue.cards(), doing=what)
     options = [
         _option(card, budget, setting, prices.get(card.name))
         for card, (budget, setting) in zip(catalogue.cards(), made, strict=True)

@@ -33,6 +33,7 @@ from memplan.device.card import Card
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Say
+from memplan.parallel import kept_processes
 from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError, Outcome, search
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
@@ -58,6 +59,7 @@ class Free:
     assigner_parts: bool = True
 
 
+@kept_processes()
 def plan_many(
     question: Question,
     *,
@@ -99,6 +101,7 @@ def plan_many(
     return answers
 
 
+@kept_processes()
 def plan_one(
     question: Question,
     *,

@@ -21,7 +21,6 @@ from memplan.answers import (
 from memplan.api.question import (
     DEFAULT_SAFETY,
     Question,
-    RecordedAs,
     check_precision,
     gpu_facts,
     growth_notes,
@@ -42,6 +41,7 @@ from memplan.errors import UsageError
 from memplan.fit.edge import Largest
 from memplan.fit.predictor import Predictor, Say
 from memplan.fit.program import EveryBatch
+from memplan.parallel import kept_processes
 from memplan.planner.search import (
     Budget,
     Space,
@@ -254,6 +254,7 @@ def _recommended(
     return None
 
 
+@kept_processes()
 def probe_many(
     question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
 ) -> list[ProbeAnswer]:
@@ -280,7 +281,7 @@ def probe_many(
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        RecordedAs(question, settings),
+        question.recorder(settings),
         simulators,
         life,
         wanted[0],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from memplan.device.replay import (
 from memplan.errors import BadInputError, UsageError
 from memplan.fit.growth import faster_growth
 from memplan.planner.crowd import Crowd
+from memplan.processes import is_worker
 from memplan.registry import make_workload
 from memplan.tape import Int64, Tape
 from memplan.trace.build import build
@@ -52,6 +54,12 @@ def explained(workload: Workload) -> Iterator[None]:
         raise BadInputError(
             f"{workload.name} cannot be built: {reason}. Try another --img or --set."
         ) from error
+
+
+@lru_cache(maxsize=4)
+def _made_once(name: str, arguments: bytes) -> Workload:
+    """Return a process's own copy of a workload, made when it is first asked for."""
+    return make_workload(name, pickle.loads(arguments))  # noqa: S301 - pickled beside the call
 
 
 def versions() -> dict[str, str]:
@@ -125,6 +133,8 @@ class Question:
         """The workload, made once."""
         if isinstance(self.workload, Workload):
             return self.workload
+        if is_worker():
+            return _made_once(self.workload, pickle.dumps(self.arguments))
         return make_workload(self.workload, self.arguments)
 
     @cached_property
@@ -230,6 +240,17 @@ class Question:
         parallel = DataParallel(devices=self.devices, sync_batch_norm=self.sync_batch_norm)
         return with_data_parallel(tape, self.model_tensors, parallel)
 
+    def recorder(self, settings: StepSettings) -> Callable[[int], Tape]:
+        """Return the function that records a step so set, by micro-batch size."""
+        return partial(self.record, settings=settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without the workload made of a name, which that makes anew."""
+        state = dict(vars(self))
+        if isinstance(self.workload, str):
+            state.pop("made", None)
+        return state
+
     def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSettings:
         """Return how the step runs.
 
@@ -249,29 +270,6 @@ class Question:
             allow_tf32=self.allow_tf32,
             lean=self.lean,
         )
-
-
-@dataclass(frozen=True)
-class RecordedAs:
-    """Records a question's step in one configuration, by micro-batch size."""
-
-    question: Question
-    settings: StepSettings
-
-    def __call__(self, micro_batch_size: int) -> Tape:
-        """Return the tape; see `Question.record`."""
-        return self.question.record(micro_batch_size, self.settings)
-
-
-@dataclass(frozen=True)
-class RecordsAs:
-    """Returns, for a configuration, what records a question's step in it."""
-
-    question: Question
-
-    def __call__(self, settings: StepSettings) -> RecordedAs:
-        """Return what records at a batch."""
-        return RecordedAs(self.question, settings)
 
 
 def gpu_facts(simulator: Simulator) -> GpuFacts:

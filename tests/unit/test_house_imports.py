@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "answers", "convolution", "errors", "host_memory", "parallel", "plan_answers",
-    "reduction", "registry", "script_answer", "tape", "units", "workload",
+    "processes", "reduction", "registry", "script_answer", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -27,7 +27,7 @@ ROOMS = {
     "api": {"device", "recording", "trace", "fit", "planner", "train", "report"},
 }
 MAY_IMPORT_TORCH = {"trace", "train", "recording"}
-FOR_MODELS = {"memplan.workload", "memplan.errors", "memplan.units"}
+FOR_MODELS = {"memplan.workload", "memplan.errors", "memplan.units", "memplan.processes"}
 # The default optimizer of a workload is the tool's own; a workload may bring another.
 EXCEPTIONS = {("memplan.workload", "memplan.trace.optimizers")}
 
@@ -125,7 +125,7 @@ def test_the_tool_knows_no_model():
 
 
 def test_the_models_know_the_workload_interface_and_nothing_else_of_the_tool():
-    """Files of models/ import memplan.workload, errors and units, and each other relatively."""
+    """Files of models/ import memplan.workload, errors, units, processes, and each other."""
     wrong = [
         (module, target)
         for module, path in _modules("models")

@@ -36,8 +36,20 @@ class _Found(NamedTuple):
     cudnn: tuple[str | None, ...]
 
 
+class Torch(NamedTuple):
+    """The torch of an interpreter: its package, and the CUDA major it was built with."""
+
+    folder: Path
+    cuda_major: int
+
+
 def cuda_major(interpreter: str | None = None) -> int:
-    """Return the CUDA major version of the torch that an interpreter has.
+    """Return the CUDA major version of the torch that an interpreter has; see `find_torch`."""
+    return find_torch(interpreter).cuda_major
+
+
+def find_torch(interpreter: str | None = None) -> Torch:
+    """Return the torch that an interpreter has, having seen that a phantom card can carry it.
 
     Args:
         interpreter: the program; this one by default.
@@ -57,7 +69,7 @@ def cuda_major(interpreter: str | None = None) -> int:
     version = dict(zip(SONAMES, found.cudnn, strict=True))[major]
     if version is not None:  # else not from a wheel: the runtime says so if it is too old
         _check_cudnn(version, major)
-    return major
+    return Torch(Path(found.torch).parent, major)
 
 
 def _packages() -> list[str]:

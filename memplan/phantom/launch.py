@@ -11,7 +11,8 @@ from memplan.errors import BadInputError
 from memplan.phantom.build import cache_folder, library_folder
 from memplan.phantom.compile import preloaded
 from memplan.phantom.description import describe
-from memplan.phantom.installed import cuda_major
+from memplan.phantom.installed import find_torch
+from memplan.phantom.kernels import table
 
 
 def environment(
@@ -22,6 +23,7 @@ def environment(
     num_devices: int = 1,
     base: Mapping[str, str] | None = None,
     interpreter: str | None = None,
+    exact_occupancy: bool = False,
 ) -> dict[str, str]:
     """Return the environment variables of a process that shall run on a phantom card.
 
@@ -36,12 +38,15 @@ def environment(
         num_devices: how many such cards, 1 to 64.
         base: the variables to start from, this process's by default.
         interpreter: the Python that will run, which may have another torch; this one by default.
+        exact_occupancy: whether kernels have their real registers, read from torch's library
+            (some 5 s, once for an architecture), or 32: see docs/phantom.md for what it changes.
 
     Raises:
         BadInputError: the machine is not Linux, or the interpreter's torch has no CUDA or one
             that the phantom has no runtime for, or its cuDNN is too old, or the description is
             impossible.
-        MemplanError: the libraries must be compiled here and cannot be.
+        MemplanError: the libraries must be compiled here and cannot be, or `cuobjdump` is needed
+            and missing.
     """
     if not sys.platform.startswith("linux"):
         raise BadInputError(
@@ -50,13 +55,15 @@ def environment(
     description = describe(
         card, capacity_bytes=capacity_bytes, other_bytes=other_bytes, num_devices=num_devices
     )
-    major = cuda_major(interpreter)
-    folder = library_folder(major)
+    torch = find_torch(interpreter)
+    folder = library_folder(torch.cuda_major)
     made = dict(os.environ if base is None else base)
-    ours = [str(folder / name) for name in preloaded(major)]
+    ours = [str(folder / name) for name in preloaded(torch.cuda_major)]
     others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
     made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
     made["PHANTOM_DEVICE"] = description
+    if exact_occupancy:
+        made["PHANTOM_KERNELS"] = str(table(card, torch.folder, torch.cuda_major))
     # Kernels compiled for the phantom hold nothing, or were chosen by times that mean nothing: the
     # user's caches must not keep them.
     made["USE_PYTORCH_KERNEL_CACHE"] = "0"

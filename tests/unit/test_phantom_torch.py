@@ -109,6 +109,34 @@ def test_cudnn_plans_a_1x1_convolution_as_a_product_of_cublaslt(offered, workspa
     assert [13_107_200, 8_192, 13_107_200, *workspace_bytes] == sizes
 
 
+_NONZERO = """
+    import torch
+    torch.cuda.memory._record_memory_history(context=None)
+    torch.empty(1000, 1000, device="cuda", dtype=torch.{dtype}).nonzero()
+    trace = torch.cuda.memory._snapshot()["device_traces"][0]
+    answer([entry["size"] for entry in trace if entry["action"] == "alloc"][2])
+"""
+
+
+@pytest.mark.slow
+def test_occupancy_is_that_of_the_kernels_real_registers():
+    """Counting elements that are not zero on an A100, which holds 8 or 6 blocks of its kernel.
+
+    32 registers stand well for the 30 of bool, and not for the 34 of complex32.
+
+    Source of the counts: cuobjdump on torch 2.11; of the law: CUB's DeviceReduce takes 5 partial
+    sums of 4 bytes for each block of 108 multiprocessors, in 256 bytes, and 255 to align them.
+    """
+    sizes = [
+        ask(_NONZERO.format(dtype=dtype), exact_occupancy=exact)
+        for dtype in ("bool", "complex32")
+        for exact in (False, True)
+    ]
+
+    blocks_8, blocks_6 = (-(-blocks * 108 * 5 * 4 // 256) * 256 + 255 for blocks in (8, 6))
+    assert [blocks_8, blocks_8, blocks_8, blocks_6] == sizes
+
+
 def test_out_of_memory_is_pytorchs_own_error():
     """Its text has the capacity, what is free, and this process's use as NVML says it."""
     text, used = ask(

@@ -78,7 +78,7 @@ def _packages() -> list[str]:
 
 def _here() -> _Found:
     spec = importlib.util.find_spec("torch")
-    return _Found(spec and spec.origin, tuple(_version(name) for name in _packages()))
+    return _Found(spec.origin if spec else None, tuple(_version(name) for name in _packages()))
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError
@@ -58,9 +59,7 @@ def environment(
     torch = find_torch(interpreter)
     folder = library_folder(torch.cuda_major)
     made = dict(os.environ if base is None else base)
-    ours = [str(folder / name) for name in preloaded(torch.cuda_major)]
-    others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
-    made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
+    _preload(made, folder, preloaded(torch.cuda_major))
     made["PHANTOM_DEVICE"] = description
     if exact_occupancy:
         made["PHANTOM_KERNELS"] = str(table(card, torch.folder, torch.cuda_major))
@@ -74,3 +73,23 @@ def environment(
     # The phantom's devices are counted from 0, whatever this machine's real ones are called.
     made.pop("CUDA_VISIBLE_DEVICES", None)
     return made
+
+
+def _preload(made: dict[str, str], folder: Path, names: list[str]) -> None:
+    """Put the libraries first among what is preloaded.
+
+    LD_PRELOAD separates by spaces and colons, and quotes neither: below a folder with a space in
+    its name the libraries are named alone, and the loader is told the folder, where a space may be.
+    """
+    if ":" in str(folder):
+        raise BadInputError(
+            f"Libraries cannot be preloaded from {folder}: the loader takes the colon for an end. "
+            "Install memplan, or set XDG_CACHE_HOME, where paths have none."
+        )
+    ours = names if " " in str(folder) else [str(folder / name) for name in names]
+    others = [one for one in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if one]
+    made["LD_PRELOAD"] = ":".join([*ours, *(one for one in others if one not in ours)])
+    if ours == names:
+        searched = [one for one in made.get("LD_LIBRARY_PATH", "").split(":") if one]
+        rest = [one for one in searched if one != str(folder)]
+        made["LD_LIBRARY_PATH"] = ":".join([str(folder), *rest])

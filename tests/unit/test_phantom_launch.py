@@ -30,6 +30,38 @@ def test_the_runtime_is_preloaded_first_and_others_stay():
     assert "0" == made["USE_PYTORCH_KERNEL_CACHE"]
 
 
+def test_a_folder_with_a_space_in_its_name_serves(tmp_path):
+    """LD_PRELOAD cannot quote; the child runs on the phantom all the same."""
+    cache = tmp_path / "my cache"
+    code = (
+        "import subprocess, sys\n"
+        "from memplan.device import catalogue\n"
+        "from memplan.phantom.launch import environment\n"
+        "child = 'from memplan.phantom import control; print(control.used_bytes())'\n"
+        "variables = environment(catalogue.card('t4'))\n"
+        "subprocess.run([sys.executable, '-c', child], env=variables, check=True, timeout=60)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert ("0\n", "") == (done.stdout, done.stderr)
+    assert cache.is_dir()
+
+
+def test_a_folder_with_a_colon_in_its_name_is_refused(tmp_path):
+    """The loader would take it for the end of the name."""
+    line = _refusal(XDG_CACHE_HOME=str(tmp_path / "a:b"))
+
+    assert "the loader takes the colon for an end" in line
+
+
 def test_this_process_stays_off_the_phantom():
     """Only what is started with the environment meets the phantom."""
     from memplan.phantom import control

@@ -3,6 +3,8 @@
 import pytest
 from phantom_child import ask, start
 
+from memplan.phantom.installed import cuda_major
+
 GIB = 1 << 30
 PAGE = 2 << 20
 
@@ -202,6 +204,21 @@ def test_a_launch_outside_the_cards_limits_fails():
     )
 
     assert 9 == found  # cudaErrorInvalidConfiguration
+
+
+def test_a_card_older_than_the_build_has_no_kernels():
+    """CUDA 13 begins at compute capability 7.5: a V100 has 7.0."""
+    found = ask(
+        """
+        class Dim3(ctypes.Structure):
+            _fields_ = [(name, ctypes.c_uint) for name in "xyz"]
+        one = Dim3(1, 1, 1)
+        answer(call("cudaLaunchKernel", None, one, one, None, ctypes.c_size_t(0), None))
+        """,
+        card="v100-16gb",
+    )
+
+    assert (209 if cuda_major() >= 13 else 0) == found  # cudaErrorNoKernelImageForDevice
 
 
 def test_a_missing_function_is_an_error_that_names_it():

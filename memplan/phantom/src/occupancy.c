@@ -17,7 +17,7 @@ enum { WARP = 32, REGISTER_UNIT = 256, SUB_PARTITIONS = 4, SHARED_UNIT = 128 };
 
 /* The binary that a card of this compute capability runs: the newest of its major version that is
  * not newer than the card, among what PyTorch is built for. CUB chooses its policies by it. */
-static int built_for(void) {
+int phantom_built_for(void) {
 #if PHANTOM_CUDA_MAJOR >= 13
   static const int built[] = {75, 80, 86, 90, 100, 120};
 #else
@@ -76,7 +76,7 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *kern
   a->maxThreadsPerBlock = 1024;
   a->numRegs = r.registers;
   a->sharedSizeBytes = r.shared;
-  a->ptxVersion = a->binaryVersion = built_for();
+  a->ptxVersion = a->binaryVersion = phantom_built_for();
   a->maxDynamicSharedSizeBytes = phantom_description()->smem_per_block;
   a->preferredShmemCarveout = -1;
   return cudaSuccess;

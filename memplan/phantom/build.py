@@ -9,81 +9,30 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-from memplan.errors import BadInputError, MemplanError
-from memplan.phantom.compile import FLAGS, SONAMES, SOURCES, CompileError, compile_libraries
+from memplan.errors import MemplanError
+from memplan.phantom.compile import FLAGS, SOURCES, CompileError, compile_libraries
+from memplan.phantom.installed import cuda_major
 
-# Source: cudnn_graph.h; CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR came with 9.8.
-OLDEST_CUDNN = (9, 8)
 _BUILT = Path(__file__).parent / "lib"
 
 
-def cuda_major() -> int:
-    """Return the CUDA major version that the installed torch was built with, without loading it.
+def library_folder(major: int | None = None) -> Path:
+    """Return the folder with the phantom's libraries for a CUDA major version.
 
-    Raises:
-        BadInputError: there is no torch, it was built without CUDA, or with a CUDA that the
-            phantom has no runtime for.
-    """
-    found = re.search(r"^cuda\b.*=\s*['\"](\d+)\.", _torch_version_file(), re.MULTILINE)
-    if found is None:
-        raise BadInputError(
-            "The installed torch was built without CUDA, and a phantom card needs a CUDA build: "
-            "install torch from PyPI on Linux."
-        )
-    major = int(found.group(1))
-    if major not in SONAMES:
-        known = " and ".join(str(one) for one in SONAMES)
-        raise BadInputError(
-            f"The installed torch was built with CUDA {major}; the phantom card has runtimes for "
-            f"CUDA {known}. Install a torch built with one of these."
-        )
-    return major
-
-
-def check_cudnn(major: int) -> None:
-    """Refuse a cuDNN that cannot plan for a card described in words, where its version is known.
-
-    Raises:
-        BadInputError: the installed wheel is older than 9.8.
-    """
-    package = f"nvidia-cudnn-cu{major}"
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return  # not from a wheel: the runtime itself says so if it is too old
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST_CUDNN:
-        raise BadInputError(
-            f"cuDNN {version} cannot plan for a card described in words; "
-            f"{'.'.join(map(str, OLDEST_CUDNN))} and newer can. Install one beside this torch: "
-            f"pip install --upgrade {package}."
-        )
-
-
-def _torch_version_file() -> str:
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise BadInputError("No torch is installed here: install it, such as pip install torch.")
-    return (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
-
-
-def library_folder() -> Path:
-    """Return the folder with the phantom's libraries for the installed torch's CUDA major.
+    Args:
+        major: 12 or 13; that of the installed torch by default.
 
     Raises:
         BadInputError: there is no such runtime for the installed torch.
         MemplanError: they must be compiled here and cannot be.
     """
-    return _folder(cuda_major())
+    return _folder(cuda_major() if major is None else major)
 
 
 @functools.cache
@@ -91,13 +40,14 @@ def _folder(major: int) -> Path:
     built = _BUILT / f"cuda{major}"
     if built.is_dir():
         return built
-    folder = _cache() / f"phantom-{_key()}" / f"cuda{major}"
+    folder = cache_folder() / f"phantom-{_key()}" / f"cuda{major}"
     if not folder.is_dir():
         _compile_into(folder, major)
     return folder
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Return memplan's folder for what can be made again, in `XDG_CACHE_HOME` or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "memplan"
 

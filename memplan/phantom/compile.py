@@ -26,7 +26,6 @@ SONAMES: dict[int, dict[str, int]] = {
         "cusolver": 11,
         "cusparse": 12,
         "cufft": 11,
-        "nvrtc": 12,
         "nccl": 2,
     },
     13: {
@@ -36,7 +35,6 @@ SONAMES: dict[int, dict[str, int]] = {
         "cusolver": 12,
         "cusparse": 12,
         "cufft": 12,
-        "nvrtc": 13,
         "nccl": 2,
     },
 }
@@ -110,10 +108,12 @@ LIBRARIES = (
     Library(name="cufft", sources=("cufft.c",), exports=("cufft*",), status=16),
     Library(name="nccl", sources=("nccl.c",), exports=("nccl*", "pnccl*"), status=5, node=False),
     Library(
-        name="nvrtc",
+        # Not by NVRTC's own name: the real one must stay to be found, by cuDNN.
+        name="phantom_nvrtc",
         sources=("nvrtc.c",),
-        exports=("nvrtc*", "__nvrtc*"),
+        exports=("nvrtc*",),
         status=11,  # NVRTC_ERROR_INTERNAL_ERROR
+        node=False,
         folder="opened",
         is_preloaded=False,
     ),
@@ -163,7 +163,13 @@ def _compile(library: Library, out: Path, major: int, scratch: Path) -> None:
     script = scratch / f"{library.name}.map"
     exports = " ".join(f"{pattern};" for pattern in library.exports)
     script.write_text(f"{file if library.node else ''} {{ global: {exports} local: *; }};\n")
-    options = [f"-DPHANTOM_CUDA_MAJOR={major}", f"-I{SOURCES}", f"-Wl,--version-script={script}"]
+    replaced = ",".join(f'"{name}"' for name in preloaded(major))
+    options = [
+        f"-DPHANTOM_CUDA_MAJOR={major}",
+        f"-DPHANTOM_REPLACED={replaced}",
+        f"-I{SOURCES}",
+        f"-Wl,--version-script={script}",
+    ]
     if library is not RUNTIME:
         options += _against_runtime(out, major)
     _gcc([*sources, str(made), *options, "-ldl", "-lpthread"], out / library.folder / file)

@@ -64,21 +64,31 @@ def check_command(command: Sequence[str]) -> None:
             f"{command[0]!r} is not a program that can be found. Give the command as you would "
             "type it, such as: -- python train.py"
         )
-    if not _is_python(Path(program)):
+    if interpreter_of(command[0]) is None:
         raise BadInputError(
             f"{command[0]!r} does not start Python, so it cannot be watched. Give the Python "
             "command that trains, such as: -- python train.py or -- torchrun train.py"
         )
 
 
-def _is_python(program: Path) -> bool:
-    if program.name.startswith("python"):
-        return True
-    with program.open("rb") as file:
-        first = file.readline(256)
-        # Scripts that installers write may reach their interpreter through a line of shell.
-        second = file.readline(256)
-    return first.startswith(b"#!") and b"python" in first + second
+def interpreter_of(command: str) -> str | None:
+    """Return the Python that a program is or is run by, None where it is none.
+
+    A console script names it in its first line, behind `env` perhaps; where that line would be too
+    long installers write a second one of shell.
+    """
+    program = shutil.which(command)
+    if program is None:
+        return None
+    if Path(program).name.startswith("python"):
+        return program
+    with Path(program).open("rb") as file:
+        first, second = (file.readline(1024).decode(errors="replace") for _ in range(2))
+    if not first.startswith("#!"):
+        return None
+    words = [word.strip("\"'") for word in (first[2:] + " " + second).split()]
+    named = (shutil.which(word) for word in words if Path(word).name.startswith("python"))
+    return next((found for found in named if found is not None), None)
 
 
 def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: None) -> ScriptAnswer:
@@ -108,12 +118,12 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
 
 def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
     made = environment(
-        request.card, capacity_bytes=request.capacity_bytes, num_devices=request.num_devices
+        request.card,
+        capacity_bytes=request.capacity_bytes,
+        num_devices=request.num_devices,
+        interpreter=interpreter_of(request.command[0]),
     )
     made[ENVIRONMENT] = folder
-    # No cache of the user's gets kernels from here.
-    made["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
-    made["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
     paths = [str(_START), *filter(None, [made.get("PYTHONPATH", "")])]
     made["PYTHONPATH"] = os.pathsep.join(paths)
     return made

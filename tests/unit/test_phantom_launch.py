@@ -30,6 +30,38 @@ def test_the_runtime_is_preloaded_first_and_others_stay():
     assert "0" == made["USE_PYTORCH_KERNEL_CACHE"]
 
 
+def test_a_folder_with_a_space_in_its_name_serves(tmp_path):
+    """LD_PRELOAD cannot quote; the child runs on the phantom all the same."""
+    cache = tmp_path / "my cache"
+    code = (
+        "import subprocess, sys\n"
+        "from memplan.device import catalogue\n"
+        "from memplan.phantom.launch import environment\n"
+        "child = 'from memplan.phantom import control; print(control.used_bytes())'\n"
+        "variables = environment(catalogue.card('t4'))\n"
+        "subprocess.run([sys.executable, '-c', child], env=variables, check=True, timeout=60)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert ("0\n", "") == (done.stdout, done.stderr)
+    assert cache.is_dir()
+
+
+def test_a_folder_with_a_colon_in_its_name_is_refused(tmp_path):
+    """The loader would take it for the end of the name."""
+    line = _refusal(XDG_CACHE_HOME=str(tmp_path / "a:b"))
+
+    assert "the loader takes the colon for an end" in line
+
+
 def test_this_process_stays_off_the_phantom():
     """Only what is started with the environment meets the phantom."""
     from memplan.phantom import control
@@ -78,7 +110,7 @@ def _refusal(**variables):
 @pytest.mark.parametrize(
     ("cuda", "expected"),
     [
-        ("None", "The installed torch was built without CUDA"),
+        ("None", "The torch installed was built without CUDA"),
         ("'11.8'", "built with CUDA 11; the phantom card has runtimes for CUDA 12 and 13."),
     ],
 )
@@ -89,6 +121,26 @@ def test_a_torch_that_cannot_be_served_is_refused(tmp_path, cuda, expected):
     (tmp_path / "torch" / "version.py").write_text(f"cuda: Optional[str] = {cuda}\n")
 
     assert expected in _refusal(PYTHONPATH=str(tmp_path))
+
+
+def test_another_interpreter_is_asked_for_its_own_torch(tmp_path):
+    """A CUDA 12 torch gets the runtime of CUDA 12, though this Python has another."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+
+    first = environment(CARD, interpreter=str(python))["LD_PRELOAD"].split(":")[0]
+
+    assert first.endswith("cuda12/libcudart.so.12")
+
+
+def test_a_program_that_is_no_python_is_named():
+    """One line, and no traceback of the other program."""
+    with pytest.raises(BadInputError, match="/bin/false cannot be asked for its torch"):
+        environment(CARD, interpreter="/bin/false")
 
 
 def test_a_cudnn_that_takes_no_card_in_words_is_refused(tmp_path):

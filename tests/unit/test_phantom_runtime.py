@@ -3,6 +3,8 @@
 import pytest
 from phantom_child import ask, start
 
+from memplan.phantom.installed import cuda_major
+
 GIB = 1 << 30
 PAGE = 2 << 20
 
@@ -101,6 +103,24 @@ def test_each_device_has_its_own_memory_and_each_thread_its_device():
     assert [1, 0, 0, 2 * PAGE, 101, 0] == found
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("1", [0, 1]), ("1,0", [0, 2]), ("0,7,1", [0, 1]), ("", [100, 0]), ("-1", [100, 0])],
+)
+def test_hidden_cards_are_not_counted(visible, expected):
+    """CUDA_VISIBLE_DEVICES is obeyed; none left is cudaErrorNoDevice."""
+    found = ask(
+        """
+        count = ctypes.c_int()
+        answer([call("cudaGetDeviceCount", ctypes.byref(count)), count.value])
+        """,
+        num_devices=2,
+        variables={"CUDA_VISIBLE_DEVICES": visible},
+    )
+
+    assert expected == found
+
+
 def test_queued_values_are_delivered_by_size_in_order():
     """Sizes do not mix; what nobody queued is zero and counted."""
     found = ask(
@@ -184,6 +204,21 @@ def test_a_launch_outside_the_cards_limits_fails():
     )
 
     assert 9 == found  # cudaErrorInvalidConfiguration
+
+
+def test_a_card_older_than_the_build_has_no_kernels():
+    """CUDA 13 begins at compute capability 7.5: a V100 has 7.0."""
+    found = ask(
+        """
+        class Dim3(ctypes.Structure):
+            _fields_ = [(name, ctypes.c_uint) for name in "xyz"]
+        one = Dim3(1, 1, 1)
+        answer(call("cudaLaunchKernel", None, one, one, None, ctypes.c_size_t(0), None))
+        """,
+        card="v100-16gb",
+    )
+
+    assert (209 if cuda_major() >= 13 else 0) == found  # cudaErrorNoKernelImageForDevice
 
 
 def test_a_missing_function_is_an_error_that_names_it():

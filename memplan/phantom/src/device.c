@@ -24,6 +24,25 @@ static long number(const char *text, const char *key, long otherwise) {
   return value ? strtol(value, NULL, 10) : otherwise;
 }
 
+/* How many of the cards CUDA_VISIBLE_DEVICES leaves: those listed up to the first that names none.
+ * The cards are alike, so which they are does not matter. Source: CUDA C++ Programming Guide,
+ * "CUDA Environment Variables". */
+static int num_visible(int num_devices) {
+  const char *list = getenv("CUDA_VISIBLE_DEVICES");
+  int count = 0;
+  if (!list) return num_devices;
+  while (count < num_devices) {
+    char *end;
+    long index = strtol(list, &end, 10);
+    int is_uuid = end == list && !strncmp(list, "GPU-", 4);
+    if ((end == list && !is_uuid) || index < 0 || index >= num_devices) break;
+    count++;
+    list = strchr(list, ',');
+    if (!list++) break;
+  }
+  return count;
+}
+
 /* Where a key is missing, an A100 80 GB answers; memplan.phantom.description gives every key. */
 static void read_description(void) {
   const char *text = getenv("PHANTOM_DEVICE");
@@ -34,6 +53,8 @@ static void read_description(void) {
            name ? name : "Phantom");
   d->num_devices = number(text, "devices", 1);
   if (d->num_devices < 1 || d->num_devices > MAX_DEVICES) d->num_devices = 1;
+  d->num_present = d->num_devices;
+  d->num_devices = num_visible(d->num_present);
   d->total_bytes = number(text, "total", 80L << 30); d->other_bytes = number(text, "other", 0);
   d->major = number(text, "major", 8); d->minor = number(text, "minor", 0);
   d->sms = number(text, "sms", 108); d->threads_per_sm = number(text, "threads_per_sm", 2048);
@@ -65,7 +86,7 @@ int phantom_current_device(void) { return current_device; }
 
 cudaError_t cudaGetDeviceCount(int *count) {
   *count = phantom_description()->num_devices;
-  return cudaSuccess;
+  return *count ? cudaSuccess : phantom_fail(cudaErrorNoDevice);
 }
 
 cudaError_t cudaGetDevice(int *device) {

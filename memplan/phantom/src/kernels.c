@@ -93,13 +93,17 @@ void phantom_kernel_ran(cudaStream_t stream) {
   phantom_forget_kept();
 }
 
-/* A grid or block outside the limits fails on every card, and here. */
+/* A grid or block outside the limits fails on every card, and here; so does every kernel on a card
+ * older than all that PyTorch is built for. */
 static cudaError_t launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
   if (!grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z ||
       grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || block.x > 1024 ||
       block.y > 1024 || block.z > 64 || (size_t)block.x * block.y * block.z > 1024)
     return phantom_fail(cudaErrorInvalidConfiguration);
-  if (shared > phantom_description()->smem_optin) return phantom_fail(cudaErrorInvalidValue);
+  const struct device_description *d = phantom_description();
+  if (10 * d->major + d->minor < phantom_built_for())
+    return phantom_fail(cudaErrorNoKernelImageForDevice);
+  if (shared > d->smem_optin) return phantom_fail(cudaErrorInvalidValue);
   phantom_kernel_ran(stream);
   return cudaSuccess;
 }

@@ -31,7 +31,7 @@ size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * un
 
 /* A limit on address space (ulimit -v) makes the reservation smaller, not impossible. */
 static void reserve(void) {
-  int count = phantom_description()->num_devices;
+  int count = phantom_description()->num_present;
   void *start = MAP_FAILED;
   for (span = DEVICE_SPAN; span >= (size_t)1 << 36; span /= 2) {
     start = mmap(NULL, span * count + PAGE_BYTES, PROT_NONE,

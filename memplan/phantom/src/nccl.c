@@ -40,7 +40,8 @@ const char *ncclGetErrorString(ncclResult_t result) {
 }
 const char *ncclGetLastError(ncclComm_t comm UNUSED) { return ""; }
 
-/* ---- communicators: the first of a device takes the memory that the description says ---- */
+/* ---- communicators: the first of a device with several ranks takes the memory that the
+ * description says ---- */
 
 static int num_on_device[MAX_DEVICES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -51,9 +52,10 @@ static ncclResult_t create(ncclComm_t *made, int num_ranks, int rank) {
   if (!comm) return ncclSystemError;
   *comm = (struct communicator){rank, num_ranks, phantom_current_device(), 0};
   pthread_mutex_lock(&lock);
-  size_t wanted = num_on_device[comm->device] ? 0 : phantom_description()->nccl_bytes;
+  int is_first = num_ranks > 1 && !num_on_device[comm->device];
+  size_t wanted = is_first ? phantom_description()->nccl_bytes : 0;
   int fits = phantom_take_bytes(comm->device, wanted);
-  if (fits) { comm->bytes = wanted; num_on_device[comm->device]++; }
+  if (fits) { comm->bytes = wanted; num_on_device[comm->device] += num_ranks > 1; }
   pthread_mutex_unlock(&lock);
   if (!fits) { free(comm); return ncclUnhandledCudaError; }
   *made = comm;
@@ -94,7 +96,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm UNUSED) { return ncclSuccess; }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   if (!comm) return ncclSuccess;
   pthread_mutex_lock(&lock);
-  num_on_device[comm->device]--;
+  num_on_device[comm->device] -= comm->num_ranks > 1;
   pthread_mutex_unlock(&lock);
   phantom_give_bytes(comm->device, comm->bytes);
   free(comm);

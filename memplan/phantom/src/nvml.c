@@ -15,7 +15,7 @@ long phantom_used_bytes(int device);
 
 static int index_of(nvmlDevice_t device) { return (int)device - 1; }
 static int is_there(nvmlDevice_t device) {
-  return device && index_of(device) < phantom_description()->num_devices;
+  return device && index_of(device) < phantom_description()->num_present;
 }
 static nvmlReturn_t text(char *to, unsigned room, const char *from) {
   if (strlen(from) >= room) return NVML_ERROR_INSUFFICIENT_SIZE;
@@ -49,7 +49,7 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
 nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version) { return cudaDriverGetVersion(version); }
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
-  *count = phantom_description()->num_devices;
+  *count = phantom_description()->num_present;
   return NVML_SUCCESS;
 }
 nvmlReturn_t nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }

@@ -160,18 +160,21 @@ def _full_name(overload: torch._ops.OpOverload) -> str:
     return f"{overload._schema.name}.{tail}" if tail else str(overload._schema.name)
 
 
-def intercept(kernels: Iterator[tuple[torch._ops.OpOverload, Kernel]]) -> torch.library.Library:
+def intercept(
+    kernels: Iterator[tuple[torch._ops.OpOverload, Kernel]], namespace: str = "aten"
+) -> torch.library.Library:
     """Register kernels for operators; they are in force while the returned library lives.
 
     Args:
         kernels: each called with the call's key set, arguments and keyword arguments.
+        namespace: of the operators.
     """
-    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library = torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         # Registering over a kernel warns once; that is what is meant here.
         warnings.simplefilter("ignore")
         for overload, kernel in kernels:
-            name = _full_name(overload).removeprefix("aten::")
+            name = _full_name(overload).removeprefix(f"{namespace}::")
             library.impl(  # type: ignore[no-untyped-call]
                 name, kernel, "BackendSelect", with_keyset=True
             )

@@ -57,12 +57,19 @@ class KnownValues:
         self._masks = RuledMasks(self._values, rules)
         self._state: set[int] = set()
         self._here = threading.local()
-        self._library: torch.library.Library | None = None
+        self._libraries: list[torch.library.Library] = []
 
     def install(self) -> None:
         """Intercept the operators in this process, for good."""
         found = ((overload, self._kernel_for(overload)) for overload in overloads())
-        self._library = intercept((one, kernel) for one, kernel in found if kernel is not None)
+        self._libraries = [intercept((one, kernel) for one, kernel in found if kernel is not None)]
+        if torch.distributed.is_available():
+            gathers = (torch.ops.c10d.allgather_, torch.ops.c10d._allgather_base_)
+            kernels = (
+                (packet.default, self._intercepted(Call(packet.default), self._gathered))
+                for packet in gathers
+            )
+            self._libraries.append(intercept(kernels, "c10d"))
 
     def clear(self) -> None:
         """Forget all contents."""
@@ -109,7 +116,7 @@ class KnownValues:
         call = Call(overload, overwrites=name in ops.OVERWRITES)
         return self._intercepted(call, handler, is_move=name == "_to_copy")
 
-    def _intercepted(self, call: Call, handler: Handler, *, is_move: bool) -> Kernel:
+    def _intercepted(self, call: Call, handler: Handler, *, is_move: bool = False) -> Kernel:
         is_quick = handler in (self._computed, self._forgetting) and call.follows_first
         is_quick = is_quick and call.name not in RULED
         is_known = self._values.is_known
@@ -180,6 +187,21 @@ class KnownValues:
         """Run an operator whose writes are not followed."""
         result = call.run(keyset, args, kwargs)
         self._forget(call.writes(args, kwargs))
+        return result
+
+    def _gathered(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Gather from all ranks: the others, which run the same script, send what this one does."""
+        result = call.run(keyset, args, kwargs)
+        source = next(tensors_in(args[1]))
+        content = self._values.content(source)
+        for target in tensors_in(args[0]):
+            if content is None:
+                self._values.forget(target)
+                continue
+            with self._on_host():
+                own = self._values.view(source, content)
+                copies = own.reshape(-1).repeat(target.numel() // max(1, own.numel()))
+                self._values.keep(target, copies.view(target.shape), by_rule=content.by_rule)
         return result
 
     def _forget(self, tensors: Iterable[Tensor]) -> None:

@@ -249,3 +249,19 @@ def test_a_users_sitecustomize_is_still_run(tmp_path, monkeypatch):
         "import os, torch\ntorch.ones(3).cuda()\nassert os.environ['OWN_START'] == 'yes'\n",
     )
     assert memplan_run("--gpu", "t4", command=command).returncode == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_train_over_nccl_on_two_cards():
+    """`torchrun` with two processes trains; each rank is sent what it has itself."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    code, answer = answer_of(
+        "--gpu", "rtx-3090", "--devices", "2", "--timeout", "200",
+        command=[*command, str(SCRIPTS / "two_ranks.py")],
+    )  # fmt: skip
+
+    assert code == 0
+    assert answer["num_processes"] == 2
+    assert answer["steps"] == 3
+    # A gradient bucket lies beside the gradients' own storage or holds them.
+    assert answer["categories_at_peak"]["gradient"] >= 512

@@ -76,7 +76,7 @@ class _Inquiry:
             sizes,
             planned.objects,
         )
-        self.evaluator.check_many([self.batch])
+        self.evaluator.check(self.batch)
         self.tape: Tape = self.evaluator.fit.tape(self.batch)
         self.expected = max(planned.objects(self.batch), default=0)
 
@@ -130,11 +130,11 @@ class _Inquiry:
         workload = self.planned.question.made
         one, two = (_num_images(workload.make_validation_batch(count)) for count in (1, 2))
         if one is None or two is None:
-            self.evaluator.check_many([self.batch + 1])
+            self.evaluator.check(self.batch + 1)
             return _validation(None, None, 0)
         now = one + (self.batch - 1) * (two - one)
         if two == one:
-            self.evaluator.check_many([self.batch + 1])
+            self.evaluator.check(self.batch + 1)
             return _validation(now, None, 0)
         most = _MOST_VALIDATION * self.batch
         found = self._validates_within(most)
@@ -151,10 +151,10 @@ class _Inquiry:
         evaluator, failures = self.evaluator, dict[int, str]()
         guess = self._expected_validation(most)
         # Recorded along with it, side by side.
-        evaluator.check_many([*{self.batch + 1, guess, min(guess + 1, most)}])
+        evaluator.check(self.batch + 1, guess, min(guess + 1, most))
 
         def check(batches: Sequence[int]) -> dict[int, Verdict]:
-            evaluator.check_many(batches)
+            evaluator.check(*batches)
             found = {}
             for batch in batches:
                 used = self._validating_bytes(batch)

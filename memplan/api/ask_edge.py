@@ -121,7 +121,7 @@ class _Inquiry:
             return None, None
         return budget, most_within(bytes_at, self.simulator.card.capacity_bytes, budget, high)
 
-    def validation(self) -> dict[str, int | None]:
+    def validation(self) -> dict[str, Any]:
         """Return the images validated at once, the most within the budget, and the most tried.
 
         Images validated at once are a multiple of the micro-batch, so the validation of another
@@ -229,7 +229,7 @@ def _num_images(batch: Any) -> int | None:
     return None if batch is None else len(next(iter(batch.values())))
 
 
-def _validation(now: int | None, within: int | None, tried: int) -> dict[str, int | None]:
+def _validation(now: int | None, within: int | None, tried: int) -> dict[str, Any]:
     return {
         "validation_batch_size": now,
         "validation_within_budget": within,

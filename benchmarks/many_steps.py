@@ -15,7 +15,7 @@ from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator
 from memplan.fit.affine import fit
 from memplan.fit.predictor import Predictor
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.planner.crowd import Crowd
 from memplan.registry import make_workload
 from memplan.tape import PERIODS, Int64, Tape
@@ -99,7 +99,8 @@ def main() -> None:
     """Replay every case and publish the differences."""
     warm_up()
     rows = []
-    for (name, batch, mean), found in zip(CASES, fork_map(reserved, CASES), strict=True):
+    made = map_processes(reserved, CASES, doing="replaying many steps")
+    for (name, batch, mean), found in zip(CASES, made, strict=True):
         predicted, many, small = found
         rows.append(
             (

@@ -3,7 +3,8 @@
 `memplan.probe("yolov9-s", gpu="rtx-3090", batch=16)` tells where memory goes,
 `memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)` chooses settings,
 `memplan.record("torchvision:resnet50", batch=8)` returns a tape, and
-`memplan.replay(tape, gpu="a100-80gb")` its peaks on a card.
+`memplan.replay(tape, gpu="a100-80gb")` its peaks on a card;
+`memplan.run("python train.py --batch 16", gpu="rtx-3090")` runs a command of your own on one.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from memplan._version import __version__
 
 if TYPE_CHECKING:
     from memplan.api import plan, probe, record, replay
+    from memplan.recording.run import run
 
-__all__ = ["__version__", "plan", "probe", "record", "replay"]
+__all__ = ["__version__", "plan", "probe", "record", "replay", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the functions, and torch with them, when one is first used."""
     if name not in __all__:
         raise AttributeError(f"module 'memplan' has no attribute {name!r}")
+    if name == "run":
+        from memplan.recording.run import run
+
+        return run
     from memplan import api
 
     return getattr(api, name)

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
+from memplan.script_answer import SCHEMA as RUN_SCHEMA
+from memplan.script_answer import ScriptAnswer
 from memplan.units import format_bytes
 
 PREDICTED = "predicted"
@@ -498,16 +500,17 @@ def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -
         raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def load_answers(path: Path) -> list[Answer]:
+def load_answers(path: Path) -> list[Answer | ScriptAnswer]:
     """Return the records in a saved file, each as its own kind.
 
     Raises:
         BadTapeError: the file is missing, no JSON, or holds a schema this version does not know.
     """
-    kinds: dict[str, type[Answer]] = {
+    kinds: dict[str, type[Answer | ScriptAnswer]] = {
         ProbeAnswer.SCHEMA: ProbeAnswer,
         PlanAnswer.SCHEMA: PlanAnswer,
         InfeasibleAnswer.SCHEMA: InfeasibleAnswer,
+        RUN_SCHEMA: ScriptAnswer,
     }
     try:
         values = json.loads(path.read_text())
@@ -515,7 +518,7 @@ def load_answers(path: Path) -> list[Answer]:
         raise BadTapeError(f"{path} does not exist.") from None
     except (OSError, ValueError) as error:
         raise BadTapeError(f"{path} cannot be read as JSON: {error}.") from None
-    answers = []
+    answers: list[Answer | ScriptAnswer] = []
     for item in values if isinstance(values, list) else [values]:
         schema = item.get("schema") if isinstance(item, dict) else None
         if schema not in kinds:

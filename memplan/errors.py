@@ -5,6 +5,7 @@ MemplanError                     exit code 1; the message says what, why and the
 │   ├── UnknownNameError         no such model, card or workload; suggests the nearest
 │   └── UsageError               exit code 2; an option's value is out of its range
 ├── BadTapeError                 a tape, snapshot, plan or calibration file cannot be read
+├── ProcessError                 a process that worked for this one ended, or never answered
 ├── InfeasibleError              exit code 3; no plan fits, with the smallest change that would
 └── DeviceOutOfMemoryError       the simulated or real device has no room for a request
 """
@@ -67,6 +68,10 @@ class UnknownNameError(BadInputError):
 
 class BadTapeError(MemplanError):
     """A recorded file cannot be read: wrong schema, truncated, or refused as unsafe."""
+
+
+class ProcessError(MemplanError):
+    """A process that worked for this one ended without an answer, or never gave one."""
 
 
 class InfeasibleError(MemplanError):

@@ -48,6 +48,20 @@ def _names(factory: Callable[..., Workload]) -> list[str]:
     return list(listing()) if listing is not None else []
 
 
+def imported_by_families() -> list[str]:
+    """Return the modules that the registered families import: their own, and those of first use.
+
+    A family's module names the latter in `imported_when_used`.
+    """
+    modules = [inspect.getmodule(factory) for factory in _factories().values()]
+    return [
+        name
+        for module in modules
+        if module is not None
+        for name in (module.__name__, *getattr(module, "imported_when_used", ()))
+    ]
+
+
 def _imported(name: str) -> Any:
     """Return the object that `package.module:name` names; the working directory is searched too."""
     module_name, _, attribute = name.partition(":")

@@ -11,6 +11,7 @@ memplan's operator, which needs no temporary copies.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 import weakref
@@ -99,6 +100,15 @@ class Official(Workload):
         names = ("models.yolo", self._loss_module, "utils.torch_utils", "utils.general")
         self._modules: Mapping[str, ModuleType] = import_checkout(self.path, names)
         self._criterion: weakref.ref[Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without what the checkout's files define there anew."""
+        return {**vars(self), "_modules": tuple(self._modules), "_criterion": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Import the checkout in this process, once for all workloads of it."""
+        modules = _imported_once(state["path"], state["_modules"])
+        vars(self).update(state, _modules=modules)
 
     @property
     def _is_single(self) -> bool:
@@ -253,6 +263,11 @@ class Official(Workload):
     def answer(self, question: Question) -> float:
         """Return yes or one, but that no sum of target scores lies below one."""
         return 0 if question.made_by == "aten.lt" else 1
+
+
+@functools.lru_cache(maxsize=4)
+def _imported_once(path: Path, names: tuple[str, ...]) -> Mapping[str, ModuleType]:
+    return import_checkout(path, names)
 
 
 def from_name(name: str, **arguments: Any) -> Official:

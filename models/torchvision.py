@@ -12,6 +12,9 @@ from .torchvision_detection import Detection
 if TYPE_CHECKING:
     import torch
 
+# What processes that record have from their start.
+imported_when_used = ("torchvision",)
+
 _SIDE = 224
 # Sides that a model's auxiliary head, or its authors, ask for.
 _SIDES = {"inception_v3": 299}

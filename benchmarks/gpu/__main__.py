@@ -9,9 +9,9 @@ import click
 
 from benchmarks.gpu.battery import RECORDINGS, Battery
 from benchmarks.gpu.cases import all_cases, matching
-from memplan.api.question import calibrated_card
 from memplan.device import nvml
 from memplan.device.card import Card
+from memplan.device.chosen import calibrated_card
 from memplan.errors import MemplanError, UsageError
 from memplan.trace.history import SUFFIX
 

@@ -23,9 +23,9 @@ from benchmarks.gpu.lives import (
     rates_table,
     summary,
 )
-from memplan.api.question import calibrated_card
 from memplan.cli.common import table
 from memplan.device.card import Card
+from memplan.device.chosen import calibrated_card
 from memplan.errors import MemplanError
 from memplan.trace.history import Recording
 from memplan.units import gib

@@ -12,12 +12,12 @@ from memplan.api.question import (
     DEFAULT_SAFETY,
     DEFAULT_WORKLOAD,
     Question,
-    calibrated_card,
     silent,
     versions,
 )
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
+from memplan.device.chosen import calibrated_card
 from memplan.device.life import Life
 from memplan.device.replay import Peaks
 from memplan.device.replay import replay as replay_on

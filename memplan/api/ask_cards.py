@@ -21,7 +21,7 @@ from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError, MemplanError, UsageError
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.plan_answers import CardChoice, CardOption
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.space import Budget, Split, configurations, fits_budget, score, setting_of
@@ -65,11 +65,12 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
     """
     inquiry = _Inquiry(planned)
     planned.say(f"Planning for {len(catalogue.cards())} cards")
-    made = fork_map(inquiry.best, catalogue.cards())
+    what = "planning for cards"
+    made = map_processes(inquiry.best, catalogue.cards(), doing=what)
     while changed := inquiry.check([setting for _, setting in made if setting is not None]):
         bears = [one for one, (_, its) in enumerate(made) if inquiry.bears_on(its, changed)]
-        again = fork_map(inquiry.best, [catalogue.cards()[one] for one in bears])
-        for one, found in zip(bears, again, strict=True):
+        again = [catalogue.cards()[one] for one in bears]
+        for one, found in zip(bears, map_processes(inquiry.best, again, doing=what), strict=True):
             made[one] = found
     options = [
         _option(card, budget, setting, prices.get(card.name))

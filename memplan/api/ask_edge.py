@@ -18,7 +18,7 @@ from memplan.fit.align import aligned
 from memplan.fit.edge import Largest, Verdict, largest_fitting
 from memplan.fit.predictor import thinned, with_each_crowd
 from memplan.fit.program import EveryBatch
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.plan_answers import Edge
 from memplan.planner.evaluate import Evaluator
 from memplan.tape import Int64, Tape
@@ -38,8 +38,10 @@ def edge_of(planned: Planned) -> Edge:
     planned.say("Looking how near the edge it is")
     inquiry = _Inquiry(planned)
     validation = inquiry.validation()
-    (objects, expected, tried), after, scaled = fork_map(
-        lambda name: getattr(inquiry, name)(), ["objects", "next_peak_bytes", "multi_scale"]
+    (objects, expected, tried), after, scaled = map_processes(
+        inquiry.answer,
+        ["objects", "next_peak_bytes", "multi_scale"],
+        doing="looking how near the edge a plan is",
     )
     used = planned.chosen.predicted.device_used_peak_bytes
     return Edge(
@@ -79,6 +81,10 @@ class _Inquiry:
         self.evaluator.check(self.batch)
         self.tape: Tape = self.evaluator.fit.tape(self.batch)
         self.expected = max(planned.objects(self.batch), default=0)
+
+    def answer(self, name: str) -> Any:
+        """Return what the method of a name answers."""
+        return getattr(self, name)()
 
     def _life(self) -> Life:
         life = Life(accumulates=self.accumulation > 1)

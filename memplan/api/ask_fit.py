@@ -16,7 +16,7 @@ from memplan.api.typed import TypedCommand
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.plan_answers import CommandChange, CommandFit
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.recompute import NUM_RUNGS
@@ -212,11 +212,12 @@ class _Inquiry:
         """Yield the largest micro-batches that fit, for every layout, lean or not, allocator."""
         kinds = [(one, allocator) for one in self.several for allocator in self.allocators]
         self.planned.say(f"Replaying changes on {self.planned.simulator.card.name}")
-        for found in fork_map(lambda kind: self._largest(*kind), kinds):
+        for found in map_processes(self._largest, kinds, doing="replaying changes of a command"):
             yield from found
 
-    def _largest(self, settings: StepSettings, allocator: str) -> list[_Way]:
+    def _largest(self, kind: tuple[StepSettings, str]) -> list[_Way]:
         """Return the ways from the micro-batch as typed down to the first two that fit."""
+        settings, allocator = kind
         found: list[_Way] = []
         for split in reversed(self.splits):
             if self.planned.recordings.failure(settings, split.micro_batch_size) is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from memplan.api.asking import Planned, replayed
-from memplan.api.question import RecordedAs
 from memplan.fit.attempts import Attempt, Failed
-from memplan.parallel import fork_map, num_cores
+from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption
 from memplan.planner.space import Split, fits_budget
+from memplan.processes import num_cores
 from memplan.trace.step import StepSettings
 
 # Far beyond what detectors are trained with; tensors of more elements than 2^31 are slow anyway.
@@ -34,7 +35,7 @@ def largest_images(planned: Planned) -> tuple[ImageOption, ...]:
     """
     ways = list(_ways(planned))
     planned.say(f"Trying larger images in {len(ways)} ways")
-    found = fork_map(lambda way: _largest(planned, way), ways)
+    found = map_processes(partial(_largest, planned), ways, doing="trying larger images")
     options = [one for one in found if one is not None]
     kept: list[ImageOption] = []
     for one in options:
@@ -106,7 +107,7 @@ def _at(planned: Planned, way: _Way, side: int) -> tuple[ImageOption | None, int
     question = planned.question
     sized = replace(question, arguments={**question.arguments, "image_size": side})
     batch, steps = way.split
-    made = Attempt(RecordedAs(sized, way.settings), frozenset(), num_cores())(batch)
+    made = Attempt(sized.recorder(way.settings), frozenset(), num_cores())(batch)
     if isinstance(made, Failed):
         return None, None
     tape = made

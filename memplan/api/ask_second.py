@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 from memplan.api.asking import Planned
 from memplan.api.planning import Free, plan_one
-from memplan.device.distributed import DataParallel, with_data_parallel
+from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
 from memplan.errors import UsageError
 from memplan.plan_answers import SecondCard
-from memplan.planner.evaluate import Recordings
-from memplan.tape import Tape
-from memplan.trace.step import StepSettings
+from memplan.planner.evaluate import Key, Recordings
 
 
 def check_second(devices: int, effective_batch_size: int) -> None:
@@ -32,6 +30,29 @@ def check_second(devices: int, effective_batch_size: int) -> None:
         )
 
 
+class _OfRanks(Recordings):
+    """Tapes of one rank, made of those of a device alone.
+
+    Args:
+        alone: what the tapes are made of; it keeps what is recorded.
+        tensors: the model's.
+        parallel: how the ranks train together.
+    """
+
+    def __init__(self, alone: Recordings, tensors: ModelTensors, parallel: DataParallel) -> None:
+        super().__init__(alone.recorder_of)
+        self._alone, self._tensors, self._parallel = alone, tensors, parallel
+
+    def need(self, keys: Sequence[Key]) -> None:
+        """Record what is missing, and make tapes of a rank of them."""
+        self._alone.need(keys)
+        for settings, batch in keys:
+            if not self.has(settings, batch):
+                tape = self._alone.tape(settings, batch)
+                tape = with_data_parallel(tape, self._tensors, self._parallel)
+                self.keep(settings, batch, tape)
+
+
 def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondCard:
     """Return the plan of two cards, with the images a step of one.
 
@@ -47,12 +68,6 @@ def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondC
     check_second(question.devices, planned.asked_batch_size)
     two = replace(question, devices=2)
     parallel = DataParallel(devices=2, sync_batch_norm=question.sync_batch_norm)
-    tensors = question.model_tensors
-
-    def recorder(settings: StepSettings) -> Callable[[int], Tape]:
-        return lambda batch: with_data_parallel(
-            planned.recordings.tape(settings, batch), tensors, parallel
-        )
 
     planned.say("Planning for two cards")
     plan = plan_one(
@@ -61,7 +76,7 @@ def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondC
         safety_fraction=planned.budget.safety_fraction,
         num_images=num_images,
         free=free,
-        recordings=Recordings(recorder),
+        recordings=_OfRanks(planned.recordings, question.model_tensors, parallel),
         say=planned.say,
     )
     ranks = plan.other_ranks

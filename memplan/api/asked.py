@@ -15,6 +15,7 @@ from memplan.api.ask_second import second_card
 from memplan.api.asking import Planned
 from memplan.api.planning import Free
 from memplan.api.typed import TypedCommand
+from memplan.parallel import kept_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Asked:
     second_card: bool = False
 
 
+@kept_processes()
 def with_answers(
     planned: Planned, asked: Asked, free: Free, num_images: int | None = None
 ) -> PlanAnswer:

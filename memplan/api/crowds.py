@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 from memplan.answers import BatchRisk, RunRisk
-from memplan.api.question import Question, RecordedAs
+from memplan.api.question import Question
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Predictor, Say
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.planner.risk import (
     PREDICTION_ERROR,
     RUN_QUANTILE,
@@ -131,7 +131,7 @@ def run_risk(
     batches = ascending[max(0, place - 1) : place + 2]
     life = Life(accumulates=accumulates)
     predictor = Predictor(
-        RecordedAs(question, settings),
+        question.recorder(settings),
         [simulator],
         life,
         chosen,
@@ -144,15 +144,10 @@ def run_risk(
     batches = [batch for batch in batches if batch in predictor.attempts.tapes]
     capacity = simulator.card.capacity_bytes
     limits = (int(capacity * (1 - safety_fraction)), capacity)
-
-    def tolerated(batch: int) -> list[int | None]:
-        bytes_at = _bytes_by_objects(predictor, crowds, batch, life)
-        return [tolerated_objects(bytes_at, limit, run.tail.most) for limit in limits]
-
+    tolerated = partial(_tolerated, predictor, crowds, life, limits)
+    made = map_processes(tolerated, batches, doing="looking for the most objects that fit")
     rows = []
-    for batch, (within_budget, within_card) in zip(
-        batches, fork_map(tolerated, batches), strict=True
-    ):
+    for batch, (within_budget, within_card) in zip(batches, made, strict=True):
         chance, low, high = run.chance(within_budget)
         rows.append(
             BatchRisk(
@@ -176,6 +171,15 @@ def run_risk(
         objects=tuple(run.tail.at_share(share) for share in _SHARES),
         shares=_SHARES,
     )
+
+
+def _tolerated(
+    predictor: Predictor, crowds: Crowds, life: Life, limits: Sequence[int], batch: int
+) -> list[int | None]:
+    """Return the most objects within each limit; see `tolerated_objects`."""
+    assert crowds.run is not None
+    bytes_at = _bytes_by_objects(predictor, crowds, batch, life)
+    return [tolerated_objects(bytes_at, limit, crowds.run.tail.most) for limit in limits]
 
 
 def _bytes_by_objects(

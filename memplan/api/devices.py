@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from memplan.answers import PlanAnswer, Setting
 from memplan.api.crowds import Crowds
 from memplan.api.planning import answer_for, check_plan
-from memplan.api.question import Question, RecordedAs, check_precision, silent
+from memplan.api.question import Question, check_precision, silent
 from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
 from memplan.fit.predictor import Predictor, Say
+from memplan.parallel import kept_processes
 from memplan.planner.devices import Sharing, best_sharing, seconds_between
 from memplan.planner.search import settings_at
 from memplan.planner.space import Budget, Space, configurations
@@ -32,6 +33,7 @@ class _Found:
     settings: tuple[Setting, ...]
 
 
+@kept_processes()
 def plan_unequal(
     question: Question,
     *,
@@ -127,7 +129,7 @@ def _shared(
     """Return the best way to share in one configuration; None where nothing fits."""
     effective = space.effective_batch_size
     predictor = Predictor(
-        RecordedAs(question, settings),
+        question.recorder(settings),
         simulators,
         Life(accumulates=True),
         1,

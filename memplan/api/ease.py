@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memplan.api.crowds import Crowds
-from memplan.api.question import Question, RecordsAs
+from memplan.api.question import Question
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
@@ -26,7 +26,7 @@ _WORTH_FRACTION = 0.005
 
 def recordings_of(question: Question) -> Recordings:
     """Return recordings that the plans for several cards share."""
-    return Recordings(RecordsAs(question))
+    return Recordings(question.recorder)
 
 
 def ease(

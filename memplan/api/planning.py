@@ -17,13 +17,12 @@ from memplan.api.budgets import budget_of
 from memplan.api.crowds import Crowds, run_risk
 from memplan.api.details import block_savings, phase_peaks, settings_of
 from memplan.api.ease import ease, recordings_of
+from memplan.api.notes import growth_notes, notes_on
 from memplan.api.question import (
     Question,
     check_precision,
     explained,
     gpu_facts,
-    growth_notes,
-    notes_on,
     silent,
     versions,
 )
@@ -33,6 +32,7 @@ from memplan.device.card import Card
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Say
+from memplan.parallel import kept_processes
 from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError, Outcome, search
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
@@ -58,6 +58,7 @@ class Free:
     assigner_parts: bool = True
 
 
+@kept_processes()
 def plan_many(
     question: Question,
     *,
@@ -99,6 +100,7 @@ def plan_many(
     return answers
 
 
+@kept_processes()
 def plan_one(
     question: Question,
     *,
@@ -187,7 +189,7 @@ def plan_one(
         safety_source=f"{margin.source} {taken}".rstrip(),
         taken_bytes=budget.taken_bytes,
         unchecked=_unchecked(recordings),
-        notes=(*notes_on(simulator), *growth_notes(recordings.recorded(settings))),
+        notes=(*notes_on(simulator, question), *growth_notes(recordings.recorded(settings))),
         batch=_batch_facts(outcome, effective, nominal),
         risk=run_risk(
             crowds,
@@ -312,7 +314,7 @@ def answer_for(
         command=_train_command(question, chosen, data),
         versions=versions(),
         seconds=time.perf_counter() - start,
-        notes=notes_on(simulator),
+        notes=notes_on(simulator, question),
     )
 
 

@@ -18,14 +18,12 @@ from memplan.answers import (
     Timeline,
     WorkloadFacts,
 )
+from memplan.api.notes import growth_notes, notes_on
 from memplan.api.question import (
     DEFAULT_SAFETY,
     Question,
-    RecordedAs,
     check_precision,
     gpu_facts,
-    growth_notes,
-    notes_on,
     silent,
     versions,
 )
@@ -42,6 +40,7 @@ from memplan.errors import UsageError
 from memplan.fit.edge import Largest
 from memplan.fit.predictor import Predictor, Say
 from memplan.fit.program import EveryBatch
+from memplan.parallel import kept_processes
 from memplan.planner.search import (
     Budget,
     Space,
@@ -254,6 +253,7 @@ def _recommended(
     return None
 
 
+@kept_processes()
 def probe_many(
     question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
 ) -> list[ProbeAnswer]:
@@ -280,7 +280,7 @@ def probe_many(
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        RecordedAs(question, settings),
+        question.recorder(settings),
         simulators,
         life,
         wanted[0],
@@ -337,7 +337,7 @@ def probe_many(
                 versions=versions(),
                 seconds=time.perf_counter() - start,
                 notes=(
-                    *notes_on(simulator),
+                    *notes_on(simulator, question),
                     *_notes_on_fit(predictor),
                     *_notes_on_plans(predictor, card, wanted, largest),
                 ),

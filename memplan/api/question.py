@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import platform
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,19 @@ from memplan._version import __version__
 from memplan.answers import (
     GpuFacts,
 )
-from memplan.device import calibration as calibrations
-from memplan.device import catalogue, nvml
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card
+from memplan.device.chosen import with_calibrations
+from memplan.device.context import under_cuda
 from memplan.device.cudnn import installed_version
 from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
 from memplan.errors import BadInputError, UsageError
-from memplan.fit.growth import faster_growth
 from memplan.planner.crowd import Crowd
+from memplan.processes import is_worker
 from memplan.registry import make_workload
 from memplan.tape import Int64, Tape
 from memplan.trace.build import build
@@ -53,6 +55,12 @@ def explained(workload: Workload) -> Iterator[None]:
         raise BadInputError(
             f"{workload.name} cannot be built: {reason}. Try another --img or --set."
         ) from error
+
+
+@lru_cache(maxsize=4)
+def _made_once(name: str, arguments: bytes) -> Workload:
+    """Return a process's own copy of a workload, made when it is first asked for."""
+    return make_workload(name, pickle.loads(arguments))  # noqa: S301 - pickled beside the call
 
 
 def versions() -> dict[str, str]:
@@ -106,6 +114,12 @@ class Question:
     calibration: Path | Calibration | None = None
     """What was measured on one of the cards; a file must be of one of them. None takes what is
     kept of each."""
+    cuda_version: str | None = None
+    """The CUDA that the training's torch was built for, such as `11.3`, which decides the context;
+    None takes the installed one's way of loading kernels."""
+    cudnn_version: str | None = None
+    """The cuDNN that training uses, such as `8.9.2`; the installed one is asked all the same, and
+    the answer says so where they differ."""
     object_counts: Int64 | None = None
     """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
 
@@ -113,8 +127,13 @@ class Question:
         """Refuse what no workload can take.
 
         Raises:
-            UsageError: an image size below 1, a negative number of objects, or no devices.
+            UsageError: an image size below 1, a negative number of objects, no devices, or a
+                version that is none.
         """
+        if self.cudnn_version is not None and not re.fullmatch(r"[0-9.]+", self.cudnn_version):
+            raise UsageError(
+                f"--cudnn {self.cudnn_version!r} is no version of cuDNN. Write it as 8.9.2 or 9.1."
+            )
         bounds = (("image_size", "--img", 1), ("objects_per_image", "--objects-per-image", 0))
         given = [(option, self.arguments.get(key), least) for key, option, least in bounds]
         for option, value, least in [*given, ("--devices", self.devices, 1)]:
@@ -126,6 +145,8 @@ class Question:
         """The workload, made once."""
         if isinstance(self.workload, Workload):
             return self.workload
+        if is_worker():
+            return _made_once(self.workload, pickle.dumps(self.arguments))
         return make_workload(self.workload, self.arguments)
 
     @cached_property
@@ -153,6 +174,8 @@ class Question:
             UnknownNameError: the catalogue has no such card.
         """
         chosen = [found.applied_to(card) if found else card for card, found in self._calibrated]
+        if self.cuda_version is not None:
+            chosen = [under_cuda(card, self.cuda_version) for card in chosen]
         if self.capacity_bytes is None:
             return chosen
         return [card.with_capacity(self.capacity_bytes) for card in chosen]
@@ -231,6 +254,17 @@ class Question:
         parallel = DataParallel(devices=self.devices, sync_batch_norm=self.sync_batch_norm)
         return with_data_parallel(tape, self.model_tensors, parallel)
 
+    def recorder(self, settings: StepSettings) -> Callable[[int], Tape]:
+        """Return the function that records a step so set, by micro-batch size."""
+        return partial(self.record, settings=settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without the workload made of a name, which that makes anew."""
+        state = dict(vars(self))
+        if isinstance(self.workload, str):
+            state.pop("made", None)
+        return state
+
     def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSettings:
         """Return how the step runs.
 
@@ -252,86 +286,6 @@ class Question:
         )
 
 
-@dataclass(frozen=True)
-class RecordedAs:
-    """Records a question's step in one configuration, by micro-batch size."""
-
-    question: Question
-    settings: StepSettings
-
-    def __call__(self, micro_batch_size: int) -> Tape:
-        """Return the tape; see `Question.record`."""
-        return self.question.record(micro_batch_size, self.settings)
-
-
-@dataclass(frozen=True)
-class RecordsAs:
-    """Returns, for a configuration, what records a question's step in it."""
-
-    question: Question
-
-    def __call__(self, settings: StepSettings) -> RecordedAs:
-        """Return what records at a batch."""
-        return RecordedAs(self.question, settings)
-
-
-def with_calibrations(
-    gpus: Sequence[str | int | Card], named: Path | Calibration | None = None
-) -> list[tuple[Card, Calibration | None]]:
-    """Return cards and what was measured on each; none given takes this machine's first.
-
-    Args:
-        gpus: names, indices, or cards; what is kept of a card given as such is not looked for.
-        named: replaces what is kept of the card it is of; a file must be of one of the cards.
-
-    Raises:
-        BadInputError: there is no such card, or the file is of none of them.
-        BadTapeError: a calibration cannot be read.
-    """
-    cards = [_resolve_card(gpu) for gpu in gpus] or [_present_card()]
-    kept = [not isinstance(gpu, Card) for gpu in gpus] or [True]
-    own = calibrations.load(named) if isinstance(named, Path) else named
-    if isinstance(named, Path) and own is not None and own.card not in {c.name for c in cards}:
-        calibrations.calibration_of(cards[0], named)
-
-    def found(card: Card, *, is_kept: bool) -> Calibration | None:
-        if own is not None and own.card == card.name:
-            return own
-        return calibrations.calibration_of(card) if is_kept else None
-
-    return [(card, found(card, is_kept=is_kept)) for card, is_kept in zip(cards, kept, strict=True)]
-
-
-def calibrated_card(gpu: str | int | Card | None, path: Path | None = None) -> Card:
-    """Return the card that a name, an index or None stands for, with what was measured on it."""
-    card, found = with_calibrations(() if gpu is None else (gpu,), path)[0]
-    return found.applied_to(card) if found else card
-
-
-def _resolve_card(gpu: str | int | Card) -> Card:
-    """Return the card that a catalogue name or an index in this machine stands for."""
-    if isinstance(gpu, Card):
-        return gpu
-    if isinstance(gpu, int) or gpu.isdecimal():
-        return nvml.card_at(int(gpu)).card
-    return catalogue.card(gpu)
-
-
-def _present_card() -> Card:
-    """Return this machine's first card.
-
-    Raises:
-        BadInputError: there is none.
-    """
-    present = nvml.present()
-    if not present:
-        raise BadInputError(
-            "No NVIDIA card is in this machine, and no --gpu names one. Give --gpu NAME, such as "
-            "rtx-3090 or a100-80gb; `memplan gpus` lists them all."
-        )
-    return present[0].card
-
-
 def gpu_facts(simulator: Simulator) -> GpuFacts:
     """Return what an answer says of its card."""
     return GpuFacts(
@@ -339,38 +293,9 @@ def gpu_facts(simulator: Simulator) -> GpuFacts:
         capacity_bytes=simulator.card.capacity_bytes,
         context_bytes=simulator.outside.num_bytes,
         context_uncertainty_bytes=simulator.outside.uncertainty_bytes,
-        source=simulator.card.source,
+        source=simulator.outside.source,
         calibrated=simulator.card.rates.is_measured,
     )
-
-
-def notes_on(simulator: Simulator) -> tuple[str, ...]:
-    """Return what a reader must know of a card's predictions, a sentence each."""
-    notes = [simulator.oracle.note] if simulator.oracle.note else []
-    if simulator.oracle.benchmark:
-        notes.append(
-            "cudnn.benchmark takes the plan that proves fastest, which only the card can tell; "
-            "workspace is the most that any of the plans it times may ask for."
-        )
-    return tuple(notes)
-
-
-def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
-    """Return a sentence where memory grows faster than affine in the batch; else none.
-
-    Args:
-        recorded: tapes of one configuration.
-    """
-    growth = faster_growth({one.description.micro_batch_size: one for one in recorded})
-    if growth is None:
-        return ()
-    low, high = growth.line_batches
-    sentence = (
-        f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
-        f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} says. "
-        "What is answered was recorded at its own batch."
-    )
-    return (sentence,)
 
 
 def check_precision(card: Card, precision: str) -> None:

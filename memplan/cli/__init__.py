@@ -14,6 +14,7 @@ from memplan.errors import MemplanError
 # Command, the module that defines `command`, and its one-line help, so that listing imports none.
 _COMMANDS = {
     "probe": ("memplan.cli.probe", "Where a training's memory goes, and how it grows with batch."),
+    "run": ("memplan.cli.run", "Your own command on a card that is not there."),
     "plan": ("memplan.cli.plan", "The fastest settings that fit a card."),
     "train": ("memplan.cli.train", "Start the training run, planned and guarded."),
     "export": ("memplan.cli.export", "A trained network as a file to deploy, checked."),

@@ -84,8 +84,13 @@ def command(context: click.Context, /, **values: Any) -> None:
     \b
     memplan plan --cfg yolov9-s --gpu rtx-3090 --effective-batch 64
     """
+    from memplan.parallel import kept_processes
+    from memplan.processes import start_server
+
     check_writable((values["output"], values["report"]), force=values["force"])
-    answers = _plan(context, values)
+    start_server()  # it imports while this process does
+    with kept_processes():
+        answers = _plan(context, values)
     feasible = [answer for answer in answers if isinstance(answer, PlanAnswer)]
     if feasible or values["as_json"]:
         show(values, answers, _text)

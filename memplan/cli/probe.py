@@ -57,11 +57,14 @@ def command(**values: Any) -> None:
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
     """
-    from memplan.api import probe_many
     from memplan.cli.question import parse_batches, question_from
+    from memplan.processes import start_server
 
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
     batches = parse_batches(values["batches"])
+    start_server()  # it imports while this process does
+    from memplan.api import probe_many
+
     progress = Progress()
     try:
         question, _ = question_from(values)

@@ -9,6 +9,7 @@ import click
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
 from memplan.cli.common import check_writable, typed_command, wrote
 from memplan.errors import UsageError
+from memplan.script_answer import ScriptAnswer
 
 
 @click.command()
@@ -25,7 +26,7 @@ from memplan.errors import UsageError
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 def command(files: tuple[Path, ...], output: Path, *, force: bool) -> None:
-    """Make PDF pages of saved probe and plan files and of run folders.
+    """Make PDF pages of saved probes, plans and scripts, and of run folders.
 
     \b
     memplan report probe.json runs/train/exp --output report.pdf
@@ -43,6 +44,7 @@ def command(files: tuple[Path, ...], output: Path, *, force: bool) -> None:
         output,
         probes=[answer for answer in answers if isinstance(answer, ProbeAnswer)],
         plans=[answer for answer in answers if isinstance(answer, PlanAnswer)],
+        scripts=[answer for answer in answers if isinstance(answer, ScriptAnswer)],
         run_folder=folders[0] if folders else None,
         command=typed_command(),
         force=force,

@@ -8,7 +8,8 @@ from typing import Any
 
 from memplan.errors import BadInputError, MemplanError, first_sentence
 from memplan.host_memory import within_host_memory
-from memplan.parallel import fork_map, num_cores
+from memplan.parallel import map_processes
+from memplan.processes import num_cores
 from memplan.tape import Tape
 
 # What memplan records by itself, counted in operators so that it does not depend on the machine's
@@ -68,7 +69,7 @@ def attempted(
         MemplanError: a key that was asked for cannot be recorded.
     """
     attempt = Attempt(record, frozenset(asked), min(num_cores(), max(1, len(keys))))
-    made = dict(zip(keys, fork_map(attempt, keys), strict=True))
+    made = dict(zip(keys, map_processes(attempt, keys, doing="recording steps"), strict=True))
     for key, one in made.items():
         if key in asked and isinstance(one, Failed):
             raise one.error

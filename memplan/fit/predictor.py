@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device.life import DeviceBytes, Life, Program
@@ -16,7 +18,7 @@ from memplan.fit.edge import MOST_IMAGES, Largest, Verdict, largest_fitting
 from memplan.fit.growth import Growth, faster_growth
 from memplan.fit.piece import Piece
 from memplan.fit.program import EveryBatch, Fit
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.tape import Int64, Tape
 
 # Blocks that vary with the objects leave gaps in reserved memory; below this share of the live
@@ -232,13 +234,18 @@ class Predictor:
         for batch in missing:
             self._program(self.fit.piece(batch), batch)
 
-        def answer(batch: int) -> tuple[Peaks, DeviceBytes]:
-            return self.peaks(card, batch), self.device_bytes(card, batch)
-
-        for batch, (peaks, answers) in zip(missing, fork_map(answer, missing), strict=True):
+        made = map_processes(partial(self._answer, card), missing, doing="replaying batches")
+        for batch, (peaks, answers) in zip(missing, made, strict=True):
             self._peaks[card, batch] = peaks
             self._device[card, batch] = answers
         return [self._peaks[card, batch] for batch in batches]
+
+    def _answer(self, card: int, batch: int) -> tuple[Peaks, DeviceBytes]:
+        return self.peaks(card, batch), self.device_bytes(card, batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without what is found by identity there, or quickly again."""
+        return {**vars(self), "_programs": {}, "_device": {}, "_peaks": {}}
 
     def largest_batch(
         self, card: int, limit_bytes: int | None = None, most: int = MOST_IMAGES

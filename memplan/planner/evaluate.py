@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -32,6 +33,11 @@ Recorder = Callable[[StepSettings], Callable[[int], Tape]]
 Key = tuple[StepSettings, int]
 
 
+def _recorded(recorder_of: Recorder, key: Key) -> Tape:
+    settings, batch = key
+    return recorder_of(settings)(batch)
+
+
 class Recordings:
     """Tapes by configuration and batch, each recorded once, several side by side.
 
@@ -42,7 +48,7 @@ class Recordings:
     """
 
     def __init__(self, recorder_of: Recorder) -> None:
-        self._recorder_of = recorder_of
+        self.recorder_of = recorder_of
         self._tapes: dict[Key, Tape] = {}
         self._failed: dict[Key, MemplanError] = {}
 
@@ -81,7 +87,7 @@ class Recordings:
         """Record what is missing, as many at a time as there are cores."""
         known = self._tapes.keys() | self._failed.keys()
         missing = [key for key in dict.fromkeys(keys) if key not in known]
-        for key, one in attempted(_Recorded(self._recorder_of), missing, ()).items():
+        for key, one in attempted(partial(_recorded, self.recorder_of), missing, ()).items():
             if isinstance(one, Failed):
                 self._failed[key] = one.error
             else:
@@ -91,6 +97,10 @@ class Recordings:
         """Return the tapes of a configuration so far, in descending order of their batches."""
         mine = [(batch, tape) for (of, batch), tape in self._tapes.items() if of == settings]
         return [tape for _, tape in sorted(mine, key=lambda one: -one[0])]
+
+    def keep(self, settings: StepSettings, batch: int, tape: Tape) -> None:
+        """Take a tape that was made elsewhere as recorded."""
+        self._tapes[settings, batch] = tape
 
     def fit(self, settings: StepSettings, batches: Sequence[int]) -> Fit | EveryBatch:
         """Return the program of a configuration, recorded at two batches and all known ones.
@@ -125,16 +135,6 @@ class Recordings:
         if not good:
             raise self._failed[settings, ends[1]]
         return min(good), max(good)
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """Records a configuration at a batch."""
-
-    recorder_of: Recorder
-
-    def __call__(self, key: Key) -> Tape:
-        return self.recorder_of(key[0])(key[1])
 
 
 def ends_of(batches: Sequence[int]) -> tuple[int, int]:

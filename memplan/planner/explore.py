@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from memplan import tape as tapes
 from memplan.answers import Setting
@@ -11,7 +12,7 @@ from memplan.device.card import Card
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.predictor import Say
 from memplan.fit.program import EveryBatch
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, Recordings, ends_of
 from memplan.planner.recompute import NUM_RUNGS, kept_bytes, parts_of_large
 from memplan.planner.space import (
@@ -166,9 +167,14 @@ class Exploration:
                     self.refuted.add((settings, batch, allocator))
 
     def _look_many(self, work: Sequence[tuple[StepSettings, Split]], allocator: str) -> None:
-        made = fork_map(lambda one: self.look(self.evaluators[one[0]], one[1], allocator), work)
+        look = partial(self._look_at, allocator)
+        made = map_processes(look, work, doing="replaying settings")
         for (settings, _), one in zip(work, made, strict=True):
             self.add(settings, one)
+
+    def _look_at(self, allocator: str, one: tuple[StepSettings, Split]) -> Found:
+        settings, split = one
+        return self.look(self.evaluators[settings], split, allocator)
 
     def may_beat(self, settings: StepSettings, split: Split, departures: int) -> bool:
         """Return whether the plain setting, that much less, would be better than all that fits."""
@@ -284,7 +290,8 @@ class Exploration:
                 continue
             self._climbed |= {(one.settings, one.split, one.allocator) for one in now}
             self.say(f"Choosing what to recompute at batch {now[0].split.micro_batch_size}")
-            for one, results in zip(now, fork_map(self.climb, now), strict=True):
+            made = map_processes(self.climb, now, doing="choosing what to recompute")
+            for one, results in zip(now, made, strict=True):
                 for found in results:
                     self.add(one.settings, found)
 

@@ -11,7 +11,7 @@ from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFa
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.errors import InfeasibleError, MemplanError
 from memplan.host_memory import available_host_bytes
-from memplan.parallel import num_cores
+from memplan.processes import num_cores
 from memplan.units import format_bytes, three_digits
 
 if TYPE_CHECKING:

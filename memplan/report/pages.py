@@ -29,7 +29,9 @@ from memplan.report.frame import number_pages
 from memplan.report.risk_page import risk_figure
 from memplan.report.run import live_memory_figure, training_figure
 from memplan.report.run_files import RunRecord, read_run
+from memplan.report.script_pages import script_figures
 from memplan.report.timeline import timeline_figure
+from memplan.script_answer import ScriptAnswer
 
 _T = TypeVar("_T")
 _Kind = tuple[list[list[ProbeAnswer]], int, Callable[[Sequence[ProbeAnswer]], Figure]]
@@ -44,6 +46,7 @@ def write_report(
     probes: Sequence[ProbeAnswer] = (),
     plans: Sequence[PlanAnswer] = (),
     run_folder: Path | None = None,
+    scripts: Sequence[ScriptAnswer] = (),
     command: str,
     force: bool = False,
 ) -> Path:
@@ -54,6 +57,7 @@ def write_report(
         probes: answers of `memplan probe`, one a card.
         plans: answers of `memplan plan`, one a card.
         run_folder: what `memplan train` left, with `results.csv` and `memory.csv`.
+        scripts: answers of `memplan run`.
         command: the command that asked for the report, stated on the last page.
         force: whether an existing file is overwritten.
 
@@ -61,12 +65,12 @@ def write_report(
         BadInputError: there is nothing to report, the file exists and `force` is False, it
             cannot be written, or the run folder cannot be read.
     """
-    if not probes and not plans and run_folder is None:
+    if not probes and not plans and not scripts and run_folder is None:
         raise BadInputError("There is nothing to report: give a probe, a plan or a run folder.")
     if path.exists() and not force:
         raise BadInputError(f"{path} exists. Give another --report, or --force to overwrite it.")
     run = None if run_folder is None else read_run(run_folder)
-    figures = report_figures(probes, plans, run, command)
+    figures = report_figures(probes, plans, run, command, scripts)
     save_pages(path, figures)
     return path
 
@@ -77,9 +81,14 @@ def report_figures(
     plans: Sequence[PlanAnswer],
     run: RunRecord | None,
     command: str,
+    scripts: Sequence[ScriptAnswer] = (),
 ) -> list[Figure]:
     """Return every page of the report in order, numbered."""
-    figures = [answers_figure(probes, plans, run), *_probe_figures(probes)]
+    figures = [figure for script in scripts for figure in script_figures(script)]
+    if not probes and not plans and run is None:
+        number_pages(figures, f"memplan {__version__}")
+        return figures
+    figures += [answers_figure(probes, plans, run), *_probe_figures(probes)]
     figures += _plan_figures(plans)
     if run is not None:
         figures.append(training_figure(run))

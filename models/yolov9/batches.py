@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, ProcessError
+from memplan.processes import CleanContext, answer_seconds, num_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,16 +37,16 @@ def read_batches(
         seed: of what torch's workers draw, which is nothing here.
     """
     # More processes than cores, or than batches, only wait.
-    num_workers = min(num_workers, len(groups), len(os.sched_getaffinity(0)))
-    if num_workers:
-        # Each worker is a process of its own; OpenCV's threads must also be gone before a fork.
-        _use_one_thread()
+    num_workers = min(num_workers, len(groups), num_cores())
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=_InOrder(groups),
         collate_fn=merge,
         num_workers=num_workers,
         worker_init_fn=_start_worker if num_workers else None,
+        # This process has computed by now, so copies of it could wait for ever.
+        multiprocessing_context=CleanContext() if num_workers else None,
+        timeout=answer_seconds() if num_workers else 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF),
     )
@@ -72,8 +72,24 @@ class Batches:
             # Its frames hold the loader in a cycle; freed by the collector instead of here, the
             # loader would wait 5 s for its processes.
             error.__traceback__ = None
+        except (RuntimeError, EOFError, OSError) as error:
+            if not self._loader.num_workers or not _is_of_processes(error):
+                raise
+            raise ProcessError(
+                f"A process that loads images is gone or stuck ({_first_line(error)}). Memory may "
+                "have run out: give fewer --workers, or --workers 0 to load without them."
+            ) from None
         if message:
             raise BadInputError(message)
+
+
+def _is_of_processes(error: Exception) -> bool:
+    """Return whether loading failed because a process or its pipe is no more."""
+    return not isinstance(error, RuntimeError) or str(error).startswith("DataLoader ")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
 class _InOrder(Sampler[list[Any]]):
@@ -89,16 +105,12 @@ class _InOrder(Sampler[list[Any]]):
         yield from self._groups
 
 
-def _use_one_thread() -> None:
-    cv2.setNumThreads(0)
-
-
 def _start_worker(_worker: int) -> None:
     """Leave signals to the training process, which finishes its step before it stops.
 
     Ctrl-C and a cluster's SIGTERM reach every process of the run. A worker ends when it is told to,
     or when the training process is gone.
     """
-    _use_one_thread()
+    cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ from memplan.units import KIB, format_bytes
 from .augment import Image, Shape, resize
 from .index import user_cache
 from .labels import file_stamp
+from .shared import SharedBytes, SharedSequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +89,32 @@ def load_resized(image: LabelledImage, size: int, *, exact: bool = False) -> Ima
     return resize(decode(image, None if exact else size), *resized_shape(image, size))
 
 
+class _Kept:
+    """Images one after another in memory that loader processes share.
+
+    Args:
+        shapes: height and width of each.
+    """
+
+    def __init__(self, shapes: Sequence[Shape]) -> None:
+        self._shapes = np.array(shapes, np.int64).reshape(-1, 2)
+        self._ends = np.cumsum(3 * self._shapes.prod(axis=1))
+        self._pixels = SharedBytes(int(self._ends[-1]) if len(self._ends) else 0)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, place: int) -> Image:
+        height, width = self._shapes[place]
+        end = self._ends[place]
+        pixels: Image = self._pixels.array[end - 3 * height * width : end]
+        return pixels.reshape(height, width, 3)
+
+    def put(self, place: int, image: Image) -> None:
+        """Keep an image."""
+        self[place][:] = image
+
+
 class ImageStore:
     """Images at the size that samples start from, read from their files each time unless kept.
 
@@ -100,8 +128,14 @@ class ImageStore:
         self._images = images
         self._size = size
         self._exact = exact
-        self._in_memory: list[Image] | None = None
-        self._on_disk: list[Path] | None = None
+        self._in_memory: _Kept | None = None
+        self._on_disk: Sequence[Path] | None = None
+
+    def over(self, images: Sequence[LabelledImage]) -> ImageStore:
+        """Return the same store over equal images that are kept elsewhere."""
+        other = copy.copy(self)
+        other._images = images  # noqa: SLF001 - a copy of this one
+        return other
 
     def __getitem__(self, place: int) -> Image:
         """Return an image; not to be written to."""
@@ -135,7 +169,9 @@ class ImageStore:
                 "Use --cache disk, or leave out --cache."
             )
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            self._in_memory = list(pool.map(self._load, range(len(self._images))))
+            kept = _Kept([resized_shape(image, self._size) for image in self._images])
+            list(pool.map(lambda place: kept.put(place, self._load(place)), range(len(kept))))
+        self._in_memory = kept
 
     def keep_on_disk(self, root: Path) -> None:
         """Keep every image decoded in a folder of the data set, else of the user's cache.
@@ -164,7 +200,7 @@ class ImageStore:
         paths = [folder / name for name in names]
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             list(pool.map(lambda place: _write(paths[place], self._load(place)), missing))
-        self._on_disk = paths
+        self._on_disk = SharedSequence(paths)
 
 
 def _kept_name(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from .decode import ImageStore, resized_shape
 from .mosaic import NUM_IMAGES, add_copies, compose, draw_places, gather_objects
 from .order import SAMPLE_STREAM, random_stream
 from .polygons import choose_copies, paste_copies, place_polygons
+from .shared import SharedSequence
 from .view import draw_view, map_objects, render, sees
 
 if TYPE_CHECKING:
@@ -62,7 +63,30 @@ class LoadedSample(NamedTuple):
     """Of the request; 0 in validation."""
 
 
-class TrainingSamples(Dataset[LoadedSample]):
+class _Samples(Dataset[LoadedSample]):
+    """The samples of a split, which loader processes share.
+
+    Args:
+        images: the split's images.
+        store: their pixels.
+    """
+
+    def __init__(self, images: Sequence[LabelledImage], store: ImageStore) -> None:
+        self.images = images
+        """The split's images, by place."""
+        self.store = store
+        """Their pixels."""
+        self._shared: SharedSequence[LabelledImage] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to a loader process with the labels in memory that all of them share."""
+        if self._shared is None:
+            self._shared = SharedSequence(self.images)
+        store = self.store.over(self._shared)
+        return {**vars(self), "images": self._shared, "store": store}
+
+
+class TrainingSamples(_Samples):
     """The training split, augmented; indexed by `Request`.
 
     Args:
@@ -80,10 +104,7 @@ class TrainingSamples(Dataset[LoadedSample]):
         strengths: Mapping[str, float],
         seed: int,
     ) -> None:
-        self.images = images
-        """The split's images, by place."""
-        self.store = ImageStore(images, size)
-        """Their pixels."""
+        super().__init__(images, ImageStore(images, size))
         self._size = size
         self._strengths = dict(strengths)
         self._seed = seed
@@ -151,7 +172,7 @@ class TrainingSamples(Dataset[LoadedSample]):
         return render(image, view), map_objects(rows, polygons, view)
 
 
-class ValidationSamples(Dataset[LoadedSample]):
+class ValidationSamples(_Samples):
     """The validation split, letterboxed; indexed by place and the sample's height and width.
 
     Images come with their longer side at `image_size` and are not enlarged to a larger sample, so
@@ -163,10 +184,7 @@ class ValidationSamples(Dataset[LoadedSample]):
     """
 
     def __init__(self, images: Sequence[LabelledImage], *, image_size: int) -> None:
-        self.images = images
-        """The split's images, by place."""
-        self.store = ImageStore(images, image_size, exact=True)
-        """Their pixels."""
+        super().__init__(images, ImageStore(images, image_size, exact=True))
 
     def __len__(self) -> int:
         """Return the number of images."""

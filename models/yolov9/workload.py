@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from .network import DetectionModel
 
+# What processes that record or load data have from their start.
+imported_when_used = tuple(f"{__package__}.{name}" for name in ("network", "losses", "loader"))
+
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch

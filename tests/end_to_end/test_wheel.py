@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import memplan
+from memplan.phantom.compile import LIBRARIES, SONAMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +22,8 @@ def _run(*command, cwd):
 
 def _source(destination):
     """Copy what goes into a wheel, so that building leaves nothing in the checkout."""
-    listed = [ROOT / name for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")]
+    names = ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+    listed = [ROOT / name for name in names]
     for folder in ("memplan", "models"):
         listed += [p for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts]
     for path in listed:
@@ -91,6 +93,59 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     }
 
     assert expected == names
+
+
+def test_the_wheel_holds_the_phantoms_libraries_for_both_cuda_majors(wheel):
+    """A wheel is for Linux on this kind of machine, and any Python."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        f"memplan/phantom/lib/cuda{major}/{library.folder and library.folder + '/'}"
+        f"{library.file(major)}"
+        for major in SONAMES
+        for library in LIBRARIES
+    }
+
+    assert expected <= names
+    assert "-py3-none-linux_" in wheel.name
+
+
+def test_the_installed_phantom_runs_with_no_compiler(environment, tmp_path):
+    """The wheel's own libraries carry a process; nothing is compiled and no cache is made."""
+    (tmp_path / "child.py").write_text(
+        "import torch\n"
+        "from memplan.phantom import control\n"
+        "images = torch.ones(2, 3, 64, 64, device='cuda')\n"
+        "torch.nn.Conv2d(3, 8, 3).cuda()(images).sum().backward()\n"
+        "print(torch.cuda.get_device_name(), control.used_bytes(), control.missing_calls())\n"
+    )
+    code = (
+        "import subprocess, sys\n"
+        "from memplan.device.catalogue import card\n"
+        "from memplan.phantom.build import library_folder\n"
+        "from memplan.phantom.launch import environment\n"
+        "print(library_folder(), flush=True)\n"
+        "child = [sys.executable, 'child.py']\n"
+        "variables = environment(card('rtx-3090'))\n"
+        "subprocess.run(child, env=variables, check=True, timeout=300)\n"
+    )
+    variables = {"PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(
+        [environment / "bin" / "python", "-c", code],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+    folder, answer = done.stdout.splitlines()
+    assert 0 == done.returncode, done.stderr
+    assert folder.startswith(str(environment))
+    assert answer.startswith("NVIDIA GeForce RTX 3090 ")
+    assert answer.endswith(" []")
+    assert not (tmp_path / ".cache").exists()
 
 
 def test_the_installed_package_is_the_wheels(environment, tmp_path):

@@ -5,6 +5,8 @@ program evaluated at the third is held against its recording, event by event: on
 (odd) and once beyond it (even). Images are small, because a recording's time is per operator.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 from memplan_models import torchvision as classifiers
@@ -13,7 +15,7 @@ from memplan_models.yolov9.workload import from_name as detector
 
 from memplan.fit.affine import Piece, fit
 from memplan.fit.align import aligned
-from memplan.parallel import fork_map
+from memplan.parallel import map_processes
 from memplan.trace.record import record
 
 LOW, ODD, HIGH = 6, 11, 20
@@ -41,7 +43,8 @@ def tapes(request):
     if name != CROWDED:
         workload.make_crowded_batch = lambda _: None
     batches = [LOW, ODD, HIGH]
-    return dict(zip(batches, fork_map(lambda batch: record(workload, batch), batches), strict=True))
+    made = map_processes(partial(record, workload), batches, doing="recording steps")
+    return dict(zip(batches, made, strict=True))
 
 
 def _program(low, high):

@@ -1,7 +1,9 @@
 """Batches: content fixed by seed, epoch and image; shapes and dtypes as agreed."""
 
+import multiprocessing
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from memplan_models.yolov9.loader import open_yolo_data, validation_size
 from memplan_models.yolov9.objects import max_objects_quantile
 from memplan_models.yolov9.sample import write_sample
 
-from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.errors import BadInputError, ProcessError, UnknownNameError, UsageError
 from memplan.workload import DataOptions
 
 
@@ -37,6 +39,9 @@ def small(sample, tmp_path):
                 shutil.copy(sample.parent / part, root / part)
     shutil.copy(sample, root / "data.yaml")
     return root / "data.yaml"
+
+
+FIRST = {"micro_batch_size": 4, "epoch": 0, "augment_fully": True}
 
 
 def _open(path, **options):
@@ -99,7 +104,6 @@ def test_the_same_seed_and_epoch_give_the_same_bytes(small):
     assert not _same(expected, _train(_open(small, seed=4), epoch=2))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_do_not_change_the_batches(small):
     """Loading in two processes gives what loading in this one gives."""
     assert _same(_train(_open(small)), _train(_open(small, num_workers=2)))
@@ -252,7 +256,6 @@ def test_polygons_bring_their_possible_copies_into_the_count(small):
     assert 1 == _open(small, hyperparameters={"copy_paste": 0.0}).objects_per_image[0]
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_image_that_vanishes_is_told_in_one_line(small, num_workers):
     """A file lost during training is named, also by a loader process."""
@@ -286,3 +289,38 @@ def test_a_batch_of_nothing_is_refused(small):
     """A micro-batch below 1 is wrong usage."""
     with pytest.raises(UsageError, match="micro_batch_size 0"):
         _train(_open(small), 0)
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_workers_share_what_is_kept(small, cache):
+    """Loader processes read kept images and labels as this process does."""
+    plain, cached = _open(small), _open(small, num_workers=2, extra={"cache": cache})
+
+    assert _same(_train(plain), _train(cached))
+    validation = [list(data.validation_batches(micro_batch_size=2)) for data in (plain, cached)]
+    assert _same(*validation)
+
+
+def test_workers_are_copies_of_no_process_that_has_computed(small):
+    """Their parent is the server, not this process, whose tensor code has threads."""
+    iterator = iter(_open(small, num_workers=1).training_batches(**FIRST))
+    next(iterator)
+    (worker,) = (one for one in multiprocessing.active_children() if one.daemon)
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    del iterator
+
+    assert f"PPid:\t{os.getpid()}\n" not in status
+
+
+def test_a_worker_that_is_gone_is_told_in_one_line(small):
+    """A loader process that the system has ended is said, with the way out."""
+    data = _open(small, num_workers=1)
+    iterator = iter(data.training_batches(**FIRST | {"micro_batch_size": 1}))
+    next(iterator)
+    (worker,) = (one for one in multiprocessing.active_children() if one.daemon)
+    worker.kill()
+
+    with pytest.raises(ProcessError, match=r"gone or stuck .*--workers 0") as caught:
+        list(iterator)
+
+    assert "\n" not in str(caught.value)

@@ -10,22 +10,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "answers", "convolution", "errors", "host_memory", "parallel", "plan_answers",
-    "reduction", "registry", "tape", "units", "workload",
+    "processes", "reduction", "registry", "script_answer", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
     "shared": set(),
     "device": set(),
+    "phantom": {"device"},
+    "recording": {"device", "phantom"},
     "trace": {"device"},
     "fit": {"device", "trace"},
     "planner": {"device", "trace", "fit"},
     "train": {"device", "trace", "fit", "planner"},
     "report": set(),
-    "cli": {"device", "trace", "fit", "planner", "train", "report", "api"},
-    "api": {"device", "trace", "fit", "planner", "train", "report"},
+    "cli": {"device", "recording", "trace", "fit", "planner", "train", "report", "api"},
+    "api": {"device", "recording", "trace", "fit", "planner", "train", "report"},
 }
-MAY_IMPORT_TORCH = {"trace", "train"}
-FOR_MODELS = {"memplan.workload", "memplan.errors", "memplan.units"}
+MAY_IMPORT_TORCH = {"trace", "train", "recording"}
+FOR_MODELS = {"memplan.workload", "memplan.errors", "memplan.units", "memplan.processes"}
 # The default optimizer of a workload is the tool's own; a workload may bring another.
 EXCEPTIONS = {("memplan.workload", "memplan.trace.optimizers")}
 
@@ -123,7 +125,7 @@ def test_the_tool_knows_no_model():
 
 
 def test_the_models_know_the_workload_interface_and_nothing_else_of_the_tool():
-    """Files of models/ import memplan.workload, errors and units, and each other relatively."""
+    """Files of models/ import memplan.workload, errors, units, processes, and each other."""
     wrong = [
         (module, target)
         for module, path in _modules("models")
@@ -161,7 +163,7 @@ def test_importing_memplan_does_not_load_torch():
     assert not _loads_torch("import memplan")
 
 
-@pytest.mark.parametrize("room", ["shared", "device", "fit", "report"])
+@pytest.mark.parametrize("room", ["shared", "device", "phantom", "fit", "report"])
 def test_a_room_without_torch_loads_without_torch(room):
     """Simulator, fit and reports run on a machine that has no torch."""
     names = [
@@ -170,6 +172,11 @@ def test_a_room_without_torch_loads_without_torch(room):
 
     assert names
     assert not _loads_torch("\n".join(f"import {name}" for name in names))
+
+
+def test_the_parent_of_a_watched_script_does_not_load_torch():
+    """`memplan run` itself starts at once; torch is the script's business."""
+    assert not _loads_torch("import memplan.cli.run")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gpus"]])

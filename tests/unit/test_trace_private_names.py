@@ -1,7 +1,8 @@
-"""Every private name of PyTorch that the recorder leans on, and that this release has it."""
+"""Every private name of PyTorch that the recorders lean on, and that this release has it."""
 
 import ast
 import inspect
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch.cuda.amp import common
 from torch.nn.modules import batchnorm
 from torch.utils import _python_dispatch, _pytree, checkpoint, flop_counter
 
-TRACE = Path(__file__).parents[2] / "memplan" / "trace"
+MEMPLAN = Path(__file__).parents[2] / "memplan"
 
 
 def _node():
@@ -21,27 +22,40 @@ def _node():
 
 # What is used, by the name it has in the source, and where this release keeps it.
 PRIVATE = {
-    "_C": lambda: torch._C,
-    "_ConvBackend": lambda: torch._C._ConvBackend,
-    "_DisableTorchDispatch": lambda: torch._C._DisableTorchDispatch,
-    "_cdata": lambda: torch.ones(1).untyped_storage()._cdata,
+    "_apply": lambda: torch.nn.Module()._apply,
     "_buffers": lambda: torch.nn.Module()._buffers,
+    "_C": lambda: torch._C,
+    "_cdata": lambda: torch.ones(1).untyped_storage()._cdata,
     "_conv_determine_backend_memory_format": lambda: torch._C._conv_determine_backend_memory_format,
+    "_ConvBackend": lambda: torch._C._ConvBackend,
+    "_cuda_attach_out_of_memory_observer": lambda: torch._C._cuda_attach_out_of_memory_observer,
+    "_DisableTorchDispatch": lambda: torch._C._DisableTorchDispatch,
+    "_dispatch_has_kernel": lambda: torch._C._dispatch_has_kernel,
+    "_dispatch_has_kernel_for_dispatch_key": lambda: torch._C._dispatch_has_kernel_for_dispatch_key,
+    "_dispatch_keyset_full_after": lambda: torch._C._dispatch_keyset_full_after,
+    "_expired": lambda: torch.UntypedStorage._expired,
     "_foreach_add_": lambda: torch._foreach_add_,
     "_foreach_lerp": lambda: torch._foreach_lerp,
     "_foreach_lerp_": lambda: torch._foreach_lerp_,
     "_foreach_mul_": lambda: torch._foreach_mul_,
     "_foreach_sign_": lambda: torch._foreach_sign_,
+    "_free_weak_ref": lambda: torch.UntypedStorage._free_weak_ref,
     "_get_sequence_nr": lambda: torch.autograd._get_sequence_nr,
+    "_handle": lambda: torch.ops.aten.exp.default._handle.redispatch_boxed,
     "_input_metadata": lambda: _node()._input_metadata,
+    "_jit_get_all_schemas": lambda: torch._C._jit_get_all_schemas,
+    "_lazy_call": lambda: torch.cuda._lazy_call,
+    "_ops": lambda: torch._ops.OpOverload,
     "_parameters": lambda: torch.nn.Module()._parameters,
     "_record_memory_history": lambda: torch.cuda.memory._record_memory_history,
     "_schema": lambda: torch.ops.aten.exp.default._schema,
     "_select_conv_backend": lambda: torch._C._select_conv_backend,
     "_sequence_nr": lambda: _node()._sequence_nr,
+    "_set_memory_metadata": lambda: torch.cuda.memory._set_memory_metadata,
     "_snapshot": lambda: torch.cuda.memory._snapshot,
     "_storage_Use_Count": lambda: torch._C._storage_Use_Count,
     "_use_count": lambda: torch.ones(1)._use_count,
+    "_weak_ref": lambda: torch.ones(1).untyped_storage()._weak_ref,
 }
 # Modules and classes that are private, or public in name only.
 IMPORTED = {
@@ -56,7 +70,9 @@ SNAPSHOTS = {"_dump_snapshot", "_record_memory_history"}  # named in texts for u
 
 
 def _files():
-    return [path for path in sorted(TRACE.glob("*.py")) if not path.name.startswith("snapshot")]
+    folders = [MEMPLAN / "trace", MEMPLAN / "recording"]
+    files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return [path for path in files if not path.name.startswith("snapshot")]
 
 
 def _is_private(name):
@@ -75,7 +91,7 @@ def _used(tree):
             continue
         base = ast.unparse(node.value)
         # Operators have public names in the dispatcher, whatever their first letter.
-        if base not in {"self", "aten", "torch.ops.aten"} and node.attr not in own:
+        if base not in {"self", "aten", "torch.ops.aten", "sys", "os"} and node.attr not in own:
             yield node.attr
 
 
@@ -116,6 +132,40 @@ def test_this_release_has_the_private_modules():
     assert issubclass(torch.nn.BatchNorm2d, batchnorm._BatchNorm)
     assert [1, 2] == _pytree.tree_flatten((1, [2]))[0]
     assert torch.ops.aten.convolution in flop_counter.flop_registry
+
+
+def test_kernels_registered_for_backend_select_run_below_autograd_and_above_the_device():
+    """A kernel for that key sees the call, can hand it on, and gradients flow as ever."""
+    seen = []
+    below = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
+    redispatch = torch.ops.aten.expm1.default._handle.redispatch_boxed
+
+    def kernel(keyset, tensor):
+        seen.append(tensor.requires_grad)
+        return redispatch(keyset & below, tensor)
+
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library.impl("expm1", kernel, "BackendSelect", with_keyset=True)
+    x = torch.zeros(2, requires_grad=True)
+    x.expm1().sum().backward()
+    library._destroy()
+
+    assert 1 == len(seen)
+    assert [1.0, 1.0] == x.grad.tolist()
+
+
+def test_a_storage_keeps_its_identity_while_weakly_held():
+    """The address of a freed storage's own object is not given to another one before that."""
+    tensor = torch.ones(3)
+    identity, weak = tensor.untyped_storage()._cdata, tensor.untyped_storage()._weak_ref()
+    assert not torch.UntypedStorage._expired(weak)
+    del tensor
+
+    assert torch.UntypedStorage._expired(weak)
+    assert identity not in {torch.ones(3).untyped_storage()._cdata for _ in range(100)}
+    torch.UntypedStorage._free_weak_ref(weak)
 
 
 def test_the_hooks_into_fake_mode_are_the_ones_the_recorder_overrides():

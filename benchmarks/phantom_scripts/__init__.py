@@ -1,0 +1,1 @@
+"""Training scripts as people write them, run unmodified on a phantom card."""

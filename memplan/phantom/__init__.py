@@ -1,0 +1,1 @@
+"""A CUDA runtime that owns no device: PyTorch's own code runs on a card that is not there."""

@@ -1,0 +1,140 @@
+"""Which module the program is in, told to the allocator so that its history names it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+SEPARATOR = "\x1f"
+
+
+def label(phase: str, path: str) -> str:
+    """Return the text that travels with allocations."""
+    return f"{phase}{SEPARATOR}{path}"
+
+
+def _grad_functions(output: Any) -> Iterator[Any]:
+    if isinstance(output, torch.Tensor):
+        if output.grad_fn is not None:
+            yield output.grad_fn
+    elif isinstance(output, (list, tuple)):
+        for one in output:
+            yield from _grad_functions(one)
+    elif isinstance(output, dict):
+        yield from _grad_functions(list(output.values()))
+
+
+class ModulesSeen:
+    """Follows forward and backward through modules, by hooks that change nothing of the step.
+
+    In backward the node that a module's output came from says which module it belongs to; nodes
+    before the next such node count to the same module.
+
+    Args:
+        tell: called with each new label; it must be quick.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self.thread = threading.get_ident()
+        self._names: dict[int, str] = {}
+        self._root: weakref.ref[torch.nn.Module] | None = None
+        self._stack: list[tuple[int, str]] = []
+        self._was_leaf = False
+        self.phase = "between"
+        self.path = ""
+        self.roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        """Outermost modules that were called."""
+        self.on_root: Callable[[bool], None] = lambda _: None
+        """Told that an outermost module begins, and whether it trains."""
+
+    def install(self) -> None:
+        """Register the hooks, for all modules of this process."""
+        torch.nn.modules.module.register_module_forward_pre_hook(self._enter)
+        torch.nn.modules.module.register_module_forward_hook(self._leave)
+        torch.autograd.backward = self._phased(torch.autograd.backward)
+        torch.autograd.grad = self._phased(torch.autograd.grad)
+
+    def set_phase(self, phase: str) -> None:
+        """Begin a phase, outside all modules.
+
+        Phases are `forward`, `backward`, `optimizer_step`, `evaluation`, `input` (a move from the
+        host) and `between` (after a backward or an optimizer step).
+        """
+        self.phase, self.path = phase, ""
+        self._stack.clear()
+        self._tell(label(phase, ""))
+
+    def _phased(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of autograd's that says when backward begins and ends."""
+
+        @functools.wraps(run)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            if self.phase == "backward" or threading.get_ident() != self.thread:
+                return run(*args, **kwargs)
+            self.set_phase("backward")
+            result = run(*args, **kwargs)
+            self.set_phase("between")
+            return result
+
+        return backward
+
+    @contextmanager
+    def input(self) -> Iterator[None]:
+        """Label what is allocated inside as input."""
+        self._tell(label("input", self.path))
+        try:
+            yield
+        finally:
+            self._tell(label(self.phase, self.path))
+
+    def _enter(self, module: torch.nn.Module, _: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self.thread:
+            return
+        root = None if self._root is None else self._root()
+        if not self._stack or module is root or id(module) not in self._names:
+            self._begin_root(module)
+        self._was_leaf = True
+        self._stack.append((id(module), self.path))
+        self._at(self._names[id(module)])
+
+    def _begin_root(self, module: torch.nn.Module) -> None:
+        """Take an outermost module; what an exception left on the stack is dropped."""
+        root = None if self._root is None else self._root()
+        if module is not root:
+            self._names = {id(one): name for name, one in module.named_modules()}
+            self._root = weakref.ref(module)
+            self.roots.add(module)
+        self._stack.clear()
+        self.path = ""
+        self.phase = "forward" if torch.is_grad_enabled() else "evaluation"
+        self.on_root(torch.is_grad_enabled())
+
+    def _leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self.thread:
+            return
+        if not self._stack or self._stack[-1][0] != id(module):
+            return
+        path = self.path
+        _, outer = self._stack.pop()
+        if self._was_leaf and torch.is_grad_enabled():
+            for function in _grad_functions(output):
+                function.register_prehook(self._in_backward(path))
+        self._was_leaf = False
+        self._at(outer)
+
+    def _in_backward(self, path: str) -> Callable[[Any], None]:
+        def hook(_: Any) -> None:
+            self._at(path)
+
+        return hook
+
+    def _at(self, path: str) -> None:
+        self.path = path
+        self._tell(label(self.phase, path))

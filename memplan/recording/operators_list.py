@@ -1,0 +1,206 @@
+"""The operators whose results the host can compute beside the card, by what they do to values."""
+
+from __future__ import annotations
+
+# Computed on the CPU's copies when all inputs are known.
+FUNCTIONAL = frozenset(
+    [
+        "abs",
+        "add",
+        "all",
+        "amax",
+        "amin",
+        "any",
+        "argmax",
+        "argmin",
+        "argsort",
+        "bincount",
+        "bitwise_and",
+        "bitwise_not",
+        "bitwise_or",
+        "bitwise_xor",
+        "bucketize",
+        "cat",
+        "ceil",
+        "clamp",
+        "clamp_max",
+        "clamp_min",
+        "constant_pad_nd",
+        "count_nonzero",
+        "cummax",
+        "cummin",
+        "cumprod",
+        "cumsum",
+        "div",
+        "embedding",
+        "eq",
+        "exp",
+        "flip",
+        "floor",
+        "floor_divide",
+        "fmod",
+        "gather",
+        "ge",
+        "gt",
+        "histc",
+        "index",
+        "index_add",
+        "index_copy",
+        "index_fill",
+        "index_put",
+        "index_select",
+        "isfinite",
+        "isin",
+        "isinf",
+        "isnan",
+        "isneginf",
+        "isposinf",
+        "le",
+        "log",
+        "log2",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "logical_xor",
+        "lt",
+        "masked_fill",
+        "masked_scatter",
+        "masked_select",
+        "max",
+        "maximum",
+        "mean",
+        "min",
+        "minimum",
+        "mul",
+        "ne",
+        "neg",
+        "nonzero",
+        "pow",
+        "prod",
+        "reciprocal",
+        "remainder",
+        "repeat",
+        "repeat_interleave",
+        "roll",
+        "round",
+        "rsub",
+        "scatter",
+        "scatter_add",
+        "searchsorted",
+        "sgn",
+        "sign",
+        "sort",
+        "sqrt",
+        "stack",
+        "sub",
+        "sum",
+        "take",
+        "topk",
+        "tril",
+        "triu",
+        "trunc",
+        "where",
+        "_unique",
+        "_unique2",
+        "unique_consecutive",
+        "unique_dim",
+        "unique_dim_consecutive",
+    ]
+)
+
+# Change a known tensor in place by known values.
+IN_PLACE = frozenset(
+    [
+        "abs_",
+        "add_",
+        "bitwise_and_",
+        "bitwise_not_",
+        "bitwise_or_",
+        "bitwise_xor_",
+        "ceil_",
+        "clamp_",
+        "clamp_max_",
+        "clamp_min_",
+        "copy_",
+        "div_",
+        "eq_",
+        "fill_",
+        "floor_",
+        "floor_divide_",
+        "fmod_",
+        "ge_",
+        "gt_",
+        "index_add_",
+        "index_copy_",
+        "index_fill_",
+        "index_put_",
+        "_index_put_impl_",
+        "le_",
+        "logical_and_",
+        "logical_not_",
+        "logical_or_",
+        "logical_xor_",
+        "lt_",
+        "masked_fill_",
+        "masked_scatter_",
+        "mul_",
+        "ne_",
+        "neg_",
+        "pow_",
+        "remainder_",
+        "round_",
+        "scatter_",
+        "scatter_add_",
+        "sub_",
+        "tril_",
+        "triu_",
+        "trunc_",
+        "zero_",
+    ]
+)
+
+# Give a whole tensor its content, whatever it held.
+OVERWRITES = frozenset({"copy_", "fill_", "zero_"})
+
+# Fill a tensor, given as `out`, from numbers alone.
+FACTORIES = frozenset({"arange", "eye", "linspace", "logspace", "range"})
+
+# Their writes leave known values standing: gradients are taken not to overflow, and some change no
+# more than how a tensor is seen.
+KEEPS_VALUES = frozenset(
+    [
+        "_amp_foreach_non_finite_check_and_unscale_",
+        "_amp_update_scale_",
+        "as_strided_",
+        "detach_",
+        "requires_grad_",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "squeeze_",
+        "swapaxes_",
+        "swapdims_",
+        "t_",
+        "transpose_",
+        "unsqueeze_",
+    ]
+)
+
+# Read how long their results are while they run: the bytes of that number.
+DATA_SIZED = {
+    "nonzero": 4,
+    "_unique2": 8,
+    "unique_consecutive": 8,
+    "unique_dim": 4,
+    "unique_dim_consecutive": 4,
+}
+
+COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+
+# Tell of a mask how much of it is true.
+MASK_SUMMARIES = frozenset({"all", "any", "count_nonzero", "max", "min", "sum"})
+
+# Combine masks element by element.
+MASK_LOGIC = frozenset(
+    {"mul", "bitwise_and", "bitwise_or", "bitwise_not", "logical_and", "logical_or", "logical_not"}
+)

@@ -1,0 +1,238 @@
+"""Runs a user's own command on a card that is not there, and tells what it took.
+
+The command is started as it was typed, in its own interpreter, with the phantom runtime preloaded
+and `start/sitecustomize.py` on its path; what it prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memplan.device.card import Card
+from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.phantom.launch import environment
+from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
+from memplan.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError, ScriptTimeline
+
+_START = Path(__file__).parent / "start"
+_MOST_MODULES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptRequest:
+    """What is asked of a script."""
+
+    command: tuple[str, ...]
+    """As typed: an interpreter or a Python console script, and its arguments."""
+    card: Card
+    capacity_bytes: int | None = None
+    num_devices: int = 1
+    steps: int | None = None
+    """Optimizer steps to watch; None until peaks are steady."""
+    timeout_seconds: float = 900.0
+    selected: float = 0.01
+    number: float = 2.0
+    at_line: dict[str, float] = field(default_factory=dict)
+    prints: bool = True
+    """Whether what the script prints is passed on."""
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Refuse what is not Python.
+
+    Raises:
+        UsageError: nothing was given.
+        BadInputError: the command does not exist or does not start Python.
+    """
+    if not command:
+        raise UsageError("No command to run. Give it after --, such as: -- python train.py")
+    program = shutil.which(command[0])
+    if program is None:
+        raise BadInputError(
+            f"{command[0]!r} is not a program that can be found. Give the command as you would "
+            "type it, such as: -- python train.py"
+        )
+    if not _is_python(Path(program)):
+        raise BadInputError(
+            f"{command[0]!r} does not start Python, so it cannot be watched. Give the Python "
+            "command that trains, such as: -- python train.py or -- torchrun train.py"
+        )
+
+
+def _is_python(program: Path) -> bool:
+    if program.name.startswith("python"):
+        return True
+    with program.open("rb") as file:
+        first = file.readline(256)
+        # Scripts that installers write may reach their interpreter through a line of shell.
+        second = file.readline(256)
+    return first.startswith(b"#!") and b"python" in first + second
+
+
+def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: None) -> ScriptAnswer:
+    """Return what a command took on a phantom card.
+
+    Raises:
+        UsageError: a value is out of its range.
+        BadInputError: the command is not Python, or never used CUDA.
+        MemplanError: the script did not end in time.
+    """
+    check_command(request.command)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="memplan-run-") as folder:
+        settings = WatchSettings(
+            folder=folder,
+            steps=request.steps,
+            selected=request.selected,
+            number=request.number,
+            at_line=request.at_line,
+        )
+        settings.save()
+        say(f"Running on a phantom {request.card.title}")
+        code = _child(request, folder)
+        seen = [json.loads(path.read_text()) for path in Path(folder).glob(RESULT_PATTERN)]
+    return _answer(request, seen, code, time.monotonic() - begun)
+
+
+def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
+    made = environment(
+        request.card, capacity_bytes=request.capacity_bytes, num_devices=request.num_devices
+    )
+    made[ENVIRONMENT] = folder
+    # No cache of the user's gets kernels from here.
+    made["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
+    made["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
+    paths = [str(_START), *filter(None, [made.get("PYTHONPATH", "")])]
+    made["PYTHONPATH"] = os.pathsep.join(paths)
+    return made
+
+
+def _child(request: ScriptRequest, folder: str) -> int:
+    """Run the command in a process group of its own, so that all it started ends with it."""
+    sys.stderr.flush()
+    output = None if request.prints else subprocess.DEVNULL
+    child = subprocess.Popen(  # noqa: S603 - the user's own command is what is asked to run
+        request.command,
+        env=_environment(request, folder),
+        stdout=sys.stderr.fileno() if request.prints else subprocess.DEVNULL,
+        stderr=output,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return child.wait(timeout=request.timeout_seconds)
+    except subprocess.TimeoutExpired:
+        raise MemplanError(
+            f"The script had not ended after {request.timeout_seconds:g} s. Stop it earlier with "
+            "--steps N, or give it longer with --timeout SECONDS."
+        ) from None
+    finally:
+        _end_group(child)
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+        except (ProcessLookupError, PermissionError):
+            break
+        if number is signal.SIGTERM:
+            time.sleep(0.2)
+    child.wait()
+
+
+def _answer(
+    request: ScriptRequest, seen: list[dict[str, Any]], code: int, seconds: float
+) -> ScriptAnswer:
+    using = [one for one in seen if one["used_cuda"]]
+    if not using:
+        raise BadInputError(_why_nothing(request, seen, code))
+    using.sort(key=lambda one: (-one["peaks"]["reserved_peak_bytes"], one["rank"]))
+    one = using[0]
+    peaks, parts = one["peaks"], one["breakdown"]
+    other = request.card.context_bytes
+    error = one["error"]
+    memory = one["out_of_memory"]
+    if code and not error and (memory is None or memory["is_caught"]):
+        error = _ended_by(code)
+    left = one["validation_left_steps"]
+    return ScriptAnswer(
+        command=shlex.join(request.command),
+        gpu=request.card.name,
+        title=request.card.title,
+        capacity_bytes=request.capacity_bytes or request.card.capacity_bytes,
+        num_devices=request.num_devices,
+        versions={"torch": one["torch"]},
+        num_steps=len(one["steps"]),
+        stopped=one["stopped"],
+        num_evaluations=one["num_evaluations"],
+        unseen_validation_steps=left if one["stopped"] and not one["num_evaluations"] else None,
+        allocated_peak_bytes=peaks["allocated_peak_bytes"],
+        reserved_peak_bytes=peaks["reserved_peak_bytes"],
+        device_used_peak_bytes=one["device_peak_bytes"] + other,
+        num_alloc_retries=peaks["num_alloc_retries"],
+        peak_phase=parts["peak_phase"],
+        peak_module=parts["peak_module"],
+        categories_at_peak=parts["categories"],
+        modules=_modules(parts["modules"]),
+        growth=one["steps"],
+        timeline=ScriptTimeline.from_json(parts["timeline"]),
+        out_of_memory=None if memory is None else OutOfMemory(**memory),
+        error=None if error is None else ScriptError(**error),
+        from_host=one["host_reads"]["from_host"],
+        by_rule=[HostRead(**read) for read in one["host_reads"]["by_rule"]],
+        missing_calls=one["missing_calls"],
+        num_processes=len(using),
+        seconds=seconds,
+    )
+
+
+def _modules(modules: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    largest = sorted(modules.items(), key=lambda item: -sum(item[1].values()))
+    return [
+        {"path": path, "bytes": sum(held.values()), **held}
+        for path, held in largest[:_MOST_MODULES]
+    ]
+
+
+def _ended_by(code: int) -> dict[str, Any]:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return {"kind": name, "message": "the process was killed", "file": "", "line": 0}
+    return {"kind": "exit", "message": f"ended with exit code {code}", "file": "", "line": 0}
+
+
+def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int) -> str:
+    """Say in one line why there is nothing to tell of."""
+    command = shlex.join(request.command)
+    for one in seen:
+        if one["error"]:
+            error = one["error"]
+            place = f" ({Path(error['file']).name}:{error['line']})" if error["file"] else ""
+            return (
+                f"{command} failed before it used CUDA: {error['kind']}: {error['message']}{place}."
+            )
+    if not seen and code < 0:
+        return f"{command} was killed by {signal.Signals(-code).name}; see its output."
+    if not seen and code:
+        return f"{command} ended with exit code {code} before it imported torch; see its output."
+    if not seen:
+        return (
+            f"{command} never imported torch, or its Python ignores PYTHONPATH (-I, -E, -S). "
+            "Give the command that trains."
+        )
+    return (
+        f"{command} never used CUDA. Give it the option that trains on a GPU, such as --device 0."
+    )

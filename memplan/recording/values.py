@@ -1,0 +1,324 @@
+"""Values that came from the host survive on a card that computes nothing.
+
+Each operator of `operators_list` is intercepted (`interception`): PyTorch's own kernel runs as ever
+and allocates what it allocates; beside it, when all inputs are known, the same operator runs on the
+host's copies (`HostValues`), and its results become the content of the device's. Reads by the host
+(`.item()`, `.cpu()`, the sizes of `nonzero` and `unique`) then deliver these values, or what
+`ValueRules` states.
+
+Limits: operators that write without saying so (the running statistics of batch norm) leave a known
+content standing; weights and buffers are taken as unknown for that reason, too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from memplan.phantom import control
+from memplan.recording import operators_list as ops
+from memplan.recording.host_reads import HostReads
+from memplan.recording.host_values import HostValues
+from memplan.recording.interception import (
+    Call,
+    Kernel,
+    Tensor,
+    intercept,
+    operator_name,
+    overloads,
+    pairs,
+    tensors_in,
+    touches_device,
+    written_names,
+)
+from memplan.recording.ruled_masks import RULED, RuledMasks
+from memplan.recording.value_rules import ValueRules
+
+Handler = Callable[[Call, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class KnownValues:
+    """Keeps the values that came from the host, and answers the host's reads.
+
+    Args:
+        rules: what is answered where values depend on the network's outputs.
+    """
+
+    def __init__(self, rules: ValueRules) -> None:
+        self.rules = rules
+        self.reads = HostReads(rules)
+        self.moving: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while a tensor moves from the host to the device."""
+        self._values = HostValues()
+        self._masks = RuledMasks(self._values, rules)
+        self._state: set[int] = set()
+        self._here = threading.local()
+        self._library: torch.library.Library | None = None
+
+    def install(self) -> None:
+        """Intercept the operators in this process, for good."""
+        found = ((overload, self._kernel_for(overload)) for overload in overloads())
+        self._library = intercept((one, kernel) for one, kernel in found if kernel is not None)
+
+    def clear(self) -> None:
+        """Forget all contents."""
+        self._values.clear()
+
+    def follow_modules(self) -> None:
+        """Take what modules hold as unknown when they move: weights decide no size, and change.
+
+        To be called before any module moves; it needs no CUDA.
+        """
+        move = torch.nn.Module._apply
+
+        def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            outer = self._state
+            self._state = {id(one) for one in (*module.parameters(), *module.buffers())} | outer
+            try:
+                return move(module, *args, **kwargs)  # type: ignore[no-untyped-call]
+            finally:
+                self._state = outer
+
+        torch.nn.Module._apply = moved  # type: ignore[method-assign,assignment]
+
+    # -- which kernel
+
+    def _kernel_for(self, overload: torch._ops.OpOverload) -> Kernel | None:
+        name = operator_name(overload)
+        writes = bool(written_names(overload))
+        handlers: dict[str, Handler] = {
+            "_local_scalar_dense": self._read_number,
+            "_to_copy": self._move,
+            "copy_": self._copy,
+        }
+        handler = handlers.get(name)
+        if handler is None and name in ops.DATA_SIZED and not writes:
+            handler = self._data_sized
+        if handler is None and (
+            name in ops.FUNCTIONAL or (writes and name in ops.IN_PLACE | ops.FACTORIES)
+        ):
+            handler = self._computed
+        if handler is None and writes and name not in ops.KEEPS_VALUES:
+            handler = self._forgetting
+        if handler is None:
+            return None
+        call = Call(overload, overwrites=name in ops.OVERWRITES)
+        return self._intercepted(call, handler, is_move=name == "_to_copy")
+
+    def _intercepted(self, call: Call, handler: Handler, *, is_move: bool) -> Kernel:
+        is_quick = handler in (self._computed, self._forgetting) and call.follows_first
+        is_quick = is_quick and call.name not in RULED
+        is_known = self._values.is_known
+
+        def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            # Most calls are on what the network computes: nothing to know, nothing to forget.
+            if is_quick and args and isinstance(args[0], Tensor):
+                first: Tensor = args[0]
+                if first.is_cuda and not is_known(first):
+                    return call.run(keyset, args, kwargs)
+            if getattr(self._here, "is_host", False):
+                return call.run(keyset, args, kwargs)
+            if not is_move and not touches_device(args, kwargs):
+                return call.run(keyset, args, kwargs)
+            return handler(call, keyset, args, kwargs)
+
+        return kernel
+
+    @contextmanager
+    def _on_host(self) -> Iterator[None]:
+        """Let everything inside pass, as it works on the host's copies.
+
+        One thread does: the copies are small, and waiting for a second costs more than it helps.
+        """
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._here.is_host = True
+        try:
+            yield
+        finally:
+            self._here.is_host = False
+            torch.set_num_threads(num_threads)
+
+    # -- what becomes of values
+
+    def _computed(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on the device and, where its inputs are known, on the host's copies."""
+        content = self._values.content
+        for tensor in call.reads(args, kwargs):
+            if content(tensor) is None:
+                return self._unknown(call, keyset, args, kwargs)
+        result = call.run(keyset, args, kwargs)
+        reads = list(call.reads(args, kwargs))
+        if reads and call.name in ops.MASK_LOGIC and self._masks.are_constant(reads):
+            with self._on_host():
+                self._masks.note_constant(call, result, args)
+            return result
+        found = None
+        if all(self._values.has_room(one) for one in tensors_in(result)):
+            found = self._host_result(call, args, kwargs)
+        if found is None:
+            self._forget(call.writes(args, kwargs))
+        else:
+            self._keep(result, found[0], by_rule=found[1], is_fresh=not call.written)
+        return result
+
+    def _unknown(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator some of whose inputs are unknown."""
+        result = call.run(keyset, args, kwargs)
+        if call.written:
+            self._forget(call.writes(args, kwargs))
+        elif call.name in RULED and isinstance(result, Tensor):
+            with self._on_host():
+                self._masks.note(call, result, args, kwargs)
+        return result
+
+    def _forgetting(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator whose writes are not followed."""
+        result = call.run(keyset, args, kwargs)
+        self._forget(call.writes(args, kwargs))
+        return result
+
+    def _forget(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self._values.forget(tensor)
+
+    def _host_result(self, call: Call, args: Any, kwargs: Any) -> tuple[Any, bool] | None:
+        """Return the operator's result on the host's copies and whether a rule had a part in it.
+
+        None when the CPU cannot do it. What it writes to is written on the host.
+        """
+        by_rule = False
+
+        def hosted(value: Any) -> Any:
+            nonlocal by_rule
+            if isinstance(value, Tensor) and value.is_cuda:
+                content = self._values.content(value)
+                if content is None:
+                    return torch.empty(value.shape, dtype=value.dtype)
+                by_rule = by_rule or content.by_rule
+                return self._values.view(value, content)
+            if isinstance(value, (list, tuple)):
+                return [hosted(one) for one in value]
+            return value
+
+        with self._on_host():
+            try:
+                host = call.overload(
+                    *(hosted(one) for one in args), **{k: hosted(v) for k, v in kwargs.items()}
+                )
+            except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError):
+                return None
+        return host, by_rule
+
+    def _keep(self, result: Any, host: Any, *, by_rule: bool, is_fresh: bool) -> None:
+        """Take the host's results as the content of the device's, where their shapes agree."""
+        keep = self._values.keep
+        with self._on_host():
+            for device, value in pairs(result, host):
+                is_alike = device.shape == value.shape and device.dtype == value.dtype
+                if not (is_alike and keep(device, value, by_rule=by_rule, is_fresh=is_fresh)):
+                    self._values.forget(device)
+
+    def _data_sized(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator that reads the length of its own result."""
+        tensor: Tensor = args[0]
+        found = None
+        if self._values.content(tensor) is not None:
+            found = self._host_result(call, args, kwargs)
+        length = self._length(call.name, tensor, found)
+        num_bytes = ops.DATA_SIZED[call.name]
+        if tensor.dtype is torch.bool and call.name == "_unique2":
+            # Of a mask PyTorch counts the true elements instead.
+            length, num_bytes = self._num_true(tensor), 4
+        with self._answering(length.to_bytes(num_bytes, "little")):
+            result = call.run(keyset, args, kwargs)
+        self.reads.count(str(length), by_rule=found is None or found[1])
+        if found is not None:
+            self._keep(result, found[0], by_rule=found[1], is_fresh=True)
+        return result
+
+    def _length(self, name: str, tensor: Tensor, found: tuple[Any, bool] | None) -> int:
+        if found is not None:
+            return int(next(tensors_in(found[0])).shape[0])
+        if name == "nonzero":
+            return self.rules.count(tensor.numel())
+        # Values that nobody computed are alike.
+        return min(1, tensor.numel())
+
+    def _num_true(self, mask: Tensor) -> int:
+        content = self._values.content(mask)
+        if content is None:
+            return self.rules.count(mask.numel())
+        with self._on_host():
+            return int(self._values.view(mask, content).sum())
+
+    @contextmanager
+    def _answering(self, content: bytes) -> Iterator[None]:
+        """Deliver bytes to the read that a kernel makes inside."""
+        control.queue_read(content)
+        self._here.is_answering = True
+        try:
+            yield
+        finally:
+            self._here.is_answering = False
+            control.clear_reads()
+
+    # -- moves and reads
+
+    def _read_number(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Return a number that the host asks for."""
+        tensor: Tensor = args[0]
+        if getattr(self._here, "is_answering", False):
+            return call.run(keyset, args, kwargs)
+        content = self._values.content(tensor)
+        if content is None:
+            return self.reads.number(tensor.dtype)
+        with self._on_host():
+            value = self._values.view(tensor, content).item()
+        self.reads.count(str(value), by_rule=content.by_rule)
+        return value
+
+    def _move(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run a move; the copy inside takes the values along."""
+        device = kwargs.get("device")
+        if device is None or args[0].is_cuda or torch.device(device).type != "cuda":
+            return call.run(keyset, args, kwargs)
+        self._here.is_state = id(args[0]) in self._state
+        try:
+            with self.moving():
+                return call.run(keyset, args, kwargs)
+        finally:
+            self._here.is_state = False
+
+    def _copy(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Copy, and let the values go along."""
+        target, source = args[0], args[1]
+        if target.is_cuda:
+            is_unknown = isinstance(source, Tensor) and (
+                source.is_cuda and self._values.content(source) is None
+            )
+            if is_unknown or getattr(self._here, "is_state", False):
+                return self._forgetting(call, keyset, args, kwargs)
+            return self._computed(call, keyset, args, kwargs)
+        result = call.run(keyset, args, kwargs)
+        self._read_tensor(target, source)
+        return result
+
+    def _read_tensor(self, target: Tensor, source: Tensor) -> None:
+        """Fill a host tensor that was copied from the device."""
+        content = self._values.content(source)
+        with self._on_host():
+            if content is not None:
+                target.copy_(self._values.view(source, content))
+            elif source.numel() == 1:
+                target.fill_(self.reads.number(source.dtype))
+                return
+            elif source.dtype is torch.bool:
+                target.copy_(self.rules.mask(source.shape))
+            else:
+                target.zero_()
+        self.reads.count("a tensor", by_rule=content is None or content.by_rule)

@@ -1,0 +1,243 @@
+"""Watches a user's script from inside its own process, without changing its steps.
+
+Begun by `start/sitecustomize.py` as soon as torch is imported. Nothing here initializes CUDA: the
+allocator's history starts when the script does that. What was seen is written as JSON when the
+script ends, by itself, by an error or because it has been watched for long enough.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from memplan.phantom import control
+from memplan.recording.enough import Enough
+from memplan.recording.failures import described, without_ours
+from memplan.recording.modules_seen import ModulesSeen
+from memplan.recording.script_events import Mark, breakdown
+from memplan.recording.sites import script_frame
+from memplan.recording.value_rules import ValueRules
+from memplan.recording.values import KnownValues
+from memplan.recording.watch_settings import WatchSettings
+
+_MARKED_STEPS = 3
+
+
+class Watch:
+    """One watched process."""
+
+    def __init__(self, settings: WatchSettings) -> None:
+        self.settings = settings
+        self.known = KnownValues(
+            ValueRules(number=settings.number, selected=settings.selected, at_line=settings.at_line)
+        )
+        self.modules = ModulesSeen(_tell)
+        self.enough = Enough(settings.steps)
+        self.modules.on_root = self.enough.begin_forward
+        self.known.moving = self.modules.input
+        self.steps: list[dict[str, int]] = []
+        self.marks: list[Mark] = []
+        self.out_of_memory: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self._optimizer: int | None = None
+        self._device = 0
+        self._is_started = False
+        self._is_written = False
+        self._begun = time.monotonic()
+
+    # -- beginning
+
+    def install(self) -> None:
+        """Register the hooks; the rest waits for CUDA."""
+        self.modules.install()
+        self.known.follow_modules()
+        register_optimizer_step_pre_hook(self._before_update)
+        register_optimizer_step_post_hook(self._after_update)
+        torch.cuda._lazy_call(self._on_cuda)  # type: ignore[no-untyped-call]
+        self.enough.install()
+        self._previous_hook = sys.excepthook
+        sys.excepthook = self._on_exception
+        atexit.register(self.write)
+
+    def _on_cuda(self) -> None:
+        """Start the allocator's history, as CUDA has just been initialized."""
+        if self._is_started:
+            return
+        self._is_started = True
+        self._device = torch.cuda.current_device()
+        torch.cuda.memory._record_memory_history(
+            "all", context=None, max_entries=self.settings.most_events
+        )
+        observe: Any = torch._C
+        observe._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
+        self.known.install()
+
+    # -- during the run
+
+    def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        del optimizer, args, kwargs
+        self.modules.set_phase("optimizer_step")
+
+    def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Note where a step ended; stop the script when it has been watched for long enough."""
+        del args, kwargs
+        self.modules.set_phase("between")
+        if not self._is_started:
+            return
+        if self._optimizer is None:
+            self._optimizer = id(optimizer)
+        if len(self.marks) < _MARKED_STEPS or self._has_grown():
+            self.marks.append(self._mark(optimizer))
+        if id(optimizer) != self._optimizer:
+            return
+        self.known.reads.end_step()
+        self.steps.append(self._memory())
+        if self.enough.end_step(self.steps):
+            self._stop()
+
+    def _memory(self) -> dict[str, int]:
+        stats = torch.cuda.memory_stats(self._device)
+        return {
+            "allocated_bytes": stats["allocated_bytes.all.current"],
+            "allocated_peak_bytes": stats["allocated_bytes.all.peak"],
+            "reserved_bytes": stats["reserved_bytes.all.current"],
+            "reserved_peak_bytes": stats["reserved_bytes.all.peak"],
+            "num_alloc_retries": stats["num_alloc_retries"],
+            "num_ooms": stats["num_ooms"],
+            "num_allocations": stats["allocation.all.allocated"],
+        }
+
+    def _has_grown(self) -> bool:
+        peak = torch.cuda.max_memory_allocated(self._device)
+        return not self.steps or peak > self.steps[-1]["allocated_peak_bytes"]
+
+    def _mark(self, optimizer: Any) -> Mark:
+        """Note which addresses hold parameters, gradients and optimizer state now."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for root in list(self.modules.roots):
+            parameters += [*root.parameters(), *root.buffers()]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        state = [
+            value
+            for one in optimizer.state.values()
+            for value in (one.values() if isinstance(one, dict) else ())
+            if isinstance(value, torch.Tensor)
+        ]
+        kinds = {"optimizer_state": state, "gradient": gradients, "parameter": parameters}
+        return Mark(
+            num_allocations=torch.cuda.memory_stats(self._device)["allocation.all.allocated"],
+            categories={
+                tensor.untyped_storage().data_ptr(): kind
+                for kind, tensors in kinds.items()
+                for tensor in tensors
+                if tensor.is_cuda
+            },
+        )
+
+    def _stop(self) -> None:
+        """End the script here; what it would do at its end, such as upload, is left out."""
+        self.write(stopped=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    # -- errors
+
+    def _on_out_of_memory(self, device: int, size: int, allocated: int, free: int) -> None:
+        """Keep where memory ran out, also when the script catches it."""
+        del device, free, allocated
+        frame = script_frame(sys._current_frames().get(self.modules.thread))
+        self.out_of_memory = {
+            "message": "",
+            "requested_bytes": size,
+            "file": "" if frame is None else frame.f_code.co_filename,
+            "line": 0 if frame is None else frame.f_lineno,
+            "module": self.modules.path,
+            "phase": self.modules.phase,
+            "step": len(self.steps),
+            "is_caught": True,
+        }
+
+    def _on_exception(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if self._is_started:
+            self.modules._tell("")
+        if isinstance(error, torch.OutOfMemoryError) and self.out_of_memory is not None:
+            self.out_of_memory |= {"message": str(error), "is_caught": False}
+        elif not issubclass(kind, (SystemExit, KeyboardInterrupt)):
+            self.error = described(kind, error, trace)
+        self._previous_hook(kind, error, without_ours(trace))
+
+    # -- the end
+
+    def write(self, *, stopped: bool = False) -> None:
+        """Write what was seen, once."""
+        if self._is_written or os.getpid() != _PID:
+            return
+        self._is_written = True
+        seen: dict[str, Any] = {
+            "pid": os.getpid(),
+            "rank": int(os.environ.get("RANK", "0")),
+            "torch": torch.__version__,
+            "used_cuda": self._is_started,
+            "stopped": stopped,
+            "steps": self.steps,
+            "num_evaluations": self.enough.num_evaluations,
+            "validation_left_steps": self.enough.steps_before_validation,
+            "out_of_memory": self.out_of_memory,
+            "error": self.error,
+            "argv": sys.argv,
+            "seconds": time.monotonic() - self._begun,
+        }
+        if self._is_started:
+            seen |= self._memory_seen()
+        path = Path(self.settings.folder) / f"seen-{os.getpid()}.json"
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(seen))
+        partial.replace(path)
+
+    def _memory_seen(self) -> dict[str, Any]:
+        self.known.clear()
+        peaks = self._memory()
+        snapshot = torch.cuda.memory._snapshot(self._device)
+        torch.cuda.memory._record_memory_history(None)
+        by_rule = [
+            {"line": line, "answer": answer, "count": count}
+            for (line, answer), count in self.known.reads.by_rule.most_common()
+        ]
+        return {
+            "peaks": peaks,
+            "device_peak_bytes": control.peak_bytes(self._device),
+            "missing_calls": control.missing_calls(),
+            "host_reads": {"from_host": self.known.reads.num_from_host, "by_rule": by_rule},
+            "breakdown": breakdown(snapshot, self._device, self.marks, self.steps),
+        }
+
+
+def _tell(text: str) -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.memory._set_memory_metadata(text)
+
+
+_PID = os.getpid()
+
+
+def begin() -> None:
+    """Begin to watch this process, if the parent asked for it."""
+    Watch(WatchSettings.load()).install()

@@ -1,0 +1,212 @@
+"""Pages about a command that ran on a phantom card: memory over its steps, where it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from memplan.report import theme
+from memplan.report.axes import BACKING, capacity_line, memory_axis, top_with_line
+from memplan.report.frame import (
+    BOTTOM,
+    LEFT,
+    TOP,
+    WIDTH,
+    axes_at,
+    draw_table,
+    new_page,
+    shorten,
+    wrap,
+    write,
+    write_lines,
+)
+from memplan.report.series import stacked_bands
+from memplan.script_answer import ScriptAnswer
+from memplan.units import format_bytes, gib
+
+_LEGEND_WIDTH = 2.5
+_MODULES = 15
+_READS = 12
+
+
+@theme.themed
+def script_figures(answer: ScriptAnswer) -> list[Figure]:
+    """Return the pages of one answer."""
+    figures = [_timeline_figure(answer)] if answer.timeline.categories else []
+    return [*figures, _modules_figure(answer), _facts_figure(answer)]
+
+
+def headline(answer: ScriptAnswer) -> str:
+    """Return in a few words whether the command runs."""
+    card = answer.title
+    if answer.largest_batch is not None:
+        return f"Largest {answer.batch_option} on {card}: {answer.largest_batch}"
+    if answer.out_of_memory is not None and not answer.out_of_memory.is_caught:
+        return f"Runs out of memory on {card}, in step {answer.out_of_memory.step + 1}"
+    if answer.error is not None:
+        return f"Fails: {answer.error.kind}"
+    return f"Runs on {card}: {format_bytes(answer.device_used_peak_bytes)} at its peak"
+
+
+def _timeline_figure(answer: ScriptAnswer) -> Figure:
+    used, capacity = (
+        format_bytes(answer.device_used_peak_bytes),
+        format_bytes(answer.capacity_bytes),
+    )
+    figure = new_page(
+        headline(answer),
+        f"Allocated bytes by category over {answer.num_steps} steps; device-used {used} of "
+        f"{capacity} at its peak. PyTorch itself on a card that is not there, not measured.",
+    )
+    width = WIDTH - _LEGEND_WIDTH - 0.55
+    axes = axes_at(figure, LEFT + 0.55, TOP + 0.1, width, BOTTOM - 0.75 - TOP)
+    draw_timeline(axes, answer)
+    _legend(axes, answer)
+    return figure
+
+
+def draw_timeline(axes: Axes, answer: ScriptAnswer) -> None:
+    """Draw stacked bands of categories, where steps end, the reserved peak and the capacity."""
+    bands = stacked_bands(answer.timeline.categories)
+    count = max(len(values) for _, values in bands)
+    below = [0] * count
+    for band, values in bands:
+        above = [low + value for low, value in zip(below, values, strict=True)]
+        axes.fill_between(
+            range(count + 1),
+            [*below, below[-1]],
+            [*above, above[-1]],
+            step="post",
+            facecolor=band.fill,
+            hatch=band.hatch,
+            edgecolor=theme.QUIET_INK if band.hatch else "none",
+            linewidth=0,
+            label=band.label,
+        )
+        below = above
+    for end in answer.timeline.step_ends:
+        axes.axvline(end + 0.5, color=theme.QUIET_INK, linewidth=0.5, zorder=4)
+    axes.axhline(answer.reserved_peak_bytes, color=theme.BLACK, linewidth=1.1, label="reserved")
+    axes.annotate(
+        f"reserved at its peak {format_bytes(answer.reserved_peak_bytes)}",
+        (1.0, answer.reserved_peak_bytes), xycoords=("axes fraction", "data"), xytext=(-4, 4),
+        textcoords="offset points", ha="right", fontsize=theme.SMALL_POINTS, bbox=BACKING,
+    )  # fmt: skip
+    top = top_with_line(answer.reserved_peak_bytes, answer.capacity_bytes, reach=1.8)
+    memory_axis(axes, "y", "Allocated memory", top)
+    axes.set_xlim(0, count)
+    axes.set_xticks([])
+    axes.set_xlabel("Order of allocations; upright lines: an optimizer step ended")
+    capacity_line(axes, answer.capacity_bytes, f"capacity of {answer.gpu}", side="right")
+
+
+def _legend(axes: Axes, answer: ScriptAnswer) -> None:
+    at_peak = answer.categories_at_peak
+    handles = [
+        Patch(
+            facecolor=band.fill,
+            edgecolor=theme.QUIET_INK,
+            hatch=band.hatch,
+            linewidth=0.5,
+            label=f"{band.label}  {format_bytes(at_peak.get(band.name, 0))}",
+        )
+        for band, _ in reversed(stacked_bands(answer.timeline.categories))
+    ]
+    legend = axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        title="At the allocated peak",
+        fontsize=theme.BODY_POINTS,
+        alignment="left",
+        labelspacing=0.7,
+        handlelength=1.5,
+        borderaxespad=0,
+    )
+    legend.get_title().set_fontweight("bold")
+
+
+def _modules_figure(answer: ScriptAnswer) -> Figure:
+    figure = new_page(
+        "Where memory at the peak was made",
+        f"Bytes that lived at the allocated peak, by the module that was running; "
+        f"{answer.peak_phase or 'the peak'} of {answer.peak_module or 'no module'}.",
+    )
+    shown = answer.modules[:_MODULES]
+    left = LEFT + 2.6
+    axes = axes_at(figure, left, TOP + 0.2, WIDTH - 3.6, BOTTOM - TOP - 0.9)
+    start = [0] * len(shown)
+    for band in theme.BANDS:
+        values = [int(one.get(band.name, 0)) for one in shown]
+        if any(values):
+            axes.barh(
+                range(len(shown)), values, left=start, color=band.fill, hatch=band.hatch,
+                height=0.72, label=band.label,
+                edgecolor=theme.QUIET_INK if band.hatch else "none", linewidth=0,
+            )  # fmt: skip
+            start = [low + value for low, value in zip(start, values, strict=True)]
+    names = [one["path"] or "(outside modules)" for one in shown]
+    axes.set_ylim(max(len(shown), 1) - 0.4, -0.6)
+    axes.set_yticks(range(len(shown)), [shorten(n, 2.4, theme.SMALL_POINTS) for n in names])
+    axes.tick_params(axis="y", length=0, labelcolor=theme.INK)
+    memory_axis(axes, "x", "Memory", max([*start, 1]) * 1.02, num_ticks=6)
+    for row, value in enumerate(start):
+        axes.annotate(
+            format_bytes(value), (value, row), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=theme.SMALL_POINTS, annotation_clip=False,
+        )  # fmt: skip
+    if shown:
+        axes.legend(loc="lower right", fontsize=theme.SMALL_POINTS)
+    return figure
+
+
+def _facts_figure(answer: ScriptAnswer) -> Figure:
+    """Return the page with peaks, what was read by rule, and where memory ran out."""
+    figure = new_page("What was run, and what was answered by rule", answer.command)
+    rows = [
+        ["allocated", gib(answer.allocated_peak_bytes)],
+        ["reserved", gib(answer.reserved_peak_bytes)],
+        ["device-used", gib(answer.device_used_peak_bytes)],
+        ["capacity", gib(answer.capacity_bytes)],
+    ]
+    y = draw_table(figure, LEFT, TOP + 0.1, ["Peak (phantom)", "GiB"], rows, align="lr") + 0.3
+    y = write_lines(figure, LEFT, y, _facts(answer)) + 0.2
+    if answer.trials:
+        trials = [
+            [str(t.batch), gib(t.device_used_peak_bytes), "yes" if t.runs else "no"]
+            for t in answer.trials
+        ]
+        header = [answer.batch_option, "Device-used GiB", "Runs"]
+        draw_table(figure, LEFT, y, header, trials, align="rrl")
+    left = LEFT + WIDTH / 2
+    write(figure, left, TOP + 0.2, "Values that depend on the network", weight="bold")
+    reads = [[one.line or "(no line)", one.answer, str(one.count)] for one in answer.by_rule]
+    if reads:
+        shown = [[shorten(r[0], 2.6, theme.BODY_POINTS), *r[1:]] for r in reads[:_READS]]
+        draw_table(figure, left, TOP + 0.3, ["Line", "Read as", "Times"], shown, align="llr")
+    else:
+        write(figure, left, TOP + 0.45, "None was read by the host.")
+    return figure
+
+
+def _facts(answer: ScriptAnswer) -> list[str]:
+    lines = [
+        f"torch {answer.versions.get('torch', '?')}; {answer.num_steps} optimizer steps watched.",
+        f"{answer.from_host} values read came from the host itself.",
+    ]
+    memory, error = answer.out_of_memory, answer.error
+    if memory is not None:
+        place = f"{Path(memory.file).name}:{memory.line}"
+        end = "; the script went on" if memory.is_caught else ""
+        lines.append(
+            f"Out of memory in step {memory.step + 1} at {place}, {memory.phase} of "
+            f"{memory.module or 'no module'}, asking for "
+            f"{format_bytes(memory.requested_bytes)}{end}."
+        )
+    if error is not None:
+        lines.append(f"{error.kind} at {Path(error.file).name}:{error.line}: {error.message}")
+    width = WIDTH / 2 - 0.3
+    return [part for line in lines for part in wrap(line, width, theme.BODY_POINTS)]

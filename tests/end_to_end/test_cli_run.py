@@ -1,0 +1,251 @@
+"""`memplan run`: a person's own command on a card that is not there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memplan.device.chosen import calibrated_card
+from memplan.phantom.launch import environment
+
+SCRIPTS = Path(__file__).parent / "run_scripts"
+TRAIN = [sys.executable, str(SCRIPTS / "train.py"), "--batch"]
+
+
+def memplan_run(*arguments, command, timeout=300):
+    return subprocess.run(
+        [sys.executable, "-m", "memplan", "run", *arguments, "--", *command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def answer_of(*arguments, command):
+    done = memplan_run("--json", *arguments, command=command)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def script(folder, text):
+    path = folder / "script.py"
+    path.write_text(text)
+    return [sys.executable, str(path)]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The answer about the training script at batch 16 on an RTX 3090."""
+    code, answer = answer_of("--gpu", "rtx-3090", command=[*TRAIN, "16"])
+    assert code == 0
+    return answer
+
+
+def test_the_answer_has_the_contracts_names(trained):
+    """`memplan.run/1` says steps, peaks, categories, growth and host reads, from the phantom."""
+    assert trained["schema"] == "memplan.run/1"
+    assert trained["origin"] == "phantom"
+    assert trained["gpu"]["name"] == "rtx-3090"
+    assert trained["stopped"]
+    assert trained["steps"] == len(trained["growth"]) >= 9
+    assert trained["out_of_memory"] is None
+    assert set(trained["host_reads"]) == {"from_host", "by_rule", "lines"}
+
+
+def test_a_validation_is_seen(trained):
+    """The script is not stopped before its first validation."""
+    assert trained["num_evaluations"] >= 2
+
+
+def test_watching_changes_no_peak(trained):
+    """The script's own peaks are the same bytes when nobody watches it."""
+    card = calibrated_card("rtx-3090")
+    alone = subprocess.run(
+        [*TRAIN, "16"],
+        env=environment(card),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    _, allocated, reserved = alone.stdout.split()
+
+    assert int(allocated) == trained["peaks"]["allocated_peak_bytes"]
+    assert int(reserved) == trained["peaks"]["reserved_peak_bytes"]
+
+
+def test_what_lives_at_the_peak_adds_up(trained):
+    """Categories and modules at the peak sum to the allocated peak, none left out."""
+    allocated = trained["peaks"]["allocated_peak_bytes"]
+    assert sum(trained["categories_at_peak"].values()) == allocated
+    assert sum(one["bytes"] for one in trained["modules"]) == allocated
+
+
+def test_known_categories_have_their_bytes(trained):
+    """Parameters, and AdamW's state of twice their size, are found exactly, blocks rounded."""
+    sizes = [32 * 3 * 9, 32, 32, 32, 32 * 32 * 9, 32, 320, 10]
+    rounded = sum(-(-4 * size // 512) * 512 for size in sizes)
+    steps = 512 * len(sizes)
+    state = trained["categories_at_peak"]["optimizer_state"]
+
+    assert trained["categories_at_peak"]["parameter"] >= rounded
+    assert state in {2 * rounded, 2 * rounded + steps}
+
+
+def test_the_largest_activations_are_named(trained):
+    """The convolutions' outputs, 16 x 32 x 64 x 64 floats each, are in their modules."""
+    by_path = {one["path"]: one for one in trained["modules"]}
+    assert by_path["0"]["activation"] == 16 * 32 * 64 * 64 * 4
+
+
+def test_device_used_is_reserved_and_what_the_card_holds_beside(trained):
+    """Device-used memory is the driver's pages plus the card's context."""
+    peaks = trained["peaks"]
+    context = calibrated_card("rtx-3090").context_bytes
+    assert peaks["device_used_peak_bytes"] == peaks["reserved_peak_bytes"] + context
+
+
+def test_out_of_memory_is_the_real_error_with_its_line():
+    """Where memory runs out the answer has PyTorch's text, the script's line and the module."""
+    code, answer = answer_of("--gpu", "rtx-3090", "--capacity", "700MiB", command=[*TRAIN, "256"])
+    found = answer["out_of_memory"]
+
+    assert code == 1
+    assert found["message"].startswith("CUDA out of memory. Tried to allocate")
+    assert "GPU 0 has a total capacity of 700.00 MiB" in found["message"]
+    assert Path(found["file"]).name == "train.py"
+    assert found["line"] in {28, 30}
+    assert found["module"] in {"0", "1", "2", "3", "4", "5"}
+
+
+def test_the_largest_batch_is_found_and_the_next_fails():
+    """`--find-batch` runs the command until one batch runs and the next does not."""
+    code, answer = answer_of(
+        "--gpu", "rtx-3090", "--capacity", "600MiB", "--steps", "2", "--find-batch", "--batch",
+        command=[*TRAIN, "4"],
+    )  # fmt: skip
+    tried = {one["batch"]: one["runs"] for one in answer["trials"]}
+
+    assert code == 0
+    assert tried[answer["largest_batch"]]
+    assert not tried[answer["largest_batch"] + 1]
+
+
+def test_values_from_the_host_survive():
+    """A script that asserts values through 50 kinds of operators runs to its end."""
+    done = memplan_run(
+        "--gpu", "a100-80gb", command=[sys.executable, str(SCRIPTS / "values_kept.py")]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all kept" in done.stderr
+
+
+def test_a_line_can_be_given_its_value(tmp_path):
+    """`--read FILE:LINE=VALUE` decides what the script reads there."""
+    command = script(
+        tmp_path,
+        "import torch\n"
+        "net = torch.nn.Linear(4, 1).cuda()\n"
+        "loss = net(torch.ones(2, 4).cuda()).sum()\n"
+        "assert loss.item() == 7.5\n",
+    )
+    assert memplan_run("--gpu", "t4", "--read", "script.py:4=7.5", command=command).returncode == 0
+    assert memplan_run("--gpu", "t4", command=command).returncode == 1
+
+
+def test_a_loop_that_waits_for_a_value_is_named(tmp_path):
+    """A loop on a value that nobody computes ends, and its line is said."""
+    command = script(
+        tmp_path,
+        "import torch\n"
+        "w = torch.nn.Linear(4, 1).cuda().weight\n"
+        "while w.sum().item() > 0.1:\n"
+        "    pass\n",
+    )
+    done = memplan_run("--gpu", "t4", command=command)
+
+    assert done.returncode == 1
+    assert "script.py:3 has read a value 20000 times" in done.stdout
+    assert "--read script.py:3=VALUE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "import torch\nraise ValueError('no such file')\n",
+            "ValueError: no such file (script.py:2)",
+        ),
+        ("print('hello')\n", "never imported torch"),
+        ("import torch\ntorch.ones(3)\n", "never used CUDA"),
+        ("import torch, ctypes\ntorch.ones(3).cuda()\nctypes.string_at(0)\n", "killed by SIGSEGV"),
+    ],
+)
+def test_scripts_that_never_train_end_in_one_line(tmp_path, text, words):
+    """What fails before CUDA, never uses it, or crashes is said in the last line, exit 1."""
+    done = memplan_run("--gpu", "t4", command=script(tmp_path, text))
+    last = done.stderr.strip().splitlines()[-1]
+
+    assert done.returncode == 1
+    assert last.startswith("Error: ")
+    assert words in last
+
+
+def test_a_second_card_that_is_not_described_is_the_scripts_error(tmp_path):
+    """Using cuda:1 where one card is described fails as it would on such a machine."""
+    command = script(
+        tmp_path, "import torch\ntorch.ones(3).cuda()\ntorch.ones(3, device='cuda:1')\n"
+    )
+    done = memplan_run("--gpu", "t4", command=command)
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("The command fails at script.py:3")
+
+
+def test_an_error_that_the_script_catches_is_told(tmp_path):
+    """A script that halves its batch after an out-of-memory error runs, and that is said."""
+    command = script(
+        tmp_path,
+        "import torch\n"
+        "for size in (64, 4):\n"
+        "    try:\n"
+        "        x = torch.empty(size << 28, dtype=torch.uint8, device='cuda')\n"
+        "        break\n"
+        "    except torch.OutOfMemoryError:\n"
+        "        pass\n",
+    )
+    code, answer = answer_of("--gpu", "rtx-3060-12gb", command=command)
+
+    assert code == 0
+    assert answer["out_of_memory"]["is_caught"]
+    assert answer["out_of_memory"]["line"] == 4
+    assert answer["out_of_memory"]["requested_bytes"] == 64 << 28
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["ls", "-l"], "does not start Python"),
+        (["no-such-program"], "not a program that can be found"),
+        ([], "No command to run"),
+    ],
+)
+def test_what_is_not_python_is_refused(command, words):
+    """A command that starts no Python is refused before anything runs."""
+    done = memplan_run("--gpu", "t4", command=command)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_users_sitecustomize_is_still_run(tmp_path, monkeypatch):
+    """The start-up file of the user's own that ours hides runs as ever."""
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['OWN_START'] = 'yes'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = script(
+        tmp_path,
+        "import os, torch\ntorch.ones(3).cuda()\nassert os.environ['OWN_START'] == 'yes'\n",
+    )
+    assert memplan_run("--gpu", "t4", command=command).returncode == 0

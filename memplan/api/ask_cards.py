@@ -6,6 +6,7 @@ without workspace bounds them, until none left can win; so the best is found wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,11 +23,11 @@ from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError, MemplanError, UsageError
 from memplan.parallel import map_processes
 from memplan.plan_answers import CardChoice, CardOption
-from memplan.planner.evaluate import Evaluator, ends_of
+from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.space import Budget, Split, configurations, fits_budget, score, setting_of
 from memplan.planner.throughput import images_per_second
 from memplan.tape import Tape
-from memplan.trace.step import MEMORY_FORMATS
+from memplan.trace.step import MEMORY_FORMATS, StepSettings
 from memplan.units import GIB
 
 PER_WATT = "images/s for each watt of the board's power limit"
@@ -66,8 +67,11 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
     planned.say(f"Planning for {len(catalogue.cards())} cards")
     what = "planning for cards"
     made = map_processes(inquiry.best, catalogue.cards(), doing=what)
-    while not inquiry.check([setting for _, setting in made if setting is not None]):
-        made = map_processes(inquiry.best, catalogue.cards(), doing=what)
+    while changed := inquiry.check([setting for _, setting in made if setting is not None]):
+        bears = [one for one, (_, its) in enumerate(made) if inquiry.bears_on(its, changed)]
+        again = [catalogue.cards()[one] for one in bears]
+        for one, found in zip(bears, map_processes(inquiry.best, again, doing=what), strict=True):
+            made[one] = found
     options = [
         _option(card, budget, setting, prices.get(card.name))
         for card, (budget, setting) in zip(catalogue.cards(), made, strict=True)
@@ -134,6 +138,7 @@ class _Inquiry:
             Evaluator(planned.recordings, one, simulators, self.batches, planned.objects)
             for one in self.several
         ]
+        self._checked: set[tuple[StepSettings, int]] = set()
         self._read_tapes(range(len(self.several)))
 
     def _read_tapes(self, numbers: Iterable[int]) -> None:
@@ -146,28 +151,36 @@ class _Inquiry:
                 else:
                     self.tapes.pop((number, batch), None)
 
-    def check(self, settings: Sequence[Setting]) -> bool:
-        """Record the settings that cards would run; return whether all are as expected.
+    def check(self, settings: Sequence[Setting]) -> dict[tuple[StepSettings, int], float]:
+        """Record the settings that cards would run, and return those that are not as expected.
 
-        Those with recomputed blocks are plans of their own, which were recorded.
+        By how much, as a part of all bytes; infinity where one cannot be recorded. Settings with
+        recomputed blocks are plans of their own, which were recorded.
         """
-        base = self.planned.base
-        chosen = {
-            (number, one.micro_batch_size)
-            for one in settings
-            for number, way in enumerate(self.several)
-            if settings_of(base, one) == way
-        }
-        recordings = self.planned.recordings
-        recordings.need([(self.several[number], batch) for number, batch in sorted(chosen)])
-        changed = {
-            number
-            for number, batch in sorted(chosen, reverse=True)
-            if recordings.failure(self.several[number], batch) is not None
-            or not self.evaluators[number].check(batch)
-        }
-        self._read_tapes(changed)
-        return not changed
+        base, recordings = self.planned.base, self.planned.recordings
+        ways = {(settings_of(base, one), one.micro_batch_size) for one in settings}
+        told = [(one, batch) for one, batch in ways if one in self.several]
+        told = [key for key in sorted(told, key=lambda one: -one[1]) if key not in self._checked]
+        recordings.need(told)
+        self._checked |= set(told)
+        changed = {}
+        for one, batch in told:
+            failed = recordings.failure(one, batch) is not None
+            off = self.evaluators[self.several.index(one)].check(batch)
+            if failed or off:
+                changed[one, batch] = math.inf if failed else off
+        self._read_tapes({self.several.index(one) for one, _ in changed})
+        return changed
+
+    def bears_on(
+        self, setting: Setting | None, changed: Mapping[tuple[StepSettings, int], float]
+    ) -> bool:
+        """Return whether what is not as expected may change a card's setting."""
+        if max(changed.values()) > NOTEWORTHY_FRACTION:
+            return True
+        return setting is not None and (
+            (settings_of(self.planned.base, setting), setting.micro_batch_size) in changed
+        )
 
     def budget(self, card: Card) -> Budget:
         """Return what the run may take of a card that nobody else uses."""

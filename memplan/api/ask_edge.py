@@ -78,7 +78,7 @@ class _Inquiry:
             sizes,
             planned.objects,
         )
-        self.evaluator.check_many([self.batch])
+        self.evaluator.check(self.batch)
         self.tape: Tape = self.evaluator.fit.tape(self.batch)
         self.expected = max(planned.objects(self.batch), default=0)
 
@@ -136,11 +136,11 @@ class _Inquiry:
         workload = self.planned.question.made
         one, two = (_num_images(workload.make_validation_batch(count)) for count in (1, 2))
         if one is None or two is None:
-            self.evaluator.check_many([self.batch + 1])
+            self.evaluator.check(self.batch + 1)
             return _validation(None, None, 0)
         now = one + (self.batch - 1) * (two - one)
         if two == one:
-            self.evaluator.check_many([self.batch + 1])
+            self.evaluator.check(self.batch + 1)
             return _validation(now, None, 0)
         most = _MOST_VALIDATION * self.batch
         found = self._validates_within(most)
@@ -157,10 +157,10 @@ class _Inquiry:
         evaluator, failures = self.evaluator, dict[int, str]()
         guess = self._expected_validation(most)
         # Recorded along with it, side by side.
-        evaluator.check_many([*{self.batch + 1, guess, min(guess + 1, most)}])
+        evaluator.check(self.batch + 1, guess, min(guess + 1, most))
 
         def check(batches: Sequence[int]) -> dict[int, Verdict]:
-            evaluator.check_many(batches)
+            evaluator.check(*batches)
             found = {}
             for batch in batches:
                 used = self._validating_bytes(batch)
@@ -235,7 +235,7 @@ def _num_images(batch: Any) -> int | None:
     return None if batch is None else len(next(iter(batch.values())))
 
 
-def _validation(now: int | None, within: int | None, tried: int) -> dict[str, int | None]:
+def _validation(now: int | None, within: int | None, tried: int) -> dict[str, Any]:
     return {
         "validation_batch_size": now,
         "validation_within_budget": within,

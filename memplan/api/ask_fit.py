@@ -7,6 +7,7 @@ a recording of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
 from memplan.parallel import map_processes
 from memplan.plan_answers import CommandChange, CommandFit
-from memplan.planner.evaluate import Evaluator, ends_of
+from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.recompute import NUM_RUNGS
 from memplan.planner.space import DEPARTURE_FRACTION, Split, fits_budget
 from memplan.trace.step import MEMORY_FORMATS, StepSettings
@@ -45,11 +46,16 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
     inquiry = _Inquiry(planned, typed)
     plain = inquiry.plain
     fits = fits_budget(plain.peaks, planned.budget)
-    extra = [] if fits else [*inquiry.recomputed(), *inquiry.validated()]
-    told = _worth_telling(_good(inquiry, [*inquiry.ways(), *extra], fits=fits))
-    # What is told was recorded; where that is not what was expected, all is looked at anew.
-    while not inquiry.check(told):
-        told = _worth_telling(_good(inquiry, [*inquiry.ways(), *extra], fits=fits))
+    ways = [*inquiry.ways(), *([] if fits else [*inquiry.recomputed(), *inquiry.validated()])]
+    told = _worth_telling(_good(inquiry, ways, fits=fits))
+    # What is told was recorded; where that is not what was expected, it is looked at anew.
+    while off := inquiry.check(told):
+        if off > NOTEWORTHY_FRACTION:
+            # Recomputed blocks and other validation batches were recorded by themselves.
+            own = [one for one in ways if one.changed & {"recompute", "val_batch"}]
+            ways = [*inquiry.ways(), *own]
+        ways = [inquiry.anew(one) if one in told else one for one in ways]
+        told = _worth_telling(_good(inquiry, ways, fits=fits))
     used = plain.peaks.device_used_peak_bytes
     validation = planned.question.made.make_validation_batch(1)
     return CommandFit(
@@ -159,18 +165,25 @@ class _Inquiry:
         recordings = self.planned.recordings
         return any(recordings.has(settings, batch) for batch in ends_of(batches))
 
-    def check(self, ways: list[_Way]) -> bool:
-        """Record what is told; return whether it was all as expected."""
+    def check(self, ways: list[_Way]) -> float:
+        """Record what is told; return by how much it is off what was expected, infinity if gone."""
         told = [(one.settings, one.split.micro_batch_size) for one in ways]
         recordings = self.planned.recordings
         recordings.need(told)
-        agrees = [
-            settings not in self.evaluators or self.evaluators[settings].check(batch)
+        off = [
+            self.evaluators[settings].check(batch)
             for settings, batch in told
+            if settings in self.evaluators
         ]
         gone = {key for key in told if recordings.failure(*key) is not None} - self._failed
         self._failed |= gone
-        return all(agrees) and not gone
+        return math.inf if gone else max(off, default=0.0)
+
+    def anew(self, way: _Way) -> _Way:
+        """Return a way as its recording has it, where it is one that evaluators answer for."""
+        if way.settings not in self.evaluators or way.validation is not None:
+            return way
+        return self._way(way.settings, way.split, way.allocator)
 
     def _evaluator(self, settings: StepSettings, batches: list[int]) -> Evaluator:
         recordings, objects = self.planned.recordings, self.planned.objects

@@ -7,6 +7,7 @@ through measurements.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -171,6 +172,19 @@ class Piece:
             name = recorded.operator_names[operator]
             worst[name] = max(worst[name], int(difference[row]))
         return dict(worst)
+
+    def deviation(self, recorded: Tape) -> float:
+        """Return the part of a recording's bytes by which the stretch is off; see `residuals`.
+
+        0 where it is event by event the recording, infinity where the structures differ.
+        """
+        residuals = self.residuals(recorded)
+        if not residuals:
+            return 0.0 if residuals == {} else math.inf
+        pair = aligned(self.tape(recorded.description.micro_batch_size), recorded)
+        assert pair is not None, recorded.description
+        fitted, own = (one.events.requested_bytes for one in pair)
+        return float(max(1, np.abs(fitted - own).sum()) / max(1, own.sum()))
 
 
 def _asked_otherwise(pair: tuple[Tape, Tape], requests: npt.NDArray[np.int32]) -> Bools:

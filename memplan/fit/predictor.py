@@ -142,13 +142,21 @@ class Predictor:
         for batch, tape in sorted(self.attempts.many(batches).items(), reverse=True):
             if batch in self.fit.recorded_batches:
                 continue
-            if self.fit.piece(batch).residuals(tape) != {}:
+            before = self.fit
+            differs = before.piece(batch).residuals(tape) != {}
+            self.fit = before.learned(tape)
+            if differs:
                 agrees = False
-                self._programs.clear()
-                self._peaks.clear()
-                self._device.clear()
-            self.fit = self.fit.learned(tape)
+                self._forget(batch, before)
         return agrees
+
+    def _forget(self, batch: int, before: Fit | EveryBatch) -> None:
+        """Forget answers for batches of which the program says something else than before."""
+        known = {one for _, one in (*self._peaks, *self._device)}
+        changed = {one for one in known if before.piece(one) is not self.fit.piece(one)}
+        for answers in (self._peaks, self._device):
+            for key in [key for key in answers if key[1] in {batch, *changed}]:
+                del answers[key]
 
     def beside(self, batch: int) -> int:
         """Return the batch recorded at first beside the one asked for, or that one itself."""

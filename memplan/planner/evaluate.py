@@ -26,6 +26,8 @@ from memplan.trace.step import StepSettings
 # off the same program, and a plan that takes one is recorded by itself.
 _FIRST_RECORDED = 3
 _MOST_RECORDED = 512
+# A recording that differs from what was expected by a larger part bears on other batches too.
+NOTEWORTHY_FRACTION = 0.001
 
 Recorder = Callable[[StepSettings], Callable[[int], Tape]]
 Key = tuple[StepSettings, int]
@@ -176,35 +178,38 @@ class Evaluator:
         self._splicers: dict[int, Splicer] = {}
         self._tapes: dict[int, Tape] = {}
 
-    def check(self, batch: int) -> bool:
-        """Record a batch, if that can be done; answers for it are its recording's from then on.
+    def check(self, *batches: int) -> float:
+        """Record batches, those that can be; answers for them are their recordings' from then on.
 
         Returns:
-            Whether it was, event by event, what the program says, or could not be recorded.
+            The largest part of a step's bytes by which a recording is off what the program said of
+            it: 0 where all are event by event as expected, infinity where operators differ.
         """
-        if batch in self.fit.recorded_batches:
-            return True
-        self._recordings.need([(self.settings, batch)])
-        if not self._recordings.has(self.settings, batch):
-            return True
-        tape = self._recordings.tape(self.settings, batch)
-        agrees = self.fit.piece(batch).residuals(tape) == {}
-        self.fit = self.fit.learned(tape)
-        self._tapes = {} if not agrees else self._tapes
-        return agrees
-
-    def check_many(self, batches: Sequence[int]) -> bool:
-        """Record several batches side by side; return whether all were what the program says."""
         self._recordings.need([(self.settings, batch) for batch in batches])
-        agree = [self.check(batch) for batch in sorted(batches, reverse=True)]
-        return all(agree)
+        most = 0.0
+        for batch in sorted(set(batches) - set(self.fit.recorded_batches), reverse=True):
+            if self._recordings.has(self.settings, batch):
+                tape = self._recordings.tape(self.settings, batch)
+                most = max(most, self.fit.piece(batch).deviation(tape))
+                self.fit = self.fit.learned(tape)
+        if most:
+            self._tapes.clear()
+        return most
 
     def tape(self, batch: int) -> Tape:
-        """Return the tape at a batch, as recorded where it was."""
+        """Return the tape at a batch, as recorded where it was.
+
+        Where each batch has operators of its own and this one fails, it is the largest there is.
+        """
         if batch not in self._tapes:
             recorded = self._recordings.has(self.settings, batch)
+            failed = self._recordings.failure(self.settings, batch) is not None
+            known = self.fit.recorded_batches[-1]
+            lacks = failed and isinstance(self.fit, EveryBatch)
             self._tapes[batch] = (
-                self._recordings.tape(self.settings, batch) if recorded else self.fit.tape(batch)
+                self._recordings.tape(self.settings, batch)
+                if recorded
+                else self.fit.tape(known if lacks else batch)
             )
         return self._tapes[batch]
 

@@ -11,8 +11,9 @@ from memplan.answers import Setting
 from memplan.device.card import Card
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.predictor import Say
+from memplan.fit.program import EveryBatch
 from memplan.parallel import map_processes
-from memplan.planner.evaluate import Evaluator, Recordings, ends_of
+from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, Recordings, ends_of
 from memplan.planner.recompute import NUM_RUNGS, kept_bytes, parts_of_large
 from memplan.planner.space import (
     DEPARTURE_FRACTION,
@@ -27,8 +28,6 @@ from memplan.trace.step import StepSettings
 
 # Prospects looked into at a time, whatever the number of cores, so that it changes nothing.
 _AT_ONCE = 2
-# A recording that differs from what was expected by a larger part bears on other batches too.
-_NOTEWORTHY = 0.01
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,9 @@ class Exploration:
             self.evaluators[settings] = Evaluator(
                 self.recordings, settings, self.simulators, batches, self.objects
             )
+        # Recorded here, since what a forked process records is lost with it.
+        each = [one for one in several if isinstance(self.evaluators[one].fit, EveryBatch)]
+        self.recordings.need([(settings, batch) for settings in each for batch in batches])
         work = [(settings, split) for settings in several for split in self.splits]
         self._refute([(settings, batch) for settings in several for batch in batches])
         self.say(f"Replaying {len(work)} settings on {self.card.name}")
@@ -351,15 +353,13 @@ class Exploration:
         evaluator = (
             self.evaluators.get(settings) or self.evaluators[replace(settings, recompute=())]
         )
-        if evaluator.settings == settings:
-            evaluator.check(batch)
+        off = evaluator.check(batch) if evaluator.settings == settings else 0.0
         split = Split(batch, expected.setting.accumulation_steps)
         tape = self.recordings.tape(settings, batch)
         one = self.found_on(evaluator, tape, split, allocator, expected.rung)
         one = replace(one, setting=replace(one.setting, recompute=settings.recompute))
         self.found[key] = one
-        used, thought = (it.peaks.device_used_peak_bytes for it in (one, expected))
-        if evaluator.settings == settings and abs(used - thought) > _NOTEWORTHY * thought:
+        if off > NOTEWORTHY_FRACTION:
             self.has_learned = True
             self._look_again(evaluator)
 

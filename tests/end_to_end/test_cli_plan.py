@@ -19,7 +19,7 @@ ANSWER = SETTING | {
     *("schema", "budget_bytes", "headroom_bytes", "alternatives", "command", "gpu", "versions"),
     *("seconds", "workload", "notes", "other_ranks", "risk", "safety_source", "phase_peaks"),
     *("block_savings", "share_fraction", "feasible", "taken_bytes", "batch", "input_pipeline"),
-    *("edge", "fit", "cards", "largest_image", "second_card"),
+    *("edge", "fit", "cards", "largest_image", "second_card", "unchecked"),
 }
 PREDICTED = {
     *("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes", "peak_phase"),

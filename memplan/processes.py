@@ -127,7 +127,7 @@ class CleanProcess(ForkServerProcess):
 class CleanContext(ForkServerContext):
     """Makes such processes; what torch's DataLoader takes as `multiprocessing_context`."""
 
-    Process = CleanProcess  # type: ignore[assignment]
+    Process = CleanProcess
 
 
 def is_worker() -> bool:

@@ -140,9 +140,9 @@ class _Session:
         for line in self._take_from_data():
             if _is_first():
                 click.echo(line, err=True)
-        if "img" not in self.given and not takes(name, "image_size"):
-            self.values["img"] = make_workload(name).image_size
         options = self._options(name)
+        if "img" not in self.given and not takes(name, "image_size"):
+            options = replace(options, image_size=make_workload(name).image_size)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
         options = replace(options, recompute=_recompute(self.values["recompute"], workload))

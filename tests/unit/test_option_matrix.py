@@ -4,7 +4,6 @@ The options are those that click knows, so a new one is covered from its first d
 looked at up to where recording or training would begin; a slice of it is really run.
 """
 
-import json
 import re
 import shlex
 import sys
@@ -166,7 +165,8 @@ def _accept(name, arguments):
         default = click.core.ParameterSource.DEFAULT
         given = {one for one in values if context.get_parameter_source(one) is not default}
         workload, data, options, _ = _Session(values, given).open()
-        prepare(workload, options, data=data)
+        if values["workload"]:  # a network of YOLOv9's takes its time to be built
+            prepare(workload, options, data=data)
 
 
 def _refusal(name, kind, parameter):
@@ -291,7 +291,7 @@ def test_what_a_kind_takes_runs_together(kind):
     """Each kind of workload, really recorded with the options that only some take."""
     size = "" if kind == "own function" else "--img 64"
 
-    assert len(_recorded(kind, f"{size} {RUNS[kind]}").events)
+    assert 0 < _recorded(kind, f"{size} {RUNS[kind]}").events.kind.size
 
 
 @pytest.mark.parametrize("kind", ["classifier", "official"])

@@ -507,7 +507,7 @@ class Workload(abc.ABC):
         """
         del model
         raise BadInputError(
-            f"--weights {path}: workload {self.name!r} reads no weights. "
+            f"--weights {path} cannot be used: workload {self.name!r} reads no weights. "
             "Give it a load_weights method, or leave --weights away."
         )
 

@@ -70,13 +70,13 @@ def folder(tmp_path):
 
 
 def _run(folder, *arguments, **variables):
-    """Run a command with OpenMP's threads and two processes, a minute and a half at most."""
+    """Run a command with OpenMP's threads and two processes, three minutes at most."""
     environment = os.environ | {"OMP_NUM_THREADS": "4", "MEMPLAN_PROCESSES": "2"} | variables
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
         cwd=folder,
         env=environment,

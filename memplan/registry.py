@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from memplan.acceptance import check_arguments, check_object, taken_by
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.workload import Workload
 
@@ -81,22 +83,6 @@ def _imported(name: str) -> Any:
 
 
 def _built(name: str, maker: Any, arguments: Mapping[str, Any]) -> Workload:
-    if isinstance(maker, Workload):
-        if arguments:
-            raise UsageError(f"--workload {name!r} is an object, so --set cannot change it.")
-        return maker
-    if not callable(maker):
-        raise BadInputError(
-            f"--workload {name!r} is neither a Workload nor a function that makes one."
-        )
-    accepted = inspect.signature(maker).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-    unknown = [key for key in arguments if key not in accepted and not takes_any]
-    if unknown:
-        raise UsageError(
-            f"--workload {name!r} takes no {unknown[0]!r}. "
-            f"It takes: {', '.join(accepted) or 'nothing'}."
-        )
     try:
         workload = maker(**arguments)
     except TypeError as error:
@@ -107,6 +93,62 @@ def _built(name: str, maker: Any, arguments: Mapping[str, Any]) -> Workload:
             "not a memplan.workload.Workload."
         )
     return workload
+
+
+def _found(name: str) -> tuple[Callable[..., Workload] | Workload, frozenset[str] | None]:
+    """Return what makes the workload of a name, and the arguments it takes; None for any."""
+    factories = _factories()
+    family, colon, rest = name.partition(":")
+    if colon and family in factories:
+        return _of_family(factories[family], rest)
+    if colon:
+        return _own(name)
+    known = {known: factory for factory in factories.values() for known in _names(factory)}
+    stem = Path(name).stem
+    is_file = Path(name).suffix in {".yaml", ".yml"}
+    if name in known:
+        return _of_family(known[name], name)
+    if is_file and not Path(name).exists() and stem in known:
+        # The official recipe names its configurations by paths inside its own checkout.
+        return _of_family(known[stem], stem)
+    if is_file and factories:
+        return _of_family(next(iter(known.values())), name)
+    raise UnknownNameError(
+        "workload",
+        name,
+        known,
+        "Or give torchvision:NAME, official:PATH, PATH.yaml or package.module:name.",
+    )
+
+
+def _of_family(
+    factory: Callable[..., Workload], name: str
+) -> tuple[Callable[..., Workload], frozenset[str] | None]:
+    """Return a family's factory for a name; its module may say in `made_by` what it makes."""
+    made_by = getattr(inspect.getmodule(factory), "made_by", lambda _: factory)
+    return functools.partial(factory, name), taken_by(made_by(name), of_family=True)
+
+
+def _own(name: str) -> tuple[Callable[..., Workload] | Workload, frozenset[str] | None]:
+    maker = _imported(name)
+    if isinstance(maker, Workload):
+        return maker, frozenset()
+    if not callable(maker):
+        raise BadInputError(
+            f"--workload {name!r} is neither a Workload nor a function that makes one."
+        )
+    return maker, taken_by(maker)
+
+
+def takes(name: str, argument: str) -> bool:
+    """Return whether a workload can be made with an argument of a name, such as `image_size`.
+
+    Raises:
+        UnknownNameError: no such workload.
+        BadInputError: its module cannot be imported.
+    """
+    taken = _found(name)[1]
+    return taken is None or argument in taken
 
 
 def make_workload(name: str, arguments: Mapping[str, Any] | None = None) -> Workload:
@@ -124,25 +166,9 @@ def make_workload(name: str, arguments: Mapping[str, Any] | None = None) -> Work
         BadInputError: the module cannot be imported or gives something else.
     """
     arguments = dict(arguments or {})
-    factories = _factories()
-    family, colon, rest = name.partition(":")
-    if colon and family in factories:
-        return factories[family](rest, **arguments)
-    if colon:
-        return _built(name, _imported(name), arguments)
-    known = {known: factory for factory in factories.values() for known in _names(factory)}
-    stem = Path(name).stem
-    is_file = Path(name).suffix in {".yaml", ".yml"}
-    if name in known:
-        return known[name](name, **arguments)
-    if is_file and not Path(name).exists() and stem in known:
-        # The official recipe names its configurations by paths inside its own checkout.
-        return known[stem](stem, **arguments)
-    if is_file and factories:
-        return next(iter(known.values()))(name, **arguments)
-    raise UnknownNameError(
-        "workload",
-        name,
-        known,
-        "Or give torchvision:NAME, official:PATH, PATH.yaml or package.module:name.",
-    )
+    maker, taken = _found(name)
+    if isinstance(maker, Workload):
+        check_object(name, arguments)
+        return maker
+    check_arguments(name, taken, arguments)
+    return _built(name, maker, arguments)

@@ -318,6 +318,11 @@ class Workload(abc.ABC):
     takes less memory where images are crowded; 0 where the workload has no such choice."""
     offers_lean: bool = False
     """Whether `make_lean` makes blocks that keep less for backward."""
+    offers_fused: bool = True
+    """Whether `make_optimizer` makes fused optimizers where `OptimizerSettings.fused` asks it."""
+    data_options: frozenset[str] = frozenset()
+    """What `open_data` knows of `memplan.acceptance.DATA_OPTIONS`: `cache`, `rect`,
+    `image_weights`, `single_class`, `min_items`; the others are refused by the option's name."""
     deterministic: bool = False
     """Whether training runs under `torch.use_deterministic_algorithms(True)`."""
     cublas_workspace_config: str | None = None
@@ -502,7 +507,7 @@ class Workload(abc.ABC):
         """
         del model
         raise BadInputError(
-            f"Workload {self.name!r} reads no weights, so {path} cannot be used. "
+            f"--weights {path} cannot be used: workload {self.name!r} reads no weights. "
             "Give it a load_weights method, or leave --weights away."
         )
 
@@ -526,6 +531,6 @@ class Workload(abc.ABC):
             BadInputError: this workload reads no data sets, or the data cannot be used.
         """
         raise BadInputError(
-            f"Workload {self.name!r} reads no data sets, so {options.path} cannot be trained on. "
+            f"--data {options.path}: workload {self.name!r} reads no data sets. "
             "Give the workload an open_data method, or use a yolov9 workload."
         )

@@ -58,6 +58,8 @@ class Official(Workload):
         positives_per_object: predictions that the loss matches with a box; its assigner takes ten
             at most.
         candidates_per_image: predictions that go into non-maximum suppression.
+        validation_batch_size: images validated at once, >= 1; None takes twice the micro-batch,
+            as the trainers do.
 
     Raises:
         BadInputError: the path is no checkout, lacks a file, or cannot be imported.
@@ -70,6 +72,8 @@ class Official(Workload):
     stride = _STRIDE
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
     states_sizes = True
+    # The checkout's own function makes the optimizer, and knows no fused kernels.
+    offers_fused = False
     deterministic = True
     cublas_workspace_config = ":4096:8"
 
@@ -84,7 +88,10 @@ class Official(Workload):
         objects_per_image: int = 20,
         positives_per_object: int = 10,
         candidates_per_image: int = _MOST_CANDIDATES,
+        validation_batch_size: int | None = None,
     ) -> None:
+        if validation_batch_size is not None and validation_batch_size < 1:
+            raise UsageError(f"--val-batch {validation_batch_size} is below 1.")
         _check(num_classes, image_size, objects_per_image, positives_per_object)
         self.path = _checked_path(Path(path).expanduser())
         self.cfg = _find(self.path, "models/detect", cfg, "configuration")
@@ -95,6 +102,7 @@ class Official(Workload):
         self.objects_per_image = objects_per_image
         self.positives_per_object = positives_per_object
         self.candidates_per_image = min(candidates_per_image, _MOST_CANDIDATES)
+        self.validation_batch_size = validation_batch_size
         self.head = _head_of(self.cfg)
         self._loss_module = next(m for kind, m in _LOSSES.items() if kind in self.head)
         names = ("models.yolo", self._loss_module, "utils.torch_utils", "utils.general")
@@ -135,10 +143,13 @@ class Official(Workload):
         return CrowdedBatch(batch=batch, objects_per_image=objects)
 
     def make_validation_batch(self, micro_batch_size: int) -> Batch:
-        """Return twice the images at the validation size, such as 672 for 640."""
+        """Return `validation_batch_size` images, else twice, in full size, such as 672 for 640."""
         side = math.ceil(self.image_size / _STRIDE + _VALIDATION_PAD) * _STRIDE
-        images = micro_batch_size * _VALIDATION_FACTOR
+        images = self._num_validated(micro_batch_size)
         return self._batch("validation_images", images, side, self.objects_per_image)
+
+    def _num_validated(self, micro_batch_size: int) -> int:
+        return self.validation_batch_size or micro_batch_size * _VALIDATION_FACTOR
 
     def _batch(self, key: str, num_images: int, side: int, objects: int) -> Batch:
         import torch
@@ -254,7 +265,7 @@ class Official(Workload):
             return super().num_chosen(choice)
         if choice.operator == "torchvision.nms":
             return min(shape[0], _MOST_DETECTIONS)
-        images = choice.micro_batch_size * _VALIDATION_FACTOR
+        images = self._num_validated(choice.micro_batch_size)
         if len(shape) > 1 and shape[0] == images and shape[1] != self.num_classes:
             positives = images * self.objects_per_image * self.positives_per_object
             return min(positives, math.prod(shape[:2])) * math.prod(shape[2:])
@@ -268,6 +279,12 @@ class Official(Workload):
 @functools.lru_cache(maxsize=4)
 def _imported_once(path: Path, names: tuple[str, ...]) -> Mapping[str, ModuleType]:
     return import_checkout(path, names)
+
+
+def made_by(name: str) -> type[Official]:
+    """Return the class of a checkout's workload, whose arguments `from_name` takes."""
+    del name
+    return Official
 
 
 def from_name(name: str, **arguments: Any) -> Official:

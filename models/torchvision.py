@@ -32,14 +32,23 @@ class Classification(Workload):
         model_name: as `torchvision.models.list_models` spells it.
         image_size: side of the square images, pixels; None takes 224, or 299 for Inception v3.
         num_classes: classes of the last layer.
+        validation_batch_size: images validated at once, >= 1; None validates nothing.
     """
 
     def __init__(
-        self, model_name: str, *, image_size: int | None = None, num_classes: int = 1000
+        self,
+        model_name: str,
+        *,
+        image_size: int | None = None,
+        num_classes: int = 1000,
+        validation_batch_size: int | None = None,
     ) -> None:
+        if validation_batch_size is not None and validation_batch_size < 1:
+            raise UsageError(f"--val-batch {validation_batch_size} is below 1.")
         self.name = f"torchvision:{model_name}"
         self.image_size = image_size or _SIDES.get(model_name, _SIDE)
         self.num_classes = num_classes
+        self.validation_batch_size = validation_batch_size
         self._model_name = model_name
 
     def build_model(self) -> torch.nn.Module:
@@ -68,6 +77,12 @@ class Classification(Workload):
             "labels": torch.zeros(micro_batch_size, dtype=torch.int64),
         }
 
+    def make_validation_batch(self, micro_batch_size: int) -> Batch | None:
+        """Return `validation_batch_size` images with labels; None where nothing is validated."""
+        del micro_batch_size
+        count = self.validation_batch_size
+        return None if count is None else self.make_batch(count)
+
     def compute_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,6 +99,21 @@ class Classification(Workload):
         return loss, loss.detach()[None]
 
 
+def made_by(name: str) -> type[Classification | Detection]:
+    """Return the class of a model's workload, whose arguments `from_name` takes.
+
+    Raises:
+        UnknownNameError: torchvision has no such classification or detection model.
+    """
+    import torchvision
+
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    detectors = torchvision.models.list_models(module=torchvision.models.detection)
+    if name not in classifiers and name not in detectors:
+        raise UnknownNameError("torchvision model", name, [*classifiers, *detectors])
+    return Detection if name in detectors else Classification
+
+
 def from_name(name: str, **arguments: Any) -> Classification | Detection:
     """Return the workload for `torchvision:NAME`.
 
@@ -96,16 +126,9 @@ def from_name(name: str, **arguments: Any) -> Classification | Detection:
         UnknownNameError: torchvision has no such classification or detection model.
         UsageError: an argument the workload does not take.
     """
-    import torchvision
-
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    detectors = torchvision.models.list_models(module=torchvision.models.detection)
-    if name not in classifiers and name not in detectors:
-        raise UnknownNameError("torchvision model", name, [*classifiers, *detectors])
+    kind = made_by(name)
     try:
-        if name in detectors:
-            return Detection(name, **arguments)
-        return Classification(name, **arguments)
+        return kind(name, **arguments)
     except TypeError as error:
         reason = str(error).rpartition("__init__() ")[2]
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from memplan.answers import PlanAnswer, ProbeAnswer
@@ -21,6 +22,7 @@ from memplan.device.chosen import calibrated_card
 from memplan.device.life import Life
 from memplan.device.replay import Peaks
 from memplan.device.replay import replay as replay_on
+from memplan.errors import UnknownNameError
 from memplan.fit.predictor import Say
 from memplan.tape import Tape
 from memplan.trace.record import record as record_step
@@ -43,6 +45,15 @@ __all__ = [
 ]
 
 
+# Options that are arguments of the workload's factory.
+_ARGUMENTS = {
+    "objects_per_image": "objects_per_image",
+    "assigner_parts": "assigner_parts",
+    "val_batch": "validation_batch_size",
+    "multi_scale": "multi_scale",
+}
+
+
 def _question(
     workload: str | Workload, gpu: Any, img: int | None, options: dict[str, Any]
 ) -> Question:
@@ -53,9 +64,13 @@ def _question(
     arguments = dict(options.pop("arguments", None) or {})
     if img is not None:
         arguments["image_size"] = img
-    for name in ("objects_per_image", "assigner_parts"):
+    for name, argument in _ARGUMENTS.items():
         if (value := options.pop(name, None)) is not None:
-            arguments[name] = value
+            arguments[argument] = value
+    known = {field.name for field in fields(Question)} - {"workload", "gpus", "capacity_bytes"}
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("option", name, known | {*_ARGUMENTS, "capacity", "img"})
     return Question(
         workload=workload,
         arguments=arguments,
@@ -81,7 +96,8 @@ def probe(
         batch: micro-batch sizes to answer for.
         img: side of the images, pixels; None takes the workload's default.
         **options: `precision`, `memory_format`, `optimizer`, `recompute`, `allocator`, `devices`,
-            `capacity` (bytes, or text such as `24GiB`), `objects_per_image`, and `arguments` for
+            `capacity` (bytes, or text such as `24GiB`), `objects_per_image`, `val_batch`,
+            `assigner_parts`, `multi_scale`, `lean`, `fused`, and `arguments` for
             the workload's factory, and `object_counts` (objects in each image of the data set).
 
     Returns:
@@ -167,6 +183,7 @@ def record(workload: str | Workload = DEFAULT_WORKLOAD, batch: int = 16, **optio
         MemplanError: something cannot be used.
     """
     question = _question(workload, None, options.pop("img", None), options)
+    question.check()
     return record_step(question.made, batch, question.step_settings())
 
 

@@ -14,7 +14,9 @@ from memplan.api.ask_image import largest_images
 from memplan.api.ask_second import second_card
 from memplan.api.asking import Planned
 from memplan.api.planning import Free
+from memplan.api.question import Question
 from memplan.api.typed import TypedCommand
+from memplan.errors import UsageError
 from memplan.parallel import kept_processes
 
 
@@ -30,6 +32,19 @@ class Asked:
     """By catalogue name, in one unit."""
     largest_image: bool = False
     second_card: bool = False
+
+
+def check_asked(question: Question, asked: Asked) -> None:
+    """Refuse, before a plan is made, questions that the workload cannot be asked.
+
+    Raises:
+        UsageError: the size of its images cannot be changed.
+    """
+    if asked.largest_image and not question.takes("image_size"):
+        raise UsageError(
+            f"--largest-image: workload {question.made.name!r} takes no 'image_size', so its "
+            "images stay as they are. Leave it out."
+        )
 
 
 @kept_processes()
@@ -48,6 +63,7 @@ def with_answers(
         UsageError: two cards cannot share the batch.
     """
     start = time.perf_counter()
+    check_asked(planned.question, asked)
     answer = replace(planned.answer, edge=edge_of(planned))
     if asked.fit is not None:
         answer = replace(answer, fit=command_fit(planned, asked.fit))

@@ -63,6 +63,7 @@ def plan_unequal(
         UsageError: a value is out of its range.
     """
     start = time.perf_counter()
+    question.check()
     nominal = question.made.nominal_batch_size
     effective = nominal if effective_batch_size is None else effective_batch_size
     crowds = Crowds.of(question, None, None)

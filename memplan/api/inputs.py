@@ -10,7 +10,7 @@ from pathlib import Path
 
 from memplan.answers import InputPipeline, PlanAnswer
 from memplan.errors import UsageError
-from memplan.workload import DataOptions, Workload
+from memplan.workload import Batch, DataOptions, Workload
 
 # Images of one measurement: the first batch warms up, the others are timed.
 _BATCH = 8
@@ -70,18 +70,22 @@ def _measured(workload: Workload, data: Path, clock: Callable[[], float]) -> flo
     opened = workload.open_data(DataOptions(path=data, image_size=workload.image_size))
     batches = iter(opened.training_batches(micro_batch_size=_BATCH, epoch=0, augment_fully=True))
     first = next(batches)
-    images = len(first["images"])
+    images = _num_images(first)
     began = clock()
     if opened.num_training_images > _BATCH:
         images = 0
         for batch in itertools.islice(batches, _NUM_BATCHES - 1):
-            images += len(batch["images"])
+            images += _num_images(batch)
             if clock() - began > _MOST_SECONDS:
                 break
     else:
         again = opened.training_batches(micro_batch_size=_BATCH, epoch=1, augment_fully=True)
-        images = sum(len(batch["images"]) for batch in again)
+        images = sum(_num_images(batch) for batch in again)
     return images / max(clock() - began, 1e-9)
+
+
+def _num_images(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def limited(answer: PlanAnswer, pipeline: InputPipeline | None) -> PlanAnswer:

@@ -133,6 +133,7 @@ def plan_one(
         UsageError: a value is out of its range.
     """
     start = time.perf_counter()
+    question.check()
     workload = question.made
     nominal = workload.nominal_batch_size
     effective = nominal if effective_batch_size is None else effective_batch_size

@@ -273,6 +273,7 @@ def probe_many(
     if not wanted or wanted[0] < 1:
         least = wanted[0] if wanted else "(none)"
         raise UsageError(f"--batch {least} is below 1. Give at least one image.")
+    question.check()
     settings = question.step_settings()
     simulators = question.simulators()
     for simulator in simulators:

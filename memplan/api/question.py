@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memplan._version import __version__
+from memplan.acceptance import check_object, check_step
 from memplan.answers import (
     GpuFacts,
 )
@@ -30,7 +31,7 @@ from memplan.device.replay import (
 from memplan.errors import BadInputError, UsageError
 from memplan.planner.crowd import Crowd
 from memplan.processes import is_worker
-from memplan.registry import make_workload
+from memplan.registry import make_workload, takes
 from memplan.tape import Int64, Tape
 from memplan.trace.build import build
 from memplan.trace.record import record
@@ -144,10 +145,23 @@ class Question:
     def made(self) -> Workload:
         """The workload, made once."""
         if isinstance(self.workload, Workload):
+            check_object(self.workload.name, self.arguments)
             return self.workload
         if is_worker():
             return _made_once(self.workload, pickle.dumps(self.arguments))
         return make_workload(self.workload, self.arguments)
+
+    def check(self) -> None:
+        """Refuse what the workload does not take, before anything is recorded.
+
+        Raises:
+            MemplanError: the workload cannot be made so, or does not offer what is asked.
+        """
+        check_step(self.made, lean=self.lean, fused=self.fused)
+
+    def takes(self, argument: str) -> bool:
+        """Return whether the workload can be made with an argument, such as `image_size`."""
+        return isinstance(self.workload, str) and takes(self.workload, argument)
 
     @cached_property
     def crowd(self) -> Crowd | None:

@@ -150,10 +150,15 @@ def _check(values: dict[str, Any]) -> None:
 
 def _asked(values: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:
     """Return what the command says, by parameter of `memplan plan`."""
+    from memplan.cli.question import workload_name
+    from memplan.registry import takes
+
     asked: dict[str, Any] = {
         name: values[name] for name in ("cfg", "workload", "optimizer", "val_batch", "multi_scale")
     }
     asked |= {name: values[name] for name in ("img", "lean", "fused", "assigner_parts")}
+    if not takes(workload_name(values["cfg"], values["workload"]), "image_size"):
+        asked["img"] = None  # training takes the workload's own
     asked["precision"] = values["precision"] or "amp-fp16"
     asked["memory_format"] = values["memory_format"] or "contiguous"
     asked["settings"] = ("num_classes=1",) if values["single_cls"] else ()

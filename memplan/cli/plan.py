@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +31,10 @@ from memplan.cli.plan_answers import (
 from memplan.cli.probe import describe_setting, rank_lines
 from memplan.errors import InfeasibleError
 from memplan.units import format_bytes, format_seconds, gib, three_digits
+
+if TYPE_CHECKING:
+    from memplan.api import Question
+    from memplan.api.asked import Asked
 
 # An alternative is listed as text if it takes no more than this part of the next one's memory.
 _WORTH_A_LINE = 0.85
@@ -105,6 +109,35 @@ def _is_given(context: click.Context, name: str) -> bool:
     return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
+def what_is_asked(
+    context: click.Context, values: dict[str, Any]
+) -> tuple[Asked, Question, int | None]:
+    """Return the questions of a command, refused where the workload cannot be asked them.
+
+    Args:
+        context: tells which options were given.
+        values: by name; those that follow from others are set.
+
+    Returns:
+        What is asked beside the plan, what is planned, and the training images where data is given.
+
+    Raises:
+        MemplanError: an option cannot be used.
+    """
+    from memplan.api.asked import check_asked
+    from memplan.cli.question import question_from
+
+    asked = asked_from(context, values)
+    if not _is_given(context, "recompute"):
+        values["recompute"] = "auto"
+    if values["precision"] == "auto":
+        values["precision"] = "amp-fp16"
+    question, num_images = question_from(values)
+    question.check()
+    check_asked(question, asked)
+    return asked, question, num_images
+
+
 def _plan(
     context: click.Context, values: dict[str, Any]
 ) -> Sequence[PlanAnswer | InfeasibleAnswer]:
@@ -112,17 +145,11 @@ def _plan(
     from memplan.api.devices import plan_unequal
     from memplan.api.ease import recordings_of
     from memplan.api.inputs import input_pipeline, limited
-    from memplan.cli.question import question_from
 
-    asked = asked_from(context, values)
-    if not _is_given(context, "recompute"):
-        values["recompute"] = "auto"
     any_precision = values["precision"] == "auto"
-    if any_precision:
-        values["precision"] = "amp-fp16"
+    asked, question, num_images = what_is_asked(context, values)
     progress = Progress()
     try:
-        question, num_images = question_from(values)
         pipeline = input_pipeline(
             question.made, values["data_path"], values["workers"], values["worker_rate"]
         )

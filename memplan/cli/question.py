@@ -60,14 +60,19 @@ def workload_name(cfg: str | None, workload: str | None) -> str:
 def _add_data(data: Path, workload: str, arguments: dict[str, Any]) -> TrainingData:
     """Return the data set, what it says of itself added to the workload's arguments."""
     from memplan.planner.crowd import Crowd
-    from memplan.registry import make_workload
+    from memplan.registry import make_workload, takes
     from memplan.workload import DataOptions
 
     made = make_workload(workload, arguments)
     opened = made.open_data(DataOptions(path=data, image_size=made.image_size))
     crowd = Crowd.of_data(made, opened.objects_per_image)
-    arguments.setdefault("objects_per_image", max(1, round(crowd.mean)))
-    arguments.setdefault("num_classes", opened.num_classes)
+    said = {
+        "objects_per_image": max(1, round(crowd.mean)),
+        "num_classes": opened.num_classes,
+    }
+    for argument, value in said.items():
+        if takes(workload, argument):
+            arguments.setdefault(argument, value)
     return opened
 
 

@@ -15,7 +15,7 @@ from memplan.answers import PlanAnswer, load_answers
 from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
-from memplan.registry import make_workload
+from memplan.registry import make_workload, takes
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
@@ -113,7 +113,20 @@ class _Session:
 
     def start(self) -> RunSummary:
         """Return what a new run came to."""
-        from memplan.train import open_training, train
+        from memplan.train import train
+
+        workload, data, options, device = self.open()
+        if self.values["auto_batch"]:
+            self.plan = self._shared_plan(workload, data, options, device)
+        return train(workload, options, plan=self.plan, data=data)
+
+    def open(self) -> tuple[Workload, TrainingData, TrainOptions, Any]:
+        """Return workload, data, options and device of a new run: what can be refused is.
+
+        Raises:
+            MemplanError: options contradict each other, the workload or the data.
+        """
+        from memplan.train import open_training
 
         self._check_combinations()
         if self.values["plan_file"] is not None:
@@ -128,12 +141,12 @@ class _Session:
             if _is_first():
                 click.echo(line, err=True)
         options = self._options(name)
+        if "img" not in self.given and not takes(name, "image_size"):
+            options = replace(options, image_size=make_workload(name).image_size)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
         options = replace(options, recompute=_recompute(self.values["recompute"], workload))
-        if self.values["auto_batch"]:
-            self.plan = self._shared_plan(workload, data, options, device)
-        return train(workload, options, plan=self.plan, data=data)
+        return workload, data, options, device
 
     def _cfg_of_weights(self) -> str:
         """Return the configuration that memplan's own checkpoint was trained with; take its size.
@@ -161,7 +174,10 @@ class _Session:
         """Refuse options that would be ignored or contradict each other."""
         values, given = self.values, self.given
         if values["cfg"] and values["workload"]:
-            raise UsageError("--cfg and --workload both say what is trained. Give one of them.")
+            raise UsageError(
+                f"--cfg {values['cfg']} and --workload {values['workload']} both say what is "
+                "trained. Give one of them."
+            )
         if values["quad"] and (values["auto_batch"] or values["plan_file"]):
             raise UsageError(
                 "--quad makes one image of twice the side from four, which plans do not know. Give "
@@ -332,8 +348,25 @@ def _is_first() -> bool:
 
 
 def _factory(name: str) -> Callable[..., Workload]:
-    """Return a function of keyword arguments that makes the workload of a name."""
-    return lambda **arguments: make_workload(name, arguments)
+    """Return a function of keyword arguments that makes the workload of a name.
+
+    The size of images is left out where the workload has that very size and takes no other.
+    """
+
+    def make(**arguments: Any) -> Workload:
+        if not takes(name, "image_size"):
+            rest = {key: value for key, value in arguments.items() if key != "image_size"}
+            workload = make_workload(name, rest)
+            if workload.image_size == arguments.get("image_size"):
+                return workload
+        if "num_classes" in arguments and not takes(name, "num_classes"):
+            raise BadInputError(
+                f"--data has {arguments['num_classes']} classes, but workload {name!r} is made for "
+                "another number and takes no 'num_classes'. Give data with as many classes."
+            )
+        return make_workload(name, arguments)
+
+    return make
 
 
 def _option(name: str) -> str:

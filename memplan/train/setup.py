@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from memplan.acceptance import DATA_OPTIONS, check_data, check_step
 from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, UsageError
 from memplan.trace.step import StepSettings, TrainingStep
@@ -103,7 +104,11 @@ def open_training(
             f"No data description at {options.data}. Give a data.yaml, or write the sample set "
             "with `memplan data sample DIR`."
         )
-    data = workload.open_data(_data_options(options))
+    data_options = _data_options(options)
+    known = {name: getattr(data_options, name, None) for name in DATA_OPTIONS}
+    check_data(workload, known | dict(data_options.extra or {}))
+    check_step(workload, lean=options.lean, fused=options.fused)
+    data = workload.open_data(data_options)
     num_classes = workload.num_classes or data.num_classes
     if num_classes != data.num_classes:
         if is_made:

@@ -84,5 +84,6 @@ class SharedSequence(Sequence[Item], Generic[Item]):
         place = range(self._size)[index]
         ends = self._ends.array.view(np.int64)
         start = int(ends[place - 1]) if place else 0
-        item: Item = pickle.loads(self._items.array[start : int(ends[place])])  # noqa: S301 - ours
+        pickled = self._items.array[start : int(ends[place])].data
+        item: Item = pickle.loads(pickled)  # noqa: S301 - ours
         return item

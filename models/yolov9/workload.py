@@ -63,6 +63,7 @@ class YoloV9(Workload):
     clip_gradient_norm = 10.0
     keeps_average = True
     offers_lean = True
+    data_options = frozenset({"cache", "rect", "image_weights", "single_class", "min_items"})
     nominal_batch_size = 64
     stride = STRIDE
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
@@ -322,6 +323,12 @@ class YoloV9(Workload):
         from .weights import load_weights
 
         return str(load_weights(_as_network(model), path))
+
+
+def made_by(name: str) -> type[YoloV9]:
+    """Return the class of a configuration's workload, whose arguments `from_name` takes."""
+    del name
+    return YoloV9
 
 
 def from_name(name: str, **arguments: Any) -> YoloV9:

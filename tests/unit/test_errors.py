@@ -11,6 +11,7 @@ KINDS = {
     errors.BadInputError: 1,
     errors.UsageError: 2,
     errors.BadTapeError: 1,
+    errors.ProcessError: 1,
     errors.InfeasibleError: 3,
 }
 

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "answers", "convolution", "errors", "host_memory", "parallel", "plan_answers",
-    "processes", "reduction", "registry", "script_answer", "tape", "units", "workload",
+    "_version", "acceptance", "answers", "convolution", "errors", "host_memory", "parallel",
+    "plan_answers", "processes", "reduction", "registry", "script_answer", "tape", "units",
+    "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {

@@ -187,7 +187,7 @@ def _with(file, text):
         (_with("data/hyps/mine.yaml", "- 1"), {"hyp": "mine"}, BadInputError, "no table"),
         (lambda _: None, {"cfg": "gelan-x"}, UnknownNameError, "Did you mean 'gelan-c'"),
         (lambda _: None, {"cfg": "headless"}, BadInputError, "ends with no head"),
-        (lambda _: None, {"depth": 1}, UsageError, "unexpected keyword argument 'depth'"),
+        (lambda _: None, {"depth": 1}, UsageError, "takes no 'depth'"),
         (lambda _: None, {"image_size": 100}, UsageError, "Nearest: 96"),
         (lambda _: None, {"num_classes": 0}, UsageError, "num_classes 0 is below 1"),
         (lambda _: None, {"positives_per_object": 0}, UsageError, "positives_per_object 0"),

@@ -12,6 +12,9 @@ from .torchvision_detection import Detection
 if TYPE_CHECKING:
     import torch
 
+NAMES_ARE_PLAIN = True
+"""A name picks a model of torchvision and runs nothing else, so files may hold it too."""
+
 _SIDE = 224
 # Sides that a model's auxiliary head, or its authors, ask for.
 _SIDES = {"inception_v3": 299}

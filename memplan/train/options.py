@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from memplan.errors import BadInputError, UsageError
+from memplan.files import converted
+from memplan.files.structures import NotStructuredError
 
 # As `memplan.trace.step` knows them; importing it would import torch.
 PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
@@ -163,7 +165,7 @@ class TrainOptions:
                 f"--batch {self.batch} is no multiple of 4, but --quad makes one image of four. "
                 f"Nearest: {max(4, round(self.batch / 4) * 4)}."
             )
-        if not self.name or Path(self.name).name != self.name:
+        if not is_plain_name(self.name):
             raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
 
     @property
@@ -186,22 +188,24 @@ class TrainOptions:
         return values
 
 
+def is_plain_name(name: str) -> bool:
+    """Return whether a text names a folder within another: no path, no `..`, and not too long."""
+    is_name = Path(name).name == name and name not in {"", ".", ".."}
+    return is_name and "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST_NAME
+
+
+_LONGEST_NAME = 200  # bytes; Linux takes 255, and a number may be added
+
+
 def options_from_record(values: Mapping[str, Any]) -> TrainOptions:
     """Return the options that `as_record` described; names of later versions are left out.
 
     Raises:
         BadInputError: a value has the wrong type or range.
     """
-    known = {field.name for field in fields(TrainOptions)}
-    given = {name: value for name, value in values.items() if name in known}
     try:
-        for name in ("data", "weights", "project", "resume"):
-            if given.get(name) is not None:
-                given[name] = Path(given[name])
-        for name in ("freeze", "recompute"):
-            given[name] = tuple(given.get(name, TrainOptions.__dataclass_fields__[name].default))
-        return TrainOptions(**given)
-    except (TypeError, KeyError) as error:
+        return converted(values, TrainOptions, surplus=True)
+    except NotStructuredError as error:
         raise BadInputError(f"The recorded options cannot be used: {error}.") from None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import BadInputError
+from memplan.files import write_text
 
 if TYPE_CHECKING:
     from memplan.answers import PlanAnswer
@@ -85,7 +86,8 @@ class RunFolder:
         path = self.path / _LOCK
         while self._lock is None:
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                handle = os.open(path, flags, 0o666)
             except OSError as error:
                 raise _unwritable(self.path, error) from None
             try:
@@ -131,10 +133,12 @@ class RunFolder:
         # The hyperparameters have a file of their own.
         record = {"workload": workload, **options.as_record(), "hyperparameters": None}
         try:
-            _replace(self.path / "args.yaml", yaml.safe_dump(record, sort_keys=False))
-            _replace(self.path / "hyp.yaml", yaml.safe_dump(dict(hyperparameters), sort_keys=False))
+            write_text(self.path / "args.yaml", yaml.safe_dump(record, sort_keys=False))
+            write_text(
+                self.path / "hyp.yaml", yaml.safe_dump(dict(hyperparameters), sort_keys=False)
+            )
             if plan is not None:
-                _replace(self.path / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
+                write_text(self.path / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
@@ -144,7 +148,7 @@ class RunFolder:
 
         self._results.append(dict(row))
         text = pd.DataFrame(self._results).to_csv(index=False)
-        self._try("results.csv", lambda path: _replace(path, text))
+        self._try("results.csv", lambda path: write_text(path, text))
         self.on_result(row)
 
     def add_memory(self, row: Mapping[str, Any]) -> None:
@@ -190,7 +194,7 @@ class RunFolder:
                 self._results = [
                     {str(k): v for k, v in row.items()} for row in table.to_dict("records")
                 ]
-                _replace(results, table.to_csv(index=False))
+                write_text(results, table.to_csv(index=False))
             self._rewind_memory(epoch, step)
             _keep_lines(self.path / "events.jsonl", _is_json)
         except OSError as error:
@@ -272,25 +276,12 @@ def _unwritable(path: Path, error: OSError) -> BadInputError:
     )
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a small file so that readers see the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
 def _append(path: Path, text: str, *, durable: bool = False) -> None:
     """Append whole lines, or nothing where there is no room for them."""
     content = text.encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    # A folder may come from somebody else: a link in it is no file of the run.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    handle = os.open(path, flags, 0o666)
     try:
         before = os.fstat(handle).st_size
         try:
@@ -309,7 +300,7 @@ def _append(path: Path, text: str, *, durable: bool = False) -> None:
 def _keep_lines(path: Path, wanted: Callable[[str], bool]) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
-        _replace(path, "".join(f"{line}\n" for line in lines if wanted(line)))
+        write_text(path, "".join(f"{line}\n" for line in lines if wanted(line)))
 
 
 def _is_json(line: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
 from memplan.files import Source, converted, decoded, write_text
-from memplan.files.structures import NotStructuredError
+from memplan.files.structures import NotStructuredError, sealed, unsealed
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
 
 PREDICTED = "predicted"
@@ -464,7 +464,7 @@ def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -
     """
     if path.exists() and not force:
         raise BadInputError(f"{path} exists. Give another --output, or --force to overwrite it.")
-    values = [answer.to_json() for answer in answers]
+    values = [sealed(answer.to_json()) for answer in answers]
     try:
         write_text(path, json.dumps(values[0] if len(values) == 1 else values, indent=1) + "\n")
     except OSError as error:
@@ -499,7 +499,9 @@ def load_answers(path: Path) -> list[Answer]:
                 f"{path} has schema {schema!r}; this memplan reads {', '.join(kinds)}."
             )
         try:
-            answers.append(kinds[schema].from_json(item))
-        except BadTapeError as error:
-            raise BadTapeError(f"{path} is damaged: {error} Save it anew with --output.") from None
+            answers.append(kinds[schema].from_json(unsealed(item)))
+        except (BadTapeError, NotStructuredError) as error:
+            raise BadTapeError(
+                f"{path} is damaged: {str(error).rstrip('.')}. Save it anew with --output."
+            ) from None
     return answers

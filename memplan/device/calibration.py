@@ -17,7 +17,7 @@ from typing import Any
 from memplan.device.card import Card, Rates
 from memplan.errors import BadInputError, BadTapeError
 from memplan.files import MIB, Source, converted, decoded, write_text
-from memplan.files.structures import NotStructuredError
+from memplan.files.structures import NotStructuredError, sealed, unsealed
 
 SCHEMA = "memplan.calibration/1"
 _AGAIN = "Write it anew with `memplan gpus --calibrate 0` on that card, or remove it."
@@ -124,7 +124,7 @@ class Calibration:
         Raises:
             BadInputError: the file cannot be written.
         """
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+        text = json.dumps(sealed({"schema": SCHEMA, **asdict(self)}), indent=1) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
@@ -146,7 +146,10 @@ def load(path: Path) -> Calibration:
         most_bytes=MIB,
         error=BadTapeError,
     )
-    values: Any = decoded(source)
+    try:
+        values: Any = unsealed(decoded(source))
+    except NotStructuredError as error:
+        raise source.bad(error) from None
     schema = values.pop("schema", None) if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise BadTapeError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,6 +62,36 @@ def _unknown(values: Any, record: Any) -> str | None:
     else:
         return None
     return next((found for pair in pairs if (found := _unknown(*pair)) is not None), None)
+
+
+CHECKSUM = "checksum"
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON-ready values with a checksum of theirs as the last."""
+    return {**values, CHECKSUM: _checksum(values)}
+
+
+def unsealed(values: Any) -> Any:
+    """Return values without their checksum, which agrees where there is one.
+
+    Raises:
+        NotStructuredError: the values are others than were written.
+    """
+    if not isinstance(values, dict) or CHECKSUM not in values:
+        return values
+    rest = {name: value for name, value in values.items() if name != CHECKSUM}
+    if values[CHECKSUM] != _checksum(rest):
+        raise NotStructuredError(
+            f"its checksum is wrong, so it was damaged or edited; if you edited it, remove its "
+            f"line {CHECKSUM!r}"
+        )
+    return rest
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _other(kind: type[Any], value: Any) -> Any:

@@ -203,6 +203,7 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         folder = create_run_folder(options.project, options.name, exist_ok=options.exist_ok)
     else:
         folder = RunFolder(own)
+        folder.check_files()
         folder.lock()
     try:
         drop_partials(folder.path)

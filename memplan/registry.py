@@ -18,9 +18,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.files import is_there
+from memplan.files.yaml_text import NotYamlError, parse_yaml
 from memplan.workload import Workload
 
 GROUP = "memplan.workloads"
@@ -88,8 +88,8 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise UsageError(f"--set {pair!r} is not KEY=VALUE, such as num_classes=10.")
         try:
-            settings[key] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+            settings[key] = parse_yaml(text) if text else ""
+        except NotYamlError:
             raise UsageError(
                 f"--set {pair!r} has a value that YAML cannot read. Quote it, such as "
                 "name='\"a, b\"'."
@@ -181,7 +181,7 @@ def make_workload(name: str | SavedName, arguments: Mapping[str, Any] | None = N
     is_file = Path(name).suffix in {".yaml", ".yml"}
     if name in known:
         return known[name](name, **arguments)
-    if is_file and not Path(name).exists() and stem in known:
+    if is_file and not is_there(Path(name)) and stem in known:
         # The official recipe names its configurations by paths inside its own checkout.
         return known[stem](stem, **arguments)
     if is_file and factories:

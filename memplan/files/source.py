@@ -23,6 +23,28 @@ _KINDS = (
 )
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is anything at a path; there is nothing at one that can be no path."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a regular file at a path."""
+    return is_there(path) and path.is_file()
+
+
+def brief(value: object) -> str:
+    """Return a value as a message shows it: one line, and not much of it."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # a number of thousands of digits has no text
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A file that somebody else may have made, and what is said of it when it cannot be used.

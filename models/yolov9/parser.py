@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from torch import nn
 
 from memplan.errors import BadInputError
+from memplan.files import Source
 
 from . import blocks
 from .heads import HEADS
@@ -78,13 +78,7 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         BadInputError: the file cannot be read, is not YAML, or lacks backbone and head.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0]
-        raise BadInputError(f"{path} is not a YAML file: {line}. Check the path.") from None
+    content = Source(path=path, what="a model description", way_out="Check the path.").yaml()
     if not isinstance(content, dict) or not {"backbone", "head"} <= content.keys():
         raise BadInputError(
             f"{path} describes no model: it needs the lists 'backbone' and 'head' of"

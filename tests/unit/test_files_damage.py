@@ -88,7 +88,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, files, kind):
         try:
             found = _flat(read(path))
         except MemplanError as error:
-            lines += [line for line in str(error).splitlines()[1:]]
+            lines += str(error).splitlines()[1:]
             refused += 1
             continue
         assert expected == found, f"bit {place} changed what was read"

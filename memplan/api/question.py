@@ -15,6 +15,7 @@ from memplan._version import __version__
 from memplan.answers import (
     GpuFacts,
 )
+from memplan.bounds import check_number
 from memplan.device import calibration as calibrations
 from memplan.device import catalogue, nvml
 from memplan.device.allocator_settings import AllocatorSettings
@@ -66,6 +67,16 @@ def versions() -> dict[str, str]:
     }
 
 
+# Arguments of workloads that are numbers, and the options that set them.
+_OPTIONS = {
+    "image_size": "--img",
+    "objects_per_image": "--objects-per-image",
+    "validation_batch_size": "--val-batch",
+    "assigner_parts": "--assigner-parts",
+    "num_classes": "num_classes",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What is trained and on what, as the user asked it."""
@@ -112,13 +123,11 @@ class Question:
         """Refuse what no workload can take.
 
         Raises:
-            UsageError: an image size below 1, a negative number of objects, or no devices.
+            UsageError: a number is outside its bounds, such as an image size below 1.
         """
-        bounds = (("image_size", "--img", 1), ("objects_per_image", "--objects-per-image", 0))
-        given = [(option, self.arguments.get(key), least) for key, option, least in bounds]
-        for option, value, least in [*given, ("--devices", self.devices, 1)]:
-            if isinstance(value, int) and value < least:
-                raise UsageError(f"{option} {value} is below {least}.")
+        for name, option in _OPTIONS.items():
+            check_number(option, self.arguments.get(name))
+        check_number("--devices", self.devices)
 
     @cached_property
     def made(self) -> Workload:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
 from memplan._version import __version__
-from memplan.errors import MemplanError
+from memplan.bounds import BOUNDS, check_number
+from memplan.errors import MemplanError, UsageError
 
 # Command, the module that defines `command`, and its one-line help, so that listing imports none.
 _COMMANDS = {
@@ -25,6 +29,38 @@ _COMMANDS = {
 }
 
 
+_LONGEST_PATH = 4096  # bytes; Linux's PATH_MAX
+_LONGEST_PART = 255  # Linux's NAME_MAX
+
+
+def _checked(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuse what no number, text or path of a command can be, by its option's name.
+
+    Raises:
+        UsageError: a number is outside its bounds, or a text holds NUL or is no path.
+    """
+    del ctx
+    option = next((name for name in parameter.opts if name in BOUNDS), parameter.opts[0])
+    for one in value if isinstance(value, tuple) else (value,):
+        if option == "--batch" and one == -1:
+            continue  # the official spelling of --auto-batch
+        check_number(option, one)
+        if isinstance(one, str | Path) and "\0" in str(one):
+            raise UsageError(f"{option} holds the character NUL, which no name does.")
+        if isinstance(one, Path):
+            _check_path(option, one)
+    return value
+
+
+def _check_path(option: str, path: Path) -> None:
+    parts = [len(part.encode(errors="surrogateescape")) for part in path.parts]
+    if max(parts, default=0) > _LONGEST_PART or sum(parts) + len(parts) > _LONGEST_PATH:
+        text = str(path)
+        raise UsageError(
+            f"{option} {text[:40]}... is longer than a path can be: {len(text)} characters."
+        )
+
+
 class _Commands(click.Group):
     """A group that knows its commands' names without importing them."""
 
@@ -37,6 +73,9 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        for parameter in command.params:
+            if parameter.callback is None:
+                parameter.callback = _checked
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -68,7 +107,23 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
+    except UnicodeError as error:
+        click.echo(f"Error: a name or a text is no UTF-8 ({error.reason}).", err=True)
+        sys.exit(1)
     except BrokenPipeError:
         # The reader (head, less) has what it wanted; closing stdout again would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        # The machine's own reasons, such as a full disk, wherever they come up.
+        where = f"{error.filename}: " if error.filename else ""
+        _last_words(f"Error: {where}{error.strerror or error}.")
+        sys.exit(1)
+
+
+def _last_words(text: str) -> None:
+    """Say something on standard error, and leave nothing for a full standard output to choke on."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

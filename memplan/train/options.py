@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from memplan.bounds import check_number, shown
 from memplan.errors import BadInputError, UsageError
 from memplan.files import converted
 from memplan.files.structures import NotStructuredError
@@ -14,6 +15,8 @@ from memplan.files.structures import NotStructuredError
 # As `memplan.trace.step` knows them; importing it would import torch.
 PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
 MEMORY_FORMATS = ("contiguous", "channels-last")
+
+_MOST_LAYERS = 100_000
 
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
@@ -137,7 +140,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Check every value that can be checked alone."""
-        _check_least(self)
+        _check_numbers(self)
         _check_one_schedule(self)
         if self.accumulate is not None and self.effective_batch is not None:
             raise UsageError(
@@ -152,8 +155,9 @@ class TrainOptions:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
-        if any(layer < 0 for layer in self.freeze):
-            raise UsageError(f"--freeze {' '.join(map(str, self.freeze))} has a layer below 0.")
+        if any(not 0 <= layer <= _MOST_LAYERS for layer in self.freeze):
+            layers = " ".join(shown(layer) for layer in self.freeze[:20])
+            raise UsageError(f"--freeze {layers} has a layer outside 0 to {_MOST_LAYERS}.")
         if self.cache not in {"", "ram", "disk", "val"}:
             raise UsageError(f"--cache {self.cache} is not offered. Use ram, disk or val.")
         if self.rect and self.image_weights:
@@ -222,28 +226,13 @@ def check_image_size(image_size: int, stride: int) -> None:
         )
 
 
-_LEAST = (
-    ("image_size", "--img", 1, "Give pixels, such as 640."),
-    ("batch", "--batch", 1, "Give the images of a micro-batch, or --auto-batch."),
-    ("val_batch", "--val-batch", 1, "Give the images validated at once, such as 32."),
-    ("epochs", "--epochs", 0, "0 only evaluates."),
-    ("workers", "--workers", 0, "0 loads in the training process."),
-    ("close_mosaic", "--close-mosaic", 0, "0 keeps the mosaics to the end."),
-    ("min_items", "--min-items", 0, "0 keeps all images."),
-    ("patience", "--patience", 0, "0 never stops early."),
-    ("save_every", "--save-every", 0, "Give minutes; 0 saves whole epochs only."),
-    ("seed", "--seed", 0, "Give a whole number of 0 or more."),
-    ("assigner_parts", "--assigner-parts", 1, "Give the parts of a batch, such as 4."),
-    ("accumulate", "--accumulate", 1, "Give the micro-batches a step."),
-    ("effective_batch", "--effective-batch", 1, "Give the images a step, such as 64."),
-)
+def _check_numbers(options: TrainOptions) -> None:
+    for field in fields(options):
+        option = _CALLED.get(field.name, f"--{field.name.replace('_', '-')}")
+        check_number(option, getattr(options, field.name))
 
 
-def _check_least(options: TrainOptions) -> None:
-    for name, option, least, hint in _LEAST:
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"{option} {value} is below {least}. {hint}")
+_CALLED = {"image_size": "--img"}
 
 
 def _check_one_schedule(options: TrainOptions) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "answers", "convolution", "errors", "parallel", "plan_answers", "reduction",
-    "registry", "tape", "units", "workload",
+    "_version", "answers", "bounds", "convolution", "errors", "parallel", "plan_answers",
+    "reduction", "registry", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {

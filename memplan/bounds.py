@@ -27,7 +27,6 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "--val-batch": (1, 65_536, "Give the images validated at once, such as 32."),
     "--worker-rate": (0, _COUNT, ""),
     "--workers": (0, 1024, "0 loads in the training process."),
-    "num_classes": (1, 100_000, ""),
 }
 """Beyond the most nothing is trained today, and planning or making it would take all memory."""
 

@@ -73,7 +73,6 @@ _OPTIONS = {
     "objects_per_image": "--objects-per-image",
     "validation_batch_size": "--val-batch",
     "assigner_parts": "--assigner-parts",
-    "num_classes": "num_classes",
 }
 
 

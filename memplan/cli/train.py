@@ -95,14 +95,11 @@ class _Session:
         """Return what the rest of an interrupted run came to."""
         from memplan.train import find_checkpoint, saved_options, train
 
+        self._check_resume(self.given - _GO_WITH_RESUME - _FOLDER)
         path = find_checkpoint(Path("" if self.values["resume"] == BARE else self.values["resume"]))
         own_folder = path.parent.name == "weights"
-        extra = sorted(self.given - _GO_WITH_RESUME - (frozenset() if own_folder else _FOLDER))
-        if extra:
-            raise UsageError(
-                f"--resume goes on with the run's own options, so {_option(extra[0])} cannot be "
-                "given with it. Leave it out, or start a new run with --weights."
-            )
+        if own_folder:
+            self._check_resume(self.given & _FOLDER)
         if not own_folder and "name" not in self.given:
             raise UsageError(
                 f"{path} is in no run folder (its weights/last.pt), and a file does not choose "
@@ -118,6 +115,14 @@ class _Session:
             **{name: self.values[name] for name in _FOLDER},
         )
         return train(_factory(self._resumed_name(saved.cfg, path)), options)
+
+    def _check_resume(self, extra: set[str]) -> None:
+        """Refuse options that a run which goes on cannot take."""
+        if extra:
+            raise UsageError(
+                f"--resume goes on with the run's own options, so {_option(min(extra))} cannot be "
+                "given with it. Leave it out, or start a new run with --weights."
+            )
 
     def _resumed_name(self, saved: str, path: Path) -> str | SavedName:
         """Return what to train: as typed where it runs code, else as the file says.

@@ -155,9 +155,11 @@ class TrainOptions:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
-        if any(not 0 <= layer <= _MOST_LAYERS for layer in self.freeze):
-            layers = " ".join(shown(layer) for layer in self.freeze[:20])
-            raise UsageError(f"--freeze {layers} has a layer outside 0 to {_MOST_LAYERS}.")
+        layers = " ".join(shown(layer) for layer in self.freeze[:20])
+        if any(layer < 0 for layer in self.freeze):
+            raise UsageError(f"--freeze {layers} has a layer below 0.")
+        if any(layer > _MOST_LAYERS for layer in self.freeze):
+            raise UsageError(f"--freeze {layers} has a layer above {_MOST_LAYERS}.")
         if self.cache not in {"", "ram", "disk", "val"}:
             raise UsageError(f"--cache {self.cache} is not offered. Use ram, disk or val.")
         if self.rect and self.image_weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from memplan.errors import BadInputError
-from memplan.files import Source
+from memplan.files import Source, brief
 
 from . import blocks
 from .heads import HEADS
@@ -223,7 +224,9 @@ class _Builder:
         """Refuse a row by its parameters, counted before memory is asked for."""
         if not 1 <= repeats <= _MOST_REPEATS:
             raise ValueError(f"it repeats {brief(repeats)} times, not 1 to {_MOST_REPEATS}")
-        with torch.device("meta"):
+        # Where tensors are fake already they take no memory, and cannot be mixed with others.
+        place = torch.device("meta") if type(torch.empty(0)) is torch.Tensor else nullcontext()
+        with place:
             module, _ = self._build(name, inputs, args, repeats)
         self.num_parameters += sum(one.numel() for one in module.parameters())
         if self.num_parameters > _MOST_PARAMETERS:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,35 +96,45 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; every error a user can act on is one line and an exit code."""
+    """Run the command line as it was typed, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Return the exit code of a command; every error a user can act on is one line."""
     try:
-        cli.main(standalone_mode=False)
+        result = cli.main(list(arguments), standalone_mode=False)
+        # What click gives for --help and the like is a code; commands give nothing.
+        code = result if isinstance(result, int) else 0
     except MemplanError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = _ended(f"Error: {error}", error.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
+        code = _ended("Interrupted.", 130)
     except UnicodeError as error:
-        click.echo(f"Error: a name or a text is no UTF-8 ({error.reason}).", err=True)
-        sys.exit(1)
+        code = _ended(f"Error: a name or a text is no UTF-8 ({error}).", 1)
     except BrokenPipeError:
         # The reader (head, less) has what it wanted; closing stdout again would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _silence()
+        code = 0
     except OSError as error:
         # The machine's own reasons, such as a full disk, wherever they come up.
         where = f"{error.filename}: " if error.filename else ""
-        _last_words(f"Error: {where}{error.strerror or error}.")
-        sys.exit(1)
+        code = _ended(f"Error: {where}{error.strerror or error}.", 1)
+        _silence()
+    return code
 
 
-def _last_words(text: str) -> None:
-    """Say something on standard error, and leave nothing for a full standard output to choke on."""
+def _ended(text: str, code: int) -> int:
+    """Return an exit code once its reason was said, if anything can be said at all."""
     with contextlib.suppress(OSError, ValueError):
         click.echo(text, err=True)
+    return code
+
+
+def _silence() -> None:
+    """Leave nothing for a standard output that takes no more to choke on."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -155,11 +155,7 @@ class TrainOptions:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
-        layers = " ".join(shown(layer) for layer in self.freeze[:20])
-        if any(layer < 0 for layer in self.freeze):
-            raise UsageError(f"--freeze {layers} has a layer below 0.")
-        if any(layer > _MOST_LAYERS for layer in self.freeze):
-            raise UsageError(f"--freeze {layers} has a layer above {_MOST_LAYERS}.")
+        _check_layers(self.freeze)
         if self.cache not in {"", "ram", "disk", "val"}:
             raise UsageError(f"--cache {self.cache} is not offered. Use ram, disk or val.")
         if self.rect and self.image_weights:
@@ -226,6 +222,14 @@ def check_image_size(image_size: int, stride: int) -> None:
         raise UsageError(
             f"--img {image_size} is no multiple of the stride {stride}. Nearest: {nearest}."
         )
+
+
+def _check_layers(layers: tuple[int, ...]) -> None:
+    text = " ".join(shown(layer) for layer in layers[:20])
+    if any(layer < 0 for layer in layers):
+        raise UsageError(f"--freeze {text} has a layer below 0.")
+    if any(layer > _MOST_LAYERS for layer in layers):
+        raise UsageError(f"--freeze {text} has a layer above {_MOST_LAYERS}.")
 
 
 def _check_numbers(options: TrainOptions) -> None:

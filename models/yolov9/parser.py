@@ -144,15 +144,13 @@ def _rows(description: Mapping[str, Any]) -> list[Any]:
     rows: list[Any] = []
     for name in ("backbone", "head"):
         part = description[name]
-        if not isinstance(part, list) or not part:
+        if not isinstance(part, list):
             raise BadInputError(
                 f"{name} of the model description is {brief(part)}; it must be a list of rows."
             )
         rows += part
-    if len(rows) > _MOST_ROWS:
-        raise BadInputError(
-            f"The model description has {len(rows)} rows; {_MOST_ROWS} are the most."
-        )
+    if not 1 <= len(rows) <= _MOST_ROWS:
+        raise BadInputError(f"The model description has {len(rows)} rows, not 1 to {_MOST_ROWS}.")
     return rows
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.bad_input_cases import Case, command_cases, file_cases, lay
+from benchmarks.bad_input_cases import Case, command_cases, file_cases, laid
 from benchmarks.bad_input_files import make_kinds
 
 GIB = 1 << 30
@@ -50,12 +50,11 @@ def run_case(case: Case) -> tuple[str, str]:
     """Return what a command makes of a case, and the traceback where there is one."""
     from memplan.cli import run
 
-    lay(case)
     said, errors = io.StringIO(), io.StringIO()
     arguments = [word.replace("{file}", case.place) for word in case.arguments]
     sys.argv = ["memplan", *arguments]
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+        with laid(case), contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
             code = run(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -171,6 +170,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000, metavar="N")
     parser.add_argument("--commands", type=int, default=330, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--show", action="store_true", help="Print what every case said.")
     parser.add_argument("--draft", action="store_true", help="Do not write the table.")
     chosen = parser.parse_args()
     outcomes = []
@@ -178,7 +178,7 @@ def main() -> None:
         cases = make_cases(Path(folder), chosen.files, chosen.commands, chosen.seed)
         for number, outcome in enumerate(run_all(cases, folder)):
             outcomes.append(outcome)
-            if outcome.result not in {"answered", "refused"}:
+            if chosen.show or outcome.result not in {"answered", "refused"}:
                 case, lines = outcome.case, outcome.detail.strip().splitlines()[-6:]
                 what = (number, outcome.result, case.kind, case.change, case.arguments[-3:])
                 print(*what, *lines, sep="\n    ", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -122,6 +123,7 @@ BYTES = (_flip, _cut, _drop, _double, _insert, _number, _encode)
 
 
 def odd_yaml(content: Content, draw: random.Random) -> Content:
+    """Return a YAML text with something in it that readers have choked on."""
     odd = draw.choice(YAML_ODDITIES)
     return draw.choice([odd, content + b"\n" + odd, odd + content])
 
@@ -279,15 +281,29 @@ def command_cases(bases: dict[str, tuple[str, ...]], seed: int, count: int) -> I
         )
 
 
-def lay(case: Case) -> None:
-    """Put a case's file where its command looks for it."""
-    if not case.place:
-        return
+@contextlib.contextmanager
+def laid(case: Case) -> Iterator[None]:
+    """Have a case's file where its command looks for it, and what was there back afterwards."""
     path = Path(case.place)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.read_bytes() if case.place and path.is_file() else None
+    if case.place:
+        _lay(case, path)
+    yield
+    if case.place:
+        _remove(path)
+    if before is not None:
+        path.write_bytes(before)
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         path.rmdir()
     path.unlink(missing_ok=True)
+
+
+def _lay(case: Case, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(path)
     makers: dict[str, Callable[[], object]] = {
         "pipe": lambda: os.mkfifo(path),
         "folder": path.mkdir,

@@ -221,6 +221,21 @@ def change_zip(content: Content, draw: random.Random) -> Content:
     return buffer.getvalue()
 
 
+def change_checkpoint(content: Content, draw: random.Random) -> Content:
+    """Return a checkpoint as PyTorch writes it with a value of it changed."""
+    import torch
+
+    value = torch.load(io.BytesIO(content), weights_only=True)
+    part = draw.choice(["", "", "options", "optimizer", "random_states", "model", "metrics"])
+    if part:
+        value[part] = changed(value[part], draw)
+    else:
+        value[draw.choice(list(value))] = draw.choice(VALUES)
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
 def change_pickle(content: Content, draw: random.Random) -> Content:
     """Return a pickle with opcodes that ask for more than there is."""
     start = draw.randrange(2, len(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.bad_input_cases import (
     Kind,
+    change_checkpoint,
     change_json,
     change_npz,
     change_pickle,
@@ -126,7 +128,7 @@ def _kinds(ends: tuple[str, ...]) -> list[Kind]:
 
     data = Path("good/data.yaml").read_bytes()
     hyp = Path(hyperparameters.__file__).with_name("hyp").joinpath("scratch-high.yaml")
-    last = Path("runs/train/x/weights/last.pt").read_bytes()
+    last = _unfinished(Path("runs/train/x/weights/last.pt"))
     image = Path("good") / _images()[0]
     label = Path("good/labels/train") / f"{image.stem}.txt"
     of_yaml, of_json = (odd_yaml, change_yaml), (change_json,)
@@ -141,17 +143,18 @@ def _kinds(ends: tuple[str, ...]) -> list[Kind]:
         Kind(name="labels", content=label.read_bytes(), place=str(label), arguments=ends),
         Kind(name="image", content=image.read_bytes(), place=str(image), arguments=ends, share=0.5),
         Kind(name="weights", content=last, place="w.pt", share=2,
-             arguments=(*ends, "--weights", "{file}"), structured=(change_zip,)),
+             arguments=(*ends, "--weights", "{file}"),
+             structured=(change_zip, change_checkpoint)),
         Kind(name="last.pt", content=last, place="runs/train/bad/weights/last.pt", share=2,
-             arguments=("train", "--resume", "{file}", "--device", "cpu"),
-             structured=(change_zip,)),
+             arguments=("train", "--resume", "{file}", "--device", "cpu", "--noplots"),
+             structured=(change_zip, change_checkpoint, change_checkpoint)),
         Kind(name="export weights", content=last, place="e.pt",
              arguments=("export", "--weights", "{file}", "--cfg", "yolov9-t", "--format", "pt",
                         "--force"), structured=(change_zip,)),
-        Kind(name="probe.json", content=Path("probe.json").read_bytes(), place="p.json", share=3,
+        Kind(name="probe.json", content=_unsealed("probe.json"), place="p.json", share=3,
              arguments=("check", "{file}", "--budget", "1GiB", "--baseline", "probe.json"),
              structured=of_json),
-        Kind(name="plan.json", content=Path("plan.json").read_bytes(), place="q.json", share=3,
+        Kind(name="plan.json", content=_unsealed("plan.json"), place="q.json", share=3,
              arguments=("train", "--plan", "{file}", "--cfg", "tiny.yaml", "--data",
                         "good/data.yaml", "--device", "cpu", "--workers", "0", "--name", "y",
                         "--freeze", "9999"), structured=of_json),
@@ -165,7 +168,7 @@ def _kinds(ends: tuple[str, ...]) -> list[Kind]:
         Kind(name="results.csv", content=Path("runs/train/x/results.csv").read_bytes(),
              place="runs/train/csv/results.csv", share=0.1,
              arguments=("report", "runs/train/csv", "--output", "r.pdf", "--force")),
-        Kind(name="report of a plan", content=Path("plan.json").read_bytes(), place="r.json",
+        Kind(name="report of a plan", content=_unsealed("plan.json"), place="r.json",
              share=0.1, arguments=("report", "{file}", "--output", "r.pdf", "--force"),
              structured=of_json),
     ]  # fmt: skip
@@ -203,4 +206,20 @@ def _calibration() -> bytes:
         launch_seconds=4e-6, measured_on="2026-01-01", arithmetic_fraction={"amp-fp16": 0.5},
         context_bytes_by_phase={"step": 400 << 20}, library_handle_bytes={"cublas": 1 << 20},
     ).save(path)  # fmt: skip
-    return json.dumps(json.loads(path.read_bytes())).encode()
+    return _unsealed(str(path))
+
+
+def _unsealed(name: str) -> bytes:
+    """Return an answer without the checksum that would tell of any change."""
+    values = json.loads(Path(name).read_bytes())
+    del values["checksum"]
+    return json.dumps(values, indent=1).encode()
+
+
+def _unfinished(path: Path) -> bytes:
+    """Return a checkpoint of a run that may go on."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({**torch.load(path, weights_only=True), "finished": False}, buffer)
+    return buffer.getvalue()

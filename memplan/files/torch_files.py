@@ -176,7 +176,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C cannot be to
         import torch
 
         data = torch.empty(self._archive.size(name), dtype=torch.uint8)
-        self._archive.read_into(name, memoryview(data.numpy()))
+        self._archive.read_into(name, memoryview(data.numpy())  # type: ignore[arg-type])
         return data
 
 

@@ -130,7 +130,14 @@ class Run:
             return EpochPosition()
         # The last thing before training, since anything before may have drawn from them.
         states = [checkpoint.random_states, *checkpoint.other_random_states]
-        restore_random_states(states[self.ranks.rank])
+        try:
+            restore_random_states(states[self.ranks.rank])
+        except Exception as error:
+            reason = " ".join(str(error).split())[:100]
+            raise BadInputError(
+                f"The checkpoint's random states cannot be used ({type(error).__name__}: "
+                f"{reason}). To train on from its weights, start a new run with --weights."
+            ) from None
         if checkpoint.position is None:
             return EpochPosition()
         self._session.epoch_started = -float(checkpoint.position["seconds"])

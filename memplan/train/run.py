@@ -22,6 +22,7 @@ from memplan.train.checkpoint import (
     load_checkpoint,
 )
 from memplan.train.distributed import leave
+from memplan.train.epoch import position_of
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
@@ -79,6 +80,7 @@ def train(
         path = find_checkpoint(options.resume)
         checkpoint = load_checkpoint(path)
         check_unfinished(checkpoint, path)
+        _check_position(checkpoint, path)
         options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)
     elif options.epochs == 0 and options.weights is None:
@@ -173,6 +175,28 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> Tra
 def _folder_of(path: Path) -> Path | None:
     """Return the run folder that a checkpoint stands in, None where it stands in none."""
     return path.parents[1] if path.parent.name == "weights" else None
+
+
+def _check_position(checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse a place in an epoch that is none, before anything is made for it."""
+    record = checkpoint.position
+    if record is None:
+        return
+    try:
+        position = position_of(record)
+        counts = (position.images_seen, position.num_steps)
+        is_place = all(type(count) is int and 0 <= count < _MOST_STEPS for count in counts)
+        is_place = is_place and 0 <= float(record["seconds"]) < math.inf
+    except (KeyError, TypeError, ValueError, AttributeError):
+        is_place = False
+    if not is_place:
+        raise BadInputError(
+            f"{path} does not say where in its epoch it stands. An older good one may be beside "
+            "it, such as best.pt."
+        )
+
+
+_MOST_STEPS = 1 << 50
 
 
 def _saved_plan(checkpoint: Checkpoint) -> PlanAnswer | None:

@@ -176,7 +176,8 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C cannot be to
         import torch
 
         data = torch.empty(self._archive.size(name), dtype=torch.uint8)
-        self._archive.read_into(name, memoryview(data.numpy())  # type: ignore[arg-type])
+        # numpy arrays are buffers; its stubs say so from Python 3.12 on.
+        self._archive.read_into(name, memoryview(data.numpy()))  # type: ignore[arg-type]
         return data
 
 

@@ -132,7 +132,7 @@ class Run:
         states = [checkpoint.random_states, *checkpoint.other_random_states]
         try:
             restore_random_states(states[self.ranks.rank])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - generators raise anything
             reason = " ".join(str(error).split())[:100]
             raise BadInputError(
                 f"The checkpoint's random states cannot be used ({type(error).__name__}: "

@@ -12,9 +12,11 @@ import click
 
 from benchmarks.common import publish
 from memplan.device import catalogue
+from memplan.device.card import Card
 from memplan.device.life import Life
 from memplan.device.replay import replay
 from memplan.registry import make_workload
+from memplan.tape import Tape
 from memplan.trace.fake_cuda import warm_up
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
@@ -24,8 +26,8 @@ LOGS = Path(__file__).parent / "data" / "yolov9_logs.csv"
 OBJECTS_PER_IMAGE = 20
 
 
-def predict(row: dict[str, str], checkout: Path | None) -> tuple[float, float]:
-    """Return predicted reserved memory in decimal GB: training alone, and a whole life.
+def recorded(row: dict[str, str], checkout: Path | None = None) -> tuple[Tape, Card]:
+    """Return a step of what a row trained, and its card.
 
     Args:
         row: of the table of logs.
@@ -42,15 +44,29 @@ def predict(row: dict[str, str], checkout: Path | None) -> tuple[float, float]:
     else:
         workload = make_workload(name, arguments)
     card = catalogue.card("a100-80gb" if "A100" in row["gpu"] else "t4")
-    batch = int(row["batch"])
     # The official recipe asks for deterministic algorithms.
-    tape = record(workload, batch, StepSettings(deterministic=True))
-    accumulates = round(64 / batch) > 1
-    training, life = (
-        replay(tape, card, life=Life(accumulates=accumulates, validates=validates))
-        for validates in (False, True)
+    return record(workload, int(row["batch"]), StepSettings(deterministic=True)), card
+
+
+def lives(row: dict[str, str]) -> tuple[Life, Life]:
+    """Return the lives whose memory a row's log printed: training alone, and with validation."""
+    accumulates = round(64 / int(row["batch"])) > 1
+    return (
+        Life(accumulates=accumulates, validates=False),
+        Life(accumulates=accumulates, validates=True),
     )
-    return training.reserved_peak_bytes / 1e9, life.reserved_peak_bytes / 1e9
+
+
+def predict(row: dict[str, str], checkout: Path | None) -> tuple[float, float]:
+    """Return predicted reserved memory in decimal GB: training alone, and a whole life.
+
+    Args:
+        row: of the table of logs.
+        checkout: as `recorded` takes it.
+    """
+    tape, card = recorded(row, checkout)
+    training, whole = (replay(tape, card, life=life) for life in lives(row))
+    return training.reserved_peak_bytes / 1e9, whole.reserved_peak_bytes / 1e9
 
 
 @click.command()

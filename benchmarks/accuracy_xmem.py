@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from benchmarks.common import RESULTS, publish
+from benchmarks.one_by_one import OneByOne
 from benchmarks.picture import draw_errors
 from benchmarks.xmem_step import TORCH_VERSION, Training, record_training, replay_training
 from benchmarks.xmem_transformers import SEQUENCE_LENGTH, TRANSFORMERS, transformer_training
@@ -125,6 +126,8 @@ class Prediction:
     parameter_bytes: int
     seconds: float
     unknown_operators: frozenset[str]
+    open_bytes: tuple[int, ...] = ()
+    """Reserved where workspaces of 1x1 convolutions are other than asked, see `one_by_one`."""
 
     def error(self, tool: str | None = None) -> float:
         """Return the signed relative error, ours or a published tool's."""
@@ -169,11 +172,17 @@ def predict(row: Row, null_mode: int = 0) -> Prediction:
     start = time.perf_counter()
     card = catalogue.card(row.gpu).with_capacity(row.capacity_bytes)
     recording = record_training(training_of(row, null_mode))
-    run = replay_training(recording, card, has_matrix_workspace=not row.is_first_campaign)
+    run, *others = (
+        replay_training(
+            recording, card, has_matrix_workspace=not row.is_first_campaign, one_by_one=workspaces
+        )
+        for workspaces in OneByOne
+    )
     return Prediction(
         row=row,
         reserved_bytes=run.reserved_bytes,
         runs_out=run.runs_out,
+        open_bytes=tuple(other.reserved_bytes for other in others),
         parameter_bytes=recording.parameter_bytes,
         seconds=time.perf_counter() - start,
         unknown_operators=frozenset(recording.unknown_operators),

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.one_by_one import OneByOne
 from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
 from memplan.device.allocator_replay import StreamResult, replay_stream
@@ -141,15 +142,22 @@ class Run:
     runs_out: bool
 
 
-def replay_training(recording: Recording, card: Card, *, has_matrix_workspace: bool) -> Run:
+def replay_training(
+    recording: Recording,
+    card: Card,
+    *,
+    has_matrix_workspace: bool,
+    one_by_one: OneByOne = OneByOne.AS_ASKED,
+) -> Run:
     """Return what the allocator reserves on a card, and whether its memory suffices.
 
     Args:
         recording: of four iterations.
         card: its capacity less its context is what the allocator can get.
         has_matrix_workspace: False where the study ran with `CUBLAS_WORKSPACE_CONFIG=:0:0`.
+        one_by_one: which workspaces of 1x1 convolutions are taken to be there.
     """
-    program, sizes = _program(recording, card, has_matrix_workspace=has_matrix_workspace)
+    program, sizes = _program(recording, card, one_by_one, has_matrix=has_matrix_workspace)
     result = _replay(program, sizes, card.capacity_bytes - card.context_bytes)
     if result.oom_event < 0:
         return Run(result.reserved_peak_bytes, runs_out=False)
@@ -160,13 +168,15 @@ _Program = tuple[tapes.Int8, tapes.Int32]
 
 
 def _program(
-    recording: Recording, card: Card, *, has_matrix_workspace: bool
+    recording: Recording, card: Card, one_by_one: OneByOne, *, has_matrix: bool
 ) -> tuple[_Program, tapes.Int64]:
     """Return event kinds with their blocks, and sizes with the card's answers filled in."""
     events = recording.events
-    simulator = _simulator(card, None if has_matrix_workspace else ":0:0")
+    simulator = _simulator(card, None if has_matrix else ":0:0")
     answers = simulator.device_bytes(recording.convolutions, recording.reductions)
-    if not has_matrix_workspace:
+    workspaces = one_by_one.applied(recording.convolutions, answers.convolutions)
+    answers = replace(answers, convolutions=workspaces)
+    if not has_matrix:
         answers = replace(answers, light_matrix=0)
     sizes = answers.filled(events.requested_bytes, events.request)
     happens = events.kind <= tapes.SCRATCH

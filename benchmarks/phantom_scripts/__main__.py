@@ -15,13 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from memplan.recording.script_answer import ScriptAnswer
-
 from benchmarks.common import publish
 from memplan.device.chosen import calibrated_card
 from memplan.errors import MemplanError
 from memplan.phantom.launch import environment
 from memplan.recording.run import run
+from memplan.script_answer import ScriptAnswer
 from memplan.units import gib
 
 HERE = Path(__file__).parent

@@ -17,13 +17,12 @@ from memplan.api.budgets import budget_of
 from memplan.api.crowds import Crowds, run_risk
 from memplan.api.details import block_savings, phase_peaks, settings_of
 from memplan.api.ease import ease, recordings_of
+from memplan.api.notes import growth_notes, notes_on
 from memplan.api.question import (
     Question,
     check_precision,
     explained,
     gpu_facts,
-    growth_notes,
-    notes_on,
     silent,
     versions,
 )
@@ -190,7 +189,7 @@ def plan_one(
         safety_source=f"{margin.source} {taken}".rstrip(),
         taken_bytes=budget.taken_bytes,
         unchecked=_unchecked(recordings),
-        notes=(*notes_on(simulator), *growth_notes(recordings.recorded(settings))),
+        notes=(*notes_on(simulator, question), *growth_notes(recordings.recorded(settings))),
         batch=_batch_facts(outcome, effective, nominal),
         risk=run_risk(
             crowds,
@@ -315,7 +314,7 @@ def answer_for(
         command=_train_command(question, chosen, data),
         versions=versions(),
         seconds=time.perf_counter() - start,
-        notes=notes_on(simulator),
+        notes=notes_on(simulator, question),
     )
 
 

@@ -18,13 +18,12 @@ from memplan.answers import (
     Timeline,
     WorkloadFacts,
 )
+from memplan.api.notes import growth_notes, notes_on
 from memplan.api.question import (
     DEFAULT_SAFETY,
     Question,
     check_precision,
     gpu_facts,
-    growth_notes,
-    notes_on,
     silent,
     versions,
 )
@@ -338,7 +337,7 @@ def probe_many(
                 versions=versions(),
                 seconds=time.perf_counter() - start,
                 notes=(
-                    *notes_on(simulator),
+                    *notes_on(simulator, question),
                     *_notes_on_fit(predictor),
                     *_notes_on_plans(predictor, card, wanted, largest),
                 ),

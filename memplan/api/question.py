@@ -6,7 +6,8 @@ import contextlib
 import copy
 import pickle
 import platform
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -20,13 +21,13 @@ from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card
 from memplan.device.chosen import with_calibrations
+from memplan.device.context import under_cuda
 from memplan.device.cudnn import installed_version
 from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
 from memplan.errors import BadInputError, UsageError
-from memplan.fit.growth import faster_growth
 from memplan.planner.crowd import Crowd
 from memplan.processes import is_worker
 from memplan.registry import make_workload
@@ -113,6 +114,12 @@ class Question:
     calibration: Path | Calibration | None = None
     """What was measured on one of the cards; a file must be of one of them. None takes what is
     kept of each."""
+    cuda_version: str | None = None
+    """The CUDA that the training's torch was built for, such as `11.3`, which decides the context;
+    None takes the installed one's way of loading kernels."""
+    cudnn_version: str | None = None
+    """The cuDNN that training uses, such as `8.9.2`; the installed one is asked all the same, and
+    the answer says so where they differ."""
     object_counts: Int64 | None = None
     """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
 
@@ -120,8 +127,13 @@ class Question:
         """Refuse what no workload can take.
 
         Raises:
-            UsageError: an image size below 1, a negative number of objects, or no devices.
+            UsageError: an image size below 1, a negative number of objects, no devices, or a
+                version that is none.
         """
+        if self.cudnn_version is not None and not re.fullmatch(r"[0-9.]+", self.cudnn_version):
+            raise UsageError(
+                f"--cudnn {self.cudnn_version!r} is no version of cuDNN. Write it as 8.9.2 or 9.1."
+            )
         bounds = (("image_size", "--img", 1), ("objects_per_image", "--objects-per-image", 0))
         given = [(option, self.arguments.get(key), least) for key, option, least in bounds]
         for option, value, least in [*given, ("--devices", self.devices, 1)]:
@@ -162,6 +174,8 @@ class Question:
             UnknownNameError: the catalogue has no such card.
         """
         chosen = [found.applied_to(card) if found else card for card, found in self._calibrated]
+        if self.cuda_version is not None:
+            chosen = [under_cuda(card, self.cuda_version) for card in chosen]
         if self.capacity_bytes is None:
             return chosen
         return [card.with_capacity(self.capacity_bytes) for card in chosen]
@@ -279,38 +293,9 @@ def gpu_facts(simulator: Simulator) -> GpuFacts:
         capacity_bytes=simulator.card.capacity_bytes,
         context_bytes=simulator.outside.num_bytes,
         context_uncertainty_bytes=simulator.outside.uncertainty_bytes,
-        source=simulator.card.source,
+        source=simulator.outside.source,
         calibrated=simulator.card.rates.is_measured,
     )
-
-
-def notes_on(simulator: Simulator) -> tuple[str, ...]:
-    """Return what a reader must know of a card's predictions, a sentence each."""
-    notes = [simulator.oracle.note] if simulator.oracle.note else []
-    if simulator.oracle.benchmark:
-        notes.append(
-            "cudnn.benchmark takes the plan that proves fastest, which only the card can tell; "
-            "workspace is the most that any of the plans it times may ask for."
-        )
-    return tuple(notes)
-
-
-def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
-    """Return a sentence where memory grows faster than affine in the batch; else none.
-
-    Args:
-        recorded: tapes of one configuration.
-    """
-    growth = faster_growth({one.description.micro_batch_size: one for one in recorded})
-    if growth is None:
-        return ()
-    low, high = growth.line_batches
-    sentence = (
-        f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
-        f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} says. "
-        "What is answered was recorded at its own batch."
-    )
-    return (sentence,)
 
 
 def check_precision(card: Card, precision: str) -> None:

@@ -130,6 +130,18 @@ card_options = options(
         help="PyTorch's own syntax, such as expandable_segments:True.",
     ),
     click.option(
+        "--cuda",
+        "cuda_version",
+        metavar="VERSION",
+        help="The CUDA of your torch, such as 11.3; it decides the context.  [as installed]",
+    ),
+    click.option(
+        "--cudnn",
+        "cudnn_version",
+        metavar="VERSION",
+        help="The cuDNN of your training; the answer says where another is asked.  [as installed]",
+    ),
+    click.option(
         "--devices",
         type=click.IntRange(min=1),
         default=1,

@@ -117,6 +117,8 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         allocator=values["allocator"],
         calibration=values["calibration"],
         devices=values["devices"],
+        cuda_version=values.get("cuda_version"),
+        cudnn_version=values.get("cudnn_version"),
         sync_batch_norm=values.get("sync_bn", False),
         object_counts=counts,
         deterministic=values.get("deterministic", False),

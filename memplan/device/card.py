@@ -88,6 +88,8 @@ class Card:
     tdp_watts: int
     source: str
     rates: Rates = Rates()
+    loads_eagerly: bool = False
+    """Whether `context_bytes` has all kernels loaded at the start, as under CUDA before 11.7."""
 
     @property
     def compute_capability(self) -> tuple[int, int]:

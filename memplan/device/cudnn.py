@@ -281,9 +281,9 @@ def _nearest_supported(card: Card) -> tuple[Card, str]:
     if card.compute_capability >= oldest:
         return card, ""
     note = (
-        "The installed cuDNN does not support {}.{} ({}); its workspaces are those of {}.{}, the "
-        "nearest it knows."
-    ).format(*card.compute_capability, card.title, *oldest)
+        "cuDNN {}, which was asked, does not support the {} ({}.{}): that card runs an older one, "
+        "whose workspaces may be others. Those given are of {}.{}, the nearest it knows."
+    ).format(installed_version(), card.title, *card.compute_capability, *oldest)
     return replace(card, architecture=architecture(oldest)), note
 
 

@@ -146,3 +146,13 @@ def test_model_that_cannot_be_built_is_told_in_one_line():
 
     assert 1 == len(str(caught.value).splitlines())
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_versions_of_the_training_reach_the_question():
+    """`--cuda` decides the cards' context; `--cudnn` is kept for the answer's note."""
+    question, _ = question_from({**TYPED, "cuda_version": "11.3", "cudnn_version": "8.2"})
+    (card,) = question.cards()
+
+    assert card.loads_eagerly
+    assert card.context_bytes > catalogue.card("t4").context_bytes
+    assert "8.2" == question.cudnn_version

@@ -2,14 +2,16 @@
 
 import pytest
 
-from memplan.device.catalogue import card
+from memplan.device.catalogue import card, cards
 from memplan.device.context import (
-    EAGER_LOADING_BYTES,
+    document,
+    eager_adds_bytes,
     outside_allocator,
     outside_allocator_bytes,
+    under_cuda,
 )
 from memplan.device.nccl import NVLINK_BYTES, communicator_bytes
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, UsageError
 from memplan.units import GIB
 
 
@@ -63,8 +65,68 @@ def test_eager_loading_costs_more():
     lazy = outside_allocator(card("l4"), environment={"CUDA_MODULE_LOADING": "LAZY"})
     eager = outside_allocator(card("l4"), environment={"CUDA_MODULE_LOADING": "EAGER"})
 
-    assert EAGER_LOADING_BYTES == eager.num_bytes - lazy.num_bytes
+    assert eager_adds_bytes(card("l4")) == eager.num_bytes - lazy.num_bytes
+    assert pytest.approx(0.45, abs=0.001) == eager_adds_bytes(card("a100-40gb")) / GIB
     assert "eager" in eager.source
+
+
+def test_old_cuda_loads_all_kernels():
+    """Before CUDA 11.7 the context is the eager one, with its source, for every card alike."""
+    a100 = card("a100-80gb")
+    old = under_cuda(a100, "11.3")
+    answer = outside_allocator(old, environment={"CUDA_MODULE_LOADING": "EAGER"})
+
+    assert (round(1.90 * GIB), round(0.20 * GIB)) == (answer.num_bytes, answer.uncertainty_bytes)
+    assert "under CUDA 11.3, all kernels loaded at the start" in answer.source
+    assert a100 == under_cuda(a100, "11.7") == under_cuda(a100, "12.8.1")
+
+
+def test_a_card_nobody_measured_borrows_the_nearest():
+    """The figure is then another card's of the same kernels, named, and less certain."""
+    own, borrowed = (under_cuda(card(name), "11.6") for name in ("rtx-3090", "rtx-3060-12gb"))
+
+    assert own.context_bytes == borrowed.context_bytes
+    assert own.context_uncertainty_bytes < borrowed.context_uncertainty_bytes
+    assert "of the NVIDIA GeForce RTX 3090, the nearest measured" in borrowed.source
+    assert under_cuda(card("v100-16gb"), "10.2").context_bytes == round(1.31 * GIB)
+
+
+def test_every_card_has_an_answer_under_cuda_it_runs():
+    """A figure, or one line that says which versions the card runs under."""
+    releases = document()["releases"]
+    for one in cards():
+        first = releases["{}.{}".format(*one.compute_capability)]["first"]
+        assert under_cuda(one, first).context_bytes > 0, one.name
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words"),
+    [
+        ("h200", "11.3", "CUDA 11.3 has no kernels.*Give --cuda 11.8 or newer"),
+        ("b200", "12.4", "12.8 or newer"),
+        ("v100-32gb", "13.0", "Give --cuda 9.0 to 12.9"),
+    ],
+)
+def test_cuda_that_cannot_run_a_card_is_refused(name, version, words):
+    """The message says which versions can."""
+    with pytest.raises(BadInputError, match=words):
+        under_cuda(card(name), version)
+
+
+@pytest.mark.parametrize("text", ["", "11", "x", "11.x", "-11.3", "11.3.1.2", "1²"])
+def test_what_is_no_version_is_refused(text):
+    """The message shows how one is written."""
+    with pytest.raises(UsageError, match=r"Write it as 11\.3"):
+        under_cuda(card("t4"), text)
+
+
+def test_each_eager_figure_covers_its_samples():
+    """What was read off lies within the uncertainty of the figure made of it."""
+    for name, entry in document()["eager"].items():
+        low, high = (entry["gib"] + sign * entry["uncertainty_gib"] for sign in (-1, 1))
+        assert low - 1e-9 <= min(entry["samples_gib"]), name
+        assert max(entry["samples_gib"]) <= high + 1e-9, name
+        assert entry["sources"], name
 
 
 def test_impossible_numbers_are_refused():

@@ -1,0 +1,72 @@
+"""What a reader must know of a card's predictions: other versions, figures chosen, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memplan.api.question import Question
+from memplan.device.context import older_than_cudnn_9
+from memplan.device.cudnn import installed_version
+from memplan.device.replay import Simulator
+from memplan.fit.growth import faster_growth
+from memplan.tape import Tape
+from memplan.units import format_bytes
+
+
+def notes_on(simulator: Simulator, question: Question) -> tuple[str, ...]:
+    """Return what a reader must know of a card's predictions, a sentence each."""
+    notes = [simulator.oracle.note] if simulator.oracle.note else []
+    notes += [_note_on_cudnn(question)] if _is_other_cudnn(question) else []
+    notes += [_note_on_context(simulator, question.cuda_version)] if question.cuda_version else []
+    if simulator.oracle.benchmark:
+        notes.append(
+            "cudnn.benchmark takes the plan that proves fastest, which only the card can tell; "
+            "workspace is the most that any of the plans it times may ask for."
+        )
+    return tuple(notes)
+
+
+def _is_other_cudnn(question: Question) -> bool:
+    """Return whether training is said to use a cuDNN that cannot be the installed one."""
+    if question.cudnn_version is not None:
+        given = question.cudnn_version.strip(".").split(".")
+        return installed_version().split(".")[: len(given)] != given
+    return question.cuda_version is not None and older_than_cudnn_9(question.cuda_version)
+
+
+def _note_on_cudnn(question: Question) -> str:
+    theirs = question.cudnn_version
+    named = f"not {theirs}" if theirs else f"and CUDA {question.cuda_version} has cuDNN 8 or older"
+    return (
+        f"cuDNN {installed_version()} was asked for workspaces, {named}; another version plans "
+        "other ones. Install the torch of your training here to ask its own."
+    )
+
+
+def _note_on_context(simulator: Simulator, cuda_version: str) -> str:
+    outside = simulator.outside
+    size = f"{format_bytes(outside.num_bytes)} +- {format_bytes(outside.uncertainty_bytes)}"
+    if simulator.card.loads_eagerly:
+        return f"Context taken as {size}: {outside.source}."
+    return (
+        f"Context taken as {size}: under CUDA {cuda_version} kernels are loaded when first used, "
+        f"so it is the card's own ({outside.source})."
+    )
+
+
+def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
+    """Return a sentence where memory grows faster than affine in the batch; else none.
+
+    Args:
+        recorded: tapes of one configuration.
+    """
+    growth = faster_growth({one.description.micro_batch_size: one for one in recorded})
+    if growth is None:
+        return ()
+    low, high = growth.line_batches
+    sentence = (
+        f"Memory grows faster than affine in the batch: at batch {growth.batch} operators "
+        f"allocate {growth.factor:.3g} times what the line through batches {low} and {high} says. "
+        "What is answered was recorded at its own batch."
+    )
+    return (sentence,)

@@ -32,6 +32,8 @@ class Event:
     """Requested bytes."""
     operator: str = ""
     section: str = ""
+    request: int = tapes.KNOWN
+    """What `memplan.tape.Events.request` says of a predicted one."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ def predicted_events(life: PredictedLife) -> list[Event]:
     sections = tape.events.section[program.rows].tolist()
     of_block: dict[int, int] = {}
     found: list[Event] = []
-    columns = (program.kinds, program.blocks, life.sizes)
-    for kind, block, size, name, section in zip(
+    columns = (program.kinds, program.blocks, life.sizes, program.request)
+    for kind, block, size, request, name, section in zip(
         *(column.tolist() for column in columns), names, sections, strict=True
     ):
-        where = tape.operator_names[name], tapes.SECTIONS[section]
+        where = tape.operator_names[name], tapes.SECTIONS[section], request
         if kind == tapes.FREE:
             size = of_block.pop(block)  # noqa: PLW2901 - a free has the size of what it frees
             found += [Event(-size, *where)] if size else []

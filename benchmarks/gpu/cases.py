@@ -35,6 +35,7 @@ class Case:
     allocator: str = ""
     cudnn_benchmark: bool = False
     deterministic: bool = False
+    lean: bool = False
     accumulation_steps: int = 1
     budget_gib: int = 0
     """Memory of the smaller card, GiB; 0 where the whole card counts."""
@@ -61,6 +62,7 @@ class Case:
         parts += ["recompute"] * (self.recompute != "none")
         parts += [self.optimizer] * (self.optimizer != "SGD")
         parts += [self.allocator.replace(":", "-").replace(",", "-")] * bool(self.allocator)
+        parts += ["lean"] * self.lean
         parts += ["benchmark"] * self.cudnn_benchmark + ["deterministic"] * self.deterministic
         return "_".join(parts)
 
@@ -79,6 +81,7 @@ class Case:
             allocator=self.allocator,
             deterministic=self.deterministic,
             cudnn_benchmark=self.cudnn_benchmark,
+            lean=self.lean,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -180,7 +180,9 @@ class BackwardWalk:
         assert root is not None, "the loss depends on no parameter"
         remaining = _count_dependencies(root)
         buffers = _InputBuffers()
-        buffers.add(root, 0, torch.ones_like(loss))
+        # PyTorch's `backward` holds what it begins with until it returns.
+        beginning = torch.ones_like(loss)
+        buffers.add(root, 0, beginning)
         ready = [(-root._sequence_nr(), 0, root)]
         order = 0
         with GraphExecGroup():

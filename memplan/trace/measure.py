@@ -258,6 +258,7 @@ def measure(
     accumulation_steps: int = 1,
     memory_limit_bytes: int | None = None,
     timing: Timing | None = None,
+    outside: bool = True,
 ) -> tuple[Measurement, Snapshot | None]:
     """Return what a training's life took on a device, and the allocator's history of it.
 
@@ -271,9 +272,11 @@ def measure(
         accumulation_steps: micro-batches to a timed step; above 1, lives have two.
         memory_limit_bytes: most that the allocator may hold; None lets it have the whole card.
         timing: how steps are timed; None times nothing.
+        outside: whether the driver is asked what lies outside the allocator; a card that is not
+            there has none to ask.
     """
     index = None if device.type != "cuda" else device.index or 0
-    gauge = OutsideGauge(index)
+    gauge = OutsideGauge(index if outside else None)
     batches = Batches.of(workload, micro_batch_size)
     found = Measurement()
     clock = _Clock(device)
@@ -338,7 +341,8 @@ def _end_history(found: Measurement, gauge: OutsideGauge, index: int) -> Snapsho
     found.reserved_peak_bytes = stats["reserved_bytes.all.peak"]
     found.num_alloc_retries = stats["num_alloc_retries"]
     found.num_ooms = stats["num_ooms"]
-    found.device_used_peak_bytes = found.reserved_peak_bytes + found.outside_bytes["step"]
+    if "step" in found.outside_bytes:
+        found.device_used_peak_bytes = found.reserved_peak_bytes + found.outside_bytes["step"]
     content = torch.cuda.memory._snapshot(index)
     torch.cuda.memory._record_memory_history(None)
     return snapshot_of(content, index)

@@ -11,11 +11,13 @@ from memplan.convolution import ConvolutionProblem, DType, Kind
 from memplan.trace.operators_base import (
     MAX_INT32,
     Output,
+    Release,
     Request,
     Workspace,
     copy_bytes,
     held,
     rule,
+    suggested_layout,
 )
 from memplan.trace.operators_reduction import reduction_scratch
 
@@ -173,26 +175,54 @@ def _convolution(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Reques
 
 @rule("aten::convolution_backward")
 def _convolution_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """Copies of badly laid out inputs, each gradient with its workspace, then the bias's sum.
+    """The gradients of input and weight, then the bias's sum.
 
-    Source: aten/src/ATen/native/Convolution.cpp and cudnn/ConvShared.cpp, PyTorch 2.11.
+    Source: `convolution_backward` in aten/src/ATen/native/Convolution.cpp, PyTorch 2.11.
     """
     gradient, tensor, weight = args[0], args[1], args[2]
     problem_args = [tensor, weight, *args[4:10]]
     backend, layout = _backend(problem_args)
-    yield from held(copy_bytes(tensor, layout))
-    yield from held(copy_bytes(gradient, layout))
-    kinds: tuple[Kind, ...] = ("input_gradient", "weight_gradient")
-    for index, kind in enumerate(kinds):
-        if outputs[index] is None:
-            continue
-        yield Output(index)
-        if backend in _CUDNN:
-            if index == 0:
-                yield from held(copy_bytes(weight, layout))
-            yield Workspace(_problem(kind, problem_args, gradient.shape, layout))
+    if backend in _CUDNN:
+        yield from _library_gradients(args, outputs, layout)
+    else:
+        yield from held(copy_bytes(tensor, layout))
+        yield from held(copy_bytes(gradient, layout))
+        # The depthwise kernel makes the weight's gradient first, whole; the input's it resizes.
+        order = (1, 0) if backend == "CudaDepthwise2d" else (0, 1)
+        yield from (Output(index) for index in order if outputs[index] is not None)
     if outputs[2] is not None:
         yield Output(2)
-        yield from reduction_scratch(
-            gradient, [0, *range(2, gradient.dim())], element_bytes=4, layout=layout
-        )
+        yield from reduction_scratch(gradient, [0, *range(2, gradient.dim())], element_bytes=4)
+
+
+def _library_gradients(
+    args: Sequence[Any], outputs: Sequence[Any], layout: torch.memory_format
+) -> Iterator[Request]:
+    """Yield what cuDNN's two gradients ask for, each with copies of its own.
+
+    The gradient is copied once for both where its strides are of another layout than the input's,
+    else, where it has holes, by each of the two.
+
+    Source: `cudnn_convolution_backward`, `cudnn_convolution_backward_input` and
+    `cudnn_convolution_backward_weight` in aten/src/ATen/native/cudnn/ConvShared.cpp, PyTorch 2.11.
+    """
+    gradient, tensor, weight = args[0], args[1], args[2]
+    problem_args = [tensor, weight, *args[4:10]]
+    if outputs[1] is not None:
+        yield from held(copy_bytes(tensor, layout))
+    copied = copy_bytes(gradient, layout)
+    if suggested_layout(gradient) is not suggested_layout(tensor):
+        yield from held(copied)
+        copied = 0
+    if outputs[0] is not None:
+        copies = [*held(copy_bytes(weight, layout)), *held(copied)]
+        yield Output(0)
+        yield from copies
+        yield Workspace(_problem("input_gradient", problem_args, gradient.shape, layout))
+        yield from [Release(len(copies))] * bool(copies)
+    if outputs[1] is not None:
+        copies = [*held(copied)]
+        yield from copies
+        yield Output(1)
+        yield Workspace(_problem("weight_gradient", problem_args, gradient.shape, layout))
+        yield from [Release(len(copies))] * bool(copies)

@@ -3,12 +3,17 @@
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from trace_toy import Counted
 
+from memplan import tape as tapes
 from memplan.trace.engine import BackwardWalk, SavedTensors
+from memplan.trace.record import record
+from memplan.trace.step import StepSettings
 
 
 class Cube(torch.autograd.Function):
@@ -180,3 +185,17 @@ def test_a_gradient_in_another_layout_is_copied_for_its_leaf():
 
     assert [True] == told
     assert leaf.stride() == leaf.grad.stride()
+
+
+def test_the_gradient_that_backward_begins_with_lives_until_it_returns():
+    """PyTorch's `backward` holds it, so it goes after every node has run."""
+    tape = record(Counted(), 2, StepSettings(precision="fp32"))
+    operators, events = tape.operators, tape.events
+    names = [tape.operator_names[name] for name in operators.name]
+    begins = names.index("aten.ones_like.default")
+    block = events.block[(events.operator == begins) & (events.kind == tapes.ALLOCATE)][0]
+    freed = events.operator[(events.block == block) & (events.kind == tapes.FREE)][0]
+    section = operators.section == operators.section[begins]
+    backward = section & (operators.phase == tapes.PHASES.index("backward"))
+
+    assert np.flatnonzero(backward)[-1] == freed

@@ -7,7 +7,7 @@ from trace_toy import Counted
 from memplan import tape as tapes
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
-from memplan.trace.operators import MatrixWorkspace, Output, Temporary, Workspace
+from memplan.trace.operators import MatrixWorkspace, Output, Release, Temporary, Workspace
 from memplan.trace.record import record
 from memplan.trace.step import StepSettings
 
@@ -93,6 +93,49 @@ def test_a_convolution_backward_asks_for_each_gradient_it_computes():
 
     assert [Output, Workspace] == [type(request) for request in asked]
     assert "weight_gradient" == asked[1].convolution.kind
+
+
+def test_each_gradient_of_a_convolution_copies_a_gradient_with_holes():
+    """Output first, then the copy for the input's; copy first, then output for the weight's."""
+    with fake_cuda():
+        arguments = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]]
+        asked = asked_by(
+            aten.convolution_backward.default,
+            _image(2, 10, 8, 8)[:, 2:8],
+            _image(2, 4, 8, 8),
+            _image(6, 4, 3, 3),
+            [6],
+            *arguments,
+        )
+    copy = Temporary(2 * 6 * 64 * 2)
+
+    assert [Output(0), copy, "input_gradient", Release(1)] == _told(asked[:4])
+    assert [copy, Output(1), "weight_gradient", Release(1), Output(2)] == _told(asked[4:9])
+
+
+def test_a_gradient_of_another_layout_is_copied_once():
+    """The copy serves both gradients and lives until the operator ends."""
+    with fake_cuda():
+        arguments = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]]
+        asked = asked_by(
+            aten.convolution_backward.default,
+            _image(2, 6, 8, 8, layout=torch.channels_last),
+            _image(2, 4, 8, 8),
+            _image(6, 4, 3, 3),
+            None,
+            *arguments,
+        )
+    expected = [
+        *(Temporary(2 * 6 * 64 * 2), Output(0), "input_gradient"),
+        *(Output(1), "weight_gradient"),
+    ]
+
+    assert expected == _told(asked)
+
+
+def _told(asked):
+    """Return requests with workspaces as the kind of their convolution."""
+    return [one.convolution.kind if isinstance(one, Workspace) else one for one in asked]
 
 
 def test_a_transposed_convolution_is_the_gradient_of_a_plain_one():

@@ -89,6 +89,16 @@ def test_pytorchs_own_depthwise_kernel_copies_and_wants_no_workspace():
     assert [Temporary(2 * 8 * 72 * 4), Temporary(8 * 9 * 4), Output(0)] == asked
 
 
+def test_pytorchs_own_depthwise_kernel_makes_the_weights_gradient_first():
+    """It is made whole; the input's is empty until its kernel is launched."""
+    with fake_cuda():
+        tensor, weight = _empty(2, 8, 8, 8), _empty(8, 1, 3, 3)
+        shape = ([0], [1, 1], [1, 1], [1, 1], False, [0, 0], 8, [True, True, False])
+        asked = asked_by(aten.convolution_backward.default, tensor, tensor, weight, *shape)
+
+    assert [Output(1), Output(0)] == asked
+
+
 def test_the_gradient_of_a_bias_is_summed_with_a_buffer():
     """After the other gradients: the sum over images and pixels keeps partial results."""
     with fake_cuda():

@@ -1,0 +1,29 @@
+"""What the tests let a child process do on its phantom card."""
+
+import ctypes
+import os
+
+from memplan.errors import BadInputError
+
+
+def card_and_peak(*, count):
+    import torch
+
+    tensor = torch.zeros(count, device="cuda")
+    peak = torch.cuda.memory_stats()["allocated_bytes.all.peak"]
+    return [torch.cuda.get_device_capability(), tensor.numel(), peak]
+
+
+def mark(*, out):
+    print("a word that is no answer")
+    out.write_text(os.environ["MEMPLAN_MARK"])
+
+
+def crash():
+    ctypes.string_at(0)
+
+
+def refuse(*, name):
+    if name:
+        raise BadInputError(f"No such thing as {name!r}.")
+    raise ZeroDivisionError("division by zero")

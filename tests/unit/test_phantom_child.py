@@ -1,0 +1,54 @@
+"""A child process on a phantom card: what calls give back, and what becomes of those that fail."""
+
+from pathlib import Path
+
+import pytest
+from phantom_calls import card_and_peak, crash, mark, refuse
+
+from memplan.device import catalogue
+from memplan.errors import BadInputError, MemplanError
+from memplan.phantom.child import PhantomChild
+
+
+@pytest.fixture(scope="module")
+def child():
+    """Return a child on an RTX 3090."""
+    variables = {"MEMPLAN_MARK": "here", "PYTHONPATH": str(Path(__file__).parent)}
+    with PhantomChild(catalogue.card("rtx-3090"), variables=variables) as child:
+        yield child
+
+
+def test_each_call_meets_the_card_with_an_empty_allocator(child):
+    first = child.call(card_and_peak, {"count": 1024})
+    second = child.call(card_and_peak, {"count": 256})
+    assert [[8, 6], 1024, 4096] == first
+    assert [[8, 6], 256, 1024] == second
+
+
+def test_a_call_may_write_a_file_and_print(child, tmp_path: Path):
+    assert child.call(mark, {}, tmp_path / "mark.txt") is None
+    assert (tmp_path / "mark.txt").read_text() == "here"
+
+
+def test_an_error_of_ours_comes_back_as_itself(child):
+    with pytest.raises(BadInputError, match=r"^No such thing as 'tree'.$"):
+        child.call(refuse, {"name": "tree"})
+
+
+def test_any_other_error_comes_back_with_its_kind_and_words(child):
+    with pytest.raises(MemplanError, match=r"^ZeroDivisionError: division by zero$"):
+        child.call(refuse, {"name": ""})
+
+
+def test_a_crash_ends_its_own_call_alone(child):
+    with pytest.raises(MemplanError, match="ended its process on the phantom card by signal 11"):
+        child.call(crash, {})
+    assert child.call(card_and_peak, {"count": 256})[1] == 256
+
+
+def test_a_child_that_does_not_start_says_so():
+    with (
+        PhantomChild(catalogue.card("t4"), imports=("no_such_module",)) as child,
+        pytest.raises(MemplanError, match="ended before it answered"),
+    ):
+        child.call(card_and_peak, {"count": 1})

@@ -110,6 +110,8 @@ class ScriptAnswer:
     missing_calls: list[str] = field(default_factory=list)
     num_processes: int = 1
     """Processes that used the card; the one with the largest peak is told of."""
+    timed_out: bool = False
+    """Whether the script was ended for it took too long."""
     seconds: float = 0.0
     batch_option: str = ""
     """The option whose largest value was looked for; empty where none was."""

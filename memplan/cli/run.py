@@ -86,6 +86,8 @@ def command(script: tuple[str, ...], **values: Any) -> None:
         say=progress,
     )
     progress.done()
+    if not values["quiet"]:
+        click.echo(err=True)  # what the script printed last may have no end of line
     show(values, [answer], text)
     write_pages(values, scripts=[answer])
     sys.exit(0 if answer.runs else 1)
@@ -151,8 +153,10 @@ def _headline(answer: ScriptAnswer) -> str:
         place = f" at {Path(error.file).name}:{error.line}" if error.file else ""
         return f"The command fails{place}: {error.kind}: {error.message}"
     steps = f"{answer.num_steps} step{'s' if answer.num_steps != 1 else ''} watched"
+    if not answer.num_steps:
+        steps = "no optimizer step seen"
     return (
-        f"The command runs on {card}: device-used {format_bytes(answer.device_used_peak_bytes)} "
+        f"The command runs on {card}: device-used {format_bytes(answer.device_used_peak_bytes)}\n"
         f"at its peak, {steps} (phantom)."
     )
 
@@ -248,7 +252,9 @@ def _times(count: int) -> str:
 
 def _notes(answer: ScriptAnswer) -> str:
     notes = [] if answer.runs else _remedies(answer)
-    if answer.stopped:
+    if answer.timed_out:
+        notes.append("The script was ended at --timeout; all it would have done is not seen.")
+    elif answer.stopped:
         notes.append(f"Stopped after {answer.num_steps} steps; --steps N watches N.")
     if answer.unseen_validation_steps:
         total = answer.num_steps + answer.unseen_validation_steps

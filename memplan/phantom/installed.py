@@ -16,8 +16,12 @@ from memplan.phantom.compile import SONAMES
 # Source: cudnn_graph.h; CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR came with 9.8.
 OLDEST_CUDNN = (9, 8)
 _SECONDS = 60
+# Start-up files of the interpreter may print, too.
+_MARK = "memplan asks: "
 # What another interpreter is asked; it may be any Python 3 and has no memplan.
 _QUESTION = """\
+import sys
+sys.path[:] = [one for one in sys.path if one]  # the script's modules are not asked
 import importlib.metadata as metadata, importlib.util as util, json
 def version(name):
     try:
@@ -25,7 +29,7 @@ def version(name):
     except metadata.PackageNotFoundError:
         return None
 spec = util.find_spec("torch")
-print(json.dumps([spec and spec.origin, [version(name) for name in PACKAGES]]))
+print(MARK + json.dumps([spec and spec.origin, [version(name) for name in PACKAGES]]))
 """
 
 
@@ -89,7 +93,7 @@ def _version(package: str) -> str | None:
 
 
 def _other(interpreter: str) -> _Found:
-    question = _QUESTION.replace("PACKAGES", repr(_packages()))
+    question = _QUESTION.replace("PACKAGES", repr(_packages())).replace("MARK", repr(_MARK))
     try:
         done = subprocess.run(  # noqa: S603 (the user's own interpreter)
             [interpreter, "-c", question],
@@ -98,12 +102,19 @@ def _other(interpreter: str) -> _Found:
             check=True,
             timeout=_SECONDS,
         )
-        torch, versions = json.loads(done.stdout)
+        torch, versions = json.loads(done.stdout.rpartition(_MARK)[2])
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise _unasked(interpreter, last) from None
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise BadInputError(
-            f"{interpreter} cannot be asked for its torch ({type(error).__name__}). Name a Python."
-        ) from None
+        raise _unasked(interpreter, type(error).__name__) from None
     return _Found(torch, tuple(versions))
+
+
+def _unasked(interpreter: str, reason: str) -> BadInputError:
+    return BadInputError(
+        f"{interpreter} cannot be asked for its torch ({reason}). Name a Python that starts."
+    )
 
 
 def _major(torch: str, where: str) -> int:

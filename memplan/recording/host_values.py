@@ -35,6 +35,11 @@ class _Entry:
     content: Content
 
 
+def _identity(tensor: torch.Tensor) -> int:
+    """Return what a tensor's storage is known by; 0 where it has none, as a sparse tensor."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else 0
+
+
 def _host_storage(num_bytes: int) -> torch.UntypedStorage:
     storage: torch.UntypedStorage = torch.UntypedStorage(num_bytes)  # type: ignore[no-untyped-call]
     return storage
@@ -68,16 +73,17 @@ class HostValues:
         """Return what a device tensor's storage holds, None when that is not known."""
         if not self._entries:
             return None
-        entry = self._entries.get(tensor.untyped_storage()._cdata)
+        entry = self._entries.get(_identity(tensor))
         return None if entry is None else entry.content
 
     def is_known(self, tensor: torch.Tensor) -> bool:
         """Return whether a device tensor's storage has a known content."""
-        return tensor.untyped_storage()._cdata in self._entries
+        return _identity(tensor) in self._entries
 
     def has_room(self, tensor: torch.Tensor) -> bool:
         """Return whether a device tensor's storage is small enough to have a host copy."""
-        return tensor.untyped_storage().nbytes() <= self._limit_bytes
+        is_plain = tensor.layout is torch.strided
+        return is_plain and tensor.untyped_storage().nbytes() <= self._limit_bytes
 
     def view(self, tensor: torch.Tensor, content: Content) -> torch.Tensor:
         """Return the host's view of a device tensor, sharing memory with all others of it."""
@@ -101,6 +107,8 @@ class HostValues:
         Returns:
             Whether they were taken: False above the size limit, or for a part of an unknown whole.
         """
+        if tensor.layout is not torch.strided:
+            return False
         storage = tensor.untyped_storage()
         known = self._entries.get(storage._cdata)
         if known is None or known.content.host is None:
@@ -121,7 +129,7 @@ class HostValues:
         """Take a device tensor's whole storage as unknown from now on."""
         if not self._entries:
             return
-        entry = self._entries.pop(tensor.untyped_storage()._cdata, None)
+        entry = self._entries.pop(_identity(tensor), None)
         if entry is not None:
             _free(entry)
 

@@ -45,6 +45,11 @@ class RuledMasks:
             self._note_comparison(call, result, args, kwargs)
         elif call.name in ops.MASK_SUMMARIES and args[0].dtype is torch.bool:
             self._note_summary(call.name, result, args[0])
+        elif call.name in ops.MASK_SUMMARIES and _is_whole(args[0]):
+            # Integers are 0, as a library's report that all went well.
+            if result.numel() <= _MOST_ELEMENTS:
+                zeros = torch.zeros(result.shape, dtype=result.dtype)
+                self._values.keep(result, zeros, by_rule=True)
 
     def are_constant(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether each of some masks is one value throughout."""
@@ -55,7 +60,9 @@ class RuledMasks:
         """Take the result of an operator on masks of one value each, however large they are."""
         contents = (self._values.content(one) for one in tensors_in(args))
         values = [torch.tensor(one.constant) for one in contents if one is not None]
-        self._values.keep_constant(result, bool(call.overload(*values)))
+        # Whichever overload was called, one that takes `out` perhaps, the operator is the same.
+        operator = getattr(torch.ops.aten, call.name)
+        self._values.keep_constant(result, bool(operator(*values)))
 
     def _note_comparison(
         self, call: Call, result: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
@@ -89,6 +96,10 @@ class RuledMasks:
         answers = {"all": 0, "min": 0, "any": 1, "max": 1}
         value = answers.get(name, self._rules.count(mask.numel()))
         self._values.keep(result, torch.full(result.shape, value).to(result.dtype), by_rule=True)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
 
 
 def _told_by_finiteness(name: str, args: Sequence[Any]) -> bool | None:

@@ -6,6 +6,7 @@ and `start/sitecustomize.py` on its path; what it prints goes to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,8 +15,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from memplan.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptErr
 
 _START = Path(__file__).parent / "start"
 _MOST_MODULES = 40
+_LAST_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +132,12 @@ def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
     return made
 
 
-def _child(request: ScriptRequest, folder: str) -> int:
-    """Run the command in a process group of its own, so that all it started ends with it."""
+def _child(request: ScriptRequest, folder: str) -> int | None:
+    """Run the command in a process group of its own, so that all it started ends with it.
+
+    Returns:
+        Its exit code; None where it had not ended in time.
+    """
     sys.stderr.flush()
     output = None if request.prints else subprocess.DEVNULL
     child = subprocess.Popen(  # noqa: S603 - the user's own command is what is asked to run
@@ -141,32 +148,56 @@ def _child(request: ScriptRequest, folder: str) -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
+    with _ended_by_signals():
+        try:
+            return child.wait(timeout=request.timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end_group(child)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let what ends this process end what it started, too."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, leave) for number in numbers]
     try:
-        return child.wait(timeout=request.timeout_seconds)
-    except subprocess.TimeoutExpired:
-        raise MemplanError(
-            f"The script had not ended after {request.timeout_seconds:g} s. Stop it earlier with "
-            "--steps N, or give it longer with --timeout SECONDS."
-        ) from None
+        yield
     finally:
-        _end_group(child)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """End the command and all it started; watched processes get the time to say what they saw."""
+    for number, seconds in ((signal.SIGTERM, _LAST_SECONDS), (signal.SIGKILL, 0.0)):
         try:
             os.killpg(child.pid, number)
+            child.wait(timeout=seconds or None)
         except (ProcessLookupError, PermissionError):
             break
-        if number is signal.SIGTERM:
-            time.sleep(0.2)
+        except subprocess.TimeoutExpired:
+            continue
     child.wait()
 
 
 def _answer(
-    request: ScriptRequest, seen: list[dict[str, Any]], code: int, seconds: float
+    request: ScriptRequest, seen: list[dict[str, Any]], code: int | None, seconds: float
 ) -> ScriptAnswer:
     using = [one for one in seen if one["used_cuda"]]
+    if code is None and not using:
+        raise MemplanError(
+            f"The script had not ended after {request.timeout_seconds:g} s. Stop it earlier with "
+            "--steps N, or give it longer with --timeout SECONDS."
+        )
     if not using:
         raise BadInputError(_why_nothing(request, seen, code))
     using.sort(key=lambda one: (-one["peaks"]["reserved_peak_bytes"], one["rank"]))
@@ -205,6 +236,7 @@ def _answer(
         by_rule=[HostRead(**read) for read in one["host_reads"]["by_rule"]],
         missing_calls=one["missing_calls"],
         num_processes=len(using),
+        timed_out=code is None,
         seconds=seconds,
     )
 
@@ -224,7 +256,7 @@ def _ended_by(code: int) -> dict[str, Any]:
     return {"kind": "exit", "message": f"ended with exit code {code}", "file": "", "line": 0}
 
 
-def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int) -> str:
+def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int | None) -> str:
     """Say in one line why there is nothing to tell of."""
     command = shlex.join(request.command)
     for one in seen:
@@ -234,14 +266,14 @@ def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int) 
             return (
                 f"{command} failed before it used CUDA: {error['kind']}: {error['message']}{place}."
             )
-    if not seen and code < 0:
+    if not seen and code is not None and code < 0:
         return f"{command} was killed by {signal.Signals(-code).name}; see its output."
     if not seen and code:
         return f"{command} ended with exit code {code} before it imported torch; see its output."
     if not seen:
         return (
-            f"{command} never imported torch, or its Python ignores PYTHONPATH (-I, -E, -S). "
-            "Give the command that trains."
+            f"{command} never imported torch, left by os._exit, or its Python was started without "
+            "this environment (-I, -E, -S, env={}). Give the command that trains."
         )
     return (
         f"{command} never used CUDA. Give it the option that trains on a GPU, such as --device 0."

@@ -8,13 +8,16 @@ script ends, by itself, by an error or because it has been watched for long enou
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -52,7 +55,8 @@ class Watch:
         self.marks: list[Mark] = []
         self.out_of_memory: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
-        self._optimizer: int | None = None
+        self._marked_steps: Counter[int] = Counter()
+        self._round: set[int] = set()
         self._device = 0
         self._is_started = False
         self._is_written = False
@@ -71,6 +75,8 @@ class Watch:
         self._previous_hook = sys.excepthook
         sys.excepthook = self._on_exception
         atexit.register(self.write)
+        with contextlib.suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, self._on_end)
 
     def _on_cuda(self) -> None:
         """Start the allocator's history, as CUDA has just been initialized."""
@@ -97,16 +103,23 @@ class Watch:
         self.modules.set_phase("between")
         if not self._is_started:
             return
-        if self._optimizer is None:
-            self._optimizer = id(optimizer)
-        if len(self.marks) < _MARKED_STEPS or self._has_grown():
+        self._marked_steps[id(optimizer)] += 1
+        if self._marked_steps[id(optimizer)] <= _MARKED_STEPS or self._has_grown():
             self.marks.append(self._mark(optimizer))
-        if id(optimizer) != self._optimizer:
+        if not self._is_a_step(optimizer):
             return
         self.known.reads.end_step()
         self.steps.append(self._memory())
         if self.enough.end_step(self.steps):
             self._stop()
+
+    def _is_a_step(self, optimizer: Any) -> bool:
+        """Return whether an optimizer begins a new round: of several that take turns one counts."""
+        if id(optimizer) in self._round or not self._round:
+            self._round = {id(optimizer)}
+            return True
+        self._round.add(id(optimizer))
+        return False
 
     def _memory(self) -> dict[str, int]:
         stats = torch.cuda.memory_stats(self._device)
@@ -143,7 +156,7 @@ class Watch:
                 tensor.untyped_storage().data_ptr(): kind
                 for kind, tensors in kinds.items()
                 for tensor in tensors
-                if tensor.is_cuda
+                if tensor.is_cuda and tensor.layout is torch.strided
             },
         )
 
@@ -155,6 +168,12 @@ class Watch:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+    def _on_end(self, number: int, frame: FrameType | None) -> None:
+        """Write what was seen when the parent ends the script, for it took too long."""
+        del number, frame
+        self.write(stopped=True)
+        os._exit(143)
 
     # -- errors
 

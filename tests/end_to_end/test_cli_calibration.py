@@ -156,7 +156,8 @@ def test_a_calibration_is_the_file_that_was_described(memplan, measured, tmp_pat
     measured.save(file)
 
     assert {
-        "schema", "card", "device_name", "capacity_bytes", "driver", "versions", "context_bytes",
+        "checksum", "schema", "card", "device_name", "capacity_bytes", "driver", "versions",
+        "context_bytes",
         "context_uncertainty_bytes", "context_bytes_by_phase", "library_handle_bytes",
         "arithmetic_fraction", "bandwidth_fraction", "launch_seconds", "measured_on",
         "num_measurements", "median_error_fraction", "origin",

@@ -111,7 +111,8 @@ def test_saved_files_come_back_as_they_were(saved):
     again = [json.loads(json.dumps(a.to_json())) for a in load_answers(folder / "probe.json")]
 
     assert json.loads(finished.stdout) == again
-    assert json.loads((folder / "probe.json").read_text()) == again
+    kept = json.loads((folder / "probe.json").read_text())
+    assert [{k: v for k, v in one.items() if k != "checksum"} for one in kept] == again
     assert [
         "Wrote probe.json",
         "Wrote step.tape",

@@ -242,13 +242,54 @@ def test_what_is_not_python_is_refused(command, words):
 
 def test_a_users_sitecustomize_is_still_run(tmp_path, monkeypatch):
     """The start-up file of the user's own that ours hides runs as ever."""
-    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['OWN_START'] = 'yes'\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nprint('starting')\nos.environ['OWN_START'] = 'yes'\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     command = script(
         tmp_path,
         "import os, torch\ntorch.ones(3).cuda()\nassert os.environ['OWN_START'] == 'yes'\n",
     )
     assert memplan_run("--gpu", "t4", command=command).returncode == 0
+
+
+def _sleeper(tmp_path):
+    return script(
+        tmp_path,
+        "import time, torch\n"
+        "w = torch.nn.Parameter(torch.ones(1 << 20, device='cuda'))\n"
+        "o = torch.optim.SGD([w], 0.1)\n"
+        "w.sum().backward()\n"
+        "o.step()\n"
+        "print('asleep', flush=True)\n"
+        "time.sleep(600)\n",
+    )
+
+
+def test_a_script_that_takes_too_long_is_told_of_as_far_as_it_came(tmp_path):
+    """At the time-out the peaks so far are the answer, and it says so."""
+    code, answer = answer_of("--gpu", "t4", "--timeout", "15", command=_sleeper(tmp_path))
+
+    assert code == 0
+    assert answer["timed_out"]
+    assert answer["steps"] == 1
+    assert answer["peaks"]["allocated_peak_bytes"] >= 2 * 4 << 20
+
+
+def test_nothing_is_left_when_memplan_is_ended(tmp_path):
+    """SIGTERM ends the script, too."""
+    command = _sleeper(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "memplan", "run", "--gpu", "t4", "--", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert any("asleep" in line for line in running.stderr)
+        running.terminate()
+        assert running.wait(timeout=60) == 143
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+
+    assert command[1] not in listing.stdout
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ def _node():
 
 # What is used, by the name it has in the source, and where this release keeps it.
 PRIVATE = {
+    "_allgather_base_": lambda: torch.ops.c10d._allgather_base_,
     "_apply": lambda: torch.nn.Module()._apply,
     "_buffers": lambda: torch.nn.Module()._buffers,
     "_C": lambda: torch._C,

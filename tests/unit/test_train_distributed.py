@@ -253,7 +253,9 @@ def test_devices_are_matched_with_processes(monkeypatch):
 def test_image_weights_are_of_one_process(monkeypatch, tmp_path):
     """They follow the evaluation, which only rank 0 makes."""
     monkeypatch.setattr("memplan.train.setup.join", lambda _: Ranks(size=2))
+    toy = Toy()
+    toy.data_options = frozenset({"image_weights"})
     with pytest.raises(UsageError, match="--image-weights follows the evaluation"):
-        prepare(Toy(), toy_options(tmp_path, image_weights=True))
+        prepare(toy, toy_options(tmp_path, image_weights=True))
 
     assert NUM_IMAGES == Toy().open_data(toy_options(tmp_path)).num_training_images

@@ -82,6 +82,25 @@ assert not bool(torch.isnan(network).any())
 assert not bool(torch.isinf(network).any())
 assert bool(torch.isfinite(torch.empty(1 << 22, device=D).exp()).all())
 
+assert not bool(torch.logical_or(network.isnan(), network.isinf()).any())
+assert bool(torch.logical_not(network.sum().isnan()))
+layer = torch.nn.Linear(4, 4).to(D)
+layer(torch.ones(2, 4, device=D)).sum().backward()
+torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0, error_if_nonfinite=True)
+
+# Libraries report by integers that all went well.
+torch.linalg.inv(network)
+torch.linalg.solve(network, network)
+torch.linalg.cholesky(network)
+
+# Sparse gradients have no storage to follow.
+embedding = torch.nn.Embedding(1000, 16, sparse=True).to(D)
+optimizer = torch.optim.SGD(embedding.parameters(), 0.1)
+for _ in range(2):
+    optimizer.zero_grad()
+    embedding(of(1, 2, 3)).sum().backward()
+    optimizer.step()
+
 # dtypes come out as without interception, on both devices.
 for where in ("cpu", D):
     half = torch.ones(4, dtype=torch.half, device=where)

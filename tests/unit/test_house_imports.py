@@ -16,7 +16,8 @@ SHARED = {
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
     "shared": set(),
-    "device": set(),
+    # A card is described to a phantom, and cuDNN is asked on one.
+    "device": {"phantom"},
     "phantom": {"device"},
     "recording": {"device", "phantom"},
     "trace": {"device"},

@@ -102,12 +102,17 @@ class WorkspaceOracle:
         description = described.cudnn_description()
         self._device = json.dumps(description)
         # The workspace of the plan PyTorch takes, and those of all it times under benchmark.
-        self._chosen = _Answers(
-            WorkspaceCache.of(description, self.cudnn_version), partial(self._asked, every=False)
-        )
-        self._timed = _Answers(
-            WorkspaceCache.of(description, self.cudnn_version, benchmark=True),
-            partial(self._asked, every=True),
+        self._chosen, self._timed = (
+            _Answers(
+                WorkspaceCache.of(
+                    description,
+                    self.cudnn_version,
+                    benchmark=every,
+                    asked_by=cudnn_asking.asked_by(),
+                ),
+                partial(self._asked, every=every),
+            )
+            for every in (False, True)
         )
 
     def bytes(self, problem: ConvolutionProblem) -> int:

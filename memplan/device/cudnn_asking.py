@@ -10,6 +10,8 @@ does not depend on which card the phantom is.
 from __future__ import annotations
 
 import atexit
+import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -37,6 +39,18 @@ def start() -> None:
     """Start the child, so that it is there when it is asked; forked processes share it then."""
     with suppress(MemplanError):  # told when it is asked
         _child()
+
+
+@functools.cache
+def asked_by() -> str:
+    """Return a text that changes when the phantom's libraries do, and maybe cuDNN's answers."""
+    from memplan.phantom.build import library_folder
+
+    digest = hashlib.sha256()
+    with suppress(MemplanError):  # told when it is asked
+        for path in sorted(one for one in library_folder().rglob("*.so*") if one.is_file()):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def workspaces(

@@ -38,7 +38,8 @@ class BuildWithLibraries(build_py):
             return
         compiler = _compiler()
         for major in compiler.SONAMES:
-            out = Path(self.build_lib) / "memplan" / "phantom" / "lib" / f"cuda{major}"
+            folder = Path(self.build_lib) / "memplan" / "phantom" / "lib" / f"cuda{major}"
+            out = folder / compiler.NESTED
             if out.is_dir():
                 continue
             try:

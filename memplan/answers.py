@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from memplan.errors import BadInputError, BadTapeError
+from memplan.files import Source, converted, decoded, write_text
+from memplan.files.structures import NotStructuredError, sealed, unsealed
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
 from memplan.script_answer import SCHEMA as RUN_SCHEMA
 from memplan.script_answer import ScriptAnswer
@@ -254,29 +255,27 @@ class Answer:
         if schema != cls.SCHEMA:
             raise BadTapeError(f"Schema {schema!r} is not {cls.SCHEMA!r}, which was expected here.")
         try:
-            record: Self = _revived(cls, {k: v for k, v in values.items() if k != "schema"})
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            record = converted({k: v for k, v in values.items() if k != "schema"}, cls)
+        except NotStructuredError as error:
             raise BadTapeError(f"A {cls.SCHEMA} record is incomplete: {error}.") from None
+        _check_numbers(values)
         return record
 
 
-def _revived(kind: Any, value: Any) -> Any:
-    """Rebuild nested dataclasses, tuples and dicts from plain JSON values."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: _revived(hints[name], item) for name, item in value.items()})
-    if origin is tuple:
-        inner = arguments[0] if len(arguments) == 2 and arguments[1] is ... else None
-        if inner is not None:
-            return tuple(_revived(inner, item) for item in value)
-        return tuple(_revived(k, item) for k, item in zip(arguments, value, strict=True))
-    if origin is dict:
-        return {key: _revived(arguments[1], item) for key, item in value.items()}
-    if origin in (types.UnionType, typing.Union):
-        inner = next(argument for argument in arguments if argument is not type(None))
-        return None if value is None else _revived(inner, value)
-    return value
+_MOST = 1 << 60
+"""More than any number of bytes, images or operations in an answer."""
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse numbers that no answer has: none is below 0 by more than bytes, none is endless."""
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_numbers(item)
+    elif isinstance(value, int | float) and not -_MOST < value < _MOST:
+        raise BadTapeError(f"The number {value} in it is larger than any that memplan writes.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,9 +495,9 @@ def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -
     """
     if path.exists() and not force:
         raise BadInputError(f"{path} exists. Give another --output, or --force to overwrite it.")
-    values = [answer.to_json() for answer in answers]
+    values = [sealed(answer.to_json()) for answer in answers]
     try:
-        path.write_text(json.dumps(values[0] if len(values) == 1 else values, indent=1) + "\n")
+        write_text(path, json.dumps(values[0] if len(values) == 1 else values, indent=1) + "\n")
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
 
@@ -515,18 +514,26 @@ def load_answers(path: Path) -> list[Answer | ScriptAnswer]:
         InfeasibleAnswer.SCHEMA: InfeasibleAnswer,
         RUN_SCHEMA: ScriptAnswer,
     }
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadTapeError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise BadTapeError(f"{path} cannot be read as JSON: {error}.") from None
+    values = decoded(
+        Source(
+            path=path,
+            what="a saved answer",
+            way_out="Save it anew with --output.",
+            missing="`memplan probe --output` and `memplan plan --output` write such files.",
+            error=BadTapeError,
+        )
+    )
     answers: list[Answer | ScriptAnswer] = []
     for item in values if isinstance(values, list) else [values]:
         schema = item.get("schema") if isinstance(item, dict) else None
-        if schema not in kinds:
+        if not isinstance(schema, str) or schema not in kinds:
             raise BadTapeError(
                 f"{path} has schema {schema!r}; this memplan reads {', '.join(kinds)}."
             )
-        answers.append(kinds[schema].from_json(item))
+        try:
+            answers.append(kinds[schema].from_json(unsealed(item)))
+        except (BadTapeError, NotStructuredError) as error:
+            raise BadTapeError(
+                f"{path} is damaged: {str(error).rstrip('.')}. Save it anew with --output."
+            ) from None
     return answers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadTapeError
+from memplan.files import Source, converted, replaced
+from memplan.files.archives import CheckedArchive, DamagedError, read_npz
+from memplan.files.structures import NotStructuredError
 from memplan.reduction import Reduction
 
 SCHEMA = "memplan.tape/1"
@@ -199,76 +202,135 @@ class Tape:
         columns |= {f"operators.{k}": v for k, v in vars(self.operators).items()}
         columns["block_category"] = self.block_category
         text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        with path.open("wb") as file:
+        with replaced(path) as file:
             np.savez_compressed(file, header=text, **columns)
-
-
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
 def is_tape(path: Path) -> bool:
     """Return whether the file looks like a saved tape rather than a PyTorch snapshot."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with _source(path).open() as file:
+            if not zipfile.is_zipfile(file):
+                return False
+            archive = CheckedArchive(file, most_bytes=_MOST_BYTES, compressed=True)
+            return "header.npy" in archive.names
+    except (BadTapeError, DamagedError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "header.npy" in archive.namelist()
 
 
-# What numpy, zip and JSON raise for files that are damaged or hold something else.
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_MOST_BYTES = 1 << 30
+"""More than any tape unpacks to: one of a million events takes 60 MB."""
+
+
+def _source(path: Path) -> Source:
+    return Source(
+        path=path,
+        what="a tape",
+        way_out="Record it again.",
+        missing="`memplan probe --output` writes one.",
+        most_bytes=_MOST_BYTES,
+        error=BadTapeError,
+    )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands beside the columns, as JSON."""
+
+    description: Description
+    operator_names: tuple[str, ...]
+    modules: tuple[ModuleRecord, ...]
+    convolutions: tuple[ConvolutionProblem, ...]
+    reductions: tuple[Reduction, ...] = ()
 
 
 def load_tape(path: Path) -> Tape:
-    """Return a saved tape.
+    """Return a saved tape, every index in it within what it points into.
 
     Raises:
         BadTapeError: the file is missing, damaged, not a tape, or of an unknown schema version.
     """
+    source = _source(path)
+    columns = read_npz(source, most_bytes=_MOST_BYTES)
+    header = _header(source, columns)
     try:
-        # Opened here, because numpy leaves a file that it cannot read open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            header = json.loads(archive["header"].tobytes())
-            schema = header.get("schema")
-            if schema != SCHEMA:
-                raise BadTapeError(
-                    f"{path} has schema {schema!r}, but this memplan reads {SCHEMA!r}. "
-                    "Record it again, or use the memplan that wrote it."
-                )
-            columns = {name: archive[name] for name in archive.files}
-        part = {
-            prefix: {
-                name.removeprefix(prefix): column
-                for name, column in columns.items()
-                if name.startswith(prefix)
-            }
-            for prefix in ("events.", "operators.")
-        }
-        return Tape(
-            description=Description(**_tuples(header["description"])),
-            events=Events(**part["events."]),
-            operators=Operators(**part["operators."]),
+        tape = Tape(
+            description=header.description,
+            events=Events(**_part(columns, "events.")),
+            operators=Operators(**_part(columns, "operators.")),
             block_category=columns["block_category"],
-            operator_names=tuple(header["operator_names"]),
-            modules=tuple(ModuleRecord(**_tuples(row)) for row in header["modules"]),
-            convolutions=tuple(
-                ConvolutionProblem(**_tuples(row)) for row in header["convolutions"]
-            ),
-            reductions=tuple(Reduction(**_tuples(row)) for row in header.get("reductions", ())),
+            operator_names=header.operator_names,
+            modules=header.modules,
+            convolutions=header.convolutions,
+            reductions=header.reductions,
         )
-    except FileNotFoundError:
-        raise BadTapeError(f"{path} does not exist. `memplan probe --output` writes one.") from None
-    except _UNREADABLE as error:
+    except (TypeError, KeyError) as error:
+        raise source.bad(f"a column is missing or unknown ({error})") from None
+    for problem in _faults(tape):
+        raise source.bad(problem)
+    return tape
+
+
+def _header(source: Source, columns: dict[str, npt.NDArray[Any]]) -> _Header:
+    if "header" not in columns:
+        raise source.bad("it has no header")
+    try:
+        values = json.loads(columns.pop("header").tobytes())
+    except (ValueError, RecursionError):
+        raise source.bad("its header is no JSON") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema != SCHEMA:
         raise BadTapeError(
-            f"{path} cannot be read as a tape ({type(error).__name__}). Record it again."
-        ) from None
+            f"{source.shown} has schema {schema!r}, but this memplan reads {SCHEMA!r}. "
+            "Record it again, or use the memplan that wrote it."
+        )
+    try:
+        return converted({k: v for k, v in values.items() if k != "schema"}, _Header)
+    except NotStructuredError as error:
+        raise source.bad(error) from None
+
+
+def _part(columns: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): column
+        for name, column in columns.items()
+        if name.startswith(prefix)
+    }
+
+
+def _faults(tape: Tape) -> Iterator[str]:
+    """Yield what in the columns points outside what it points into."""
+    events, operators = tape.events, tape.operators
+    for rows in (events, operators):
+        columns = vars(rows).values()
+        if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
+            yield "a column is no list of whole numbers"
+            return
+        if len({len(column) for column in columns}) != 1:
+            yield "its columns are of several lengths"
+            return
+    if tape.block_category.ndim != 1 or tape.block_category.dtype.kind not in "iu":
+        yield "a column is no list of whole numbers"
+        return
+    lowest = FIRST_REDUCTION - 2 * len(tape.reductions) + 1
+    ranges: tuple[tuple[str, npt.NDArray[Any], int, int], ...] = (
+        ("events.kind", events.kind, ALLOCATE, KEEP_COPY),
+        ("events.block", events.block, 0, len(tape.block_category) - 1),
+        ("events.requested_bytes", events.requested_bytes, 0, _MOST_REQUESTED_BYTES),
+        ("events.request", events.request, lowest, len(tape.convolutions) - 1),
+        ("events.operator", events.operator, -1, len(operators.name) - 1),
+        ("events.section", events.section, 0, len(SECTIONS) - 1),
+        ("operators.name", operators.name, 0, len(tape.operator_names) - 1),
+        ("operators.module", operators.module, -1, len(tape.modules) - 1),
+        ("operators.section", operators.section, 0, len(SECTIONS) - 1),
+        ("operators.phase", operators.phase, 0, len(PHASES) - 1),
+        ("operators.flops", operators.flops, 0, _MOST_REQUESTED_BYTES),
+        ("operators.moved_bytes", operators.moved_bytes, 0, _MOST_REQUESTED_BYTES),
+        ("block_category", tape.block_category, 0, len(CATEGORIES) - 1),
+    )
+    for name, column, least, most in ranges:
+        if len(column) and not least <= int(column.min()) <= int(column.max()) <= most:
+            yield f"{name} has a number outside {least} to {most}"
+
+
+_MOST_REQUESTED_BYTES = 1 << 60

@@ -20,9 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.files import Source
 from memplan.workload import Batch, Choice, CrowdedBatch, OptimizerSettings, Question, Workload
 
 from .checkout import import_checkout
@@ -368,11 +367,7 @@ def _find_hyp(path: Path, name: str | Path | None) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(errors="replace"))
-    except (OSError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInputError(f"{file} cannot be read as YAML ({reason}).") from None
+    content = Source(path=file, what="a table of names and values").yaml()
     if not isinstance(content, dict):
         raise BadInputError(f"{file} is no table of names and values.")
     return content

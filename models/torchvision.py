@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # What processes that record have from their start.
 imported_when_used = ("torchvision",)
+NAMES_ARE_PLAIN = True
+"""A name picks a model of torchvision and runs nothing else, so files may hold it too."""
 
 _SIDE = 224
 # Sides that a model's auxiliary head, or its authors, ask for.

@@ -18,6 +18,7 @@ from memplan.acceptance import check_object, check_step
 from memplan.answers import (
     GpuFacts,
 )
+from memplan.bounds import check_number
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card
@@ -76,6 +77,15 @@ def versions() -> dict[str, str]:
     }
 
 
+# Arguments of workloads that are numbers, and the options that set them.
+_OPTIONS = {
+    "image_size": "--img",
+    "objects_per_image": "--objects-per-image",
+    "validation_batch_size": "--val-batch",
+    "assigner_parts": "--assigner-parts",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What is trained and on what, as the user asked it."""
@@ -128,18 +138,16 @@ class Question:
         """Refuse what no workload can take.
 
         Raises:
-            UsageError: an image size below 1, a negative number of objects, no devices, or a
-                version that is none.
+            UsageError: a number is outside its bounds, such as an image size below 1, or a version
+                is none.
         """
         if self.cudnn_version is not None and not re.fullmatch(r"[0-9.]+", self.cudnn_version):
             raise UsageError(
                 f"--cudnn {self.cudnn_version!r} is no version of cuDNN. Write it as 8.9.2 or 9.1."
             )
-        bounds = (("image_size", "--img", 1), ("objects_per_image", "--objects-per-image", 0))
-        given = [(option, self.arguments.get(key), least) for key, option, least in bounds]
-        for option, value, least in [*given, ("--devices", self.devices, 1)]:
-            if isinstance(value, int) and value < least:
-                raise UsageError(f"{option} {value} is below {least}.")
+        for name, option in _OPTIONS.items():
+            check_number(option, self.arguments.get(name))
+        check_number("--devices", self.devices)
 
     @cached_property
     def made(self) -> Workload:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
 from memplan._version import __version__
-from memplan.errors import MemplanError
+from memplan.bounds import BOUNDS, check_number
+from memplan.errors import MemplanError, UsageError
 
 # Command, the module that defines `command`, and its one-line help, so that listing imports none.
 _COMMANDS = {
@@ -26,6 +31,38 @@ _COMMANDS = {
 }
 
 
+_LONGEST_PATH = 4096  # bytes; Linux's PATH_MAX
+_LONGEST_PART = 255  # Linux's NAME_MAX
+
+
+def _checked(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuse what no number, text or path of a command can be, by its option's name.
+
+    Raises:
+        UsageError: a number is outside its bounds, or a text holds NUL or is no path.
+    """
+    del ctx
+    option = next((name for name in parameter.opts if name in BOUNDS), parameter.opts[0])
+    for one in value if isinstance(value, tuple) else (value,):
+        if option == "--batch" and one == -1:
+            continue  # the official spelling of --auto-batch
+        check_number(option, one)
+        if isinstance(one, str | Path) and "\0" in str(one):
+            raise UsageError(f"{option} holds the character NUL, which no name does.")
+        if isinstance(one, Path):
+            _check_path(option, one)
+    return value
+
+
+def _check_path(option: str, path: Path) -> None:
+    parts = [len(part.encode(errors="surrogateescape")) for part in path.parts]
+    if max(parts, default=0) > _LONGEST_PART or sum(parts) + len(parts) > _LONGEST_PATH:
+        text = str(path)
+        raise UsageError(
+            f"{option} {text[:40]}... is longer than a path can be: {len(text)} characters."
+        )
+
+
 class _Commands(click.Group):
     """A group that knows its commands' names without importing them."""
 
@@ -38,6 +75,9 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        for parameter in command.params:
+            if parameter.callback is None:
+                parameter.callback = _checked
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -57,19 +97,45 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; every error a user can act on is one line and an exit code."""
+    """Run the command line as it was typed, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Return the exit code of a command; every error a user can act on is one line."""
     try:
-        cli.main(standalone_mode=False)
+        result = cli.main(list(arguments), standalone_mode=False)
+        # What click gives for --help and the like is a code; commands give nothing.
+        code = result if isinstance(result, int) else 0
     except MemplanError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = _ended(f"Error: {error}", error.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
+        code = _ended("Interrupted.", 130)
+    except UnicodeError as error:
+        code = _ended(f"Error: a name or a text is no UTF-8 ({error}).", 1)
     except BrokenPipeError:
         # The reader (head, less) has what it wanted; closing stdout again would complain.
+        _silence()
+        code = 0
+    except OSError as error:
+        # The machine's own reasons, such as a full disk, wherever they come up.
+        where = f"{error.filename}: " if error.filename else ""
+        code = _ended(f"Error: {where}{error.strerror or error}.", 1)
+        _silence()
+    return code
+
+
+def _ended(text: str, code: int) -> int:
+    """Return an exit code once its reason was said, if anything can be said at all."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
+    return code
+
+
+def _silence() -> None:
+    """Leave nothing for a standard output that takes no more to choke on."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
 import sys
 import time
@@ -201,7 +202,7 @@ def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
             raise BadInputError(f"{path} is a folder. Give the path of a file.")
         if path.exists() and not force:
             raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
-        if not path.resolve().parent.is_dir():
+        if not Path(os.path.realpath(path)).parent.is_dir():
             raise BadInputError(f"{path.parent} is no folder, so {path} cannot be written there.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def command(**values: Any) -> None:
             "to the program that runs the file. Leave it out, and suppress the file's output."
         )
     output = values["output"] or weights.with_name(weights.stem + _SUFFIXES[kind])
-    if output.resolve() == weights.resolve():
+    if os.path.realpath(output) == os.path.realpath(weights):
         raise UsageError(f"--output {output} is the weights file itself. Give another path.")
     check_writable((output,), force=values["force"])
     workload = make_workload(values["cfg"] or DEFAULT_WORKLOAD, {})

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memplan.bounds import MOST_BATCHES, check_number
 from memplan.errors import UsageError
 from memplan.units import parse_bytes
 
 if TYPE_CHECKING:
     from memplan.api import Question
     from memplan.workload import TrainingData
+
+
+_MOST_DIGITS = 18
 
 
 def parse_batches(texts: tuple[str, ...]) -> list[int]:
@@ -28,11 +32,18 @@ def parse_batches(texts: tuple[str, ...]) -> list[int]:
         # Not isdigit: superscripts are digits too.
         if not first.isdecimal() or (colon and not last.isdecimal()):
             raise UsageError(f"--batch {text!r} is neither a number nor FIRST:LAST, such as 1:64.")
+        if max(len(first), len(last)) > _MOST_DIGITS:
+            raise UsageError(f"--batch is a number of {len(text)} digits. Give one such as 16.")
         low, high = int(first), int(last or first)
         if low < 1:
             raise UsageError(f"--batch {text} is below 1. Give at least one image.")
         if high < low:
             raise UsageError(f"--batch {text} ends before it begins. Write {high}:{low}.")
+        check_number("--batch", high)
+        if high - low >= MOST_BATCHES:
+            raise UsageError(
+                f"--batch {text} is {high - low + 1} sizes; {MOST_BATCHES} at once are the most."
+            )
         batches.update(range(low, high + 1))
     return sorted(batches)
 

@@ -15,7 +15,7 @@ from memplan.answers import PlanAnswer, load_answers
 from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
-from memplan.registry import make_workload, takes
+from memplan.registry import SavedName, make_workload, runs_code, takes
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from memplan.train import RunSummary
     from memplan.workload import TrainingData, Workload
 
-_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots"})
+_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload"})
+_FOLDER = frozenset({"project", "name", "exist_ok"})
 _PLANNED: tuple[str, ...] = (
     "batch",
     "accumulate",
@@ -66,7 +67,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     if (count := values["device"].count(",") + 1) > 1 and "WORLD_SIZE" not in os.environ:
         from memplan.train.launch import launch
 
-        sys.exit(launch([sys.executable, "-m", "memplan", *sys.argv[1:]], count))
+        sys.exit(launch([sys.executable, "-P", "-m", "memplan", *sys.argv[1:]], count))
     session = _Session(values, given)
     try:
         summary = session.resume() if values["resume"] is not None else session.start()
@@ -92,15 +93,18 @@ class _Session:
 
     def resume(self) -> RunSummary:
         """Return what the rest of an interrupted run came to."""
-        from memplan.train import saved_options, train
+        from memplan.train import find_checkpoint, saved_options, train
 
-        extra = sorted(self.given - _GO_WITH_RESUME)
-        if extra:
+        self._check_resume(self.given - _GO_WITH_RESUME - _FOLDER)
+        path = find_checkpoint(Path("" if self.values["resume"] == BARE else self.values["resume"]))
+        own_folder = path.parent.name == "weights"
+        if own_folder:
+            self._check_resume(self.given & _FOLDER)
+        if not own_folder and "name" not in self.given:
             raise UsageError(
-                f"--resume goes on with the run's own options, so {_option(extra[0])} cannot be "
-                "given with it. Leave it out, or start a new run with --weights."
+                f"{path} is in no run folder (its weights/last.pt), and a file does not choose "
+                "where to write. Give --name, and --project where it is not runs/train."
             )
-        path = Path() if self.values["resume"] == BARE else Path(self.values["resume"])
         saved = saved_options(path)
         options = replace(
             saved,
@@ -108,8 +112,33 @@ class _Session:
             device=self.values["device"],
             workers=self.values["workers"],
             noplots=saved.noplots or self.values["noplots"],
+            **{name: self.values[name] for name in _FOLDER},
         )
-        return train(_factory(saved.cfg), options)
+        return train(_factory(self._resumed_name(saved.cfg, path)), options)
+
+    def _check_resume(self, extra: set[str]) -> None:
+        """Refuse options that a run which goes on cannot take."""
+        if extra:
+            raise UsageError(
+                f"--resume goes on with the run's own options, so {_option(min(extra))} cannot be "
+                "given with it. Leave it out, or start a new run with --weights."
+            )
+
+    def _resumed_name(self, saved: str, path: Path) -> str | SavedName:
+        """Return what to train: as typed where it runs code, else as the file says.
+
+        Raises:
+            BadInputError: the file's name must be typed.
+            UsageError: another one was typed than the run is of.
+        """
+        typed: str | None = self.values["workload"]
+        if typed is None:
+            return SavedName(saved, str(path))
+        if saved and saved != typed and not runs_code(saved):
+            raise UsageError(
+                f"{path} is of a run of {saved!r}, not of --workload {typed}. Leave that out."
+            )
+        return typed
 
     def start(self) -> RunSummary:
         """Return what a new run came to."""
@@ -136,7 +165,12 @@ class _Session:
             raise UsageError(
                 "--data is missing. Give a data.yaml, or write one with `memplan data sample DIR`."
             )
-        name = self.values["cfg"] or self.values["workload"] or self._cfg_of_weights()
+        name = (
+            self.values["cfg"]
+            or self.values["workload"]
+            or self._planned_name()
+            or self._cfg_of_weights()
+        )
         for line in self._take_from_data():
             if _is_first():
                 click.echo(line, err=True)
@@ -148,7 +182,13 @@ class _Session:
         options = replace(options, recompute=_recompute(self.values["recompute"], workload))
         return workload, data, options, device
 
-    def _cfg_of_weights(self) -> str:
+    def _planned_name(self) -> SavedName | None:
+        """Return what the plan was made for, None without a plan."""
+        if self.plan is None:
+            return None
+        return SavedName(self.plan.workload.name, str(self.values["plan_file"]))
+
+    def _cfg_of_weights(self) -> SavedName:
         """Return the configuration that memplan's own checkpoint was trained with; take its size.
 
         Raises:
@@ -168,7 +208,7 @@ class _Session:
             raise UsageError(f"{missing} {path} does not say what it was trained as.") from None
         if "img" not in self.given:
             self.values["img"] = saved.image_size
-        return saved.cfg
+        return SavedName(saved.cfg, str(path))
 
     def _check_combinations(self) -> None:
         """Refuse options that would be ignored or contradict each other."""
@@ -203,8 +243,6 @@ class _Session:
     def _take_from_plan(self, plan: PlanAnswer) -> None:
         """Let the plan say what was not given, since it holds for nothing else."""
         facts = plan.workload
-        if not self.values["cfg"] and not self.values["workload"]:
-            self.values["cfg"] = facts.name
         for name, value in (("img", facts.img), ("optimizer", facts.optimizer)):
             if name not in self.given:
                 self.values[name] = value
@@ -232,12 +270,12 @@ class _Session:
                 lines.append(f"--batch {effective}: no more at once than a step asks for.")
         return lines
 
-    def _options(self, name: str) -> TrainOptions:
+    def _options(self, name: str | SavedName) -> TrainOptions:
         """Return the options checked; recompute waits for the workload."""
         known = {field.name for field in fields(TrainOptions)}
         chosen = {_CALLED.get(option, option): value for option, value in self.values.items()}
         chosen = {option: value for option, value in chosen.items() if option in known}
-        chosen["cfg"] = name
+        chosen["cfg"] = name.text if isinstance(name, SavedName) else name
         chosen["weights"] = Path(chosen["weights"]) if chosen["weights"] else None
         chosen["memory_format"] = chosen["memory_format"] or "contiguous"
         chosen["recompute"] = ()
@@ -347,7 +385,7 @@ def _is_first() -> bool:
     return int(os.environ.get("RANK") or 0) == 0
 
 
-def _factory(name: str) -> Callable[..., Workload]:
+def _factory(name: str | SavedName) -> Callable[..., Workload]:
     """Return a function of keyword arguments that makes the workload of a name.
 
     The size of images is left out where the workload has that very size and takes no other.

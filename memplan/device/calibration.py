@@ -16,10 +16,13 @@ from typing import Any
 
 from memplan.device.card import Card, Rates
 from memplan.errors import BadInputError, BadTapeError
+from memplan.files import MIB, Source, converted, decoded, write_text
+from memplan.files.structures import NotStructuredError, sealed, unsealed
 
 SCHEMA = "memplan.calibration/1"
 _AGAIN = "Write it anew with `memplan gpus --calibrate 0` on that card, or remove it."
 # What decides how much a process holds and how fast kernels are; others only say who measured.
+_MOST_BYTES = 1 << 50
 _DECISIVE = ("torch", "cudnn")
 
 
@@ -66,10 +69,15 @@ class Calibration:
         sizes += [*self.context_bytes_by_phase.values(), *self.library_handle_bytes.values()]
         if not all(0 < one <= 1 for one in fractions):
             raise ValueError("a fraction is not in 0-1")
-        if not all(type(one) is int and one >= 0 for one in sizes):
-            raise ValueError("a number of bytes is not a whole number of 0 or more")
-        if not 0 < self.launch_seconds < math.inf:
-            raise ValueError("launch_seconds is not above 0")
+        if not all(type(one) is int and 0 <= one <= _MOST_BYTES for one in sizes):
+            raise ValueError("a number of bytes is not a whole number of 0 or more, below 2^50")
+        if not 0 < self.launch_seconds < 1:
+            raise ValueError("launch_seconds is not above 0 and below 1")
+        if not 0 <= self.median_error_fraction < math.inf:
+            raise ValueError("median_error_fraction is not 0 or more")
+        texts = (self.card, self.device_name, self.driver, self.measured_on, self.origin)
+        if not all(text.isprintable() for text in (*texts, *self.versions.values())):
+            raise ValueError("a text holds characters that cannot be printed")
         if unknown := set(self.arithmetic_fraction) - {"amp-fp16", "amp-bf16", "fp32"}:
             raise ValueError(f"{unknown.pop()!r} is no precision")
 
@@ -116,10 +124,10 @@ class Calibration:
         Raises:
             BadInputError: the file cannot be written.
         """
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+        text = json.dumps(sealed({"schema": SCHEMA, **asdict(self)}), indent=1) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
         except OSError as error:
             raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
 
@@ -130,25 +138,27 @@ def load(path: Path) -> Calibration:
     Raises:
         BadTapeError: the file is missing, damaged, no calibration, or of an unknown schema.
     """
+    source = Source(
+        path=path,
+        what="a calibration",
+        way_out=_AGAIN,
+        missing="`memplan gpus --calibrate 0` writes a calibration.",
+        most_bytes=MIB,
+        error=BadTapeError,
+    )
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadTapeError(
-            f"{path} does not exist. `memplan gpus --calibrate 0` writes a calibration."
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no JSON"
-        raise BadTapeError(f"{path} cannot be read as a calibration: {reason}. {_AGAIN}") from None
+        values: Any = unsealed(decoded(source))
+    except NotStructuredError as error:
+        raise source.bad(error) from None
     schema = values.pop("schema", None) if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise BadTapeError(
             f"{path} has schema {schema!r}, but this memplan reads {SCHEMA!r}. {_AGAIN}"
         )
     try:
-        return Calibration(**values)
-    except (AttributeError, TypeError, ValueError) as error:
-        reason = str(error).replace("Calibration.__init__() ", "")
-        raise BadTapeError(f"{path} is damaged: {reason}. {_AGAIN}") from None
+        return converted(values, Calibration)
+    except NotStructuredError as error:
+        raise BadTapeError(f"{path} is damaged: {error}. {_AGAIN}") from None
 
 
 def folder() -> Path:

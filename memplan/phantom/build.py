@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from memplan.errors import MemplanError
-from memplan.phantom.compile import FLAGS, SOURCES, CompileError, compile_libraries
+from memplan.phantom.compile import FLAGS, NESTED, SOURCES, CompileError, compile_libraries
 from memplan.phantom.installed import cuda_major
 
 _BUILT = Path(__file__).parent / "lib"
@@ -39,11 +39,11 @@ def library_folder(major: int | None = None) -> Path:
 def _folder(major: int) -> Path:
     built = _BUILT / f"cuda{major}"
     if built.is_dir():
-        return built
+        return built / NESTED
     folder = cache_folder() / f"phantom-{_key()}" / f"cuda{major}"
     if not folder.is_dir():
         _compile_into(folder, major)
-    return folder
+    return folder / NESTED
 
 
 def cache_folder() -> Path:
@@ -78,7 +78,7 @@ def _compile_into(folder: Path, major: int) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             made = Path(scratch) / "made"
-            compile_libraries(made, major)
+            compile_libraries(made / NESTED, major)
             _move(made, folder)
     except CompileError as error:
         raise _cannot_build(str(error)) from None

@@ -16,6 +16,11 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "src"
 FLAGS = ("-std=gnu11", "-O2", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra")
 
+# Where a CUDA major's libraries lie below its own folder. Torch for CUDA 12 opens the NVRTC that
+# cuDNN needs only where its runtime has such a path, as NVIDIA's wheels give it.
+# Source: torch/__init__.py, _load_global_deps (2.8).
+NESTED = Path("nvidia", "cuda_runtime", "lib")
+
 # The number at the end of each library's name, by CUDA major. Source: the wheels of CUDA 12.8 and
 # 13.0 that torch 2.8 and 2.11 require.
 SONAMES: dict[int, dict[str, int]] = {

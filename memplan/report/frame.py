@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Sequence
 from typing import Literal
@@ -168,10 +169,12 @@ def wrap(
 
 def _longest_prefix(word: str, width: float, size: float, *, weight: str, family: str) -> int:
     """Return how many characters of `word` fit in `width` inches, at least one."""
-    for cut in range(len(word) - 1, 1, -1):
-        if text_width(word[:cut], size, weight=weight, family=family) <= width:
-            return cut
-    return 1
+
+    def is_wider(cut: int) -> bool:
+        return text_width(word[:cut], size, weight=weight, family=family) > width
+
+    # By halves: a word of thousands of letters is measured a dozen times.
+    return 1 + bisect.bisect_left(range(2, len(word)), True, key=is_wider)
 
 
 def shorten(
@@ -180,12 +183,16 @@ def shorten(
     """Return `text`, its middle replaced by an ellipsis where it is wider than `width` inches."""
     if text_width(text, size, weight=weight, family=family) <= width:
         return text
-    for keep in range(len(text) - 1, 1, -1):
+
+    def keeping(keep: int) -> str:
         head = (keep + 1) // 2
-        shorter = f"{text[:head]}…{text[len(text) - (keep - head) :]}"
-        if text_width(shorter, size, weight=weight, family=family) <= width:
-            return shorter
-    return "…"
+        return f"{text[:head]}…{text[len(text) - (keep - head) :]}"
+
+    def is_wider(keep: int) -> bool:
+        return text_width(keeping(keep), size, weight=weight, family=family) > width
+
+    keep = 1 + bisect.bisect_left(range(2, len(text)), True, key=is_wider)
+    return keeping(keep) if keep > 1 else "…"
 
 
 def draw_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from memplan.answers import MEASURED, PREDICTED
 from memplan.errors import BadInputError
+from memplan.files import Source, is_there
 
 DEVICE_QUANTITIES = ("allocated", "reserved", "device_used")
 QUANTITIES = (*DEVICE_QUANTITIES, "host_resident")
@@ -56,15 +58,19 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
+_MOST_BYTES = 256 << 20
+
+
 def _columns(path: Path) -> dict[str, tuple[float, ...]]:
     """Return a table's numeric columns by name; a missing or empty file has none."""
-    if not path.exists():
+    if not is_there(path):
         return {}
+    source = Source(path=path, what="a table", most_bytes=_MOST_BYTES)
     try:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInputError(f"{path} cannot be read as a table: {error}.") from None
+        lines = io.StringIO(source.text(), newline="")
+        rows = [row for row in csv.reader(lines) if row and not row[0].startswith("#")]
+    except csv.Error as error:
+        raise source.bad(error) from None
     if not rows:
         return {}
     names = [name.strip() for name in rows[0]]

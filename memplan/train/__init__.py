@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from memplan.train.setup import WorkloadFactory
     from memplan.workload import TrainingData, Workload
 
-__all__ = ["REFUSED", "RunSummary", "TrainOptions", "open_training", "saved_options", "train"]
+__all__ = [
+    "REFUSED",
+    "RunSummary",
+    "TrainOptions",
+    "find_checkpoint",
+    "open_training",
+    "saved_options",
+    "train",
+]
 
 
 def train(
@@ -49,3 +57,10 @@ def saved_options(path: Path) -> TrainOptions:
     from memplan.train.run import saved_options as read
 
     return read(path)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the file that `--resume PATH` means; see `checkpoint.find_checkpoint`."""
+    from memplan.train.checkpoint import find_checkpoint as find
+
+    return find(path)

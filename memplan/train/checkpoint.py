@@ -1,15 +1,13 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
-A file holds tensors and plain containers only, so that `torch.load(weights_only=True)` reads it and
-no file can run code. Files appear whole or not at all: a failed save leaves the previous one.
+A file holds tensors and plain containers only, so that `torch.load(weights_only=True)` reads it
+too and no file can run code. Files appear whole or not at all: a failed save leaves the previous
+one. What is read agrees with the file's checksums: a flipped bit is refused, not trained on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +17,9 @@ import numpy as np
 import torch
 
 from memplan.errors import BadInputError
+from memplan.files import Source, converted, replaced
+from memplan.files.structures import NotStructuredError
+from memplan.files.torch_files import MOST_BYTES, RefusedError, read_torch_file
 
 SCHEMA = "memplan.checkpoint/2"
 _READABLE = ("memplan.checkpoint/1", SCHEMA)  # the first saved whole epochs only
@@ -88,7 +89,8 @@ def _plain(value: Any, where: str) -> Any:
     if value is None or type(value) in {bool, int, float, str, bytes}:
         return value
     if isinstance(value, torch.Tensor):
-        return value
+        # An expanded tensor is refused when read, as one that would make much of little.
+        return value.contiguous() if 0 in value.stride() and value.numel() > 1 else value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
@@ -116,31 +118,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         field.name: _plain(getattr(checkpoint, field.name), field.name)
         for field in fields(Checkpoint)
     }
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replaced(path) as file:
             torch.save({"schema": SCHEMA, **values}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError of several lines.
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         kept = " The previous file is kept." if path.exists() else ""
         raise BadInputError(f"{path} cannot be written: {reason}.{kept}") from None
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the renaming itself durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -158,29 +144,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     values = {name: value for name, value in content.items() if name != "schema"}
     try:
-        return Checkpoint(**values)
-    except TypeError as error:
-        reason = str(error).replace("Checkpoint.__init__() ", "")
-        raise BadInputError(f"{path} is incomplete: {reason}.") from None
+        return converted(values, Checkpoint)
+    except NotStructuredError as error:
+        raise BadInputError(
+            f"{path} is no whole checkpoint: {error}. An older good one may be beside it, such as "
+            "best.pt."
+        ) from None
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise BadInputError(f"No checkpoint at {path}. Give a run folder or its weights/last.pt.")
+    source = Source(
+        path=path,
+        what="a checkpoint",
+        way_out="It may be truncated or damaged; an older good one may be beside it, such as "
+        "best.pt.",
+        most_bytes=MOST_BYTES,
+    )
     try:
-        with warnings.catch_warnings():  # torch warns of the pickle's age before refusing it
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        return read_torch_file(source)
+    except RefusedError:
         raise BadInputError(
             f"{path} is refused: it holds more than tensors and plain values, so reading it might "
             "run code. To start from an official checkpoint's weights, give it as --weights."
-        ) from None
-    except Exception as error:  # noqa: BLE001 - a damaged file can raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInputError(
-            f"{path} cannot be read ({reason.rstrip('.')}). It may be truncated; an older good one "
-            "may be beside it, such as best.pt."
         ) from None
 
 
@@ -195,7 +180,9 @@ def find_checkpoint(path: Path) -> Path:
         BadInputError: there is none.
     """
     if path.is_file():
-        return path
+        # Where it stands decides where a resumed run writes.
+        is_clear = path.parent.name not in {"", ".."}
+        return path if is_clear else Path(os.path.abspath(path))  # noqa: PTH100 - without `..`
     if (path / "weights" / "last.pt").is_file():
         return path / "weights" / "last.pt"
     if not path.exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memplan.errors import BadInputError, UnknownNameError
+from memplan.files import Source, brief, is_file
 
 KINDS: dict[str, type] = {
     "hyp": str,
@@ -38,7 +39,7 @@ def data_defaults(path: Path) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise BadInputError(f"{path}: train_defaults is {given!r}, but it must be a mapping.")
+        raise BadInputError(f"{path}: train_defaults is {brief(given)}, but it must be a mapping.")
     values = {str(name).replace("-", "_"): value for name, value in given.items()}
     for name, value in values.items():
         if name not in KINDS:
@@ -46,18 +47,16 @@ def data_defaults(path: Path) -> dict[str, Any]:
             raise UnknownNameError("entry of train_defaults", name, KINDS, known)
         if type(value) is not KINDS[name]:
             kind = "a whole number" if KINDS[name] is int else "text"
-            raise BadInputError(f"{path}: train_defaults: {name} is {value!r}; give {kind}.")
+            raise BadInputError(f"{path}: train_defaults: {name} is {brief(value)}; give {kind}.")
     # A file that travels with the data is found from anywhere.
-    if "hyp" in values and (path.parent / values["hyp"]).is_file():
+    if "hyp" in values and is_file(path.parent / values["hyp"]):
         values["hyp"] = str(path.parent / values["hyp"])
     return values
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = Source(path=path, what="a data description").yaml()
+    except BadInputError:
         return {}
     return content if isinstance(content, dict) else {}

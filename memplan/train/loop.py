@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from memplan.errors import BadInputError, MemplanError
+from memplan.registry import runs_code
 from memplan.train.checkpoint import Checkpoint, save_checkpoint
 from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
@@ -128,7 +130,14 @@ class Run:
             return EpochPosition()
         # The last thing before training, since anything before may have drawn from them.
         states = [checkpoint.random_states, *checkpoint.other_random_states]
-        restore_random_states(states[self.ranks.rank])
+        try:
+            restore_random_states(states[self.ranks.rank])
+        except Exception as error:  # noqa: BLE001 - generators raise anything
+            reason = " ".join(str(error).split())[:100]
+            raise BadInputError(
+                f"The checkpoint's random states cannot be used ({type(error).__name__}: "
+                f"{reason}). To train on from its weights, start a new run with --weights."
+            ) from None
         if checkpoint.position is None:
             return EpochPosition()
         self._session.epoch_started = -float(checkpoint.position["seconds"])
@@ -233,6 +242,13 @@ class Run:
         """Save where the epoch stands and stop."""
         self._leave(is_saved=not self.options.nosave and self._save_midway())
 
+    def resume_command(self) -> str:
+        """Return what to type to go on; a workload that runs its own code must be typed again."""
+        words = ["memplan", "train", "--resume", str(self.folder.path)]
+        if runs_code(self.options.cfg):
+            words += ["--workload", self.options.cfg]
+        return shlex.join(words)
+
     def _leave(self, *, is_saved: bool) -> NoReturn:
         """Say how to go on and stop."""
         runner, done = self.runner, self.standing.epochs_done
@@ -247,7 +263,7 @@ class Run:
         last = self.folder.weights / "last.pt"
         if is_saved or last.exists():
             rest = "" if is_saved else "; only what was saved before is kept"
-            how = f"{rest}. Continue with: memplan train --resume {self.folder.path}"
+            how = f"{rest}. Continue with: {self.resume_command()}"
         else:
             how = "; nothing was saved" + (", as --nosave asks." if self.options.nosave else ".")
         text = f"Stopped ({why}) {where}{how}"

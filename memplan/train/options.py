@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from memplan.bounds import check_number, shown
 from memplan.errors import BadInputError, UsageError
+from memplan.files import converted
+from memplan.files.structures import NotStructuredError
 
 # As `memplan.trace.step` knows them; importing it would import torch.
 PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
 MEMORY_FORMATS = ("contiguous", "channels-last")
+
+_MOST_LAYERS = 100_000
 
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
@@ -135,7 +140,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Check every value that can be checked alone."""
-        _check_least(self)
+        _check_numbers(self)
         _check_one_schedule(self)
         if self.accumulate is not None and self.effective_batch is not None:
             raise UsageError(
@@ -150,8 +155,7 @@ class TrainOptions:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
-        if any(layer < 0 for layer in self.freeze):
-            raise UsageError(f"--freeze {' '.join(map(str, self.freeze))} has a layer below 0.")
+        _check_layers(self.freeze)
         if self.cache not in {"", "ram", "disk", "val"}:
             raise UsageError(f"--cache {self.cache} is not offered. Use ram, disk or val.")
         if self.rect and self.image_weights:
@@ -163,7 +167,7 @@ class TrainOptions:
                 f"--batch {self.batch} is no multiple of 4, but --quad makes one image of four. "
                 f"Nearest: {max(4, round(self.batch / 4) * 4)}."
             )
-        if not self.name or Path(self.name).name != self.name:
+        if not is_plain_name(self.name):
             raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
 
     @property
@@ -186,22 +190,24 @@ class TrainOptions:
         return values
 
 
+def is_plain_name(name: str) -> bool:
+    """Return whether a text names a folder within another: no path, no `..`, and not too long."""
+    is_name = Path(name).name == name and name not in {"", ".", ".."}
+    return is_name and "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST_NAME
+
+
+_LONGEST_NAME = 200  # bytes; Linux takes 255, and a number may be added
+
+
 def options_from_record(values: Mapping[str, Any]) -> TrainOptions:
     """Return the options that `as_record` described; names of later versions are left out.
 
     Raises:
         BadInputError: a value has the wrong type or range.
     """
-    known = {field.name for field in fields(TrainOptions)}
-    given = {name: value for name, value in values.items() if name in known}
     try:
-        for name in ("data", "weights", "project", "resume"):
-            if given.get(name) is not None:
-                given[name] = Path(given[name])
-        for name in ("freeze", "recompute"):
-            given[name] = tuple(given.get(name, TrainOptions.__dataclass_fields__[name].default))
-        return TrainOptions(**given)
-    except (TypeError, KeyError) as error:
+        return converted(values, TrainOptions, surplus=True)
+    except NotStructuredError as error:
         raise BadInputError(f"The recorded options cannot be used: {error}.") from None
 
 
@@ -218,28 +224,21 @@ def check_image_size(image_size: int, stride: int) -> None:
         )
 
 
-_LEAST = (
-    ("image_size", "--img", 1, "Give pixels, such as 640."),
-    ("batch", "--batch", 1, "Give the images of a micro-batch, or --auto-batch."),
-    ("val_batch", "--val-batch", 1, "Give the images validated at once, such as 32."),
-    ("epochs", "--epochs", 0, "0 only evaluates."),
-    ("workers", "--workers", 0, "0 loads in the training process."),
-    ("close_mosaic", "--close-mosaic", 0, "0 keeps the mosaics to the end."),
-    ("min_items", "--min-items", 0, "0 keeps all images."),
-    ("patience", "--patience", 0, "0 never stops early."),
-    ("save_every", "--save-every", 0, "Give minutes; 0 saves whole epochs only."),
-    ("seed", "--seed", 0, "Give a whole number of 0 or more."),
-    ("assigner_parts", "--assigner-parts", 1, "Give the parts of a batch, such as 4."),
-    ("accumulate", "--accumulate", 1, "Give the micro-batches a step."),
-    ("effective_batch", "--effective-batch", 1, "Give the images a step, such as 64."),
-)
+def _check_layers(layers: tuple[int, ...]) -> None:
+    text = " ".join(shown(layer) for layer in layers[:20])
+    if any(layer < 0 for layer in layers):
+        raise UsageError(f"--freeze {text} has a layer below 0.")
+    if any(layer > _MOST_LAYERS for layer in layers):
+        raise UsageError(f"--freeze {text} has a layer above {_MOST_LAYERS}.")
 
 
-def _check_least(options: TrainOptions) -> None:
-    for name, option, least, hint in _LEAST:
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"{option} {value} is below {least}. {hint}")
+def _check_numbers(options: TrainOptions) -> None:
+    for field in fields(options):
+        option = _CALLED.get(field.name, f"--{field.name.replace('_', '-')}")
+        check_number(option, getattr(options, field.name))
+
+
+_CALLED = {"image_size": "--img"}
 
 
 def _check_one_schedule(options: TrainOptions) -> None:

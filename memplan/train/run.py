@@ -14,6 +14,7 @@ import torch
 
 from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
+from memplan.files import drop_partials
 from memplan.train.checkpoint import (
     Checkpoint,
     check_unfinished,
@@ -21,6 +22,7 @@ from memplan.train.checkpoint import (
     load_checkpoint,
 )
 from memplan.train.distributed import leave
+from memplan.train.epoch import position_of
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
@@ -78,7 +80,8 @@ def train(
         path = find_checkpoint(options.resume)
         checkpoint = load_checkpoint(path)
         check_unfinished(checkpoint, path)
-        options = _continued(options, checkpoint)
+        _check_position(checkpoint, path)
+        options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)
     elif options.epochs == 0 and options.weights is None:
         raise BadInputError("--epochs 0 only evaluates, so it needs --weights PATH.")
@@ -133,7 +136,7 @@ def _guarded(run: Run) -> RunSummary:
     except KeyboardInterrupt:
         run.announce("interrupted", {})
         if (run.folder.weights / "last.pt").exists():
-            run.progress.note(f"Interrupted. Continue with --resume {run.folder.path}")
+            run.progress.note(f"Interrupted. Continue with: {run.resume_command()}")
         else:
             run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
         raise
@@ -146,18 +149,54 @@ def _guarded(run: Run) -> RunSummary:
         ) from None
 
 
-def _continued(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
-    """Return the saved run's options on this machine's device."""
+def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> TrainOptions:
+    """Return the saved run's options on this machine's device.
+
+    Where the records go is not the file's to say: into the run folder that it stands in, else
+    where the caller's options have them.
+    """
     saved = options_from_record(checkpoint.options)
+    folder = _folder_of(path)
     return replace(
         saved,
         resume=options.resume,
+        cfg=options.cfg or saved.cfg,
         device=options.device,
         workers=options.workers,
         noplots=saved.noplots or options.noplots,
         hyp=None,
         hyperparameters=checkpoint.hyperparameters,
+        project=options.project if folder is None else folder.parent,
+        name=options.name if folder is None else folder.absolute().name or options.name,
+        exist_ok=options.exist_ok and folder is None,
     )
+
+
+def _folder_of(path: Path) -> Path | None:
+    """Return the run folder that a checkpoint stands in, None where it stands in none."""
+    return path.parents[1] if path.parent.name == "weights" else None
+
+
+def _check_position(checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse a place in an epoch that is none, before anything is made for it."""
+    record = checkpoint.position
+    if record is None:
+        return
+    try:
+        position = position_of(record)
+        counts = (position.images_seen, position.num_steps)
+        is_place = all(type(count) is int and 0 <= count < _MOST_STEPS for count in counts)
+        is_place = is_place and 0 <= float(record["seconds"]) < math.inf
+    except (KeyError, TypeError, ValueError, AttributeError):
+        is_place = False
+    if not is_place:
+        raise BadInputError(
+            f"{path} does not say where in its epoch it stands. An older good one may be beside "
+            "it, such as best.pt."
+        )
+
+
+_MOST_STEPS = 1 << 50
 
 
 def _saved_plan(checkpoint: Checkpoint) -> PlanAnswer | None:
@@ -183,15 +222,17 @@ def _folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) -> R
 
 def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) -> RunFolder:
     options = setup.options
-    is_resumed = path is not None and checkpoint is not None and path.parent.name == "weights"
-    if not is_resumed:
+    own = None if path is None else _folder_of(path)
+    if own is None:
         folder = create_run_folder(options.project, options.name, exist_ok=options.exist_ok)
     else:
-        assert path is not None
-        folder = RunFolder(path.parents[1])
+        folder = RunFolder(own)
+        folder.check_files()
         folder.lock()
     try:
-        if not is_resumed:
+        drop_partials(folder.path)
+        drop_partials(folder.weights)
+        if own is None:
             folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
         else:
             assert checkpoint is not None

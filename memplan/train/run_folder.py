@@ -12,12 +12,15 @@ import fcntl
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import BadInputError
+from memplan.files import Source, write_text
+from memplan.files.structures import sealed
 
 if TYPE_CHECKING:
     from memplan.answers import PlanAnswer
@@ -85,7 +88,8 @@ class RunFolder:
         path = self.path / _LOCK
         while self._lock is None:
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                handle = os.open(path, flags, 0o666)
             except OSError as error:
                 raise _unwritable(self.path, error) from None
             try:
@@ -103,6 +107,23 @@ class RunFolder:
                 self._lock = handle
             else:
                 os.close(handle)
+
+    def check_files(self) -> None:
+        """Check that a folder which may come from somebody else leads nowhere else.
+
+        Raises:
+            BadInputError: it holds links or pipes, which a run does not make and would write to.
+        """
+        for place, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                path = Path(place, name)
+                mode = path.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    kind = "link" if stat.S_ISLNK(mode) else "pipe, a socket or a device"
+                    raise BadInputError(
+                        f"{path} is a {kind}, which a run does not make. Remove it, or put the "
+                        "file that it leads to there, and resume again."
+                    )
 
     def release(self) -> None:
         """Let other runs into the folder."""
@@ -131,10 +152,14 @@ class RunFolder:
         # The hyperparameters have a file of their own.
         record = {"workload": workload, **options.as_record(), "hyperparameters": None}
         try:
-            _replace(self.path / "args.yaml", yaml.safe_dump(record, sort_keys=False))
-            _replace(self.path / "hyp.yaml", yaml.safe_dump(dict(hyperparameters), sort_keys=False))
+            write_text(self.path / "args.yaml", yaml.safe_dump(record, sort_keys=False))
+            write_text(
+                self.path / "hyp.yaml", yaml.safe_dump(dict(hyperparameters), sort_keys=False)
+            )
             if plan is not None:
-                _replace(self.path / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
+                write_text(
+                    self.path / "plan.json", json.dumps(sealed(plan.to_json()), indent=1) + "\n"
+                )
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
@@ -144,7 +169,7 @@ class RunFolder:
 
         self._results.append(dict(row))
         text = pd.DataFrame(self._results).to_csv(index=False)
-        self._try("results.csv", lambda path: _replace(path, text))
+        self._try("results.csv", lambda path: write_text(path, text))
         self.on_result(row)
 
     def add_memory(self, row: Mapping[str, Any]) -> None:
@@ -178,30 +203,41 @@ class RunFolder:
         Raises:
             BadInputError: the folder cannot be written.
         """
-        import pandas as pd
-
         if not self._writes:
             return
-        results = self.path / "results.csv"
         try:
-            if results.exists():
-                table = pd.read_csv(results)
-                table = table[table["epoch"] <= epoch]
-                self._results = [
-                    {str(k): v for k, v in row.items()} for row in table.to_dict("records")
-                ]
-                _replace(results, table.to_csv(index=False))
+            self._rewind_results(epoch)
             self._rewind_memory(epoch, step)
             _keep_lines(self.path / "events.jsonl", _is_json)
         except OSError as error:
             raise _unwritable(self.path, error) from None
+
+    def _rewind_results(self, epoch: int) -> None:
+        import pandas as pd
+
+        path = self.path / "results.csv"
+        if not path.exists():
+            return
+        try:
+            table = pd.read_csv(io.StringIO(_records(path).text()))
+            table = table[table["epoch"] <= epoch]
+        except (BadInputError, ValueError, KeyError, TypeError):
+            # What was damaged is kept for people to look at; the run goes on without it.
+            path.replace(path.with_name(f"{path.name}.damaged"))
+            return
+        self._results = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+        write_text(path, table.to_csv(index=False))
 
     def _rewind_memory(self, epoch: int, step: int | None) -> None:
         def is_wanted(line: str) -> bool:
             values = line.split(",")
             if len(values) != len(MEMORY_COLUMNS):
                 return False
-            if not values[0].isdigit() or int(values[0]) <= epoch:
+            if values == list(MEMORY_COLUMNS):
+                return True
+            if not (_is_count(values[0]) and _is_count(values[1])):
+                return False
+            if int(values[0]) <= epoch:
                 return True
             # Of the epoch under way, what its steps recorded up to the checkpoint.
             if step is None or values[2] != "train" or int(values[1]) > step:
@@ -272,25 +308,12 @@ def _unwritable(path: Path, error: OSError) -> BadInputError:
     )
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a small file so that readers see the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
 def _append(path: Path, text: str, *, durable: bool = False) -> None:
     """Append whole lines, or nothing where there is no room for them."""
     content = text.encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    # A folder may come from somebody else: a link in it is no file of the run.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    handle = os.open(path, flags, 0o666)
     try:
         before = os.fstat(handle).st_size
         try:
@@ -308,13 +331,28 @@ def _append(path: Path, text: str, *, durable: bool = False) -> None:
 
 def _keep_lines(path: Path, wanted: Callable[[str], bool]) -> None:
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        _replace(path, "".join(f"{line}\n" for line in lines if wanted(line)))
+        try:
+            lines = _records(path).text().splitlines()
+        except BadInputError:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+            return
+        write_text(path, "".join(f"{line}\n" for line in lines if wanted(line)))
+
+
+def _records(path: Path) -> Source:
+    return Source(path=path, what="a run's records", most_bytes=_MOST_RECORDED_BYTES)
+
+
+_MOST_RECORDED_BYTES = 1 << 30  # of a step's row each, ten million steps
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

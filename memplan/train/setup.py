@@ -399,9 +399,27 @@ def restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
         step.optimizer.load_state_dict(checkpoint.optimizer)
         if checkpoint.scaler:
             step.scaler.load_state_dict(checkpoint.scaler)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0].rstrip(":. ")
+        _check_state(step.optimizer)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
         raise BadInputError(
             f"The checkpoint does not fit {step.workload.name} ({reason}). Resume with the same "
             "configuration and optimizer, or start from its weights with --weights."
         ) from None
+
+
+def _check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Check that what an optimizer keeps of a parameter is of its shape, or one number.
+
+    Raises:
+        ValueError: a state is of another shape, which the next step would stumble over.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                is_tensor = isinstance(value, torch.Tensor)
+                if is_tensor and value.shape != parameter.shape and value.numel() != 1:
+                    raise ValueError(
+                        f"the optimizer's {name} is {list(value.shape)}, its parameter "
+                        f"{list(parameter.shape)}"
+                    )

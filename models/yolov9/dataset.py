@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from memplan.errors import BadInputError
+from memplan.files import Source, brief
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,16 +104,11 @@ def read_description(path: Path) -> DataDescription:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise BadInputError(
-            f"No data description at {path}. Give a data.yaml, or write the sample set with "
-            "`memplan data sample DIR`."
-        )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInputError(f"{path} is not readable as YAML: {reason}.") from None
+    raw = Source(
+        path=path,
+        what="a data description",
+        missing="Give a data.yaml, or write the sample set with `memplan data sample DIR`.",
+    ).yaml()
     if not isinstance(raw, dict):
         raise BadInputError(f"{path} holds no mapping. It needs train, val and names.")
     return {str(key): value for key, value in raw.items()}
@@ -125,9 +119,10 @@ def _find_root(path: Path, entry: Any) -> Path:
     if entry is None:
         return here
     if not isinstance(entry, str):
-        raise BadInputError(f"{path}: path is {entry!r}, but it must be one directory.")
+        raise BadInputError(f"{path}: path is {brief(entry)}, but it must be one directory.")
     # The official files give a root relative to where training is started.
-    for root in (here / Path(entry).expanduser(), Path(entry).absolute()):
+    place = _place(path, "path", entry)
+    for root in (here / place, place.absolute()):
         if root.is_dir():
             return root.resolve()
     raise BadInputError(
@@ -136,10 +131,34 @@ def _find_root(path: Path, entry: Any) -> Path:
     )
 
 
+def _place(path: Path, name: str, entry: str) -> Path:
+    """Return a path that a description names, a home folder at its beginning filled in."""
+    if "\0" in entry or len(entry) > _LONGEST_PATH:
+        raise BadInputError(
+            f"{path}: {name} is no path: it has {len(entry)} characters, or holds NUL."
+        )
+    try:
+        place = Path(entry).expanduser()
+        place.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or f"{error}"
+        raise BadInputError(f"{path}: {name} {entry[:100]!r} is no path: {reason}") from None
+    return place
+
+
+_LONGEST_PATH = 4096  # Linux's PATH_MAX
+_MOST_CLASSES = 100_000
+
+
 def _read_names(path: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
     names, num_classes = raw.get("names"), raw.get("nc")
-    if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
-        raise BadInputError(f"{path}: nc is {num_classes!r}, but it must be a whole number >= 1.")
+    if num_classes is not None and (
+        type(num_classes) is not int or not 1 <= num_classes <= _MOST_CLASSES
+    ):
+        raise BadInputError(
+            f"{path}: nc is {brief(num_classes)}, but it must be a whole number from 1 to "
+            f"{_MOST_CLASSES}."
+        )
     if names is None and num_classes is not None:
         return tuple(str(number) for number in range(num_classes))
     if isinstance(names, dict):
@@ -158,8 +177,8 @@ def _read_names(path: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
 def _find_sources(path: Path, root: Path, split: str, entry: Any) -> tuple[Path, ...]:
     entries = entry if isinstance(entry, list) else [entry]
     if not entries or not all(isinstance(item, str) and item for item in entries):
-        raise BadInputError(f"{path}: {split} is {entry!r}; give a directory or a list file.")
-    sources = tuple(root / Path(item).expanduser() for item in entries)
+        raise BadInputError(f"{path}: {split} is {brief(entry)}; give a directory or a list file.")
+    sources = tuple(root / _place(path, split, item) for item in entries)
     for source in sources:
         if not source.exists():
             raise BadInputError(
@@ -176,19 +195,21 @@ def _images_below(directory: Path) -> list[Path]:
     ]
 
 
+_MOST_LIST_BYTES = 1 << 30
+
+
 def _listed_images(list_file: Path) -> list[Path]:
     """Return the images a list file names, one a line.
 
     Paths are relative to the file's directory, or to the working directory where the first is not
     found there but here; the official lists have both.
     """
-    try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            f"{list_file} is no list of images, one path a line: {error}. Give a text file or a "
-            "directory."
-        ) from None
+    text = Source(
+        path=list_file,
+        what="a list of images, one path a line",
+        way_out="Give a text file or a directory.",
+        most_bytes=_MOST_LIST_BYTES,
+    ).text()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     base = list_file.parent
     if lines and not (base / lines[0]).exists() and Path(lines[0]).exists():

@@ -6,9 +6,9 @@ import math
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from memplan.errors import BadInputError, UnknownNameError
+from memplan.files import Source, brief, is_there
+from memplan.files.yaml_text import NotYamlError, parse_yaml
 
 _DEFAULT = "scratch-high.yaml"
 _PROBABILITIES = frozenset({"flipud", "fliplr", "mosaic", "mixup", "copy_paste"})
@@ -61,7 +61,7 @@ def _shipped(name: str) -> str:
 
 
 def _read(path: Path) -> str:
-    if not path.is_file():
+    if not is_there(path):
         shipped = sorted(item.name for item in (resources.files(__package__) / "hyp").iterdir())
         # The official files are called hyp.scratch-high.yaml.
         name = path.name.removeprefix("hyp.").removesuffix(".yaml") + ".yaml"
@@ -70,16 +70,14 @@ def _read(path: Path) -> str:
         raise BadInputError(
             f"No hyperparameter file at {path}. Give a path, or one of {', '.join(shipped)}."
         )
-    return path.read_text(encoding="utf-8")
+    return Source(path=path, what="hyperparameters").text()
 
 
 def _parse(source: str, text: str) -> dict[str, float]:
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInputError(
-            f"{source} is not readable as YAML: {' '.join(str(error).split())}."
-        ) from None
+        raw = parse_yaml(text)
+    except NotYamlError as error:
+        raise BadInputError(f"{source} is not readable as YAML: {error}.") from None
     if not isinstance(raw, dict):
         raise BadInputError(f"{source} holds no mapping of hyperparameters to numbers.")
     values: dict[str, float] = {}
@@ -93,6 +91,6 @@ def _number(source: str, name: str, value: object) -> float:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
-    raise BadInputError(f"{source}: {name} is {value!r}, which is not a number.")
+    raise BadInputError(f"{source}: {name} is {brief(value)}, which is not a number.")

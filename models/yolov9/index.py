@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from memplan.errors import BadInputError
+from memplan.files import Source
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,12 +45,19 @@ def read_index(files: Sequence[Path]) -> dict[str, Any]:
     """Return the remembered entries; none if the files are missing, older or damaged."""
     for index_file in files:
         try:
-            index = json.loads(index_file.read_text(encoding="utf-8"))
+            index = json.loads(_source(index_file).content())
             if index["schema"] == INDEX_SCHEMA:
                 return dict(index["images"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (BadInputError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return {}
+
+
+_MOST_BYTES = 1 << 30
+
+
+def _source(path: Path) -> Source:
+    return Source(path=path, what="an index", most_bytes=_MOST_BYTES)
 
 
 def write_index(files: Sequence[Path], entries: dict[str, Any]) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memplan.errors import BadInputError
+from memplan.files import MIB, Source
 
 # Coordinates written with six decimals may round to just above 1.
 _ROUNDING = 1e-6
+_MOST_BYTES = 64 * MIB  # one image's
 
 Row = tuple[int, float, float, float, float]
 
@@ -67,10 +69,9 @@ def read_labels(path: Path, num_classes: int) -> Labels:
         BadInputError: a class is not below `num_classes`, which says that labels and `data.yaml`
             do not belong together; the message names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableLabelsError(f"{path} cannot be read as labels: {error}") from None
+    text = Source(
+        path=path, what="labels", most_bytes=_MOST_BYTES, error=UnreadableLabelsError
+    ).text()
     found: dict[tuple[Row, tuple[float, ...]], None] = {}
     num_rows = num_without_area = num_bad = 0
     first_bad = ""

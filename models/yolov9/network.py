@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from memplan.errors import BadInputError, UnknownNameError
+from memplan.files import brief
 
 from . import blocks, lean, parser
 
@@ -164,12 +165,16 @@ def make_lean(net: DetectionModel) -> int:
     return count
 
 
+_MOST_CLASSES = 100_000
+
+
 def _number_of_classes(description: Mapping[str, Any], nc: int | None) -> int:
     """Return nc, or the description's; an error when there is none."""
     value = description.get("nc") if nc is None else nc
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or not 1 <= value <= _MOST_CLASSES:
         raise BadInputError(
-            f"nc is {value!r}; the number of classes must be an integer, 1 or more."
+            f"nc is {brief(value)}; the number of classes must be an integer, 1 or more, and "
+            f"{_MOST_CLASSES} at most."
         )
     return value
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import torch
 from torch import nn
 
 from memplan.errors import BadInputError
+from memplan.files import Source, brief
 
 from . import blocks
 from .heads import HEADS
@@ -78,13 +80,7 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         BadInputError: the file cannot be read, is not YAML, or lacks backbone and head.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0]
-        raise BadInputError(f"{path} is not a YAML file: {line}. Check the path.") from None
+    content = Source(path=path, what="a model description", way_out="Check the path.").yaml()
     if not isinstance(content, dict) or not {"backbone", "head"} <= content.keys():
         raise BadInputError(
             f"{path} describes no model: it needs the lists 'backbone' and 'head' of"
@@ -121,18 +117,63 @@ def parse(description: Mapping[str, Any], nc: int, image_channels: int = 3) -> l
     Raises:
         BadInputError: a row is malformed, or names a module that is not known.
     """
+    rows = _rows(description)
     builder = _Builder(
         nc=nc,
-        depth=float(description.get("depth_multiple", 1.0)),
-        width=float(description.get("width_multiple", 1.0)),
+        depth=_multiple(description, "depth_multiple"),
+        width=_multiple(description, "width_multiple"),
         image_channels=image_channels,
     )
-    for row in [*description["backbone"], *description["head"]]:
+    for row in rows:
         builder.add(row)
     if type(builder.layers[-1].module).__name__ not in HEADS:
         heads = ", ".join(HEADS)
         raise BadInputError(f"The last row must be a head, one of {heads}.")
     return builder.layers
+
+
+_MOST_ROWS = 1000
+_MOST_MULTIPLE = 64.0
+_MOST_NUMBER = 65_536
+"""Channels, kernels, strides and repeats of a row."""
+_MOST_PARAMETERS = 500_000_000
+"""Of a description; those that ship have 70 million at most."""
+
+
+def _rows(description: Mapping[str, Any]) -> list[Any]:
+    rows: list[Any] = []
+    for name in ("backbone", "head"):
+        part = description[name]
+        if not isinstance(part, list):
+            raise BadInputError(
+                f"{name} of the model description is {brief(part)}; it must be a list of rows."
+            )
+        rows += part
+    if not 1 <= len(rows) <= _MOST_ROWS:
+        raise BadInputError(f"The model description has {len(rows)} rows, not 1 to {_MOST_ROWS}.")
+    return rows
+
+
+def _multiple(description: Mapping[str, Any], name: str) -> float:
+    value = description.get(name, 1.0)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= _MOST_MULTIPLE:  # NaN is not above 0 either
+        raise BadInputError(
+            f"{name} is {brief(value)}; it must be a number above 0, {_MOST_MULTIPLE:g} at most."
+        )
+    return float(value)
+
+
+def _check_numbers(values: object, index: int) -> None:
+    """Refuse what no layer has: endless numbers, and whole ones beyond the bound."""
+    if isinstance(values, list):
+        for value in values:
+            _check_numbers(value, index)
+    elif isinstance(values, int | float) and not -_MOST_NUMBER <= values <= _MOST_NUMBER:
+        raise BadInputError(
+            f"Row {index} of the model description has the number {brief(values)}; numbers are "
+            f"{_MOST_NUMBER} at most."
+        )
 
 
 class _Builder:
@@ -144,6 +185,7 @@ class _Builder:
         self.width = width
         self.layers: list[Layer] = []
         self.outputs: list[_Output] = []
+        self.num_parameters = 0
         self.image = _Output(channels=image_channels, stride=1.0)
 
     def add(self, row: object) -> None:
@@ -154,20 +196,45 @@ class _Builder:
                 pass
             case _:
                 raise BadInputError(
-                    f"Row {index} of the model description is {row!r}; it must be"
+                    f"Row {index} of the model description is {brief(row)}; it must be"
                     " [from, number, module, args]."
                 )
+        _check_numbers(row, index)
         try:
             inputs = [self._input(s) for s in (source if isinstance(source, list) else [source])]
-            module, output = self._build(
-                name, inputs, [_literal(a, self.nc) for a in args], repeats
-            )
-        except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+            values = [_literal(a, self.nc) for a in args]
+            self._check_parameters(name, inputs, values, repeats)
+            module, output = self._build(name, inputs, values, repeats)
+            _check_output(output)
+        except BadInputError:
+            raise
+        except Exception as error:  # a layer raises anything for numbers it does not expect
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadInputError(
-                f"Row {index} of the model description, {row!r}, cannot be built: {error}."
+                f"Row {index} of the model description, {brief(row)}, cannot be built: {reason}."
             ) from error
         self.layers.append(Layer(module=module, sources=self._absolute(source)))
         self.outputs.append(output)
+
+    def _check_parameters(
+        self, name: str, inputs: list[_Output], args: list[Any], repeats: int
+    ) -> None:
+        """Refuse a row by its parameters, counted before memory is asked for."""
+        if not 1 <= repeats <= _MOST_REPEATS:
+            raise ValueError(f"it repeats {brief(repeats)} times, not 1 to {_MOST_REPEATS}")
+        # Where tensors are fake already they take no memory, and cannot be mixed with others.
+        place = torch.device("meta") if type(torch.empty(0)) is torch.Tensor else nullcontext()
+        with place:
+            module, _ = self._build(name, inputs, args, repeats)
+        self.num_parameters += sum(one.numel() for one in module.parameters())
+        if self.num_parameters > _MOST_PARAMETERS:
+            raise ValueError(
+                f"the model has {self.num_parameters} parameters with it; {_MOST_PARAMETERS} are "
+                "the most"
+            )
+        for one in module.modules():
+            if isinstance(one, nn.Conv2d | nn.MaxPool2d):
+                _check_window(one)
 
     def _input(self, source: int) -> _Output:
         """Return what a layer's source gives; the first layer reads the image."""
@@ -242,6 +309,35 @@ class _Builder:
             )
         module = kind(int(args[0]), [_single(i) for i in inputs], strides[:levels])
         return module, _Output(channels=module.no, stride=strides[0])
+
+
+_MOST_REPEATS = 100
+
+
+def _check_window(layer: nn.Conv2d | nn.MaxPool2d) -> None:
+    """Refuse a layer with no window or no channels, which PyTorch makes and cannot run.
+
+    Raises:
+        ValueError: a kernel, stride or number of channels is below 1.
+    """
+    for name in ("kernel_size", "stride", "dilation", "in_channels", "out_channels"):
+        value = getattr(layer, name, 1)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(number, int) and number >= 1 for number in numbers):
+            raise ValueError(f"{name} is {brief(value)}, not 1 or more")
+
+
+def _check_output(output: _Output) -> None:
+    """Refuse maps without channels or of no size.
+
+    Raises:
+        ValueError: a number of channels is below 1, or a stride is not above 0 and finite.
+    """
+    channels = output.channels if isinstance(output.channels, list) else [output.channels]
+    if not all(isinstance(number, int) and 1 <= number <= _MOST_NUMBER for number in channels):
+        raise ValueError(f"it gives {brief(output.channels)} channels, not 1 to {_MOST_NUMBER}")
+    if not 0 < output.stride <= _MOST_NUMBER:
+        raise ValueError(f"it gives a map at stride {output.stride}")
 
 
 def _single(output: _Output) -> int:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from memplan.errors import BadInputError
+from memplan.files import Source
 
 from .index import index_files, pack_points, read_index, unpack_points, write_index
 from .labels import Labels, UnreadableLabelsError, file_stamp, label_path, read_labels
@@ -211,9 +212,14 @@ def _as_list(stamp: tuple[int, int] | None) -> list[int] | None:
     return None if stamp is None else list(stamp)
 
 
+_MOST_BYTES = 1 << 30
+
+
 def _check_image(path: Path) -> tuple[int, int, str | None]:
     """Return height, width and what is wrong with the file, None if nothing is."""
     try:
+        # A pipe would be waited for, and a device may have no end.
+        Source(path=path, what="an image", most_bytes=_MOST_BYTES).open().close()
         with warnings.catch_warnings():  # Pillow warns of odd EXIF data, which is no fault here
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
@@ -225,10 +231,8 @@ def _check_image(path: Path) -> tuple[int, int, str | None]:
             if not _is_complete(path):
                 with Image.open(path) as image:
                     ImageOps.exif_transpose(image)  # decodes, and fails where data is missing
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except Exception as error:  # noqa: BLE001 - damaged images raise nearly anything
         return 0, 0, " ".join(str(error).split()) or type(error).__name__
-    except Image.DecompressionBombError as error:
-        return 0, 0, str(error)
     if min(height, width) < _SMALLEST_SIDE:
         return 0, 0, f"{width} x {height} pixels; the smallest side used is {_SMALLEST_SIDE}"
     return height, width, None

@@ -1,27 +1,28 @@
 """Weights from checkpoint files, read without running any code that the files carry.
 
-A PyTorch file is a zip of one pickle and the tensors' bytes. Official checkpoints pickle whole
-modules; here only tensors, storages and plain containers come to life, every module class becomes
-an inert `_Stub` that keeps its attributes, and any other name is refused.
+Official checkpoints pickle whole modules; here only tensors and plain containers come to life,
+every module class becomes an inert stand-in that keeps its attributes, and any other name is
+refused. `memplan.files.torch_files` does the reading.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from memplan.errors import BadInputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from memplan.files import Source
+from memplan.files.torch_files import (
+    MOST_BYTES,
+    Inert,
+    RefusedError,
+    read_torch_file,
+    refuse_all,
+)
 
 _SLOTS = ("ema", "model", "state_dict")
 
@@ -203,37 +204,17 @@ def read_checkpoint(path: str | Path) -> Any:
     Raises:
         BadInputError: the file cannot be read, or names something outside the permitted list.
     """
+    source = Source(
+        path=Path(path),
+        what="a PyTorch checkpoint",
+        way_out="It may be truncated or older than the zip format of PyTorch 1.6; download or save "
+        "it again.",
+        most_bytes=MOST_BYTES,
+    )
     try:
-        with zipfile.ZipFile(path) as archive:
-            [name] = [n for n in archive.namelist() if n.endswith("/data.pkl")]
-            prefix = name.removesuffix("data.pkl")
-            return _Unpickler(archive, prefix).load()
-    except BadInputError as error:
-        raise BadInputError(f"{path} is refused: {error}") from None
-    except OSError as error:
-        raise BadInputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInputError(
-            f"{path} is no readable PyTorch checkpoint ({reason}). It may be truncated or older"
-            " than the zip format of PyTorch 1.6; download or save it again."
-        ) from None
-
-
-class _Stub:
-    """Stands for a pickled object that is no tensor: keeps its attributes, does nothing."""
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> Self:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        # A state of (dict, slots) is how pickle writes classes with slots.
-        first = state[0] if isinstance(state, tuple) and state else state
-        if isinstance(first, dict):
-            self.__dict__.update({k: v for k, v in first.items() if isinstance(k, str)})
+        return read_torch_file(source, _stand_in)
+    except RefusedError as error:
+        raise BadInputError(f"{path} is refused: {error}.") from None
 
 
 # Names whose objects become stubs. Being inert they could be any names; a short list still says
@@ -249,89 +230,15 @@ _STUB_NAMES = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads the pickle of a checkpoint with `_Stub` for everything that is not data."""
+def _stand_in(module: str, name: str) -> type[Inert]:
+    """Return a stub class for a name that official checkpoints hold.
 
-    def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
-        self._archive = archive
-        self._prefix = prefix
-        self._storages: dict[str, Tensor] = {}
-        names = set(archive.namelist())
-        if f"{prefix}byteorder" in names and archive.read(f"{prefix}byteorder") != b"little":
-            raise BadInputError("its tensors are big-endian. Save it on a little-endian machine.")
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the permitted object of a name, or a stub class.
-
-        Raises:
-            BadInputError: the name is not permitted.
-        """
-        real = _REAL.get((module, name))
-        if real is not None:
-            return real
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return _StorageType(_STORAGE_DTYPES[name])
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        if (module, name) in _STUB_NAMES or f"{module}.".startswith(_STUB_MODULES):
-            return type(name, (_Stub,), {})
-        raise BadInputError(
-            f"its pickle names {module}.{name}, which is no part of a checkpoint and might run"
-            " code. Do not load this file elsewhere either unless you trust its source."
-        )
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        """Return the 1-D tensor over one storage's bytes."""
-        _, kind, key, _, num_elements = pid
-        if key not in self._storages:
-            data = bytearray(self._archive.read(f"{self._prefix}data/{key}"))
-            dtype = kind.dtype
-            flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-            if flat.numel() < num_elements:
-                raise ValueError(f"storage {key} is too short")
-            self._storages[key] = flat
-        return self._storages[key]
-
-
-@dataclass(frozen=True)
-class _StorageType:
-    """A storage class of the pickle; only its dtype matters."""
-
-    dtype: torch.dtype
-
-
-def _rebuild_tensor(
-    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: object
-) -> Tensor:
-    """Return the view of a storage; `as_strided` refuses what lies outside it."""
-    return storage.as_strided(tuple(size), tuple(stride), offset)
-
-
-def _rebuild_parameter(data: Tensor, *_rest: object) -> Tensor:
-    return data
-
-
-_REAL: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("__builtin__", "set"): set,
-    ("builtins", "set"): set,
-}
-_STORAGE_DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+    Raises:
+        RefusedError: the name is not permitted.
+    """
+    if (module, name) not in _STUB_NAMES and not f"{module}.".startswith(_STUB_MODULES):
+        refuse_all(module, name)
+    return type(name, (Inert,), {})
 
 
 def _state_of(content: object) -> dict[str, Tensor]:
@@ -339,18 +246,33 @@ def _state_of(content: object) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         return {k: v for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
     state: dict[str, Tensor] = {}
-    if isinstance(content, _Stub):
-        _walk(content, "", state)
+    if isinstance(content, Inert):
+        _walk(content, "", state, depth=0)
     return state
 
 
-def _walk(module: object, prefix: str, state: dict[str, Tensor]) -> None:
+_MOST_DEPTH = 50  # of modules in modules; a file may name a module as its own child
+
+
+def _walk(module: object, prefix: str, state: dict[str, Tensor], *, depth: int) -> None:
     """Add the parameters and persistent buffers of a stubbed module and of its children."""
-    attributes = getattr(module, "__dict__", {})
-    hidden = attributes.get("_non_persistent_buffers_set") or set()
+    if depth > _MOST_DEPTH or len(state) > _MOST_ENTRIES:
+        raise BadInputError(
+            "The checkpoint's modules are nested without end, so its weights cannot be taken."
+        )
+    hidden = _attribute(module, "_non_persistent_buffers_set", set)
     for kind in ("_parameters", "_buffers"):
-        for name, value in (attributes.get(kind) or {}).items():
+        for name, value in _attribute(module, kind, Mapping).items():
             if isinstance(value, Tensor) and name not in hidden:
                 state[f"{prefix}{name}"] = value
-    for name, child in (attributes.get("_modules") or {}).items():
-        _walk(child, f"{prefix}{name}.", state)
+    for name, child in _attribute(module, "_modules", Mapping).items():
+        _walk(child, f"{prefix}{name}.", state, depth=depth + 1)
+
+
+_MOST_ENTRIES = 1_000_000
+
+
+def _attribute(module: object, name: str, kind: type) -> Any:
+    """Return a container that a stubbed module has under a name; an empty one where it has none."""
+    value = getattr(module, "__dict__", {}).get(name)
+    return value if isinstance(value, kind) else {}

@@ -349,9 +349,14 @@ def from_name(name: str, **arguments: Any) -> YoloV9:
         raise UsageError(f"{name} cannot be set so: {reason}. Leave that out.") from None
 
 
+_MOST_CLASSES = 100_000
+
+
 def _check_arguments(num_classes: int, image_size: int, objects_per_image: int) -> None:
     if num_classes < 1:
         raise UsageError(f"num_classes {num_classes} is below 1.")
+    if num_classes > _MOST_CLASSES:
+        raise UsageError(f"num_classes {num_classes} is above {_MOST_CLASSES}, the most there are.")
     if objects_per_image < 0:
         raise UsageError(f"--objects-per-image {objects_per_image} is below 0.")
     if image_size < STRIDE or image_size % STRIDE:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import memplan
-from memplan.phantom.compile import LIBRARIES, SONAMES
+from memplan.phantom.compile import LIBRARIES, NESTED, SONAMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,8 +99,9 @@ def test_the_wheel_holds_the_phantoms_libraries_for_both_cuda_majors(wheel):
     """A wheel is for Linux on this kind of machine, and any Python."""
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
-        f"memplan/phantom/lib/cuda{major}/{library.folder and library.folder + '/'}"
-        f"{library.file(major)}"
+        str(
+            Path(f"memplan/phantom/lib/cuda{major}") / NESTED / library.folder / library.file(major)
+        )
         for major in SONAMES
         for library in LIBRARIES
     }

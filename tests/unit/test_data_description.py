@@ -67,9 +67,9 @@ def test_the_root_may_be_relative_to_the_working_directory(root, tmp_path, monke
         ("train: images/gone\nval: images/val\nnames: [a]\n", "which does not exist"),
         ("path: gone\ntrain: images/train\nval: images/val\nnames: [a]\n", "path gone is no"),
         ("train: [1]\nval: images/val\nnames: [a]\n", "give a directory"),
-        ("[", "not readable as YAML"),
+        ("[", "it is no YAML"),
         ("- train\n", "holds no mapping"),
-        ("!!python/object/apply:os.getcwd []", "not readable as YAML"),
+        ("!!python/object/apply:os.getcwd []", "it is no YAML"),
     ],
 )
 def test_a_fault_in_the_description_is_told_in_one_line(root, text, message):

@@ -10,6 +10,7 @@ from memplan.device.calibration import Calibration, calibration_of, load
 from memplan.device.card import Rates
 from memplan.device.catalogue import card
 from memplan.errors import BadInputError, BadTapeError
+from memplan.files.structures import unsealed
 
 VERSIONS = {"torch": "2.11.0", "cudnn": "9.19.0", "cuda": "13.0"}
 
@@ -138,7 +139,7 @@ def test_figures_that_no_card_has_are_refused(home, field, value):
     """A damaged number is not planned with."""
     path = home / "file.json"
     measured().save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    path.write_text(json.dumps(unsealed(json.loads(path.read_text())) | {field: value}))
 
     with pytest.raises(BadTapeError, match="is damaged"):
         load(path)

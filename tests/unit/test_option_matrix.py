@@ -89,6 +89,8 @@ VALUES = {
     "calibration": "calibration.json",
     "capacity": "8GiB",
     "cfg": "yolov9-c",
+    "cuda_version": "13.0",
+    "cudnn_version": "9.19",
     "data": "data.yaml",
     "data_path": "data.yaml",
     "device": "cpu",

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from memplan.device import catalogue
 from memplan.errors import BadInputError
 from memplan.phantom.build import library_folder
+from memplan.phantom.compile import NESTED
 from memplan.phantom.launch import environment
 
 CARD = catalogue.card("t4")
@@ -134,7 +136,8 @@ def test_another_interpreter_is_asked_for_its_own_torch(tmp_path):
 
     first = environment(CARD, interpreter=str(python))["LD_PRELOAD"].split(":")[0]
 
-    assert first.endswith("cuda12/libcudart.so.12")
+    assert first.endswith("/libcudart.so.12")
+    assert "/cuda12/" in first
 
 
 def test_a_program_that_is_no_python_is_named():
@@ -195,5 +198,5 @@ def test_processes_that_compile_at_once_agree(tmp_path):
 
     (folder,) = folders
     (kept,) = (tmp_path / "memplan").iterdir()
-    assert str(kept) == os.path.dirname(folder)  # noqa: PTH120
-    assert ["cuda" + folder[-2:]] == [one.name for one in kept.iterdir()]
+    (major,) = kept.iterdir()
+    assert Path(folder) == major / NESTED

@@ -209,7 +209,7 @@ def test_tensor_outside_its_storage_is_refused(tmp_path):
         for part, data in parts.items():
             archive.writestr(part, data)
 
-    with pytest.raises(BadInputError, match="storage 0 is too short"):
+    with pytest.raises(BadInputError, match="storage 0 has another size"):
         read_checkpoint(path)
 
 
@@ -221,7 +221,9 @@ def test_truncated_file_is_one_line(tmp_path, trained, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
 
-    with pytest.raises(BadInputError, match=r"cut\.pt is no readable PyTorch checkpoint") as caught:
+    with pytest.raises(
+        BadInputError, match=r"cut\.pt cannot be read as a PyTorch checkpoint"
+    ) as caught:
         read_checkpoint(path)
 
     assert "\n" not in str(caught.value)
@@ -232,7 +234,7 @@ def test_bare_pickle_and_missing_file(tmp_path):
     path = tmp_path / "bare.pt"
     path.write_bytes(pickle.dumps({"a": 1}))
 
-    with pytest.raises(BadInputError, match="is no readable PyTorch checkpoint"):
+    with pytest.raises(BadInputError, match="cannot be read as a PyTorch checkpoint"):
         read_checkpoint(path)
-    with pytest.raises(BadInputError, match=r"Cannot read .*none\.pt: No such file"):
+    with pytest.raises(BadInputError, match=r"none\.pt does not exist"):
         read_checkpoint(tmp_path / "none.pt")

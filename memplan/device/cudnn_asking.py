@@ -43,10 +43,18 @@ def start() -> None:
 
 @functools.cache
 def asked_by() -> str:
-    """Return a text that changes when the phantom's libraries do, and maybe cuDNN's answers."""
+    """Return a text that changes when the phantom does, and maybe cuDNN's answers with it.
+
+    That is its libraries, which hold what cuBLASLt answers, and in a process that itself runs on a
+    phantom card what that card's description says of it.
+    """
+    from memplan.phantom import control
     from memplan.phantom.build import library_folder
 
     digest = hashlib.sha256()
+    if control.is_loaded():
+        facts = os.environ.get("PHANTOM_DEVICE", "").split(";")
+        digest.update(";".join(one for one in facts if one.startswith("cublaslt_")).encode())
     with suppress(MemplanError):  # told when it is asked
         for path in sorted(one for one in library_folder().rglob("*.so*") if one.is_file()):
             digest.update(path.read_bytes())

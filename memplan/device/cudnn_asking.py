@@ -1,10 +1,11 @@
 """cuDNN asked for workspaces in a child process, on a phantom card.
 
-Where cuDNN finds no driver at all, it leaves out engines that a process with a card has, those
-above all that need no workspace for a window of one pixel: MobileNetV2 and EfficientNet-B0 in
-TF32 then seem to take a fifth more than `nvidia-smi` showed on an A100 (batch 128: 13.5 GiB
-instead of 11.1). On a phantom card it plans with them. What it answers about a described card
-does not depend on which card the phantom is.
+Where cuDNN finds no driver at all, it leaves out engines that a process with a card has, above all
+the one that gives a window of one pixel to cuBLASLt: MobileNetV2 and EfficientNet-B0 in TF32 then
+seem to take a fifth more than `nvidia-smi` showed on an A100 (batch 128: 13.5 GiB instead of
+11.1). On a phantom card it plans with them, and cuBLASLt wants all the workspace that it may have
+(`memplan.device.one_by_one`). What it answers about a described card does not depend on which card
+the phantom is.
 """
 
 from __future__ import annotations

@@ -140,17 +140,18 @@ def test_a_setting_rules_out_the_plans_with_its_note(changes, note):
     assert 0 < len(actual) < len(usual)
 
 
-def test_windows_of_one_pixel_take_no_workspace_on_an_a100():
-    """With a driver, cuDNN has engines for them; a public run of MobileNetV2 in TF32 shows it.
+def test_windows_of_one_pixel_take_no_copy_of_their_tensors_on_an_a100():
+    """With a driver, cuDNN gives them to cuBLASLt; a public run of MobileNetV2 in TF32 shows it.
 
     Its 11,336 MiB at batch 128 leave no room for the copies that the other engines make, such as
-    the 38,549,008 bytes of this one (github.com/itu-rad/CARMA, A100 40 GB).
+    the 38,549,008 bytes of this one (github.com/itu-rad/CARMA, A100 40 GB). What cuBLASLt takes
+    is at most the 4 MiB that it is allowed, with their alignment.
     """
     widening = problem(
         dtype="float32", input=(128, 24, 56, 56), weight=(144, 24, 1, 1), padding=(0, 0)
     )
 
-    assert WorkspaceOracle(card("a100-40gb")).bytes(widening) == 0
+    assert 4_194_560 == WorkspaceOracle(card("a100-40gb")).bytes(widening)
 
 
 def test_an_engine_that_pytorch_distrusts_is_never_taken():

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from memplan.convolution import ConvolutionProblem
-from memplan.device import catalogue
+from memplan.device import catalogue, cudnn_asking
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.life import Life
 from memplan.device.one_by_one import PRODUCT_BYTES, OneByOne, is_matrix_product
 from memplan.device.replay import Simulator
 from memplan.fit.predictor import Predictor
+from memplan.phantom.child import PhantomChild
+from memplan.phantom.launch import environment
 from memplan.registry import make_workload
 from memplan.trace.record import record
 
@@ -60,6 +62,21 @@ def test_cudnn_asks_for_a_product_what_is_taken_for_its_workspace():
 
     assert PRODUCT_BYTES == oracle.bytes(product)
     assert PRODUCT_BYTES != oracle.bytes(strided)
+
+
+def test_kept_answers_are_of_what_cublaslt_answers():
+    """A process on a phantom card that is described otherwise shares no answers with this one."""
+    card = catalogue.card("a100-40gb")
+    described = environment(card)["PHANTOM_DEVICE"]
+
+    def asked_by(more):
+        variables = {"PHANTOM_DEVICE": described + more}
+        modules = (cudnn_asking.__name__,)
+        with PhantomChild(card, imports=modules, variables=variables) as child:
+            return child.call(cudnn_asking.asked_by, {}, fresh=False)
+
+    assert cudnn_asking.asked_by() == asked_by("")
+    assert cudnn_asking.asked_by() != asked_by(";cublaslt_workspace=0")
 
 
 def _range(name, batch):

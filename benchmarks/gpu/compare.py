@@ -127,23 +127,30 @@ def _yes(value: bool) -> str:
 def _convolutions(facts: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, one in facts.items():
-        rows, equal, asked = [], 0, 0
+        rows = []
+        # Windows of one position apart: no driver tells there which engine a card will take.
+        counts = {True: [0, 0], False: [0, 0]}
         answers = one["prediction"]["workspace_bytes"]
         for predicted, row in zip(answers, one["measured"]["rows"], strict=True):
             heard = row["heard"]
             if heard is None:
                 continue
-            asked += 1
             back = heard["given_back_bytes"]
             alike = predicted in back if predicted else not back
-            equal += alike
+            of_kind = counts[all(side == 1 for side in row["problem"]["weight"][2:])]
+            of_kind[0] += alike
+            of_kind[1] += 1
             if not alike:
                 problem = row["problem"]
                 shape = "x".join(map(str, problem["input"]))
                 weight = "x".join(map(str, problem["weight"]))
                 rows.append((problem["kind"], problem["dtype"], shape, weight,
                              str(predicted), " ".join(map(str, back)) or "0"))  # fmt: skip
-        lines.append(f"{name}: {equal} of {asked} convolutions as predicted.")
+        (equal, asked), (ordinary, others) = counts[True], counts[False]
+        lines.append(
+            f"{name}: {equal + ordinary} of {asked + others} convolutions as predicted, "
+            f"{equal} of {asked} with windows of one position."
+        )
         if rows:
             header = ("Kind", "Type", "Input", "Weight", "Predicted bytes", "Taken, given back")
             lines.append(table(header, rows[:_MOST_ROWS], left=4))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,19 +87,19 @@ def export(options: ExportOptions) -> list[str]:
     ready = fuse(small) if options.fuse else small
     if options.half:
         ready = _halved(ready)
-    partial = options.output.with_name(f".{options.output.name}.partial")
     write, read = (_write_onnx, _read_onnx) if options.format == "onnx" else (_write_pt, _read_pt)
+    parent = options.output.parent
     try:
-        write(partial, ready, trained.class_names, options)
-        differences = _compare(trained.net, read(partial), options)
-        partial.replace(options.output)
+        # A folder of our own, under a name that nobody can have laid a link at.
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".memplan-export-") as folder:
+            partial = Path(folder) / options.output.name
+            write(partial, ready, trained.class_names, options)
+            differences = _compare(trained.net, read(partial), options)
+            partial.replace(options.output)
     except OSError as error:
         raise BadInputError(
             f"{options.output} cannot be written: {error.strerror}. Give another --output."
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return [*trained.notes, *_report(trained.net, conversion.layers, ready, options), *differences]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memplan.errors import BadInputError
-from memplan.files import Source
+from memplan.files import Source, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,15 +66,10 @@ def write_index(files: Sequence[Path], entries: dict[str, Any]) -> None:
     """
     text = json.dumps({"schema": INDEX_SCHEMA, "images": entries}, separators=(",", ":"))
     for index_file in files:
-        partial = index_file.with_name(f"{index_file.name}.{os.getpid()}")
         try:
             index_file.parent.mkdir(parents=True, exist_ok=True)
-            # Names of files need not be text; they come back as they were.
-            partial.write_bytes(text.encode("utf-8"))
-            partial.replace(index_file)
+            write_text(index_file, text)
         except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             continue
         return
 

@@ -127,7 +127,7 @@ class Prediction:
     seconds: float
     unknown_operators: frozenset[str]
     open_bytes: tuple[int, ...] = ()
-    """Reserved where workspaces of 1x1 convolutions are other than asked, see `one_by_one`."""
+    """Reserved where 1x1 convolutions need less workspace than asked, see `one_by_one`."""
 
     def error(self, tool: str | None = None) -> float:
         """Return the signed relative error, ours or a published tool's."""

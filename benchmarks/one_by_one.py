@@ -11,13 +11,14 @@ from pathlib import Path
 
 from memplan.convolution import ConvolutionProblem
 
+# In this very process: the oracle itself asks on a phantom card.
 _ASK = """
-import ast, sys
-from memplan.convolution import ConvolutionProblem
+import ast, json, sys
 from memplan.device import catalogue
-from memplan.device.cudnn import WorkspaceOracle
-problem = ConvolutionProblem(**ast.literal_eval(sys.argv[1]))
-print(WorkspaceOracle(catalogue.card(sys.argv[2])).bytes(problem))
+from memplan.device.cudnn_asking import answer
+device = json.dumps(catalogue.card(sys.argv[2]).cudnn_description())
+problem = ast.literal_eval(sys.argv[1])
+print(answer(device=device, problems=[problem], every=False)[0][0])
 """
 
 

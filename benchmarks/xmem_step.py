@@ -155,7 +155,7 @@ def replay_training(
         recording: of four iterations.
         card: its capacity less its context is what the allocator can get.
         has_matrix_workspace: False where the study ran with `CUBLAS_WORKSPACE_CONFIG=:0:0`.
-        one_by_one: which workspaces of 1x1 convolutions are taken to be there.
+        one_by_one: which workspace cuBLASLt is taken to want for 1x1 convolutions.
     """
     program, sizes = _program(recording, card, one_by_one, has_matrix=has_matrix_workspace)
     result = _replay(program, sizes, card.capacity_bytes - card.context_bytes)

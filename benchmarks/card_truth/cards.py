@@ -45,7 +45,9 @@ def plain_scripts() -> Iterator[Row]:
     """Yield the scripts of the CARMA study: fp32 with TF32, Adam or AdamW, no benchmark mode."""
     card = catalogue.card("a100-40gb")
     for cells in read("a100_device_used.csv"):
-        case = f"{_plain_case(cells)}, {cells['optimizer']} ({Path(cells['script']).stem})"
+        network = f"{cells['network']} ({cells['library']})"
+        case = f"{network}, {cells['img']} px, batch {cells['batch']}"
+        case += f", {cells['optimizer']} ({Path(cells['script']).stem})"
         row: dict[str, Any] = _of_a100(PLAIN, case, cells)
         try:
             tape = _plain_tape(cells)
@@ -60,11 +62,6 @@ def plain_scripts() -> Iterator[Row]:
         )
 
 
-def _plain_case(cells: dict[str, str]) -> str:
-    network = f"{cells['network']} ({cells['library']})"
-    return f"{network}, {cells['img']} px, batch {cells['batch']}"
-
-
 def _plain_tape(cells: dict[str, str]) -> Tape:
     """Return a step of what a script of the CARMA study trains.
 
@@ -77,14 +74,6 @@ def _plain_tape(cells: dict[str, str]) -> Tape:
     optimizer = OptimizerSettings(name=cells["optimizer"], momentum=0.9)
     settings = StepSettings(precision="fp32", optimizer=optimizer)
     return record(workload, int(cells["batch"]), settings)
-
-
-def save_plain_tapes(folder: str) -> None:
-    """Save the tapes of the plain scripts as NUMBER-CASE-MEASURED.tape, each step once."""
-    steps = {_plain_case(cells): cells for cells in read("a100_device_used.csv")}
-    for number, (case, cells) in enumerate(steps.items()):
-        name = f"{number}-{case}-{cells['device_used_mib']}.tape"
-        _plain_tape(cells).save(Path(folder) / name)
 
 
 def timm_script() -> Iterator[Row]:

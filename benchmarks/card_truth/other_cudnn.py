@@ -1,85 +1,88 @@
 """The plain scripts on an A100 again, with another cuDNN asked for workspaces.
 
-    pip download --no-deps -d wheels nvidia-cudnn-cu12==9.10.2.21 nvidia-cublas-cu12==12.8.4.1 \
-        nvidia-cuda-nvrtc-cu12==12.8.93
-    for wheel in wheels/*.whl; do unzip -q -o "$wheel" -d other; done
-    python -m benchmarks.card_truth.other_cudnn other
+    python -m venv other
+    other/bin/python -m pip install torch==2.8.0 numpy PyYAML
+    python -m benchmarks.card_truth.other_cudnn other/bin/python
 
-The steps are recorded in a process of its own, since torch brings its own cuDNN.
+The other torch brings its cuDNN, which is asked on a phantom card as memplan asks its own; steps
+are recorded by the installed torch.
 """
 
 from __future__ import annotations
 
 import csv
-import ctypes
+import json
 import os
 import subprocess
-import sys
-import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
+from benchmarks.card_truth.cards import plain_scripts
+from benchmarks.card_truth.page import percent
+from benchmarks.card_truth.row import Row
 from benchmarks.common import RESULTS
-from memplan import tape as tapes
 from memplan.cli.common import table
-from memplan.device import catalogue, cudnn_descriptors
-from memplan.device.one_by_one import OneByOne
-from memplan.errors import BadInputError
+from memplan.convolution import ConvolutionProblem
+from memplan.device import catalogue, cudnn_asking
+from memplan.phantom.launch import environment
 from memplan.units import MIB
 
 NAME = "card_truth_cudnn"
-_HEADER = ("Case", "Measured MiB", "Predicted", "Error", "1x1 as products", "Its error")
-# What cuDNN loads by name, so that it finds these and not the installed ones.
-_NEEDED = ("cublas/lib/libcublasLt.so.*", "cuda_nvrtc/lib/libnvrtc.so.*")
-_RECORD = (
-    "import sys; from benchmarks.card_truth.cards import save_plain_tapes; "
-    "save_plain_tapes(sys.argv[1])"
-)
+_HEADER = ("Case", "Measured MiB", "Predicted", "Error")
+_ANSWER = """
+import json, sys
+from memplan.device import cudnn_asking
+print(json.dumps(cudnn_asking.answer(**json.load(sys.stdin))))
+"""
+_VERSION = """
+from memplan.device.cudnn_descriptors import installed_version
+print(installed_version())
+"""
+_ROOT = Path(__file__).parents[2]
 
 
-def use(folder: Path) -> str:
-    """Let the cuDNN of an unpacked wheel answer in this process, and return its version.
-
-    Raises:
-        BadInputError: the folder has none, or it cannot be asked.
-    """
-    library = folder / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9"
-    if not library.exists():
-        raise BadInputError(f"{folder} holds no nvidia/cudnn/lib. Unpack a cuDNN 9 wheel there.")
-    for pattern in _NEEDED:
-        for path in sorted((folder / "nvidia").glob(pattern)):
-            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    os.environ["MEMPLAN_CACHE"] = "off"
-    cudnn_descriptors._path = lambda: str(library)  # noqa: SLF001 - no other way in is wanted
-    return cudnn_descriptors.installed_version()
+def _run(interpreter: str, code: str, text: str = "") -> str:
+    """Return what an interpreter with memplan's modules prints on a phantom card."""
+    variables = environment(catalogue.card("a100-40gb"), interpreter=interpreter)
+    done = subprocess.run(
+        [interpreter, "-c", code],
+        env=variables | {"PYTHONPATH": str(_ROOT)},
+        input=text, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
-def rows_of(folder: Path) -> list[tuple[str, ...]]:
-    """Return a row for each saved tape: measured, as asked, and 1x1 convolutions as products."""
-    from benchmarks.card_truth.replays import replays
+def asking(interpreter: str) -> Callable[..., list[tuple[int, ...]]]:
+    """Return a function as `cudnn_asking.workspaces` that asks an interpreter's cuDNN."""
 
-    card = catalogue.card("a100-40gb")
-    products = list(OneByOne).index(OneByOne.PRODUCTS)
-    rows = []
-    for path in sorted(folder.glob("*.tape"), key=lambda path: int(path.name.partition("-")[0])):
-        _, case, measured = path.stem.split("-", 2)
-        found = [one.device_used_peak_bytes for one in replays(tapes.load_tape(path), card)]
-        errors = [found[place] / MIB / int(measured) - 1 for place in (0, products)]
-        sizes = [f"{found[place] / MIB:.0f}" for place in (0, products)]
-        cells = [f"{error:+.1%}" for error in errors]
-        rows.append((case, measured, sizes[0], cells[0], sizes[1], cells[1]))
-    return rows
+    def workspaces(
+        device: str, problems: Sequence[ConvolutionProblem], *, every: bool
+    ) -> list[tuple[int, ...]]:
+        asked: dict[str, Any] = {"device": device, "every": every}
+        asked["problems"] = [asdict(one) for one in problems]
+        return [tuple(one) for one in json.loads(_run(interpreter, _ANSWER, json.dumps(asked)))]
+
+    return workspaces
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    assert row.predicted_bytes is not None, row.remark
+    sizes = (f"{size / MIB:.0f}" for size in (row.measured_bytes, row.predicted_bytes))
+    return (row.case, *sizes, percent(row.error))
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def main(folder: Path) -> None:
-    """Ask the cuDNN in FOLDER and write the table."""
-    version = use(folder)
-    with tempfile.TemporaryDirectory() as made:
-        subprocess.run([sys.executable, "-c", _RECORD, made], check=True)
-        rows = rows_of(Path(made))
+@click.argument("interpreter", type=click.Path(exists=True, dir_okay=False))
+def main(interpreter: str) -> None:
+    """Ask the cuDNN of INTERPRETER's torch and write the table."""
+    version = _run(interpreter, _VERSION)
+    os.environ["MEMPLAN_CACHE"] = "off"
+    cudnn_asking.workspaces = asking(interpreter)
+    rows = [_cells(row) for row in plain_scripts()]
     lines = [f"# Plain scripts on an A100, cuDNN {version} asked for workspaces", "", "```"]
     lines += [table(_HEADER, rows), "```", "", "- Device-used, the card's own context included."]
     lines += ["- Command: see benchmarks/card_truth/other_cudnn.py.", ""]

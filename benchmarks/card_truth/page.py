@@ -79,7 +79,7 @@ def write_results(rows: Sequence[Row], seconds: float) -> None:
 def _table(rows: Sequence[Row]) -> str:
     unit = _unit(rows)
     header = ("Case", "Card", "Figure", f"Measured {unit[0]}", "Predicted", "Error", "Low", "High",
-              "Range error", "1x1 as products", "torch", "cuDNN", "As ours")  # fmt: skip
+              "Range error", "torch", "cuDNN", "As ours")  # fmt: skip
     return table(header, [_cells(row, unit[1]) for row in rows], left=3)
 
 
@@ -99,7 +99,7 @@ def _cells(row: Row, unit: int) -> tuple[str, ...]:
         row.case, row.card, row.figure, measured,
         size(row.predicted_bytes) if row.predicted_bytes is not None else "not predicted",
         percent(row.error), size(row.low_bytes), size(row.high_bytes),
-        percent(row.range_error), percent(row.products_error),
+        percent(row.range_error),
         row.torch or "not stated", row.cudnn or "not stated", same_as_ours(row.torch, row.cudnn),
     )  # fmt: skip
 
@@ -132,11 +132,10 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 def misses(rows: Sequence[Row]) -> list[str]:
     """Return a table in Markdown of every miss above 5 %, with its mechanism."""
-    lines = ["| table | case | error | 1x1 as products | why |", "|---|---|---:|---:|---|"]
+    lines = ["| table | case | error | why |", "|---|---|---:|---|"]
     lines += [
         f"| {row.kind} | {row.case}, {row.card} | "
-        f"{percent(row.range_error if row.is_bound else row.error)} | "
-        f"{percent(row.products_error)} | {reason(row)} |"
+        f"{percent(row.range_error if row.is_bound else row.error)} | {reason(row)} |"
         for row in rows
         if row.is_miss
     ]
@@ -156,23 +155,21 @@ def contexts() -> list[str]:
     return lines
 
 
-def products() -> list[str]:
-    """Return a table in Markdown of the plain scripts with 1x1 convolutions as products.
+def other_cudnn(rows: Sequence[Row]) -> list[str]:
+    """Return a table in Markdown of the plain scripts beside those of another cuDNN.
 
-    From the csv files of `card_truth` and `card_truth_cudnn`: errors at batches 32, 64 and 128.
+    Errors at batches 32, 64 and 128; the other cuDNN's are of the csv file of `card_truth_cudnn`.
     """
     with (RESULTS / f"{NAME}_cudnn.csv").open(encoding="utf-8") as file:
-        other = {row["Case"]: row["Its error"] for row in csv.DictReader(file)}
-    titles = ("device-used, A100 40 GB", "as cuDNN says with no driver", "1x1 as products",
-              "products, and cuDNN 9.10.2 asked")  # fmt: skip
-    lines = [f"| {' | '.join(titles)} |", "|---|---:|---:|---:|"]
-    networks: dict[str, list[tuple[str, str, str]]] = {}
-    for row in read_csv(RESULTS / f"{NAME}.csv"):
-        network, side, batch = (*row.case.split(", "), "", "")[:3]
+        other = {row["Case"]: row["Error"] for row in csv.DictReader(file)}
+    titles = ("device-used, A100 40 GB", "as predicted", "cuDNN 9.10.2 asked")
+    lines = [f"| {' | '.join(titles)} |", "|---|---:|---:|"]
+    networks: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        network, side = (*row.case.split(", "), "")[:2]
         if row.kind == cards.PLAIN and side in {"224 px", "299 px"}:
-            errors = (percent(row.error), percent(row.products_error))
-            case = f"{network}, {side}, {batch}"
-            networks.setdefault(f"{network}, {side}", []).append((*errors, other[case]))
+            errors = (percent(row.error), other[row.case])
+            networks.setdefault(f"{network}, {side}", []).append(errors)
     for network, batches in networks.items():
         columns = (" / ".join(column) for column in zip(*batches, strict=True))
         lines.append(f"| {network} | {' | '.join(columns)} |")
@@ -183,7 +180,7 @@ def written_parts(rows: Sequence[Row]) -> dict[str, str]:
     """Return the parts of the document that are made from rows and tables, by name."""
     parts = {
         "summary": summary(rows),
-        "products": products(),
+        "cudnn": other_cudnn(rows),
         "contexts": contexts(),
         "misses": misses(rows),
     }

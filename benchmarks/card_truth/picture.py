@@ -15,7 +15,6 @@ from memplan.report import theme
 
 _FARTHEST = 0.35  # errors beyond are drawn at the edge, as arrows
 _INCHES = (9.0, 6.0)
-_VISIBLE = 0.01  # nearer than that, a second mark would only hide the first
 
 
 @theme.themed
@@ -42,10 +41,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes.set_xlim(-_FARTHEST * 1.05, _FARTHEST * 1.05)
     ticks = (-0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3)
     axes.set_xticks(ticks, [f"{tick:+.0%}" for tick in ticks])
-    axes.set_xlabel(
-        "predicted against measured; line: what the prediction leaves open\n"
-        "circle: 1x1 convolutions as matrix products"
-    )
+    axes.set_xlabel("predicted against measured; line: what the prediction leaves open")
     axes.set_title("memplan beside what strangers measured")
     axes.spines["left"].set_visible(False)
     return figure
@@ -67,12 +63,6 @@ def _draw_kind(axes: Axes, place: int, rows: Sequence[Row]) -> None:
         marker = ("<" if row.error < 0 else ">") if beyond else "o"
         at = float(np.clip(row.error, -_FARTHEST, _FARTHEST))
         axes.scatter([at], [height], marker=marker, s=12, color=theme.BLUE, linewidths=0)
-        as_products = row.products_error
-        if as_products is not None and abs(as_products - row.error) > _VISIBLE:
-            axes.scatter(
-                [np.clip(as_products, -_FARTHEST, _FARTHEST)], [height],
-                marker="o", s=14, facecolors="none", edgecolors="black", linewidths=0.7, zorder=3,
-            )  # fmt: skip
 
 
 def save(path: Path, rows: Sequence[Row]) -> None:

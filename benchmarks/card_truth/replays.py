@@ -71,12 +71,11 @@ def predicted(found: Sequence[int], uncertainty_bytes: int = 0) -> dict[str, Any
     """Return a row's prediction and the range it leaves open.
 
     Args:
-        found: bytes, in the order of `replays` or of `OneByOne`.
+        found: bytes, in the order of `replays`.
         uncertainty_bytes: of what all of them contain, either way.
     """
     return {
         "predicted_bytes": found[0],
-        "products_bytes": found[list(OneByOne).index(OneByOne.PRODUCTS)],
         "low_bytes": min(found) - uncertainty_bytes,
         "high_bytes": max(found) + uncertainty_bytes,
     }

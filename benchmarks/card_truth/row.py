@@ -30,8 +30,6 @@ class Row:
     """None where it is not predicted, and then `remark` says why."""
     is_bound: bool = False
     """Whether the prediction is an upper bound by design, so that its range is what is judged."""
-    products_bytes: int | None = None
-    """The same with 1x1 convolutions as matrix products, see `one_by_one`; None where not asked."""
     low_bytes: int | None = None
     """Least that the prediction leaves open; None where it leaves nothing open."""
     high_bytes: int | None = None
@@ -79,13 +77,6 @@ class Row:
         return judged is not None and abs(judged) > TOLERANCE
 
     @property
-    def products_error(self) -> float | None:
-        """The signed distance of `products_bytes`."""
-        if self.products_bytes is None or self.error is None:
-            return None
-        return self.products_bytes / self.measured_bytes - 1
-
-    @property
     def is_wrong_verdict(self) -> bool:
         """Whether running out was foretold wrongly."""
         return self.predicted_to_run_out is not None and self.predicted_to_run_out != self.ran_out
@@ -94,9 +85,5 @@ class Row:
         """Return the row as written to csv, derived figures included."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         shown = {name: "" if value is None else value for name, value in own.items()}
-        errors = {
-            "error": self.error,
-            "range_error": self.range_error,
-            "products_error": self.products_error,
-        }
+        errors = {"error": self.error, "range_error": self.range_error}
         return {**shown, **{k: "" if v is None else f"{v:.4f}" for k, v in errors.items()}}

@@ -102,8 +102,8 @@ def _open_range(answer: ProbeAnswer) -> str:
         return ""
     return (
         f"1x1 convolutions leave {format_bytes(low)} to {format_bytes(high)} device-used open at "
-        f"batch {answer.reference_batch}:\ncuDNN cannot say without a driver which of them run as "
-        "matrix products."
+        f"batch {answer.reference_batch}:\nhow much workspace cuBLASLt takes for them only a card "
+        "can tell."
     )
 
 

@@ -1,11 +1,12 @@
 """The workspace cuDNN asks for in a convolution, on any card, with no GPU and no driver.
 
 cuDNN plans convolutions from a description of the device, and the description need not be of a
-device that is there. This module asks it the question PyTorch asks and takes PyTorch's choice:
-the engine configurations of heuristic mode *instant*, in order, then those of the fallback list;
-those that PyTorch's settings rule out are skipped; the first that builds is it. Its workspace is
-requested from the caching allocator inside the operator, after the output, and freed at its end;
-a workspace of 0 bytes requests nothing.
+device that is there. It is asked on a phantom card (`memplan.device.cudnn_asking`), for where it
+finds no driver it leaves engines out. It is asked what PyTorch asks, and PyTorch's choice is
+taken: the engine configurations of heuristic mode *instant*, in order, then those of the fallback
+list; those that PyTorch's settings rule out are skipped; the first that builds is it. Its
+workspace is requested from the caching allocator inside the operator, after the output, and freed
+at its end; a workspace of 0 bytes requests nothing.
 
 Which convolutions reach cuDNN is the recorder's business. Every problem given here is taken to:
 `use_cudnn` and `use_cudnn_depthwise` of aten/src/ATen/native/Convolution.cpp said yes (so no
@@ -27,18 +28,17 @@ same with and without it (tried on 18 problems, cuDNN 9.19).
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 
 from memplan.convolution import ConvolutionProblem
-from memplan.device import cudnn_plans
+from memplan.device import cudnn_asking
 from memplan.device.card import Card
 from memplan.device.catalogue import architecture
-from memplan.device.cudnn_descriptors import installed_version, version_number
-from memplan.device.cudnn_plans import Mode, Note, Plan
+from memplan.device.cudnn_descriptors import installed_version
 from memplan.device.workspace_cache import WorkspaceCache
 from memplan.errors import BadInputError
 
@@ -50,11 +50,6 @@ _OLDEST_CAPABILITY = {"nvidia-cudnn-cu13": (7, 5), "nvidia-cudnn-cu12": (5, 0)}
 
 # `torch.backends.cudnn.benchmark_limit` as released. Source: aten/src/ATen/Context.h.
 BENCHMARK_LIMIT = 10
-
-# With three spatial dimensions PyTorch never takes this engine for these kinds, from the first
-# cuDNN version to before the last. Source: `plan_errata_exception` in Conv_v8.cpp.
-_ERRATA_ENGINE = 23
-_ERRATA_VERSIONS = {"forward": (90800, 91500), "input_gradient": (8000, 1 << 30)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +102,17 @@ class WorkspaceOracle:
         description = described.cudnn_description()
         self._device = json.dumps(description)
         # The workspace of the plan PyTorch takes, and those of all it times under benchmark.
-        self._chosen = _Answers(WorkspaceCache.of(description, self.cudnn_version), self._choice)
-        self._timed = _Answers(
-            WorkspaceCache.of(description, self.cudnn_version, benchmark=True), self._candidates
+        self._chosen, self._timed = (
+            _Answers(
+                WorkspaceCache.of(
+                    description,
+                    self.cudnn_version,
+                    benchmark=every,
+                    asked_by=cudnn_asking.asked_by(),
+                ),
+                partial(self._asked, every=every),
+            )
+            for every in (False, True)
         )
 
     def bytes(self, problem: ConvolutionProblem) -> int:
@@ -193,30 +196,21 @@ class WorkspaceOracle:
         timed = fitting[:BENCHMARK_LIMIT]
         return Benchmark(max(fitting), min(timed), max(timed))
 
-    def _choice(self, problem: ConvolutionProblem) -> tuple[int, ...]:
-        for plan in self._plans(problem):
-            return (plan.workspace_bytes,)
-        raise self._no_plan(problem)
-
-    def _candidates(self, problem: ConvolutionProblem) -> tuple[int, ...]:
-        found = tuple(plan.workspace_bytes for plan in self._plans(problem))
-        if not found:
-            raise self._no_plan(problem)
+    def _asked(
+        self, problems: Sequence[ConvolutionProblem], *, every: bool
+    ) -> list[tuple[int, ...]]:
+        """Return the workspaces of the plan PyTorch takes, or of every plan, for each problem."""
+        for problem in problems:
+            if problem.dtype == "bfloat16" and not self.card.supports_bfloat16:
+                raise BadInputError(
+                    f"{self.card.title} has no bfloat16 convolutions in cuDNN (that takes compute "
+                    "capability 8.0). Use --precision amp-fp16 or fp32."
+                )
+        found = cudnn_asking.workspaces(self._device, problems, every=every)
+        for problem, answer in zip(problems, found, strict=True):
+            if not answer:
+                raise self._no_plan(problem)
         return found
-
-    def _plans(self, problem: ConvolutionProblem) -> Iterator[Plan]:
-        """Yield the plans PyTorch would take, first the one it does take without benchmark."""
-        if problem.dtype == "bfloat16" and not self.card.supports_bfloat16:
-            raise BadInputError(
-                f"{self.card.title} has no bfloat16 convolutions in cuDNN (that takes compute "
-                "capability 8.0). Use --precision amp-fp16 or fp32."
-            )
-        planned = problem.as_planned()
-        device = cudnn_plans.device(self._device)
-        lists = (cudnn_plans.plans(planned, device, mode) for mode in (Mode.INSTANT, Mode.FALLBACK))
-        return (
-            plan for plan in itertools.chain.from_iterable(lists) if not _ruled_out(plan, planned)
-        )
 
     def _no_plan(self, problem: ConvolutionProblem) -> BadInputError:
         return BadInputError(
@@ -229,7 +223,9 @@ class _Answers:
     """Answers by problem, from memory, else from a file, else from cuDNN."""
 
     def __init__(
-        self, file: WorkspaceCache, ask: Callable[[ConvolutionProblem], tuple[int, ...]]
+        self,
+        file: WorkspaceCache,
+        ask: Callable[[Sequence[ConvolutionProblem]], list[tuple[int, ...]]],
     ) -> None:
         self._file = file
         self._ask = ask
@@ -238,39 +234,19 @@ class _Answers:
 
     def of(self, problems: Iterable[ConvolutionProblem]) -> list[tuple[int, ...]]:
         problems = list(problems)
-        new: dict[str, tuple[int, ...]] = {}
-        try:
-            for problem in problems:
-                if problem not in self._known:
-                    self._known[problem] = self._look_up(problem, new)
-        finally:
-            self._file.add(new)
-        return [self._known[problem] for problem in problems]
-
-    def _look_up(
-        self, problem: ConvolutionProblem, new: dict[str, tuple[int, ...]]
-    ) -> tuple[int, ...]:
         if self._by_key is None:
             self._by_key = self._file.read()
-        key = problem.key()
-        if key not in self._by_key:
-            self._by_key[key] = new[key] = self._ask(problem)
-        return self._by_key[key]
-
-
-def _ruled_out(plan: Plan, problem: ConvolutionProblem) -> bool:
-    """Return whether PyTorch skips a plan that cuDNN can build."""
-    unwanted = {Note.DOWN_CONVERT_INPUTS}
-    if problem.deterministic:
-        unwanted.add(Note.NONDETERMINISTIC)
-    if problem.dtype == "float32" and not problem.allow_tf32:
-        unwanted.add(Note.TENSOR_CORE)
-    if not plan.notes.isdisjoint(unwanted):
-        return True
-    if len(problem.stride) < 3 or plan.engine != _ERRATA_ENGINE:
-        return False
-    first, last = _ERRATA_VERSIONS.get(problem.kind, (0, 0))
-    return first <= version_number() < last
+        unknown = {one.key(): one for one in problems if one not in self._known}
+        unknown = {key: one for key, one in unknown.items() if key not in self._by_key}
+        if unknown:
+            found = self._ask(list(unknown.values()))
+            new = dict(zip(unknown, found, strict=True))
+            self._by_key |= new
+            self._file.add(new)
+        for problem in problems:
+            if problem not in self._known:
+                self._known[problem] = self._by_key[problem.key()]
+        return [self._known[problem] for problem in problems]
 
 
 def _nearest_supported(card: Card) -> tuple[Card, str]:

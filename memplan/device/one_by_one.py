@@ -1,14 +1,13 @@
 """What the workspaces of 1x1 convolutions leave open.
 
 A 1x1 convolution of stride 1 is a matrix product, and cuDNN has an engine that gives it to
-cuBLASLt. Asked with no driver loaded, cuDNN tries that engine first and drops it: cuBLASLt's own
-log (`CUBLASLT_LOG_LEVEL=1`) says that `cublasLtCreate` failed for want of a driver. On a card it
-need not fail. What it asks for then is known from one public recording only, 4 MiB; so a
-prediction stands between three: as asked, products in backward, products in both directions.
+cuBLASLt. The plan's workspace is then what cuBLASLt's algorithm asks for, at most the 4 MiB that
+cuDNN allows, and 256 bytes to align it; how much of that it asks only a card can tell. cuDNN is
+asked as if it were all (`memplan.device.cudnn_asking`); were it nothing, the workspace would be 0.
 
-Source: the log as above, cuDNN 9.10 and 9.19, for float32 and float16, all three kinds, and never
-for strides above 1 or larger windows; the recording is HugePandaCoder/octree-nca-groupeq
-my_snapshot.pickle@0cc7299, an allocation of 4,194,304 bytes under a 1x1 convolution.
+Source: cuDNN 9.10 and 9.19 asked on phantom cards whose cuBLASLt answers 0, 1 MiB and 4 MiB; never
+for strides above 1 or larger windows. Some products carry scratch of cuDNN's own beside it (one in
+seven to one in five of those tried); they keep what was asked, which is 4 MiB more at most.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from memplan.convolution import ConvolutionProblem
 from memplan.tape import Int64
 from memplan.units import MIB
 
-PRODUCT_BYTES = 4 * MIB
+PRODUCT_BYTES = 4 * MIB + 256
 
 
 def is_one_by_one(problem: ConvolutionProblem) -> bool:
@@ -41,14 +40,13 @@ def is_matrix_product(problem: ConvolutionProblem) -> bool:
 
 
 class OneByOne(Enum):
-    """Which 1x1 convolutions are taken to run as matrix products of cuBLASLt."""
+    """Which workspace cuBLASLt is taken to want for 1x1 convolutions."""
 
     AS_ASKED = "as asked"
-    PRODUCTS_IN_BACKWARD = "products in backward"
-    PRODUCTS = "products"
+    WITHOUT_WORKSPACE = "without workspace"
 
     def applied(self, problems: Sequence[ConvolutionProblem], workspaces: Int64) -> Int64:
-        """Return workspaces by convolution, bytes, those of products in place of what was asked.
+        """Return workspaces by convolution, bytes, with 0 for products that need none.
 
         Args:
             problems: the convolutions.
@@ -56,9 +54,5 @@ class OneByOne(Enum):
         """
         if self is OneByOne.AS_ASKED:
             return workspaces
-        backward_only = self is OneByOne.PRODUCTS_IN_BACKWARD
-        products = [
-            is_matrix_product(problem) and not (backward_only and problem.kind == "forward")
-            for problem in problems
-        ]
-        return np.where(products, PRODUCT_BYTES, workspaces)
+        products = np.array([is_matrix_product(problem) for problem in problems], dtype=bool)
+        return np.where(products & (workspaces == PRODUCT_BYTES), 0, workspaces)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-SCHEMA = "memplan.cudnn-workspaces/2"
+SCHEMA = "memplan.cudnn-workspaces/3"
 # Neither changes an answer (tried on 150 problems); leaving them out lets --capacity share a file.
 _IRRELEVANT = ("totalGlobalMem", "deviceName")
 # More than any device has; a larger number in a file is damage.
@@ -33,16 +33,30 @@ class WorkspaceCache:
     head: dict[str, object]
 
     @classmethod
-    def of(cls, description: dict[str, object], version: str, *, benchmark: bool = False) -> Self:
+    def of(
+        cls,
+        description: dict[str, object],
+        version: str,
+        *,
+        benchmark: bool = False,
+        asked_by: str = "",
+    ) -> Self:
         """Return the file of one card, by what matters to cuDNN, and of the version asked.
 
         Args:
             description: the card as `Card.cudnn_description` gives it.
             version: cuDNN's version.
             benchmark: whether the answers are those of all plans and not of the one taken.
+            asked_by: what cuDNN was asked on, where its answers depend on that.
         """
         device = {key: value for key, value in description.items() if key not in _IRRELEVANT}
-        head = {"schema": SCHEMA, "cudnn": version, "benchmark": benchmark, "device": device}
+        head = {
+            "schema": SCHEMA,
+            "cudnn": version,
+            "benchmark": benchmark,
+            "device": device,
+            "asked_by": asked_by,
+        }
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
         folder = cache_folder()
         return cls(folder / f"cudnn-{version}-{digest}.jsonl" if folder else None, head)

@@ -211,7 +211,7 @@ class Predictor:
         Args:
             card: index into `simulators`.
             batch: micro-batch size, >= 1.
-            one_by_one: which workspaces 1x1 convolutions are taken to have.
+            one_by_one: which workspaces cuBLASLt is taken to want for 1x1 convolutions.
         """
         piece = self.fit.piece(batch)
         program = self._program(piece, batch)
@@ -233,11 +233,9 @@ class Predictor:
             card: index into `simulators`.
             batch: micro-batch size, >= 1.
         """
-        used = [self.peaks(card, batch).device_used_peak_bytes]
-        for one_by_one in (OneByOne.PRODUCTS_IN_BACKWARD, OneByOne.PRODUCTS):
-            loaded = self.loaded(card, batch, one_by_one)
-            peaks = self.simulators[card].peaks(*loaded, self.convolutions(batch))
-            used.append(peaks.device_used_peak_bytes)
+        loaded = self.loaded(card, batch, OneByOne.WITHOUT_WORKSPACE)
+        without = self.simulators[card].peaks(*loaded, self.convolutions(batch))
+        used = [one.device_used_peak_bytes for one in (self.peaks(card, batch), without)]
         return min(used), max(used)
 
     def peaks(self, card: int, batch: int) -> Peaks:

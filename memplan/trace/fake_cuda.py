@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memplan.device import cudnn_asking
 from memplan.trace.operators_attention import scaled_dot_product_attention
 from memplan.trace.operators_convolution import select_convolution_backend
 
@@ -43,7 +44,8 @@ def _new_mode() -> FakeTensorMode:
 
 
 def warm_up() -> None:
-    """Import what recording needs, so that processes forked afterwards share it."""
+    """Start and import what recordings need, so that processes forked afterwards share it."""
+    cudnn_asking.start()
     importlib.import_module("torch.fx.experimental.symbolic_shapes")
     importlib.import_module("torch.utils.flop_counter")
     with fake_cuda():

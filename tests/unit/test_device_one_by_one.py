@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from memplan.convolution import ConvolutionProblem
-from memplan.device import catalogue
+from memplan.device import catalogue, cudnn_asking
+from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.life import Life
 from memplan.device.one_by_one import PRODUCT_BYTES, OneByOne, is_matrix_product
 from memplan.device.replay import Simulator
 from memplan.fit.predictor import Predictor
+from memplan.phantom.child import PhantomChild
+from memplan.phantom.launch import environment
 from memplan.registry import make_workload
 from memplan.trace.record import record
 
@@ -41,14 +44,39 @@ def test_a_matrix_product_has_one_position_and_no_stride(changes, expected):
     assert expected == is_matrix_product(problem(**changes))
 
 
-def test_products_take_their_own_workspace_in_place_of_what_cudnn_said():
-    """In both directions, or in backward alone."""
-    problems = [problem(), problem(kind="wgrad"), problem(weight=(128, 64, 3, 3))]
-    asked = np.array([7, 8, 9])
+def test_products_may_need_none_of_the_workspace_that_was_asked():
+    """Other engines of the same convolutions, and other convolutions, keep theirs."""
+    problems = [problem(), problem(kind="weight_gradient"), problem(weight=(128, 64, 3, 3))]
+    asked = np.array([PRODUCT_BYTES, 7, PRODUCT_BYTES])
 
-    assert [7, 8, 9] == OneByOne.AS_ASKED.applied(problems, asked).tolist()
-    assert [7, PRODUCT_BYTES, 9] == OneByOne.PRODUCTS_IN_BACKWARD.applied(problems, asked).tolist()
-    assert [PRODUCT_BYTES] * 2 + [9] == OneByOne.PRODUCTS.applied(problems, asked).tolist()
+    assert asked.tolist() == OneByOne.AS_ASKED.applied(problems, asked).tolist()
+    assert [0, 7, PRODUCT_BYTES] == OneByOne.WITHOUT_WORKSPACE.applied(problems, asked).tolist()
+    assert [] == OneByOne.WITHOUT_WORKSPACE.applied([], np.array([], dtype=np.int64)).tolist()
+
+
+def test_cudnn_asks_for_a_product_what_is_taken_for_its_workspace():
+    """4 MiB and their alignment, for the convolution and not for its like of stride 2."""
+    oracle = WorkspaceOracle(catalogue.card("a100-40gb"))
+    like = {"input": (4, 64, 160, 160), "weight": (64, 64, 1, 1)}
+    product, strided = problem(**like), problem(**like, stride=(2, 2))
+
+    assert PRODUCT_BYTES == oracle.bytes(product)
+    assert PRODUCT_BYTES != oracle.bytes(strided)
+
+
+def test_kept_answers_are_of_what_cublaslt_answers():
+    """A process on a phantom card that is described otherwise shares no answers with this one."""
+    card = catalogue.card("a100-40gb")
+    described = environment(card)["PHANTOM_DEVICE"]
+
+    def asked_by(more):
+        variables = {"PHANTOM_DEVICE": described + more}
+        modules = (cudnn_asking.__name__,)
+        with PhantomChild(card, imports=modules, variables=variables) as child:
+            return child.call(cudnn_asking.asked_by, {}, fresh=False)
+
+    assert cudnn_asking.asked_by() == asked_by("")
+    assert cudnn_asking.asked_by() != asked_by(";cublaslt_workspace=0")
 
 
 def _range(name, batch):
@@ -63,7 +91,7 @@ def _range(name, batch):
 @pytest.mark.slow
 def test_a_network_of_1x1_convolutions_has_a_range_and_one_of_3x3_has_none():
     """What was asked lies within; VGG's windows leave nothing open."""
-    (low, high), asked = _range("torchvision:mobilenet_v2", 32)
+    (low, high), asked = _range("torchvision:efficientnet_b0", 16)
     assert low <= asked <= high
     assert low < high
     (low, high), asked = _range("torchvision:vgg11", 2)

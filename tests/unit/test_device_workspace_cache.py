@@ -3,7 +3,7 @@
 import pytest
 
 from memplan.convolution import ConvolutionProblem
-from memplan.device import cudnn_plans
+from memplan.device import cudnn_asking
 from memplan.device.catalogue import card
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.workspace_cache import WorkspaceCache, cache_folder
@@ -36,11 +36,12 @@ def test_a_second_run_asks_nothing(folder, monkeypatch):
     """Answers outlive the process: a new oracle has them without asking cuDNN."""
     first = WorkspaceOracle(card("rtx-3090"))
     expected = (first.bytes(PROBLEM), first.benchmark_many([PROBLEM]))
-    monkeypatch.setattr(cudnn_plans, "plans", lambda *_: pytest.fail("cuDNN was asked again"))
+    again = "cuDNN was asked again"
+    monkeypatch.setattr(cudnn_asking, "workspaces", lambda *_, **__: pytest.fail(again))
     second = WorkspaceOracle(card("rtx-3090"))
 
     assert expected == (second.bytes(PROBLEM), second.benchmark_many([PROBLEM]))
-    assert 2 == len(list(folder.iterdir()))
+    assert 2 == len(list(folder.glob("cudnn-*")))
 
 
 def test_answers_come_back_as_written(folder):
@@ -127,3 +128,14 @@ def test_the_folder_follows_the_base_directory_rules(monkeypatch, tmp_path):
     assert tmp_path / ".cache" / "memplan" == cache_folder()
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert tmp_path / ".cache" / "memplan" == cache_folder()
+
+
+def test_what_was_asked_on_has_a_file_of_its_own(monkeypatch, tmp_path):
+    """Answers that another phantom's libraries led to are not taken for those of this one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("MEMPLAN_CACHE", raising=False)
+    one, other = (WorkspaceCache.of({"sms": 1}, "9.19.0", asked_by=word) for word in ("a", "b"))
+    one.add({"forward": (5,)})
+
+    assert {"forward": (5,)} == one.read()
+    assert {} == other.read()

@@ -17,7 +17,8 @@ SHARED = {
 ROOMS = {
     "files": set(),
     "shared": {"files"},
-    "device": set(),
+    # A card is described to a phantom, and cuDNN is asked on one.
+    "device": {"phantom"},
     "phantom": {"device"},
     "recording": {"device", "phantom"},
     "trace": {"device"},

@@ -89,9 +89,20 @@ def test_cudnn_compiles_attention_for_an_h100():
     assert 1_048_576 in sizes
 
 
-@pytest.mark.parametrize(("offered", "workspace_bytes"), [(0, []), (1 << 20, [(1 << 20) + 256])])
-def test_cudnn_plans_a_1x1_convolution_as_a_product_of_cublaslt(offered, workspace_bytes):
-    """Its workspace is the algorithm's, which the description gives, and 256 bytes to align it."""
+@pytest.mark.parametrize(
+    ("described_as", "workspace_bytes"),
+    [
+        ("", [4_194_560]),
+        (";cublaslt_workspace=0", []),
+        (";cublaslt_workspace=1048576", [1_048_832]),
+        (";cublaslt_workspace=99999999", [4_194_560]),
+    ],
+)
+def test_cudnn_plans_a_1x1_convolution_as_a_product_of_cublaslt(described_as, workspace_bytes):
+    """Its workspace is the algorithm's, and 256 bytes to align it.
+
+    The algorithm's is as described, and all that cuDNN allows where nothing is.
+    """
     described = environment(catalogue.card("a100-80gb"))["PHANTOM_DEVICE"]
     sizes = ask(
         """
@@ -103,7 +114,7 @@ def test_cudnn_plans_a_1x1_convolution_as_a_product_of_cublaslt(offered, workspa
         trace = torch.cuda.memory._snapshot()["device_traces"][0]
         answer([entry["size"] for entry in trace if entry["action"] == "alloc"])
         """,
-        variables={"PHANTOM_DEVICE": f"{described};cublaslt_workspace={offered}"},
+        variables={"PHANTOM_DEVICE": f"{described}{described_as}"},
     )
 
     assert [13_107_200, 8_192, 13_107_200, *workspace_bytes] == sizes

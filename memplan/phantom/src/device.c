@@ -69,7 +69,7 @@ static void read_description(void) {
   d->mem_clock_khz = number(text, "mem_clock_khz", 1593000);
   d->bus_width = number(text, "bus_width", 5120);
   d->nccl_bytes = number(text, "nccl_bytes", 0);
-  d->cublaslt_workspace = number(text, "cublaslt_workspace", 0);
+  d->cublaslt_workspace = number(text, "cublaslt_workspace", 4 << 20);
   d->registers_default = number(text, "registers", 32);
 }
 

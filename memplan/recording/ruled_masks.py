@@ -45,11 +45,10 @@ class RuledMasks:
             self._note_comparison(call, result, args, kwargs)
         elif call.name in ops.MASK_SUMMARIES and args[0].dtype is torch.bool:
             self._note_summary(call.name, result, args[0])
-        elif call.name in ops.MASK_SUMMARIES and _is_whole(args[0]):
+        elif call.name in ops.MASK_SUMMARIES and _is_whole(args[0]) and _is_small(result):
             # Integers are 0, as a library's report that all went well.
-            if result.numel() <= _MOST_ELEMENTS:
-                zeros = torch.zeros(result.shape, dtype=result.dtype)
-                self._values.keep(result, zeros, by_rule=True)
+            zeros = torch.zeros(result.shape, dtype=result.dtype)
+            self._values.keep(result, zeros, by_rule=True)
 
     def are_constant(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether each of some masks is one value throughout."""
@@ -70,11 +69,11 @@ class RuledMasks:
         try:
             operands = [self._assumed(one) if isinstance(one, Tensor) else one for one in args]
         except _UnknownError:
-            if result.numel() > _MOST_ELEMENTS:
+            if not _is_small(result):
                 return
             host = self._rules.mask(result.shape)
         else:
-            if result.numel() > _MOST_ELEMENTS:
+            if not _is_small(result):
                 return
             host = call.overload(*operands, **kwargs)
         self._values.keep(result, host, by_rule=True)
@@ -96,6 +95,10 @@ class RuledMasks:
         answers = {"all": 0, "min": 0, "any": 1, "max": 1}
         value = answers.get(name, self._rules.count(mask.numel()))
         self._values.keep(result, torch.full(result.shape, value).to(result.dtype), by_rule=True)
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.numel() <= _MOST_ELEMENTS
 
 
 def _is_whole(tensor: Tensor) -> bool:

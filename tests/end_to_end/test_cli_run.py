@@ -1,5 +1,6 @@
 """`memplan run`: a person's own command on a card that is not there."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -276,6 +277,13 @@ def test_a_script_that_takes_too_long_is_told_of_as_far_as_it_came(tmp_path):
     assert answer["peaks"]["allocated_peak_bytes"] >= 2 * 4 << 20
 
 
+def _running():
+    """Yield the command lines of all processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            yield path.read_bytes()
+
+
 def test_nothing_is_left_when_memplan_is_ended(tmp_path):
     """SIGTERM ends the script, too."""
     command = _sleeper(tmp_path)
@@ -287,9 +295,8 @@ def test_nothing_is_left_when_memplan_is_ended(tmp_path):
         assert any("asleep" in line for line in running.stderr)
         running.terminate()
         assert running.wait(timeout=60) == 143
-    listing = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
 
-    assert not any(command[1].encode() in arguments for arguments in listing)
+    assert not any(command[1].encode() in arguments for arguments in _running())
 
 
 @pytest.mark.slow

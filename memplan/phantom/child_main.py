@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +21,10 @@ from memplan.errors import MemplanError
 
 def main(imports: list[str]) -> None:
     """Import modules, then answer requests until an empty line or standard input's end."""
+    # The parent may hold itself to a part of the memory; libraries that cannot be loaded within it
+    # would be left out without a word, and answers with them.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for name in imports:

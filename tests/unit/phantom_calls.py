@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 
 from memplan.errors import BadInputError
 
@@ -27,3 +28,8 @@ def refuse(*, name):
     if name:
         raise BadInputError(f"No such thing as {name!r}.")
     raise ZeroDivisionError("division by zero")
+
+
+def address_space_limit() -> int:
+    """Return the bytes of address space that this process may take, -1 where there is no limit."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0]

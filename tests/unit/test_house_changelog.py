@@ -7,7 +7,7 @@ from pathlib import Path
 import memplan
 
 ROOT = Path(__file__).parents[2]
-ORDER = ["Added", "Changed", "Deprecated", "Removed", "Fixed"]
+ORDER = ["Security", "Added", "Changed", "Deprecated", "Removed", "Fixed"]
 
 
 def _sections():

@@ -1,12 +1,14 @@
 """A child process on a phantom card: what calls give back, and what becomes of those that fail."""
 
+import resource
 from pathlib import Path
 
 import pytest
-from phantom_calls import card_and_peak, crash, mark, refuse
+from phantom_calls import address_space_limit, card_and_peak, crash, mark, refuse
 
 from memplan.device import catalogue
 from memplan.errors import BadInputError, MemplanError
+from memplan.host_memory import within_host_memory
 from memplan.phantom.child import PhantomChild
 
 
@@ -44,6 +46,16 @@ def test_a_crash_ends_its_own_call_alone(child):
     with pytest.raises(MemplanError, match="ended its process on the phantom card by signal 11"):
         child.call(crash, {})
     assert child.call(card_and_peak, {"count": 256})[1] == 256
+
+
+def test_a_child_is_not_held_to_its_parents_part_of_the_memory():
+    """Libraries that cannot be loaded within it would be left out, and cuDNN's answers with them."""
+    variables = {"PYTHONPATH": str(Path(__file__).parent)}
+    with (
+        within_host_memory(64),
+        PhantomChild(catalogue.card("t4"), variables=variables) as limited,
+    ):
+        assert limited.call(address_space_limit, {}) == resource.getrlimit(resource.RLIMIT_AS)[1]
 
 
 def test_a_child_that_does_not_start_says_so():

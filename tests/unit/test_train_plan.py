@@ -1,13 +1,12 @@
 """A run that follows a plan: its settings replace the options', its predictions are recorded."""
 
-import json
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from train_toy import Toy, toy_options
 
-from memplan.answers import GpuFacts, PlanAnswer, Predicted, WorkloadFacts
+from memplan.answers import GpuFacts, PlanAnswer, Predicted, WorkloadFacts, load_answers
 from memplan.errors import UsageError
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
@@ -77,8 +76,7 @@ def test_a_plan_s_settings_replace_the_options(tmp_path):
         checkpoint.options["memory_format"],
         checkpoint.options["recompute"],
     )
-    saved = json.loads((summary.run_folder / "plan.json").read_text())
-    assert plan == PlanAnswer.from_json(saved)
+    assert [plan] == load_answers(summary.run_folder / "plan.json")
 
 
 def test_memory_rows_carry_the_prediction(tmp_path):

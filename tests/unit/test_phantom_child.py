@@ -49,7 +49,7 @@ def test_a_crash_ends_its_own_call_alone(child):
 
 
 def test_a_child_is_not_held_to_its_parents_part_of_the_memory():
-    """Libraries that cannot be loaded within it would be left out, and cuDNN's answers with them."""
+    """Libraries that cannot be loaded within it would be left out, and answers with them."""
     variables = {"PYTHONPATH": str(Path(__file__).parent)}
     with (
         within_host_memory(64),

@@ -16,10 +16,10 @@ from memplan.device.card import Card
 from memplan.device.life import Life
 from memplan.device.replay import replay
 from memplan.registry import make_workload
+from memplan.spec import StepSpec
 from memplan.tape import Tape
 from memplan.trace.fake_cuda import warm_up
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 LOGS = Path(__file__).parent / "data" / "yolov9_logs.csv"
 # No log states how crowded its images are; this is the workload's own default.
@@ -45,7 +45,7 @@ def recorded(row: dict[str, str], checkout: Path | None = None) -> tuple[Tape, C
         workload = make_workload(name, arguments)
     card = catalogue.card("a100-80gb" if "A100" in row["gpu"] else "t4")
     # The official recipe asks for deterministic algorithms.
-    return record(workload, int(row["batch"]), StepSettings(deterministic=True)), card
+    return record(workload, int(row["batch"]), StepSpec(deterministic=True)), card
 
 
 def lives(row: dict[str, str]) -> tuple[Life, Life]:

@@ -25,9 +25,9 @@ from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
 from memplan.planner.throughput import images_per_second
 from memplan.report.claims_page import Claim, claims_figures, write_claims
+from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape
 from memplan.trace.fake_cuda import warm_up
-from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings
 
 MODEL, CARD, IMAGE_SIZE = "yolov9-s", "a100-80gb", 640
@@ -52,12 +52,12 @@ class Step:
     question: Question
 
     @cache  # noqa: B019 - two of these live as long as the program
-    def tape(self, batch: int, settings: StepSettings, devices: int = 1) -> Tape:
+    def tape(self, batch: int, settings: StepSpec, devices: int = 1) -> Tape:
         """Return the tape at a micro-batch size."""
         return replace(self.question, devices=devices).record(batch, settings)
 
     def peaks(
-        self, batch: int, settings: StepSettings, *, accumulates: bool = False, devices: int = 1
+        self, batch: int, settings: StepSpec, *, accumulates: bool = False, devices: int = 1
     ) -> Peaks:
         """Return the peaks of a whole life on the article's card."""
         tape = self.tape(batch, settings, devices)
@@ -67,7 +67,7 @@ class Step:
         sizes = program.sizes(tape.events.requested_bytes, device)
         return simulator.peaks(program, sizes, tape.convolutions)
 
-    def rate(self, batch: int, settings: StepSettings, accumulation_steps: int = 1) -> float:
+    def rate(self, batch: int, settings: StepSpec, accumulation_steps: int = 1) -> float:
         """Return images per second by the roofline."""
         tape = self.tape(batch, settings)
         simulator = self.question.simulators()[0]
@@ -85,7 +85,7 @@ class Finding:
     """Whether another reading of the claim, stated in the text, is borne out."""
 
 
-AMP = StepSettings()
+AMP = StepSpec()
 
 
 def _is_near(value: float, stated: float) -> bool:
@@ -138,7 +138,7 @@ def _bears_out(saving: float, time: float) -> bool:
     return is_near and time <= RECOMPUTE_TIME + _NEAR_POINTS
 
 
-def _enough_blocks(step: Step, every: StepSettings, peak_bytes: int) -> tuple[str, ...]:
+def _enough_blocks(step: Step, every: StepSpec, peak_bytes: int) -> tuple[str, ...]:
     """Return the blocks that give most bytes for their time, enough for the claimed saving."""
     simulator = step.question.simulators()[0]
     savings = block_savings(lambda settings: step.tape(BATCH, settings), simulator, every)

@@ -30,8 +30,8 @@ from memplan.errors import MemplanError
 from memplan.planner.evaluate import Evaluator
 from memplan.planner.recompute import NUM_RUNGS
 from memplan.planner.space import Budget, Space, Split, fits_budget
+from memplan.spec import MEMORY_FORMATS, StepSpec
 from memplan.tape import Tape
-from memplan.trace.step import MEMORY_FORMATS, StepSettings
 from memplan.units import GIB, three_digits
 
 from .common import publish
@@ -59,7 +59,7 @@ _AIM_OF_BEST, _AIM_OVER_AUTOBATCH, _AIM_HALVED = 0.97, 1.2, 0.08
 class Way:
     """One way to run, and how fast it is; whether it fits is another matter."""
 
-    settings: StepSettings
+    settings: StepSpec
     split: Split
     rate: float
 
@@ -108,7 +108,7 @@ class Network:
         several = [(), self.blocks, self.sqrt_blocks, self.blocks[::2], half, half[::2]]
         return list(dict.fromkeys(several))
 
-    def grid(self) -> Iterator[StepSettings]:
+    def grid(self) -> Iterator[StepSpec]:
         """Yield every configuration of the grid."""
         leans = (False, True) if self.question.made.offers_lean else (False,)
         for layout in MEMORY_FORMATS:
@@ -129,7 +129,7 @@ class Bench:
         }
         self.capacity = self.simulators[""].card.capacity_bytes
         self.budget = Budget(capacity_bytes=self.capacity, safety_fraction=_SAFETY)
-        self._evaluators: dict[StepSettings, Evaluator] = {}
+        self._evaluators: dict[StepSpec, Evaluator] = {}
 
     def plan(self) -> tuple[PlanAnswer, float]:
         """Return the plan and the seconds it took, recordings shared with what came before."""
@@ -142,7 +142,7 @@ class Bench:
         )
         return answer, time.perf_counter() - start
 
-    def evaluator(self, settings: StepSettings) -> Evaluator:
+    def evaluator(self, settings: StepSpec) -> Evaluator:
         """Return what answers for one configuration."""
         if settings not in self._evaluators:
             batches = [one.micro_batch_size for one in self.network.splits]
@@ -155,13 +155,13 @@ class Bench:
             )
         return self._evaluators[settings]
 
-    def peaks(self, settings: StepSettings, split: Split, allocator: str = "") -> Peaks:
+    def peaks(self, settings: StepSpec, split: Split, allocator: str = "") -> Peaks:
         """Return the peaks of one way to run."""
         evaluator = self.evaluator(settings)
         tape = evaluator.tape(split.micro_batch_size)
         return evaluator.peaks(tape, split.accumulation_steps, allocator)
 
-    def rate(self, settings: StepSettings, split: Split) -> float:
+    def rate(self, settings: StepSpec, split: Split) -> float:
         """Return the images per second of one way to run."""
         evaluator = self.evaluator(settings)
         return evaluator.rate(evaluator.tape(split.micro_batch_size), split.accumulation_steps)
@@ -201,7 +201,7 @@ class Bench:
         settings = replace(base, recompute=paths)
         return self._came_of(settings, self._halved(settings))
 
-    def _halved(self, settings: StepSettings) -> Split:
+    def _halved(self, settings: StepSpec) -> Split:
         """Return the first of the halves of the effective batch that does not run out."""
         batch = self.network.effective
         while batch > 1 and not self.peaks(settings, self._split(batch)).fits:
@@ -228,7 +228,7 @@ class Bench:
     def _split(self, batch: int) -> Split:
         return Split(batch, max(1, round(self.network.effective / batch)))
 
-    def _came_of(self, settings: StepSettings, split: Split) -> Ruled:
+    def _came_of(self, settings: StepSpec, split: Split) -> Ruled:
         peaks = self.peaks(settings, split)
         if not peaks.fits:
             return Ruled(split, 0.0, "oom")

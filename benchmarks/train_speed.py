@@ -22,9 +22,10 @@ from benchmarks.claims import Step
 from benchmarks.common import publish
 from memplan.api import Question
 from memplan.registry import make_workload
+from memplan.spec import StepSpec
+from memplan.step.run import TrainingStep
 from memplan.trace.fake_cuda import warm_up
 from memplan.trace.measure import with_random_images
-from memplan.trace.step import StepSettings, TrainingStep
 from memplan.workload import Batch, OptimizerSettings, Workload
 
 CARD, MODEL, IMAGE_SIZE, BATCH = "a100-80gb", "yolov9-s", 640, 64
@@ -41,7 +42,7 @@ class Variant:
 
     name: str
     workload: Workload
-    settings: StepSettings
+    settings: StepSpec
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Measured:
 
 def levers(precision: str, recompute: tuple[str, ...], *, compiles: bool) -> dict[str, Any]:
     """Return the settings of each lever by its name, the plain step first."""
-    plain = StepSettings(precision=precision)
+    plain = StepSpec(precision=precision)
     fused = replace(plain, optimizer=OptimizerSettings(fused=True))
     found = {
         PLAIN: plain,
@@ -166,7 +167,7 @@ def predict(
         asked = Question(
             workload=f"official:{official}", arguments={**arguments, "cfg": MODEL}, gpus=(CARD,)
         )
-        theirs, settings = Step("official", asked), StepSettings()
+        theirs, settings = Step("official", asked), StepSpec()
         peaks = theirs.peaks(batch_size, settings)
         found[OFFICIAL] = (peaks.reserved_peak_bytes, theirs.rate(batch_size, settings))
     return found
@@ -252,7 +253,7 @@ def main(
     ]
     if official is not None:
         theirs = make_workload(f"official:{official}", {"image_size": img, "cfg": cfg})
-        variants.append(Variant(OFFICIAL, theirs, StepSettings(precision=precision)))
+        variants.append(Variant(OFFICIAL, theirs, StepSpec(precision=precision)))
     found = measure_all(variants, where, batch, rounds, steps)
     predicted = predict(IMAGE_SIZE, BATCH, official)
     memory = "peak reserved" if where.type == "cuda" else "kept for backward"

@@ -24,12 +24,12 @@ from memplan.device.cublas import release_of
 from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.reduction import Reduction
+from memplan.step.run import move_model
 from memplan.trace.build import build, make_fake
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.record import no_garbage_collection
 from memplan.trace.recorder import Recorder
-from memplan.trace.step import move_model
 
 # The loop was asked for 3 iterations and left after the index had reached 3.
 NUM_ITERATIONS = 4

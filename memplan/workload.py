@@ -371,7 +371,7 @@ class Workload(abc.ABC):
         Raises:
             UnknownNameError: no such optimizer.
         """
-        from memplan.trace.optimizers import make_optimizer
+        from memplan.step.optimizers import make_optimizer
 
         return make_optimizer(parameters, settings, **more)
 

@@ -15,10 +15,10 @@ from memplan.device.context import outside_allocator, under_cuda
 from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
 from memplan.device.life import Life
 from memplan.errors import BadInputError
+from memplan.spec import StepSpec
 from memplan.tape import Tape
 from memplan.trace.build import build
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.units import MIB
 from memplan.workload import OptimizerSettings
 
@@ -72,7 +72,7 @@ def _plain_tape(cells: dict[str, str]) -> Tape:
     make_model = of_library(cells["library"], network, int(cells["classes"]))
     workload = ImageClassifier(network, make_model, int(cells["img"]))
     optimizer = OptimizerSettings(name=cells["optimizer"], momentum=0.9)
-    settings = StepSettings(precision="fp32", optimizer=optimizer)
+    settings = StepSpec(precision="fp32", optimizer=optimizer)
     return record(workload, int(cells["batch"]), settings)
 
 
@@ -94,7 +94,7 @@ def timm_script() -> Iterator[Row]:
         except BadInputError as error:
             yield Row(**row, remark=str(error))
             continue
-        settings = StepSettings(
+        settings = StepSpec(
             precision="fp32",
             optimizer=OptimizerSettings(name="SGD", momentum=_MOMENTUM),
             cudnn_benchmark=True,
@@ -156,7 +156,7 @@ def in_data_parallel() -> Iterator[Row]:
             binary=cells["loss"] == "binary",
         )
         optimizer = OptimizerSettings(name="SGD", momentum=0.9, weight_decay=1e-4)
-        settings = StepSettings(precision="fp32", optimizer=optimizer, allow_tf32=False)
+        settings = StepSpec(precision="fp32", optimizer=optimizer, allow_tf32=False)
         tape = with_data_parallel(
             record(workload, videos, settings),
             ModelTensors.of(build(workload)),

@@ -12,8 +12,8 @@ from benchmarks.card_truth.yolov8 import YoloV8n, YoloV8nClassifier
 from memplan.device import catalogue
 from memplan.device.life import Life
 from memplan.planner.crowd import Crowd
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.units import GIB
 from memplan.workload import OptimizerSettings, Workload
 
@@ -43,7 +43,7 @@ def ultralytics_logs() -> Iterator[Row]:
         tape = None
         if workload is not None:
             optimizer = OptimizerSettings(name="AdamW", momentum=0.9)
-            settings = StepSettings(optimizer=optimizer, deterministic=True)
+            settings = StepSpec(optimizer=optimizer, deterministic=True)
             tape = record(workload, batch, settings)
         for column, validates in (("gpu_mem_first_epoch", False), ("gpu_mem_max", True)):
             row = {

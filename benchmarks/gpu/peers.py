@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.job import Job
+from memplan.step.run import TrainingStep
 from memplan.trace.measure import Batches, run_life
-from memplan.trace.step import TrainingStep
 
 _MODULES = {
     "accelerate": "accelerate.utils",

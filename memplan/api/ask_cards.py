@@ -26,8 +26,8 @@ from memplan.plan_answers import CardChoice, CardOption
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.space import Budget, Split, configurations, fits_budget, score, setting_of
 from memplan.planner.throughput import images_per_second
+from memplan.spec import MEMORY_FORMATS, StepSpec
 from memplan.tape import Tape
-from memplan.trace.step import MEMORY_FORMATS, StepSettings
 from memplan.units import GIB
 
 PER_WATT = "images/s for each watt of the board's power limit"
@@ -138,7 +138,7 @@ class _Inquiry:
             Evaluator(planned.recordings, one, simulators, self.batches, planned.objects)
             for one in self.several
         ]
-        self._checked: set[tuple[StepSettings, int]] = set()
+        self._checked: set[tuple[StepSpec, int]] = set()
         self._read_tapes(range(len(self.several)))
 
     def _read_tapes(self, numbers: Iterable[int]) -> None:
@@ -151,7 +151,7 @@ class _Inquiry:
                 else:
                     self.tapes.pop((number, batch), None)
 
-    def check(self, settings: Sequence[Setting]) -> dict[tuple[StepSettings, int], float]:
+    def check(self, settings: Sequence[Setting]) -> dict[tuple[StepSpec, int], float]:
         """Record the settings that cards would run, and return those that are not as expected.
 
         By how much, as a part of all bytes; infinity where one cannot be recorded. Settings with
@@ -173,7 +173,7 @@ class _Inquiry:
         return changed
 
     def bears_on(
-        self, setting: Setting | None, changed: Mapping[tuple[StepSettings, int], float]
+        self, setting: Setting | None, changed: Mapping[tuple[StepSpec, int], float]
     ) -> bool:
         """Return whether what is not as expected may change a card's setting."""
         if max(changed.values()) > NOTEWORTHY_FRACTION:

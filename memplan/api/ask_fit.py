@@ -21,7 +21,7 @@ from memplan.plan_answers import CommandChange, CommandFit
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.recompute import NUM_RUNGS
 from memplan.planner.space import DEPARTURE_FRACTION, Split, fits_budget
-from memplan.trace.step import MEMORY_FORMATS, StepSettings
+from memplan.spec import MEMORY_FORMATS, StepSpec
 
 _EXPANDABLE = "expandable_segments:True"
 _MOST_CHANGES = 6
@@ -32,7 +32,7 @@ class _Way:
     """One way to run the command, with the options in which it differs from what was typed."""
 
     changed: frozenset[str]
-    settings: StepSettings
+    settings: StepSpec
     split: Split
     allocator: str
     peaks: Peaks
@@ -157,10 +157,10 @@ class _Inquiry:
         planned.recordings.tape(self.base, typed.batch)
         self.several = [one for one in self.several if self._runs(one, batches)]
         self.evaluators = {one: self._evaluator(one, batches) for one in self.several}
-        self._failed: set[tuple[StepSettings, int]] = set()
+        self._failed: set[tuple[StepSpec, int]] = set()
         self.plain = self._way(self.base, self.split, question.allocator)
 
-    def _runs(self, settings: StepSettings, batches: list[int]) -> bool:
+    def _runs(self, settings: StepSpec, batches: list[int]) -> bool:
         """Return whether a way to run could be recorded at some batch."""
         recordings = self.planned.recordings
         return any(recordings.has(settings, batch) for batch in ends_of(batches))
@@ -185,11 +185,11 @@ class _Inquiry:
             return way
         return self._way(way.settings, way.split, way.allocator)
 
-    def _evaluator(self, settings: StepSettings, batches: list[int]) -> Evaluator:
+    def _evaluator(self, settings: StepSpec, batches: list[int]) -> Evaluator:
         recordings, objects = self.planned.recordings, self.planned.objects
         return Evaluator(recordings, settings, self.simulators, batches, objects)
 
-    def _way(self, settings: StepSettings, split: Split, allocator: str) -> _Way:
+    def _way(self, settings: StepSpec, split: Split, allocator: str) -> _Way:
         evaluator = self.evaluators[settings]
         tape = evaluator.tape(split.micro_batch_size)
         steps = split.accumulation_steps
@@ -215,7 +215,7 @@ class _Inquiry:
         for found in map_processes(self._largest, kinds, doing="replaying changes of a command"):
             yield from found
 
-    def _largest(self, kind: tuple[StepSettings, str]) -> list[_Way]:
+    def _largest(self, kind: tuple[StepSpec, str]) -> list[_Way]:
         """Return the ways from the micro-batch as typed down to the first two that fit."""
         settings, allocator = kind
         found: list[_Way] = []
@@ -259,11 +259,11 @@ class _Inquiry:
         peaks = evaluator.peaks(tape, self.split.accumulation_steps, allocator)  # type: ignore[arg-type]
         return fits_budget(peaks, self.planned.budget)
 
-    def _recomputed_fits(self, settings: StepSettings, paths: tuple[str, ...]) -> bool:
+    def _recomputed_fits(self, settings: StepSpec, paths: tuple[str, ...]) -> bool:
         way = self._recorded(settings, paths)
         return way is not None and fits_budget(way.peaks, self.planned.budget)
 
-    def _recorded(self, settings: StepSettings, paths: tuple[str, ...]) -> _Way | None:
+    def _recorded(self, settings: StepSpec, paths: tuple[str, ...]) -> _Way | None:
         """Return a way with blocks that recompute, recorded as it runs."""
         allocator = self.planned.question.allocator
         evaluator = self.evaluators[settings]

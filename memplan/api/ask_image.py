@@ -12,7 +12,7 @@ from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption
 from memplan.planner.space import Split, fits_budget
 from memplan.processes import num_cores
-from memplan.trace.step import StepSettings
+from memplan.spec import StepSpec
 
 # Far beyond what detectors are trained with; tensors of more elements than 2^31 are slow anyway.
 _LARGEST_SIDE = 8192
@@ -21,7 +21,7 @@ _LARGEST_SIDE = 8192
 @dataclass(frozen=True)
 class _Way:
     what: str
-    settings: StepSettings
+    settings: StepSpec
     split: Split
     allocator: str
 

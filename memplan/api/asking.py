@@ -16,8 +16,8 @@ from memplan.fit.predictor import Say, thinned, with_each_crowd
 from memplan.planner.evaluate import Recordings
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
 from memplan.planner.throughput import images_per_second
+from memplan.spec import StepSpec
 from memplan.tape import Tape
-from memplan.trace.step import StepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,12 @@ class Planned:
         return self.answer.alternatives[-1]
 
     @property
-    def settings(self) -> StepSettings:
+    def settings(self) -> StepSpec:
         """How the plan's step runs."""
         return settings_of(self.base, self.chosen)
 
     @property
-    def base(self) -> StepSettings:
+    def base(self) -> StepSpec:
         """How a step runs as it was asked, with nothing recomputed."""
         return self.question.step_settings(recompute=())
 

@@ -21,9 +21,9 @@ from memplan.errors import BadInputError, DeviceOutOfMemoryError
 from memplan.fit.predictor import Say
 from memplan.planner.rates import Stretch, fit_rates, stretches_of
 from memplan.registry import make_workload
+from memplan.spec import PRECISIONS, StepSpec
 from memplan.tape import Tape
 from memplan.trace.record import record
-from memplan.trace.step import PRECISIONS, StepSettings
 
 # Two sizes, so that launches and rates are told apart; small enough for a card of 6 GB.
 _BATCHES = (1, 8)
@@ -37,7 +37,7 @@ class Timed:
     workload: str
     arguments: Mapping[str, Any]
     micro_batch_size: int
-    settings: StepSettings
+    settings: StepSpec
     seconds: Mapping[str, Sequence[float]]
     """Repeats by `section/phase`, as `memplan.trace.measure.Measurement` has them."""
 
@@ -135,7 +135,7 @@ def calibrate(index: int, *, say: Say = silent) -> Calibration:
             continue
         for batch in _BATCHES:
             say(f"Timing {DEFAULT_WORKLOAD}, {precision}, batch {batch}")
-            settings = StepSettings(precision=precision)
+            settings = StepSpec(precision=precision)
             found = _in_child(_life, index, batch, settings)
             if found.out_of_memory:
                 raise DeviceOutOfMemoryError(
@@ -207,7 +207,7 @@ def _outside(index: int) -> dict[str, int]:
     return outside_by_phase(torch.device("cuda", index))
 
 
-def _life(index: int, batch: int, settings: StepSettings) -> Any:
+def _life(index: int, batch: int, settings: StepSpec) -> Any:
     import torch
 
     from memplan.trace.measure import Timing, measure

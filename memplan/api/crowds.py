@@ -20,7 +20,7 @@ from memplan.planner.risk import (
     RunCrowd,
     tolerated_objects,
 )
-from memplan.trace.step import StepSettings
+from memplan.spec import StepSpec
 
 _SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 
@@ -100,7 +100,7 @@ class Crowds:
 def run_risk(
     crowds: Crowds,
     simulator: Simulator,
-    settings: StepSettings,
+    settings: StepSpec,
     chosen: int,
     candidates: Sequence[int],
     *,

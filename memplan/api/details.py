@@ -13,11 +13,11 @@ from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import MemplanError
 from memplan.planner.throughput import operator_seconds
+from memplan.spec import StepSpec
 from memplan.tape import Tape
-from memplan.trace.step import StepSettings
 
 
-def settings_of(base: StepSettings, chosen: Setting) -> StepSettings:
+def settings_of(base: StepSpec, chosen: Setting) -> StepSpec:
     """Return how the chosen setting's step runs."""
     return replace(
         base,
@@ -57,7 +57,7 @@ def phase_peaks(
 
 
 def block_savings(
-    record: Callable[[StepSettings], Tape], simulator: Simulator, settings: StepSettings
+    record: Callable[[StepSpec], Tape], simulator: Simulator, settings: StepSpec
 ) -> tuple[BlockSaving, ...]:
     """Return what recomputing each of a setting's blocks buys and costs.
 

@@ -18,8 +18,8 @@ from memplan.parallel import kept_processes
 from memplan.planner.devices import Sharing, best_sharing, seconds_between
 from memplan.planner.search import settings_at
 from memplan.planner.space import Budget, Space, configurations
+from memplan.spec import MEMORY_FORMATS, StepSpec
 from memplan.trace.fake_cuda import warm_up
-from memplan.trace.step import MEMORY_FORMATS, StepSettings
 
 # Sizes at which a card's time is worked out; between them it is nearly a line.
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -123,7 +123,7 @@ def _shared(
     simulators: Sequence[Simulator],
     budgets: Sequence[Budget],
     space: Space,
-    settings: StepSettings,
+    settings: StepSpec,
     num_images: int | None,
     say: Say,
 ) -> _Found | None:
@@ -173,7 +173,7 @@ def _shared(
 
 
 def _best(
-    predictor: Predictor, space: Space, settings: StepSettings, largest: Sequence[int]
+    predictor: Predictor, space: Space, settings: StepSpec, largest: Sequence[int]
 ) -> Sharing | None:
     """Return the fastest way to share a batch among cards that hold so many images at most."""
     times = []

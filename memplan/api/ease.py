@@ -14,7 +14,7 @@ from memplan.fit.predictor import Say
 from memplan.planner.evaluate import Recordings, ends_of
 from memplan.planner.search import Outcome, search
 from memplan.planner.space import DEPARTURE_FRACTION, Budget, Space, score
-from memplan.trace.step import StepSettings
+from memplan.spec import StepSpec
 
 _PARTS = 4
 # Fewer images at once than two in each part are not worth parting.
@@ -33,7 +33,7 @@ def ease(
     question: Question,
     outcome: Outcome,
     simulators: Mapping[str, Simulator],
-    base: StepSettings,
+    base: StepSpec,
     space: Space,
     budget: Budget,
     recordings: Recordings,
@@ -87,7 +87,7 @@ def ease(
 
 
 def _crowded_fraction(
-    base: StepSettings, space: Space, recordings: Recordings, crowds: Crowds
+    base: StepSpec, space: Space, recordings: Recordings, crowds: Crowds
 ) -> float:
     """Return the largest tensor that grows with the objects, as a part of all that live at once."""
     batch = ends_of([one.micro_batch_size for one in space.splits()])[1]

@@ -36,9 +36,9 @@ from memplan.parallel import kept_processes
 from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError, Outcome, search
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
+from memplan.spec import MEMORY_FORMATS, PRECISIONS
 from memplan.trace.build import build
 from memplan.trace.fake_cuda import warm_up
-from memplan.trace.step import MEMORY_FORMATS, PRECISIONS
 from memplan.workload import Workload
 
 # What ends most fragmentation, at no cost in speed that anybody measured.

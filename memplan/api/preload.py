@@ -19,7 +19,7 @@ _MODULES = (
     "torch.fx.experimental.symbolic_shapes",
     "torch.utils.flop_counter",
     "torch._dynamo",
-    "memplan.trace.optimizers",
+    "memplan.step.optimizers",
 )
 
 

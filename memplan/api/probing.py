@@ -48,9 +48,9 @@ from memplan.planner.search import (
     pareto,
     settings_at,
 )
+from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape
 from memplan.trace.fake_cuda import warm_up
-from memplan.trace.step import StepSettings
 
 # Samples of a timeline that a page can show.
 _TIMELINE_SAMPLES = 600
@@ -223,7 +223,7 @@ def _reference(batches: Sequence[BatchPeaks]) -> int:
 
 
 def _recommended(
-    predictor: Predictor, card: int, question: Question, settings: StepSettings, largest: int
+    predictor: Predictor, card: int, question: Question, settings: StepSpec, largest: int
 ) -> Setting | None:
     """Return the fastest micro-batch of this very configuration that leaves a margin, recorded."""
     nominal = question.made.nominal_batch_size

@@ -33,10 +33,10 @@ from memplan.errors import BadInputError, UsageError
 from memplan.planner.crowd import Crowd
 from memplan.processes import is_worker
 from memplan.registry import make_workload, takes
+from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape
 from memplan.trace.build import build
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings, Workload
 
 DEFAULT_WORKLOAD = "yolov9-s"
@@ -264,7 +264,7 @@ class Question:
         with explained(self.made):
             return ModelTensors.of(build(self.made))
 
-    def record(self, micro_batch_size: int, settings: StepSettings) -> Tape:
+    def record(self, micro_batch_size: int, settings: StepSpec) -> Tape:
         """Return the tape at a micro-batch size: of rank 0 where several devices train together.
 
         Raises:
@@ -276,7 +276,7 @@ class Question:
         parallel = DataParallel(devices=self.devices, sync_batch_norm=self.sync_batch_norm)
         return with_data_parallel(tape, self.model_tensors, parallel)
 
-    def recorder(self, settings: StepSettings) -> Callable[[int], Tape]:
+    def recorder(self, settings: StepSpec) -> Callable[[int], Tape]:
         """Return the function that records a step so set, by micro-batch size."""
         return partial(self.record, settings=settings)
 
@@ -287,7 +287,7 @@ class Question:
             state.pop("made", None)
         return state
 
-    def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSettings:
+    def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSpec:
         """Return how the step runs.
 
         Args:
@@ -296,7 +296,7 @@ class Question:
         Raises:
             UsageError: a name that does not exist.
         """
-        return StepSettings(
+        return StepSpec(
             precision=self.precision,
             memory_format=self.memory_format,
             optimizer=OptimizerSettings(name=self.optimizer, fused=self.fused),

@@ -19,8 +19,8 @@ from memplan.fit.predictor import Say
 from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError
 from memplan.planner.space import Budget, Space, fits_budget
+from memplan.spec import StepSpec
 from memplan.tape import Tape
-from memplan.trace.step import StepSettings
 from memplan.units import format_bytes
 
 # Image sides are tried in steps of a detector's usual stride.
@@ -136,7 +136,7 @@ def _change(what: str, setting: Setting, peaks: Peaks, budget: Budget) -> Change
     )
 
 
-def _base(question: Question, setting: Setting) -> StepSettings:
+def _base(question: Question, setting: Setting) -> StepSpec:
     return settings_of(question.step_settings(recompute=()), setting)
 
 

@@ -19,8 +19,8 @@ from memplan.fit.program import EveryBatch, Fit
 from memplan.planner.recompute import RecomputeLadder, is_inside, parts_of_large
 from memplan.planner.splice import Splicer
 from memplan.planner.throughput import Float64, images_per_second, operator_seconds
+from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape
-from memplan.trace.step import StepSettings
 
 # From this batch on YOLOv9 and torchvision's models keep their structure; smaller ones are read
 # off the same program, and a plan that takes one is recorded by itself.
@@ -29,8 +29,8 @@ _MOST_RECORDED = 512
 # A recording that differs from what was expected by a larger part bears on other batches too.
 NOTEWORTHY_FRACTION = 0.001
 
-Recorder = Callable[[StepSettings], Callable[[int], Tape]]
-Key = tuple[StepSettings, int]
+Recorder = Callable[[StepSpec], Callable[[int], Tape]]
+Key = tuple[StepSpec, int]
 
 
 def _recorded(recorder_of: Recorder, key: Key) -> Tape:
@@ -52,7 +52,7 @@ class Recordings:
         self._tapes: dict[Key, Tape] = {}
         self._failed: dict[Key, MemplanError] = {}
 
-    def tape(self, settings: StepSettings, batch: int) -> Tape:
+    def tape(self, settings: StepSpec, batch: int) -> Tape:
         """Return a tape, recorded now if it was not yet.
 
         Raises:
@@ -63,11 +63,11 @@ class Recordings:
             raise self._failed[settings, batch]
         return self._tapes[settings, batch]
 
-    def has(self, settings: StepSettings, batch: int) -> bool:
+    def has(self, settings: StepSpec, batch: int) -> bool:
         """Return whether a tape was recorded already."""
         return (settings, batch) in self._tapes
 
-    def failure(self, settings: StepSettings, batch: int) -> MemplanError | None:
+    def failure(self, settings: StepSpec, batch: int) -> MemplanError | None:
         """Return why a tape could not be recorded; None where it was, or was not tried."""
         return self._failed.get((settings, batch))
 
@@ -93,16 +93,16 @@ class Recordings:
             else:
                 self._tapes[key] = one
 
-    def recorded(self, settings: StepSettings) -> list[Tape]:
+    def recorded(self, settings: StepSpec) -> list[Tape]:
         """Return the tapes of a configuration so far, in descending order of their batches."""
         mine = [(batch, tape) for (of, batch), tape in self._tapes.items() if of == settings]
         return [tape for _, tape in sorted(mine, key=lambda one: -one[0])]
 
-    def keep(self, settings: StepSettings, batch: int, tape: Tape) -> None:
+    def keep(self, settings: StepSpec, batch: int, tape: Tape) -> None:
         """Take a tape that was made elsewhere as recorded."""
         self._tapes[settings, batch] = tape
 
-    def fit(self, settings: StepSettings, batches: Sequence[int]) -> Fit | EveryBatch:
+    def fit(self, settings: StepSpec, batches: Sequence[int]) -> Fit | EveryBatch:
         """Return the program of a configuration, recorded at two batches and all known ones.
 
         Args:
@@ -123,7 +123,7 @@ class Recordings:
             fitted = fitted.learned(tape)
         return fitted
 
-    def _ends(self, settings: StepSettings, batches: Sequence[int]) -> tuple[int, int]:
+    def _ends(self, settings: StepSpec, batches: Sequence[int]) -> tuple[int, int]:
         """Return the batches to record at: those of `ends_of`, or the largest that can be."""
         ends = ends_of(batches)
         good = []
@@ -162,7 +162,7 @@ class Evaluator:
     def __init__(
         self,
         recordings: Recordings,
-        settings: StepSettings,
+        settings: StepSpec,
         simulators: Mapping[str, Simulator],
         batches: Sequence[int],
         objects: Callable[[int], Sequence[int]] = as_recorded,

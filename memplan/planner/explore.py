@@ -24,7 +24,7 @@ from memplan.planner.space import (
     score,
     setting_of,
 )
-from memplan.trace.step import StepSettings
+from memplan.spec import StepSpec
 
 # Prospects looked into at a time, whatever the number of cores, so that it changes nothing.
 _AT_ONCE = 2
@@ -43,7 +43,7 @@ class Found:
 class Prospect:
     """A micro-batch and allocator of a configuration that may win with some blocks recomputed."""
 
-    settings: StepSettings
+    settings: StepSpec
     split: Split
     allocator: str
     bound: float
@@ -72,23 +72,23 @@ class Exploration:
         self.say = say
         self.splits = space.splits()
         self.outside_bytes = next(iter(simulators.values())).outside.num_bytes
-        self.evaluators: dict[StepSettings, Evaluator] = {}
+        self.evaluators: dict[StepSpec, Evaluator] = {}
         self.found: dict[tuple[object, ...], Found] = {}
         self.refuted: set[tuple[object, ...]] = set()
         """What cannot be recorded."""
         self.has_learned = False
         """Whether a recording was not what was expected, so that more is to be looked into."""
         self._recorded: set[tuple[object, ...]] = set()
-        self._climbed: set[tuple[StepSettings, Split, str]] = set()
+        self._climbed: set[tuple[StepSpec, Split, str]] = set()
 
-    def add(self, settings: StepSettings, one: Found) -> None:
+    def add(self, settings: StepSpec, one: Found) -> None:
         """Remember what was looked into, unless it was recorded already."""
         key = self.key(settings, one.setting)
         if key not in self._recorded:
             self.found[key] = one
 
     @staticmethod
-    def key(settings: StepSettings, setting: Setting) -> tuple[object, ...]:
+    def key(settings: StepSpec, setting: Setting) -> tuple[object, ...]:
         """Return what tells settings apart."""
         of_step = replace(settings, recompute=setting.recompute)
         return of_step, setting.micro_batch_size, setting.allocator
@@ -133,7 +133,7 @@ class Exploration:
 
     # The plain way, for every layout and precision
 
-    def evaluate(self, several: Sequence[StepSettings]) -> None:
+    def evaluate(self, several: Sequence[StepSpec]) -> None:
         """Look into configurations at every split."""
         batches = [split.micro_batch_size for split in self.splits]
         several = [settings for settings in several if settings not in self.evaluators]
@@ -159,24 +159,24 @@ class Exploration:
         """The card."""
         return next(iter(self.simulators.values())).card
 
-    def _refute(self, keys: Sequence[tuple[StepSettings, int]]) -> None:
+    def _refute(self, keys: Sequence[tuple[StepSpec, int]]) -> None:
         """Remember which of some configurations and batches cannot be recorded, so not be run."""
         for settings, batch in keys:
             if self.recordings.failure(settings, batch) is not None:
                 for allocator in (self.space.allocator, *self.space.allocators):
                     self.refuted.add((settings, batch, allocator))
 
-    def _look_many(self, work: Sequence[tuple[StepSettings, Split]], allocator: str) -> None:
+    def _look_many(self, work: Sequence[tuple[StepSpec, Split]], allocator: str) -> None:
         look = partial(self._look_at, allocator)
         made = map_processes(look, work, doing="replaying settings")
         for (settings, _), one in zip(work, made, strict=True):
             self.add(settings, one)
 
-    def _look_at(self, allocator: str, one: tuple[StepSettings, Split]) -> Found:
+    def _look_at(self, allocator: str, one: tuple[StepSpec, Split]) -> Found:
         settings, split = one
         return self.look(self.evaluators[settings], split, allocator)
 
-    def may_beat(self, settings: StepSettings, split: Split, departures: int) -> bool:
+    def may_beat(self, settings: StepSpec, split: Split, departures: int) -> bool:
         """Return whether the plain setting, that much less, would be better than all that fits."""
         if self.recordings.failure(settings, split.micro_batch_size) is not None:
             return False
@@ -184,7 +184,7 @@ class Exploration:
         ceiling = score(plain.setting, self.space) * (1 - DEPARTURE_FRACTION) ** departures
         return not fits_budget(plain.peaks, self.budget) and ceiling > self.best_score()
 
-    def plain(self, settings: StepSettings, split: Split) -> Found:
+    def plain(self, settings: StepSpec, split: Split) -> Found:
         """Return what was found for a configuration with the first allocator."""
         return self.found[settings, split.micro_batch_size, self.space.allocator]
 
@@ -222,7 +222,7 @@ class Exploration:
                         made.append(Prospect(settings, split, allocator, most))
         return sorted(made, key=lambda one: -one.bound)
 
-    def is_outdone(self, settings: StepSettings, split: Split) -> bool:
+    def is_outdone(self, settings: StepSpec, split: Split) -> bool:
         """Return whether another configuration takes less and is faster with nothing recomputed.
 
         Recomputing the same blocks saves and costs nearly the same in both.
@@ -275,7 +275,7 @@ class Exploration:
         if not self.space.blocks:
             return
         waiting = self.prospects()
-        done: set[StepSettings] = set()
+        done: set[StepSpec] = set()
         while waiting and waiting[0].bound > self.best_score():
             now = waiting[:_AT_ONCE]
             waiting = waiting[_AT_ONCE:]
@@ -338,7 +338,7 @@ class Exploration:
     def _take_recorded(self, key: tuple[object, ...]) -> None:
         """Put what is recorded of a setting in place of what was expected of it."""
         settings, batch, allocator = key
-        assert isinstance(settings, StepSettings)
+        assert isinstance(settings, StepSpec)
         assert isinstance(batch, int)
         assert isinstance(allocator, str)
         expected = self.found[key]
@@ -408,7 +408,7 @@ class Exploration:
             self.add(settings, self.found_on(evaluator, tape, split, allocator, NUM_RUNGS))
 
 
-def describe(several: Sequence[StepSettings]) -> str:
+def describe(several: Sequence[StepSpec]) -> str:
     """Return configurations in a few words."""
     return "; ".join(
         f"{one.precision}, {one.memory_format}"

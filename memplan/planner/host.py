@@ -15,7 +15,7 @@ from memplan.processes import num_cores
 from memplan.units import format_bytes, three_digits
 
 if TYPE_CHECKING:
-    from memplan.trace.step import StepSettings
+    from memplan.spec import StepSpec
     from memplan.workload import OptimizerSettings, Workload
 
 # A margin for what the tape does not hold: oneDNN's scratch and re-ordered weights, loader
@@ -67,13 +67,13 @@ def plan_for_host(
     Limits: live tensors are counted, not the scratch of the processor's libraries, for which a
     fifth of the available memory is left. The speed is a rough rate, not a measurement.
     """
-    from memplan.trace.step import StepSettings
+    from memplan.spec import StepSpec
 
     started = time.monotonic()
     capacity = available_host_bytes() if available_bytes is None else available_bytes
     budget = int(capacity * MEMORY_SHARE)
     effective = effective_batch or workload.nominal_batch_size
-    settings = StepSettings(
+    settings = StepSpec(
         precision="fp32",
         memory_format=memory_format,
         optimizer=optimizer,
@@ -137,7 +137,7 @@ def _divisors(number: int) -> list[int]:
     return [part for part in range(number, 0, -1) if number % part == 0]
 
 
-def _record(workload: Workload, micro: int, settings: StepSettings, *, accumulates: bool) -> _Life:
+def _record(workload: Workload, micro: int, settings: StepSpec, *, accumulates: bool) -> _Life:
     from memplan.trace.record import record
 
     tape = record(workload, micro, settings)

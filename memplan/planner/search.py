@@ -29,7 +29,7 @@ from memplan.planner.space import (
     setting_of,
 )
 from memplan.planner.throughput import images_per_second
-from memplan.trace.step import StepSettings
+from memplan.spec import StepSpec
 from memplan.units import format_bytes
 
 __all__ = [
@@ -82,7 +82,7 @@ def settings_at(
     predictor: Predictor,
     card: int,
     space: Space,
-    settings: StepSettings,
+    settings: StepSpec,
     batches: Sequence[int],
     num_images: int | None,
 ) -> list[tuple[Setting, Peaks]]:
@@ -103,7 +103,7 @@ def settings_at(
 def search(
     recordings: Recorder | Recordings,
     simulators: Simulator | Mapping[str, Simulator],
-    base: StepSettings,
+    base: StepSpec,
     space: Space,
     budget: Budget,
     *,
@@ -155,15 +155,13 @@ def search(
     )
 
 
-def _look_into(
-    state: Exploration, first: Sequence[StepSettings], every: Sequence[StepSettings]
-) -> None:
+def _look_into(state: Exploration, first: Sequence[StepSpec], every: Sequence[StepSpec]) -> None:
     """Look into all that may win, given what is known."""
     space = state.space
     state.evaluate(first)
     state.try_allocators()
 
-    def ceiling(one: StepSettings) -> float:
+    def ceiling(one: StepSpec) -> float:
         return score(state.plain(one, state.splits[-1]).setting, space)
 
     for plain in sorted(first, key=ceiling, reverse=True) if len(every) > len(first) else ():
@@ -193,7 +191,7 @@ def _with(chosen: Setting, good: Sequence[Setting]) -> tuple[Setting, ...]:
     return (*front, chosen)
 
 
-def _unsplit(state: Exploration, several: Sequence[StepSettings]) -> Setting | None:
+def _unsplit(state: Exploration, several: Sequence[StepSpec]) -> Setting | None:
     """Return the fastest configuration with all images of a step at once."""
     last = state.splits[-1]
     if last.accumulation_steps > 1:

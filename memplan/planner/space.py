@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from memplan.answers import Predicted, Setting
 from memplan.device.replay import Peaks
-from memplan.trace.step import StepSettings
+from memplan.spec import StepSpec
 
 # How far an effective batch may be from what was asked: what a step's noise does not tell apart.
 # Learning rates are scaled by the root or the ratio of batches, 2.5 to 5 % here, well within the
@@ -104,7 +104,7 @@ class Budget:
         return max(0, whole - self.taken_bytes)
 
 
-def configurations(base: StepSettings, space: Space) -> Iterator[StepSettings]:
+def configurations(base: StepSpec, space: Space) -> Iterator[StepSpec]:
     """Yield every way to run a step that the space allows, sets of recomputed modules whole."""
     for precision in space.precisions:
         for memory_format in space.memory_formats:
@@ -121,7 +121,7 @@ def configurations(base: StepSettings, space: Space) -> Iterator[StepSettings]:
 
 def setting_of(
     space: Space,
-    settings: StepSettings,
+    settings: StepSpec,
     micro_batch_size: int,
     peaks: Peaks,
     rate: float,

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from memplan.device import nvml
+from memplan.spec import StepSpec
+from memplan.step.run import TrainingStep, library_settings
 from memplan.trace.record import no_garbage_collection
 from memplan.trace.snapshot import Snapshot, snapshot_of
-from memplan.trace.step import StepSettings, TrainingStep, library_settings
 from memplan.workload import Batch, Workload
 
 Seconds = dict[str, list[float]]
@@ -252,7 +253,7 @@ def _time_steps(
 def measure(
     workload: Workload,
     micro_batch_size: int,
-    settings: StepSettings,
+    settings: StepSpec,
     device: torch.device,
     *,
     accumulation_steps: int = 1,

@@ -14,12 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from memplan import tape
 from memplan._version import __version__
 from memplan.errors import BadInputError, UsageError
+from memplan.spec import StepSpec
+from memplan.step.run import TrainingStep, library_settings
 from memplan.trace.build import build, make_fake
 from memplan.trace.dynamic import DynamicRecorder
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.recorder import Recorder
-from memplan.trace.step import StepSettings, TrainingStep, library_settings
 from memplan.workload import Batch, CrowdedBatch, Workload
 
 # What a workload's own code raises where it cannot run a step, and the machine where it has not the
@@ -131,7 +132,7 @@ def _accumulate(step: TrainingStep, batch: Batch) -> None:
 
 
 def record(
-    workload: Workload, micro_batch_size: int, settings: StepSettings | None = None
+    workload: Workload, micro_batch_size: int, settings: StepSpec | None = None
 ) -> tape.Tape:
     """Return the tape of a training's life at one micro-batch size, with no GPU needed.
 
@@ -154,7 +155,7 @@ def record(
     if settings is not None and settings.compiled:
         raise UsageError("A step under torch.compile cannot be recorded. Leave out --compile.")
     try:
-        return _recorded(workload, micro_batch_size, settings or StepSettings())
+        return _recorded(workload, micro_batch_size, settings or StepSpec())
     except _FAILURES as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise BadInputError(
@@ -170,7 +171,7 @@ def _recorder(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMo
     return Recorder(DEVICE, fake_mode)
 
 
-def _recorded(workload: Workload, micro_batch_size: int, settings: StepSettings) -> tape.Tape:
+def _recorded(workload: Workload, micro_batch_size: int, settings: StepSpec) -> tape.Tape:
     built = build(workload)
     with no_garbage_collection(), library_settings(settings), fake_cuda() as fake_mode:
         recorder = _recorder(workload, micro_batch_size, fake_mode)

@@ -11,10 +11,7 @@ from memplan.bounds import check_number, shown
 from memplan.errors import BadInputError, UsageError
 from memplan.files import converted
 from memplan.files.structures import NotStructuredError
-
-# As `memplan.trace.step` knows them; importing it would import torch.
-PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
-MEMORY_FORMATS = ("contiguous", "channels-last")
+from memplan.spec import MEMORY_FORMATS, PRECISIONS
 
 _MOST_LAYERS = 100_000
 

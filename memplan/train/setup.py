@@ -11,7 +11,8 @@ import torch
 from memplan.acceptance import DATA_OPTIONS, check_data, check_step
 from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, UsageError
-from memplan.trace.step import StepSettings, TrainingStep
+from memplan.spec import StepSpec
+from memplan.step.run import TrainingStep
 from memplan.train.checkpoint import Checkpoint
 from memplan.train.distributed import Ranks, join, place_in_machine, synchronise_norms
 from memplan.train.options import TrainOptions, check_image_size
@@ -268,7 +269,7 @@ def prepare(
     freeze(model, options.freeze)
     if options.sync_bn:
         model = synchronise_norms(model, device, ranks)
-    settings = StepSettings(
+    settings = StepSpec(
         precision=precision,
         memory_format=options.memory_format,
         optimizer=_optimizer_settings(options, recipe, effective, workload, ranks.size),

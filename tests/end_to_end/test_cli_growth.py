@@ -6,8 +6,8 @@ from growth_toy import Growing
 
 from memplan.device import catalogue
 from memplan.device.replay import replay
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 FP32 = ("--precision", "fp32")
 CARD = catalogue.card("rtx-4090")
@@ -20,7 +20,7 @@ def _memplan(monkeypatch, capsys):
 
 
 def _fits(workload, batch):
-    return replay(record(workload, batch, StepSettings(precision="fp32")), CARD).fits
+    return replay(record(workload, batch, StepSpec(precision="fp32")), CARD).fits
 
 
 def test_a_contrastive_loss_has_one_largest_batch_whatever_is_asked(memplan):

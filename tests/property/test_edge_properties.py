@@ -12,12 +12,12 @@ from memplan.device.replay import Simulator, replay
 from memplan.errors import InfeasibleError
 from memplan.fit.predictor import Predictor
 from memplan.planner.search import Budget, Space, fits_budget, search
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 MIB = 1 << 20
 CARD = catalogue.card("rtx-3090")
-SETTINGS = StepSettings(precision="fp32")
+SETTINGS = StepSpec(precision="fp32")
 
 # Linear, quadratic, stepwise and piecewise terms, each there or not.
 workloads = st.builds(

@@ -24,8 +24,8 @@ from memplan.planner.search import (
     search,
     settings_at,
 )
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.workload import Workload
 
 MIB = 1 << 20
@@ -76,7 +76,7 @@ SPACE = Space(
     effective_batch_size=EFFECTIVE,
     nominal_batch_size=64,
 )
-BASE = StepSettings(memory_format="channels-last")
+BASE = StepSpec(memory_format="channels-last")
 
 
 @functools.cache
@@ -201,7 +201,7 @@ def test_search_equals_brute_force(capacity):
     simulator = Simulator(card)
     best = 0.0
     for recompute in SPACE.recomputes:
-        configuration = StepSettings(memory_format="channels-last", recompute=recompute)
+        configuration = StepSpec(memory_format="channels-last", recompute=recompute)
         for batch in (1, 2, 4, 8):
             predictor = Predictor(
                 recorder_of(configuration), [simulator], Life(accumulates=True), batch, batch

@@ -22,9 +22,9 @@ from memplan.device.distributed import (
 )
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.errors import UsageError
+from memplan.spec import StepSpec
 from memplan.trace.build import build
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.units import MIB
 
 LIMITS = {"one": [1 << 62], "first and others": [MIB, 25 * MIB], "broadcast": [250 * MIB]}
@@ -84,7 +84,7 @@ def test_buckets_are_assigned_as_pytorch_does(limits, seed):
 def test_first_and_rebuilt_buckets_are_the_reducer_s(kind):
     """Bucket bytes before and after the first step equal what a real DDP logs of itself."""
     workload = kind()
-    tape = record(workload, 2, StepSettings(precision="fp32"))
+    tape = record(workload, 2, StepSpec(precision="fp32"))
     tensors = ModelTensors.of(build(workload))
     model = DistributedDataParallel(workload.build_model())
     batch = workload.make_batch(2)
@@ -125,7 +125,7 @@ def _live(tape, life=None, categories=tapes.CATEGORIES):
 def test_buckets_are_as_large_as_all_gradients(accumulates):
     """At every moment after the build, what DDP adds is the gradients' bytes in buckets."""
     workload = Wide()
-    tape = record(workload, 2, StepSettings(precision="fp32"))
+    tape = record(workload, 2, StepSpec(precision="fp32"))
     tensors = ModelTensors.of(build(workload))
     life = Life(accumulates=accumulates, num_steps=2)
     parallel = with_data_parallel(tape, tensors, DataParallel(devices=2))
@@ -158,7 +158,7 @@ def test_buckets_are_rebuilt_once_before_the_second_forward():
 def test_gradients_as_views_cost_nothing_beside_the_buckets():
     """With gradient_as_bucket_view a gradient is freed once it lies in its bucket."""
     workload = Wide()
-    tape = record(workload, 2, StepSettings(precision="fp32"))
+    tape = record(workload, 2, StepSpec(precision="fp32"))
     tensors = ModelTensors.of(build(workload))
     gradients = sum(one.num_bytes for one in tensors.parameters)
     for life in (Life(num_steps=2), Life(num_steps=2, accumulates=True)):
@@ -195,7 +195,7 @@ def test_buffers_are_broadcast_through_two_flat_copies():
 def test_channels_last_weights_are_copied_to_be_sent():
     """`contiguous()` copies the one 3x3 weight with several channels in and out, and the other."""
     workload = Counted()
-    settings = StepSettings(memory_format="channels-last")
+    settings = StepSpec(memory_format="channels-last")
     tensors = ModelTensors.of(build(workload))
     parallel = with_data_parallel(record(workload, 2, settings), tensors, DataParallel(devices=2))
     name = parallel.operator_names.index("ddp.flatten")
@@ -223,7 +223,7 @@ def test_synchronized_batch_norm_gathers_statistics_of_all_cards():
 def test_other_ranks_keep_no_average_and_do_not_validate():
     """Without average, validation and checkpoint the last bytes held fall by the average's."""
     workload = Counted(keeps_average=True, validates=True)
-    tape = record(workload, 2, StepSettings(precision="fp32"))
+    tape = record(workload, 2, StepSpec(precision="fp32"))
     other = of_other_rank(tape)
     model = build(workload)
     average = sum(-(-t.nbytes // 512) * 512 for t in (*model.parameters(), *model.buffers()))

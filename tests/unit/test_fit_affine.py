@@ -7,8 +7,8 @@ from trace_toy import Counted
 
 from memplan.fit.affine import EveryBatch, fit
 from memplan.fit.align import same_structure
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 
 class _Recorder:
@@ -16,7 +16,7 @@ class _Recorder:
 
     def __init__(self, workload, **settings):
         self.workload = workload
-        self.settings = StepSettings(**settings)
+        self.settings = StepSpec(**settings)
         self.asked = []
 
     def __call__(self, batches):

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "acceptance", "answers", "bounds", "convolution", "errors", "host_memory",
-    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "tape",
-    "units", "workload",
+    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "spec",
+    "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -21,22 +21,23 @@ ROOMS = {
     "device": {"phantom"},
     "phantom": {"device"},
     "recording": {"device", "phantom"},
-    "trace": {"device"},
+    "step": set(),
+    "trace": {"device", "step"},
     "fit": {"device", "trace"},
-    "planner": {"device", "trace", "fit"},
-    "train": {"device", "trace", "fit", "planner"},
+    "planner": {"device", "trace", "fit", "step"},
+    "train": {"device", "trace", "fit", "planner", "step"},
     "report": set(),
-    "cli": {"device", "recording", "trace", "fit", "planner", "train", "report", "api"},
-    "api": {"device", "recording", "trace", "fit", "planner", "train", "report"},
+    "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "api"},
+    "api": {"device", "recording", "step", "trace", "fit", "planner", "train", "report"},
 }
-MAY_IMPORT_TORCH = {"trace", "train", "recording"}
+MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
 FOR_MODELS = {
     "memplan.workload", "memplan.errors", "memplan.units", "memplan.processes", "memplan.files",
     "memplan.files.source", "memplan.files.torch_files", "memplan.files.yaml_text",
     "memplan.files.structures", "memplan.files.archives", "memplan.files.writing",
 }  # fmt: skip
 # The default optimizer of a workload is the tool's own; a workload may bring another.
-EXCEPTIONS = {("memplan.workload", "memplan.trace.optimizers")}
+EXCEPTIONS = {("memplan.workload", "memplan.step.optimizers")}
 
 
 def _modules(folder):

@@ -19,8 +19,8 @@ import torch
 from memplan import tape as tapes
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.registry import make_workload
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.workload import DataOptions, OptimizerSettings
 
 # The indices of every section but the one that only DistributedDataParallel adds.
@@ -65,7 +65,7 @@ def test_a_life_of_the_checkouts_own_model_and_loss_is_recorded(checkout, cfg):
 
 def test_the_loss_keeps_the_stated_positives(checkout):
     """Two images, two objects, seven positives each: 28 rows of 7 and of 4 numbers are kept."""
-    tape = record(_make(checkout, positives_per_object=7), 2, StepSettings(precision="fp32"))
+    tape = record(_make(checkout, positives_per_object=7), 2, StepSpec(precision="fp32"))
     kept = _sizes(tape, "micro_batch", "activation")
 
     assert 28 * 7 * 4 in kept
@@ -213,7 +213,7 @@ def test_a_path_that_is_none_is_refused(tmp_path):
 
 def test_an_optimizer_that_the_checkout_lacks_is_refused(checkout):
     """The checkout's own function decides."""
-    settings = StepSettings(optimizer=OptimizerSettings(name="Adagrad"))
+    settings = StepSpec(optimizer=OptimizerSettings(name="Adagrad"))
 
     with pytest.raises(UnknownNameError, match="This checkout knows"):
         record(_make(checkout), 2, settings)

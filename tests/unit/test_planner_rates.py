@@ -9,8 +9,8 @@ from memplan.device.catalogue import card
 from memplan.errors import BadInputError
 from memplan.planner.rates import Stretch, fit_rates, stretches_of
 from memplan.planner.throughput import operator_seconds
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 TRUE = Rates(
     fp16_fraction=0.37,
@@ -68,7 +68,7 @@ def test_nothing_measured_is_an_error():
 
 def test_a_tape_s_stretches_hold_all_its_timed_operators():
     """Sections and phases divide the operators; what was not timed or recorded is left out."""
-    tape = record(Counted(), 4, StepSettings(precision="fp32"))
+    tape = record(Counted(), 4, StepSpec(precision="fp32"))
     workspace = np.zeros(len(tape.convolutions), dtype=np.int64)
     a100 = card("a100-80gb")
     seconds = {

@@ -20,8 +20,8 @@ from memplan.planner.search import (
     search,
     setting_of,
 )
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 MIB = 1 << 20
 SPACE = {
@@ -166,7 +166,7 @@ def test_pareto_keeps_what_no_other_beats():
 def test_setting_of_devices_multiplies_the_rate():
     """Images, accumulation and rate of four cards; the epoch follows from the rate."""
     space = Space(**SPACE, effective_batch_size=64, devices=4, allocator="a:1")
-    made = setting_of(space, StepSettings(precision="fp32"), 8, peaks(200), 10.0, 400)
+    made = setting_of(space, StepSpec(precision="fp32"), 8, peaks(200), 10.0, 400)
 
     assert (8, 2, 64, 4) == (
         made.micro_batch_size,
@@ -180,7 +180,7 @@ def test_setting_of_devices_multiplies_the_rate():
         made.predicted.reserved_peak_bytes,
         made.predicted.device_used_peak_bytes,
     )
-    assert None is setting_of(space, StepSettings(), 8, peaks(), 10.0).predicted.epoch_seconds
+    assert None is setting_of(space, StepSpec(), 8, peaks(), 10.0).predicted.epoch_seconds
 
 
 def test_configurations_are_the_whole_product():
@@ -193,7 +193,7 @@ def test_configurations_are_the_whole_product():
         nominal_batch_size=64,
     )
 
-    made = list(configurations(StepSettings(), space))
+    made = list(configurations(StepSpec(), space))
 
     assert 8 == len({(s.precision, s.memory_format, s.recompute) for s in made}) == len(made)
 
@@ -217,7 +217,7 @@ def searched(capacity_bytes, **changes):
     outcome = search(
         recorder_of,
         Simulator(card),
-        StepSettings(precision="fp32"),
+        StepSpec(precision="fp32"),
         space,
         Budget(capacity_bytes=capacity_bytes, safety_fraction=0.05),
         num_images=40,

@@ -13,8 +13,8 @@ from memplan.device.replay import Simulator, replay
 from memplan.planner.recompute import NUM_RUNGS, RecomputeLadder, kept_bytes, parts_of_large
 from memplan.planner.splice import Splicer
 from memplan.planner.throughput import operator_seconds
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.workload import Workload
 
 CARD = catalogue.card("rtx-3090")
@@ -80,7 +80,7 @@ PARTS = ("a.left", "a.right", "b.left", "b.right", "c.left", "c.right")
 
 def recorded(paths, batch=4):
     """Return the tape in which some paths are recomputed."""
-    settings = StepSettings(recompute=paths, memory_format="channels-last")
+    settings = StepSpec(recompute=paths, memory_format="channels-last")
     return record(Branching(), batch, settings)
 
 
@@ -136,7 +136,7 @@ def test_recordings_at_one_batch_serve_another(splicer, paths):
 
 def test_another_structure_cannot_be_moved_to(splicer):
     """A plain tape of other operators is no other batch of the same step."""
-    other = record(Branching(), 4, StepSettings(precision="fp32"))
+    other = record(Branching(), 4, StepSpec(precision="fp32"))
 
     assert None is splicer.moved_to(other)
 

@@ -14,8 +14,8 @@ from memplan.planner.throughput import (
     operator_seconds,
 )
 from memplan.planner.waves import wasted_by_operator
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 UNMEASURED = Rates()
 LAUNCH_SECONDS = UNMEASURED.launch_seconds
@@ -25,7 +25,7 @@ BANDWIDTH_FRACTION = UNMEASURED.bandwidth_fraction
 @pytest.fixture(scope="module")
 def tape():
     """The counted toy's tape at four images, in single precision."""
-    return record(Counted(), 4, StepSettings(precision="fp32"))
+    return record(Counted(), 4, StepSpec(precision="fp32"))
 
 
 @pytest.fixture

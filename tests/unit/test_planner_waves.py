@@ -8,8 +8,8 @@ from trace_toy import Counted
 
 from memplan.convolution import ConvolutionProblem
 from memplan.planner.waves import wasted, wasted_by_operator
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 PROBLEM = ConvolutionProblem(
     kind="forward",
@@ -59,7 +59,7 @@ def test_a_weight_gradient_fills_the_card():
 
 def test_only_convolutions_waste():
     """Each operator has a factor: 1 for what is no convolution, a mean for two passes."""
-    tape = record(Counted(), 4, StepSettings(precision="fp32"))
+    tape = record(Counted(), 4, StepSpec(precision="fp32"))
 
     factors = wasted_by_operator(tape, 80)
 

@@ -10,8 +10,8 @@ from trace_toy import Counted, live_bytes, record_run, signature, train
 
 from memplan import tape as tapes
 from memplan.device.life import DeviceBytes, Life, Program
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings
 
 SETTINGS = {
@@ -48,7 +48,7 @@ def _first_difference(one, other):
 def test_two_steps_put_together_equal_two_steps_recorded(name, accumulation_steps):
     """First and second step, with and without accumulation: the same events in the same order."""
     workload = Counted(keeps_average=True)
-    settings = StepSettings(**SETTINGS[name])
+    settings = StepSpec(**SETTINGS[name])
 
     assembled, _ = _assembled(
         record(workload, 2, settings), Life(accumulates=accumulation_steps > 1, num_steps=2)
@@ -62,7 +62,7 @@ def test_two_steps_put_together_equal_two_steps_recorded(name, accumulation_step
 def test_a_residual_network_put_together_equals_one_recorded(accumulation_steps):
     """The law holds where activations are shared and gradients meet, as in ResNet-18."""
     workload = classifiers.from_name("resnet18", image_size=64)
-    settings = StepSettings()
+    settings = StepSpec()
 
     assembled, _ = _assembled(
         record(workload, 2, settings), Life(accumulates=accumulation_steps > 1, num_steps=2)
@@ -76,8 +76,8 @@ def test_a_third_step_is_like_the_second():
     """Nothing grows from step to step: a life of two steps stands for any number."""
     workload = Counted(keeps_average=True)
 
-    two = _recorded(workload, 2, StepSettings(), train(2, 1))
-    three = _recorded(workload, 2, StepSettings(), train(3, 1))
+    two = _recorded(workload, 2, StepSpec(), train(2, 1))
+    three = _recorded(workload, 2, StepSpec(), train(3, 1))
     extra = len(three) - len(two)
 
     assert two == three[: len(two)]
@@ -99,7 +99,7 @@ def test_validation_put_together_frees_what_it_allocates():
 def test_an_accumulation_step_holds_the_gradients_that_are_there():
     """During the second micro-batch each gradient lives twice for a moment, then once."""
     workload = Counted()
-    tape = record(workload, 2, StepSettings(precision="fp32"))
+    tape = record(workload, 2, StepSpec(precision="fp32"))
     parameters_bytes = 4 * tape.description.parameters
 
     lines, program = _assembled(tape, Life(accumulates=True))

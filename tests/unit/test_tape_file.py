@@ -9,14 +9,14 @@ from trace_toy import Counted
 
 from memplan import tape as tapes
 from memplan.errors import BadTapeError
+from memplan.spec import StepSpec
 from memplan.tape import is_tape, load_tape
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 
 @pytest.fixture(name="tape", scope="module")
 def _tape():
-    settings = StepSettings(recompute=("0", "3"), precision="amp-bf16")
+    settings = StepSpec(recompute=("0", "3"), precision="amp-bf16")
     return record(Counted(keeps_average=True, validates=True), 2, settings)
 
 

@@ -7,8 +7,8 @@ from trace_toy import Counted
 
 from memplan import tape as tapes
 from memplan.errors import BadInputError
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.trace.values import MAX_ELEMENTS
 
 BATCH = 3
@@ -53,7 +53,7 @@ class _Objects(Counted):
 
 def _record(loss):
     workload = _Objects(loss)
-    return workload, record(workload, BATCH, StepSettings(precision="fp32"))
+    return workload, record(workload, BATCH, StepSpec(precision="fp32"))
 
 
 def _allocated(tape, category="activation"):

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from trace_toy import Counted
 
 from memplan import tape as tapes
+from memplan.spec import StepSpec
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 
 class Cube(torch.autograd.Function):
@@ -189,7 +189,7 @@ def test_a_gradient_in_another_layout_is_copied_for_its_leaf():
 
 def test_the_gradient_that_backward_begins_with_lives_until_it_returns():
     """PyTorch's `backward` holds it, so it goes after every node has run."""
-    tape = record(Counted(), 2, StepSettings(precision="fp32"))
+    tape = record(Counted(), 2, StepSpec(precision="fp32"))
     operators, events = tape.operators, tape.events
     names = [tape.operator_names[name] for name in operators.name]
     begins = names.index("aten.ones_like.default")

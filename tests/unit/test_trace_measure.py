@@ -8,6 +8,8 @@ from trace_toy import Counted
 
 from memplan import tape as tapes
 from memplan.device.life import Life, Program
+from memplan.spec import StepSpec
+from memplan.step.run import TrainingStep
 from memplan.trace.measure import (
     Batches,
     OutsideGauge,
@@ -18,10 +20,9 @@ from memplan.trace.measure import (
     with_random_images,
 )
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings, TrainingStep
 
 CPU = torch.device("cpu")
-PLAIN = StepSettings(precision="fp32")
+PLAIN = StepSpec(precision="fp32")
 
 
 @pytest.mark.parametrize("accumulates", [False, True])

@@ -5,11 +5,11 @@ import torch
 from trace_toy import Counted
 
 from memplan import tape as tapes
+from memplan.spec import StepSpec
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.operators import MatrixWorkspace, Output, Release, Temporary, Workspace
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 aten = torch.ops.aten
 
@@ -163,7 +163,7 @@ def test_a_matrix_product_asks_for_the_librarys_workspace():
 
 def test_the_matrix_workspace_is_kept_from_a_threads_first_product():
     """Forward runs in one thread and backward in another, so a life holds two."""
-    events = record(Counted(), 2, StepSettings(precision="fp32")).events
+    events = record(Counted(), 2, StepSpec(precision="fp32")).events
     matrix = events.request == tapes.MATRIX_WORKSPACE
     blocks = set(events.block[matrix].tolist())
     freed = set(events.block[events.kind == tapes.FREE].tolist())
@@ -198,7 +198,7 @@ def test_an_operator_without_a_rule_is_counted_by_name():
 @pytest.mark.parametrize("precision", ["fp32", "amp-fp16", "amp-bf16"])
 def test_the_toy_has_nothing_that_is_not_understood(precision):
     """Every operator of a plain classifier has a rule or a reason to need none."""
-    tape = record(Counted(keeps_average=True), 2, StepSettings(precision=precision))
+    tape = record(Counted(keeps_average=True), 2, StepSpec(precision=precision))
 
     assert {} == tape.description.unknown_operators
 

@@ -3,8 +3,8 @@
 import pytest
 
 from memplan.registry import make_workload
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 
 MODELS = (
     "yolov9-t",
@@ -28,7 +28,7 @@ MODELS = (
 )
 def test_no_operator_of_a_training_step_is_unknown(name, precision, memory_format):
     """Model, loss, clipping, optimizer, average and validation call what has a rule."""
-    settings = StepSettings(precision=precision, memory_format=memory_format)
+    settings = StepSpec(precision=precision, memory_format=memory_format)
     tape = record(make_workload(name), 2, settings)
 
     assert {} == tape.description.unknown_operators

@@ -71,7 +71,7 @@ SNAPSHOTS = {"_dump_snapshot", "_record_memory_history"}  # named in texts for u
 
 
 def _files():
-    folders = [MEMPLAN / "trace", MEMPLAN / "recording"]
+    folders = [MEMPLAN / room for room in ("trace", "step", "recording")]
     files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     return [path for path in files if not path.name.startswith("snapshot")]
 

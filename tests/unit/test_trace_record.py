@@ -10,8 +10,8 @@ from trace_toy import Counted
 from memplan import tape as tapes
 from memplan.errors import BadInputError, UsageError
 from memplan.fit.align import same_structure
+from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.workload import OptimizerSettings
 
 BATCH = 2
@@ -27,7 +27,7 @@ ACTIVATION_BYTES = [BATCH * 4 * 64 * 4, 16, 16, BATCH * 4 * 64 * 4, BATCH * 128 
 
 
 def _record(workload=None, batch=BATCH, **settings):
-    return record(workload or Counted(), batch, StepSettings(**({"precision": "fp32"} | settings)))
+    return record(workload or Counted(), batch, StepSpec(**({"precision": "fp32"} | settings)))
 
 
 def _allocated(tape, category, section=None):
@@ -246,7 +246,7 @@ def test_no_images_are_refused():
 def test_settings_that_do_not_exist_are_refused(field, value):
     """The known values are listed."""
     with pytest.raises(UsageError, match=f"{value!r} is not one of"):
-        StepSettings(**{field: value})
+        StepSpec(**{field: value})
 
 
 def test_recording_leaves_no_trace_in_the_process():

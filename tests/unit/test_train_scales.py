@@ -11,9 +11,9 @@ from train_toy import Toy, toy_options
 
 from memplan.errors import UsageError
 from memplan.registry import make_workload
+from memplan.spec import StepSpec
 from memplan.tape import SECTIONS
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings
 from memplan.train import open_training, train
 
 
@@ -63,7 +63,7 @@ def test_rectangles_keep_their_proportion():
 
 def test_memory_is_recorded_at_the_largest_size():
     """A micro-batch of 64 pixels does the work of one of 96, the largest that is drawn."""
-    settings = StepSettings(precision="fp32")
+    settings = StepSpec(precision="fp32")
     many = record(from_name("yolov9-t", image_size=64, multi_scale=True), 1, settings)
     large = record(from_name("yolov9-t", image_size=96), 1, settings)
     plain = record(from_name("yolov9-t", image_size=64), 1, settings)

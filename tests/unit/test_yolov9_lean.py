@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memplan.device import catalogue
 from memplan.device.replay import replay
 from memplan.errors import UsageError
+from memplan.spec import StepSpec
+from memplan.step.run import TrainingStep
 from memplan.trace.record import record
-from memplan.trace.step import StepSettings, TrainingStep
 
 SIDE = 64
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def _kept_bytes(model, run):
 def _trained(cfg, **settings):
     """Return loss parts, gradients, buffers and bytes kept of one micro-batch."""
     workload = _workload(cfg)
-    settings = StepSettings(**{"precision": "fp32", **settings})
+    settings = StepSpec(**{"precision": "fp32", **settings})
     step = TrainingStep(workload, settings, CPU, model=copy.deepcopy(_network(cfg)))
     batch = step.training_batch(_batch(workload))
     with step.autocast():
@@ -157,9 +158,7 @@ def test_recorded_memory_is_less():
     """On a card too, activations at the peak are at most two thirds; the optimizer is as before."""
     card = catalogue.card("rtx-3090")
     workload = from_name("yolov9-t", image_size=320, num_classes=3)
-    plain, lean = (
-        replay(record(workload, 8, StepSettings(lean=one)), card) for one in (False, True)
-    )
+    plain, lean = (replay(record(workload, 8, StepSpec(lean=one)), card) for one in (False, True))
 
     assert lean.allocated_peak_bytes < 0.67 * plain.allocated_peak_bytes
 
@@ -172,7 +171,7 @@ def test_frozen_layers_stay_lean_and_still():
         model = copy.deepcopy(_network("yolov9-t"))
         for name, parameter in model.named_parameters():
             parameter.requires_grad = not name.startswith(("model.0.", "model.1.", "model.2."))
-        settings = StepSettings(precision="fp32", lean=lean)
+        settings = StepSpec(precision="fp32", lean=lean)
         step = TrainingStep(workload, settings, CPU, model=model)
         step.accumulate(step.training_batch(_batch(workload)))
         results.append({n: p.grad for n, p in step.model.named_parameters() if p.grad is not None})

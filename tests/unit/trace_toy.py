@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from memplan import tape as tapes
+from memplan.step.run import TrainingStep
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.record import _Observer, no_garbage_collection
 from memplan.trace.recorder import Recorder
-from memplan.trace.step import TrainingStep
 from memplan.workload import Workload
 
 

@@ -7,17 +7,18 @@ import torch
 from trace_toy import Counted
 
 from memplan.errors import UsageError
-from memplan.trace.average import ModelAverage
+from memplan.spec import StepSpec
+from memplan.step.average import ModelAverage
+from memplan.step.recompute import apply_recompute
+from memplan.step.run import TrainingStep
 from memplan.trace.fake_cuda import fake_cuda
-from memplan.trace.recompute import apply_recompute
-from memplan.trace.step import StepSettings, TrainingStep
 
 CPU = torch.device("cpu")
 
 
 def _step(recompute, precision="fp32"):
     torch.manual_seed(3)
-    settings = StepSettings(precision=precision, recompute=recompute)
+    settings = StepSpec(precision=precision, recompute=recompute)
     return TrainingStep(Counted(), settings, CPU)
 
 

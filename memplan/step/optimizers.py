@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from memplan.errors import UnknownNameError, UsageError
-from memplan.trace.lion import Lion
+from memplan.step.lion import Lion
 from memplan.workload import OptimizerSettings
 
 _Arguments = dict[str, Any]

@@ -7,8 +7,8 @@ import torch
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UnknownNameError
-from memplan.trace.lion import Lion
-from memplan.trace.optimizers import make_optimizer
+from memplan.step.lion import Lion
+from memplan.step.optimizers import make_optimizer
 from memplan.workload import OptimizerSettings
 
 

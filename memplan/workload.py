@@ -1,8 +1,8 @@
 """What memplan asks of a training: a model, a batch, a loss, an optimizer, an evaluation.
 
 A workload of one's own subclasses `Workload` (the first three methods are enough for `probe` and
-`plan`) and is named on the command line as `package.module:factory`, or registered under the
-entry-point group `memplan.workloads` as a function from name and keyword arguments to a workload.
+`plan`) and is named on the command line as `package.module:factory`; a package registers its
+models as a `memplan.family.Family`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import UnknownNameError, UsageError
+from memplan.family import Family
+from memplan.files import Source
 from memplan.workload import (
     Batch,
     CrowdedBatch,
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
 
     from .network import DetectionModel
 
-# What processes that record or load data have from their start.
-imported_when_used = tuple(f"{__package__}.{name}" for name in ("network", "losses", "loader"))
-
+_MODELS = __name__.split(".", maxsplit=1)[0]
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
@@ -325,28 +325,41 @@ class YoloV9(Workload):
         return str(load_weights(_as_network(model), path))
 
 
-def made_by(name: str) -> type[YoloV9]:
-    """Return the class of a configuration's workload, whose arguments `from_name` takes."""
-    del name
-    return YoloV9
+class YoloFamily(Family):
+    """YOLOv9 and GELAN: the configurations that ship, and descriptions in their format."""
 
+    # What processes that record or load data have from their start.
+    imported_when_used = (
+        f"{__package__}.network",
+        f"{__package__}.losses",
+        f"{_MODELS}.yolo_data.loader",
+    )
 
-def from_name(name: str, **arguments: Any) -> YoloV9:
-    """Return the workload of a configuration.
+    def names(self) -> list[str]:
+        """Return the configurations that ship with memplan."""
+        return names()
 
-    Args:
-        name: one of `names()`, or the path of a description file.
-        **arguments: as `YoloV9` takes them.
+    def reads(self, path: Path) -> bool:
+        """Return whether a file lists layers as the official repository's descriptions do."""
+        content = Source(path=path, what="a model description").yaml()
+        return isinstance(content, dict) and not {"backbone", "head"}.isdisjoint(content)
 
-    Raises:
-        UnknownNameError: no such configuration; the nearest is suggested.
-        UsageError: an argument the workload does not take, or out of its range.
-    """
-    try:
+    def made_by(self, name: str) -> type[YoloV9]:
+        """Return the class of every configuration's workload."""
+        del name
+        return YoloV9
+
+    def make(self, name: str, **arguments: Any) -> YoloV9:
+        """Return the workload of a configuration, or of a description's file.
+
+        Raises:
+            UnknownNameError: no such configuration; the nearest is suggested.
+            UsageError: an argument is out of its range.
+        """
         return YoloV9(name, **arguments)
-    except TypeError as error:
-        reason = str(error).replace("YoloV9.__init__() ", "")
-        raise UsageError(f"{name} cannot be set so: {reason}. Leave that out.") from None
+
+
+FAMILY = YoloFamily()
 
 
 _MOST_CLASSES = 100_000

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answers", "bounds", "convolution", "errors", "host_memory",
-    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "spec",
-    "tape", "units", "workload",
+    "_version", "acceptance", "answers", "bounds", "convolution", "errors", "family",
+    "host_memory", "parallel", "plan_answers", "processes", "reduction", "registry",
+    "script_answer", "spec", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -32,8 +32,8 @@ ROOMS = {
 }
 MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
 FOR_MODELS = {
-    "memplan.workload", "memplan.errors", "memplan.units", "memplan.processes", "memplan.files",
-    "memplan.files.source", "memplan.files.torch_files", "memplan.files.yaml_text",
+    "memplan.workload", "memplan.family", "memplan.errors", "memplan.units", "memplan.processes",
+    "memplan.files", "memplan.files.source", "memplan.files.torch_files", "memplan.files.yaml_text",
     "memplan.files.structures", "memplan.files.archives", "memplan.files.writing",
 }  # fmt: skip
 # The default optimizer of a workload is the tool's own; a workload may bring another.

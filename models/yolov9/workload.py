@@ -62,7 +62,6 @@ class YoloV9(Workload):
 
     clip_gradient_norm = 10.0
     keeps_average = True
-    offers_lean = True
     data_options = frozenset({"cache", "rect", "image_weights", "single_class", "min_items"})
     nominal_batch_size = 64
     stride = STRIDE
@@ -203,19 +202,16 @@ class YoloV9(Workload):
         # The loss grows with the images, of which there are a quarter as many.
         return (4 * total if self.quad else total), parts
 
-    def make_optimizer(
+    def parameter_groups(
         self, model: torch.nn.Module, settings: OptimizerSettings
-    ) -> torch.optim.Optimizer:
-        """Return the optimizer over the official groups: biases, weights, norm weights.
+    ) -> list[dict[str, Any]]:
+        """Return the official groups: biases, weights, norm weights.
 
         Each group carries its `kind` (`bias`, `weight`, `norm`); only `weight` is decayed.
-
-        Raises:
-            UnknownNameError: no such optimizer.
         """
         # The official recipe gives AdamW a third state tensor.
         more = {"amsgrad": True} if settings.name == "AdamW" else {}
-        return self.optimizer_over(_parameter_groups(model, settings), settings, **more)
+        return [{**group, **more} for group in _parameter_groups(model, settings)]
 
     def draw_object_counts(
         self,
@@ -256,6 +252,19 @@ class YoloV9(Workload):
                 f"--lean: no block of {self.name} can be lean: that takes plain batch norm and "
                 "SiLU or ReLU. Leave it out, or use --recompute."
             )
+
+    def take_recipe(self, tensor: torch.Tensor) -> object | None:
+        """Take from a map how it is made again, and return it."""
+        from .rebuild import take_recipe
+
+        return take_recipe(tensor)
+
+    def give_recipe(self, tensor: torch.Tensor, recipe: object) -> None:
+        """Let a map know again how it is made."""
+        from .rebuild import Recipe, with_recipe
+
+        assert isinstance(recipe, Recipe)
+        with_recipe(tensor, recipe)
 
     def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the main branch's boxes in pixels and probabilities, `[B, 4 + nc, A]`, float32.

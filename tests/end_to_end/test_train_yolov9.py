@@ -16,6 +16,7 @@ from memplan_models.yolov9 import weights
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.step.optimizers import optimizer_of
 from memplan.train import TrainOptions, open_training, train
 from memplan.train.checkpoint import load_checkpoint
 from memplan.workload import OptimizerSettings
@@ -219,7 +220,7 @@ def test_the_loss_holds_under_autocast():
 def test_parameters_fall_into_the_official_groups():
     """Biases, decayed weights and norm weights of yolov9-t: 303, 305 and 291 tensors."""
     workload = YoloV9("yolov9-t")
-    optimizer = workload.make_optimizer(workload.build_model(), OptimizerSettings())
+    optimizer = optimizer_of(workload, workload.build_model(), OptimizerSettings())
 
     assert [("bias", 303, 0.0), ("weight", 305, 0.0005), ("norm", 291, 0.0)] == [
         (group["kind"], len(group["params"]), group["weight_decay"])

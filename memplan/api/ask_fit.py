@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from memplan.api.asking import Planned
 from memplan.api.typed import TypedCommand
-from memplan.capabilities import Lean
+from memplan.capabilities import Lean, validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
@@ -58,7 +58,7 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
         ways = [inquiry.anew(one) if one in told else one for one in ways]
         told = _worth_telling(_good(inquiry, ways, fits=fits))
     used = plain.peaks.device_used_peak_bytes
-    validation = planned.question.made.make_validation_batch(1)
+    validation = validation_batch(planned.question.made, 1)
     return CommandFit(
         command=typed.text,
         micro_batch_size=typed.batch,
@@ -296,7 +296,7 @@ class _Inquiry:
         sizes = program.sizes(tape.events.requested_bytes, evaluator.answers(tape), crowds)
         simulator = self.simulators[question.allocator]
         alone = simulator.peaks(program, sizes, tape.convolutions)
-        validates = question.made.make_validation_batch(1) is not None
+        validates = validation_batch(question.made, 1) is not None
         if not validates or not fits_budget(alone, self.planned.budget):
             return
         count = self.typed.validation_batch or 2 * self.typed.batch

@@ -28,7 +28,7 @@ from memplan.api.question import (
 )
 from memplan.api.ranks import other_ranks
 from memplan.api.remedies import NoPlanError, below_context, explain
-from memplan.capabilities import Lean
+from memplan.capabilities import Described, Lean, MultiScale
 from memplan.device.card import Card
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
@@ -348,7 +348,7 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
     words = ["memplan", "train"]
     if chosen.allocator:
         words.insert(0, f"PYTORCH_CUDA_ALLOC_CONF={chosen.allocator}")
-    cfg = getattr(question.made, "cfg", None)
+    cfg = question.made.cfg if isinstance(question.made, Described) else None
     words += ["--cfg", cfg] if cfg else ["--workload", question.made.name]
     words += ["--data", data, "--img", str(question.made.image_size)]
     words += ["--batch", str(chosen.micro_batch_size)]
@@ -360,7 +360,8 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
     words += ["--lean"] * chosen.lean + ["--fused"] * question.fused
     parts = question.made.assigner_parts
     words += ["--assigner-parts", str(parts)] if parts > 1 else []
-    words += ["--multi-scale"] * bool(getattr(question.made, "multi_scale", False))
+    if isinstance(question.made, MultiScale) and question.made.multi_scale:
+        words.append("--multi-scale")
     if chosen.devices > 1:
         words += ["--device", ",".join(map(str, range(chosen.devices)))]
     if chosen.recompute:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from memplan.acceptance import check_step
-from memplan.capabilities import Lean
+from memplan.capabilities import Lean, Resizes, SavesItself
 from memplan.spec import StepSpec
 from memplan.step.average import ModelAverage
 from memplan.step.optimizers import optimizer_of
@@ -161,11 +161,13 @@ class TrainingStep:
 
         Args:
             batch: CPU tensors.
-            side: as `Workload.draw_side` drew it; None means the largest.
+            side: as `Resizes.draw_side` drew it; None means the largest.
         """
         moved = self.to_device(batch)
         with self.observer.phase("transfer"):
-            return self.workload.resize(moved, side)
+            if isinstance(self.workload, Resizes):
+                return self.workload.resize(moved, side)
+            return moved
 
     def accumulate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one micro-batch forward and backward, adding to the gradients.
@@ -226,7 +228,13 @@ class TrainingStep:
         """Return what a checkpoint takes from the device."""
         with self.observer.phase("save"):
             average = self.average.model if self.average is not None else None
-            return self.workload.checkpoint(self.model, average)
+            if isinstance(self.workload, SavesItself):
+                return self.workload.checkpoint(self.model, average)
+            # Copied to the host, which allocates nothing on the device.
+            for module in (self.model, average):
+                for tensor in () if module is None else module.state_dict().values():
+                    tensor.detach().cpu()
+            return None
 
 
 def _engine_backward(loss: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from memplan.capabilities import Resizes
 from memplan.errors import BadInputError, DeviceOutOfMemoryError
 from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, num_samples
 from memplan.train.schedule import Rates, Schedule
@@ -240,7 +241,8 @@ class EpochRunner:
         """Return the side that this round's images are resized to, alike in all processes."""
         seed = self.setup.options.seed
         generator = np.random.default_rng([seed, self.epoch, self._place, _SIDE_STREAM])
-        return self.setup.workload.draw_side(generator)
+        workload = self.setup.workload
+        return workload.draw_side(generator) if isinstance(workload, Resizes) else None
 
     def _accumulate(self, part: Batch) -> OutOfMemory | None:
         """Add a micro-batch's gradients and losses, or say that there was no room."""

@@ -10,6 +10,7 @@ import torch
 
 from memplan.acceptance import DATA_OPTIONS, check_data, check_step
 from memplan.answers import PlanAnswer
+from memplan.capabilities import hyperparameters, reader_of_data, reader_of_weights
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep
@@ -59,7 +60,7 @@ class Setup:
     @property
     def hyperparameters(self) -> dict[str, float]:
         """All hyperparameters of the run: the loop's own and the workload's."""
-        return {**vars(self.recipe), **dict(getattr(self.workload, "hyperparameters", {}))}
+        return {**vars(self.recipe), **hyperparameters(self.workload)}
 
     def schedule(self, micro_batch_size: int) -> Schedule:
         """Return the run's rates at a micro-batch size."""
@@ -109,7 +110,7 @@ def open_training(
     known = {name: getattr(data_options, name, None) for name in DATA_OPTIONS}
     check_data(workload, known | dict(data_options.extra or {}))
     check_step(workload, lean=options.lean, fused=options.fused)
-    data = workload.open_data(data_options)
+    data = reader_of_data(workload, options.data).open_data(data_options)
     num_classes = workload.num_classes or data.num_classes
     if num_classes != data.num_classes:
         if is_made:
@@ -256,16 +257,14 @@ def prepare(
     options = follow_plan(options, plan, workload)
     ranks = join(device)
     _check_ranks(options, plan, ranks, checkpoint)
-    recipe = recipe_of(
-        getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})
-    )
+    recipe = recipe_of(hyperparameters(workload) | dict(options.hyperparameters or {}))
     precision, warnings = _precision(options, device)
     effective = _effective_batch_size(options, workload, ranks.size)
     seed_everything(options.seed)
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
-        report = workload.load_weights(model, options.weights)
+        report = reader_of_weights(workload, options.weights).load_weights(model, options.weights)
     freeze(model, options.freeze)
     if options.sync_bn:
         model = synchronise_norms(model, device, ranks)

@@ -140,7 +140,7 @@ def test_a_checkpoint_is_read_as_weights_and_evaluated(straight, data, tmp_path)
 
     assert straight.best_metrics == pytest.approx(summary.metrics)
     assert "Loaded 1772 of 1772 entries from 'ema'." in events["weights_loaded"]["message"]
-    assert "ema" == weights.read_state(path)[0]
+    assert "ema" == weights.state_of_checkpoint(weights.read_checkpoint(path), path)[0]
 
 
 class _Cramped(YoloV9):

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -41,6 +42,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOK_SECONDS = 1  # between looks whether all processes are there
+_ENDING_SECONDS = 10  # for idle processes to end; a library's own clean-up may wait for ever
 
 _lock = threading.RLock()
 
@@ -121,10 +123,15 @@ class _Pool:
         return [self._executor.submit(_call, path, item) for item in items]
 
     def close(self) -> None:
-        """Let the workers go, which are idle."""
+        """Let the workers go, which are idle; one that does not end by itself is killed."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown()
+            executor.shutdown(wait=False)
+            end = time.monotonic() + _ENDING_SECONDS
+            for worker in _Worker.started:
+                worker.join(max(0.0, end - time.monotonic()))
+                worker.kill()
+                worker.join()
         _Worker.started.clear()
 
     def kill(self) -> None:

@@ -196,6 +196,44 @@ def test_processes_that_stall_are_ended(monkeypatch):
     assert [] == _alive()
 
 
+def _hangs_when_it_ends(number):
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+    return number
+
+
+def test_a_process_that_does_not_end_by_itself_is_killed(monkeypatch):
+    """What a library waits for at the end of a process keeps no command waiting."""
+    monkeypatch.setattr(parallel, "_ENDING_SECONDS", 1)
+    started = time.monotonic()
+
+    assert [1, 2] == map_processes(_hangs_when_it_ends, [1, 2], doing="hanging")
+    assert 30 > time.monotonic() - started
+    assert [] == _alive()
+
+
+def test_two_threads_may_ask_how_a_process_ended():
+    """Both are told the exit code, which the server tells only once."""
+    for _ in range(5):
+        process = parallel.CleanProcess(target=os._exit, args=(7,))
+        process.start()
+        codes = []
+        threads = [
+            threading.Thread(target=lambda: codes.append(_waited(process._popen))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert [7] * 8 == codes
+
+
+def _waited(popen):
+    while (code := popen.poll()) is None:
+        time.sleep(0)
+    return code
+
+
 def test_work_goes_on_after_a_process_has_ended():
     """The stretch of work gets new processes."""
     with kept_processes():

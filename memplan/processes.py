@@ -119,9 +119,7 @@ class _Popen(popen_forkserver.Popen):
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code; None while the process runs, and `flag` does not say to wait."""
-        if self.returncode is None and not wait(
-            [self.sentinel], 0 if flag == os.WNOHANG else None
-        ):
+        if self.returncode is None and not wait([self.sentinel], 0 if flag == os.WNOHANG else None):
             return None
         with self._reading:
             return super().poll(flag)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -213,25 +214,21 @@ def test_a_process_that_does_not_end_by_itself_is_killed(monkeypatch):
 
 def test_two_threads_may_ask_how_a_process_ended():
     """Both are told the exit code, which the server tells only once."""
-    for _ in range(5):
-        process = parallel.CleanProcess(target=os._exit, args=(7,))
-        process.start()
-        codes = []
-        threads = [
-            threading.Thread(target=lambda: codes.append(_waited(process._popen))) for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-        assert [7] * 8 == codes
+    assert {7} == {code for _ in range(5) for code in _codes_seen_by_threads(8)}
 
 
-def _waited(popen):
-    while (code := popen.poll()) is None:
-        time.sleep(0)
-    return code
+def _codes_seen_by_threads(num_threads):
+    """Return the exit code of one process as several threads see it at the same time."""
+    process = parallel.CleanProcess(target=os._exit, args=(7,))
+    process.start()
+
+    def waited(_):
+        while (code := process._popen.poll()) is None:
+            time.sleep(0)
+        return code
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return list(threads.map(waited, range(num_threads)))
 
 
 def test_work_goes_on_after_a_process_has_ended():

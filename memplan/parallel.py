@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
 import os
 import pickle
 import signal
@@ -19,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -65,22 +63,14 @@ _functions: dict[str, Callable[[Any], Any]] = {}
 
 
 def _begin(environment: dict[str, str]) -> None:
-    """Make this process a worker: alone on its core, and gone when its parent is."""
+    """Make this process a worker, alone on its core."""
     become_worker()
     os.environ.clear()
     os.environ.update(environment)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_leave_after, args=(parent.sentinel,), daemon=True).start()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     # What was imported lives as long as the process; the cycle collector need not visit it.
     gc.freeze()
-
-
-def _leave_after(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 def _call(path: str, item: Any) -> Any:

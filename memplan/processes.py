@@ -125,8 +125,24 @@ class _Popen(popen_forkserver.Popen):
             return super().poll(flag)
 
 
+def _leave_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
 class CleanProcess(ForkServerProcess):
     """A process that is a copy of the server, and not of this process."""
+
+    def run(self) -> None:
+        """Do the work, and end with the process that asked for it, however that ends.
+
+        Its parent in the system's eyes is the server, which lives as long as its children do, so
+        that a DataLoader's own watch over its parent sees nothing.
+        """
+        asked_by = multiprocessing.parent_process()
+        assert asked_by is not None
+        threading.Thread(target=_leave_after, args=(asked_by.sentinel,), daemon=True).start()
+        super().run()
 
     @staticmethod
     def _Popen(process_obj: CleanProcess) -> _Popen:  # noqa: N802 - CPython's name

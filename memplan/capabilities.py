@@ -167,7 +167,8 @@ class Tuned(Protocol):
 class Described(Protocol):
     """Is made from a configuration that `--cfg` names."""
 
-    cfg: Any
+    cfg: str
+    """What a user types after `--cfg`."""
 
 
 @runtime_checkable

@@ -154,7 +154,8 @@ def test_settings_name_cfg_and_hyp(checkout):
     assert 1.5 == workload.hyperparameters["box"]
     assert 7.5 == _make(checkout).hyperparameters["box"]
     assert (
-        "official:yolov9-c" == _make(checkout, cfg=str(workload.cfg_path.parent / "yolov9-c.yaml")).name
+        "official:yolov9-c"
+        == _make(checkout, cfg=str(workload.cfg_path.parent / "yolov9-c.yaml")).name
     )
 
 

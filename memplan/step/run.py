@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -11,24 +13,24 @@ import torch
 from memplan.spec import StepSpec
 from memplan.step.average import ModelAverage
 from memplan.step.recompute import apply_recompute
-from memplan.workload import Batch, Workload
+from memplan.workload import Batch, OptimizerSettings, Workload
 
 _AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
 
 
 @contextlib.contextmanager
-def library_settings(settings: StepSpec) -> Iterator[None]:
+def library_settings(spec: StepSpec) -> Iterator[None]:
     """Set PyTorch's switches for its libraries inside the context, as training sets them."""
     cudnn = torch.backends.cudnn
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with cudnn.flags(
         enabled=cudnn.enabled,
-        benchmark=settings.cudnn_benchmark,
-        deterministic=settings.deterministic,
-        allow_tf32=settings.allow_tf32,
+        benchmark=spec.cudnn_benchmark,
+        deterministic=spec.deterministic,
+        allow_tf32=spec.allow_tf32,
     ):
-        torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+        torch.use_deterministic_algorithms(spec.deterministic, warn_only=True)
         try:
             yield
         finally:
@@ -84,14 +86,24 @@ def move_model(model: torch.nn.Module, device: torch.device, memory_format: str)
     return model
 
 
+def as_specified(workload: Workload, spec: StepSpec) -> Workload:
+    """Return the workload as a spec has it: itself, or a copy that matches objects in parts."""
+    if spec.assigner_parts in {0, workload.assigner_parts}:
+        return workload
+    changed = copy.copy(workload)
+    changed.assigner_parts = spec.assigner_parts
+    return changed
+
+
 class TrainingStep:
     """A model with everything that one optimizer step needs, on one device.
 
     Args:
         workload: builds model, loss and optimizer.
-        settings: precision, layout, optimizer, recompute.
+        spec: how the step runs.
         device: where it trains.
         model: an existing model on any device; None builds a fresh one.
+        optimizer: its learning rate and other numbers; None takes the defaults.
         observer: told about the phases; None tells nobody.
         run_backward: differentiates a scalar; None uses PyTorch's engine.
     """
@@ -99,32 +111,34 @@ class TrainingStep:
     def __init__(
         self,
         workload: Workload,
-        settings: StepSpec,
+        spec: StepSpec,
         device: torch.device,
         *,
         model: torch.nn.Module | None = None,
+        optimizer: OptimizerSettings | None = None,
         observer: Observer | None = None,
         run_backward: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
-        self.workload = workload
-        self.settings = settings
+        self.workload = workload = as_specified(workload, spec)
+        self.spec = spec
         self.device = device
         self.observer: Observer = observer or _Unobserved()
         self._run_backward = run_backward or _engine_backward
         with self.observer.phase("transfer"):
             fresh = workload.build_model() if model is None else model
-            self.model = move_model(fresh, device, settings.memory_format).train()
+            self.model = move_model(fresh, device, spec.memory_format).train()
         with self.observer.phase("average"):
             self.average = ModelAverage(self.model) if workload.keeps_average else None
-        if settings.lean:
+        if spec.lean:
             workload.make_lean(self.model)
-        apply_recompute(self.model, settings.recompute)
-        if settings.compiled:
+        apply_recompute(self.model, spec.recompute)
+        if spec.compiled:
             self.model.compile()
-        self.optimizer = workload.make_optimizer(self.model, settings.optimizer)
+        numbers = replace(optimizer or OptimizerSettings(), spec=spec)
+        self.optimizer = workload.make_optimizer(self.model, numbers)
         self._use_foreach()
         self.scaler = torch.amp.grad_scaler.GradScaler(
-            device.type, enabled=settings.precision == "amp-fp16"
+            device.type, enabled=spec.precision == "amp-fp16"
         )
 
     def _use_foreach(self) -> None:
@@ -140,7 +154,7 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of this step's precision."""
-        dtype = _AUTOCAST.get(self.settings.precision)
+        dtype = _AUTOCAST.get(self.spec.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def to_device(self, batch: Batch) -> Batch:

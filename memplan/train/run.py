@@ -256,7 +256,7 @@ def _introduce(
     facts = {
         "workload": setup.workload.name,
         "device": str(setup.step.device),
-        "precision": setup.step.settings.precision,
+        "precision": setup.step.spec.precision,
         "micro_batch_size": options.batch,
         "effective_batch_size": setup.effective_batch_size,
         "training_images": data.num_training_images,
@@ -280,13 +280,13 @@ def _introduce(
         at_once = validation_batch_size(setup, options.batch)
         progress.note(
             f"Evaluating {setup.workload.name} on {setup.step.device} in "
-            f"{setup.step.settings.precision}: {data.num_validation_images} images, "
+            f"{setup.step.spec.precision}: {data.num_validation_images} images, "
             f"{at_once} at once; records in {folder.path}"
         )
         return
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
-        f"{setup.step.settings.precision}: {data.num_training_images} images, "
+        f"{setup.step.spec.precision}: {data.num_training_images} images, "
         f"{options.batch} at once{_on_each(setup)}, about {setup.effective_batch_size:g} a step, "
         f"{_count_steps(_steps_an_epoch(setup))} an epoch; "
         f"records in {folder.path}"

@@ -12,13 +12,12 @@ from memplan import tape as tapes
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.workload import OptimizerSettings
 
 SETTINGS = {
     "amp-fp16": {},
     "fp32": {"precision": "fp32"},
     "bf16-channels-last": {"precision": "amp-bf16", "memory_format": "channels-last"},
-    "adam": {"optimizer": OptimizerSettings(name="Adam")},
+    "adam": {"optimizer": "Adam"},
     "recompute": {"recompute": ("0", "3")},
 }
 

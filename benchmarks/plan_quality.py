@@ -23,6 +23,7 @@ from memplan.answers import PlanAnswer
 from memplan.api import Question
 from memplan.api.crowds import Crowds
 from memplan.api.planning import plan_one, recordings_of
+from memplan.capabilities import Lean
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError
@@ -107,7 +108,7 @@ class Network:
 
     def grid(self) -> Iterator[StepSpec]:
         """Yield every configuration of the grid."""
-        leans = (False, True) if self.question.made.offers_lean else (False,)
+        leans = (False, True) if isinstance(self.question.made, Lean) else (False,)
         for layout in MEMORY_FORMATS:
             for lean in leans:
                 for recompute in self.recomputes():

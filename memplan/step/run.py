@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from memplan.spec import StepSpec
+from memplan.capabilities import Lean
+from memplan.spec import StepSpec, check_step
 from memplan.step.average import ModelAverage
+from memplan.step.optimizers import optimizer_of
 from memplan.step.recompute import apply_recompute
 from memplan.workload import Batch, OptimizerSettings, Workload
 
@@ -129,13 +131,15 @@ class TrainingStep:
             self.model = move_model(fresh, device, spec.memory_format).train()
         with self.observer.phase("average"):
             self.average = ModelAverage(self.model) if workload.keeps_average else None
-        if spec.lean:
-            workload.make_lean(self.model)
-        apply_recompute(self.model, spec.recompute)
+        check_step(workload, spec)
+        lean = workload if spec.lean and isinstance(workload, Lean) else None
+        if lean is not None:
+            lean.make_lean(self.model)
+        apply_recompute(self.model, spec.recompute, lean)
         if spec.compiled:
             self.model.compile()
         numbers = replace(optimizer or OptimizerSettings(), spec=spec)
-        self.optimizer = workload.make_optimizer(self.model, numbers)
+        self.optimizer = optimizer_of(workload, self.model, numbers)
         self._use_foreach()
         self.scaler = torch.amp.grad_scaler.GradScaler(
             device.type, enabled=spec.precision == "amp-fp16"

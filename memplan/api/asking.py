@@ -134,7 +134,7 @@ def replayed(
     crowds = planned.objects(tape.description.micro_batch_size)
     life = with_each_crowd(tape, Life(accumulates=accumulation_steps > 1), crowds)
     program = Program(tape, life)
-    answers = simulator.device_bytes(tape.convolutions, tape.reductions)
+    answers = simulator.device_bytes(tape.convolutions, tape.launches)
     few = thinned(crowds, program.num_steps)
     sizes = program.sizes(tape.events.requested_bytes, answers, few)
     peaks = simulator.peaks(program, sizes, tape.convolutions)

@@ -215,7 +215,7 @@ class Evaluator:
 
     def answers(self, tape: Tape) -> DeviceBytes:
         """Return what the card answers to a tape's questions."""
-        return self._any.device_bytes(tape.convolutions, tape.reductions)
+        return self._any.device_bytes(tape.convolutions, tape.launches)
 
     def rate(self, tape: Tape, accumulation_steps: int) -> float:
         """Return images per second of one device."""
@@ -277,7 +277,7 @@ class Evaluator:
             return operator_seconds(tape, self._any.card, self.answers(tape).convolutions)
 
         def bytes_of(tape: Tape) -> Int64:
-            return self.answers(tape).filled(tape.events.requested_bytes, tape.events.request)
+            return self.answers(tape).filled(tape.events.requested_bytes, tape.events)
 
         return RecomputeLadder(self._splicer(batch), seconds_of, bytes_of)
 

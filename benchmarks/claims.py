@@ -62,7 +62,7 @@ class Step:
         tape = self.tape(batch, settings, devices)
         simulator = replace(self.question, devices=devices).simulators()[0]
         program = Program(tape, Life(accumulates=accumulates))
-        device = simulator.device_bytes(tape.convolutions, tape.reductions)
+        device = simulator.device_bytes(tape.convolutions, tape.launches)
         sizes = program.sizes(tape.events.requested_bytes, device)
         return simulator.peaks(program, sizes, tape.convolutions)
 
@@ -70,7 +70,7 @@ class Step:
         """Return images per second by the roofline."""
         tape = self.tape(batch, settings)
         simulator = self.question.simulators()[0]
-        device = simulator.device_bytes(tape.convolutions, tape.reductions)
+        device = simulator.device_bytes(tape.convolutions, tape.launches)
         return images_per_second(tape, simulator.card, device.convolutions, accumulation_steps)
 
 

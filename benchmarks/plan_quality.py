@@ -266,7 +266,7 @@ def halved_activations(network: Network, batch: int) -> tuple[float, float]:
 def _most_activations(bench: Bench, tape: Tape) -> int:
     program = Program(tape, Life())
     crowds = bench.network.crowds.objects(tape.description.micro_batch_size)
-    answers = bench.simulators[""].device_bytes(tape.convolutions, tape.reductions)
+    answers = bench.simulators[""].device_bytes(tape.convolutions, tape.launches)
     sizes = program.sizes(tape.events.requested_bytes, answers, crowds[-program.num_steps :])
     live = program.live_by_category(sizes)[tapes.CATEGORY_INDEX["activation"]]
     return int(live.max())

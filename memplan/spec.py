@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypedDict
 
 from memplan.bounds import check_number
-from memplan.capabilities import Lean
 from memplan.errors import UsageError
 from memplan.files.structures import Flat
 
@@ -337,7 +336,8 @@ LEVERS = (
         cell=lambda value: "yes" if value else "no",
         tried=(False, True),
         costs_speed=True,
-        offered=lambda workload: isinstance(workload, Lean),
+        # Has `capabilities.Lean`, a module that knows this one.
+        offered=lambda workload: hasattr(workload, "make_lean"),
         refusal="has no lean blocks. Leave it out, or use --recompute.",
     ),
     Lever(

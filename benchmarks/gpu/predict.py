@@ -40,7 +40,7 @@ class PredictedLife:
         tape = question.record(case.micro_batch_size, question.step_spec)
         simulator = question.simulators()[0]
         program = Program(tape, Life(accumulates=case.accumulation_steps > 1))
-        device = simulator.device_bytes(tape.convolutions, tape.reductions)
+        device = simulator.device_bytes(tape.convolutions, tape.launches)
         sizes = program.sizes(tape.events.requested_bytes, device)
         return cls(tape, program, sizes, device, simulator)
 

@@ -126,6 +126,6 @@ def replayed_with_rate(
     """
     objects = planned.objects(tape.description.micro_batch_size)
     peaks = replayed(simulator, tape, split, objects)
-    convolutions = simulator.device_bytes(tape.convolutions, tape.reductions).convolutions
+    convolutions = simulator.device_bytes(tape.convolutions, tape.launches).convolutions
     rate = images_per_second(tape, simulator.card, convolutions, split.accumulation_steps)
     return peaks, rate

@@ -29,7 +29,7 @@ def phase_peaks(
         accumulates: whether gradients of several micro-batches are summed before a step.
     """
     program = Program(tape, Life(accumulates=accumulates))
-    device = simulator.device_bytes(tape.convolutions, tape.reductions)
+    device = simulator.device_bytes(tape.convolutions, tape.launches)
     sizes = program.sizes(tape.events.requested_bytes, device, objects[-program.num_steps :])
     live = program.live_by_category(sizes).sum(axis=0)
     operators = np.maximum(tape.events.operator[program.rows], 0)
@@ -65,7 +65,7 @@ def block_savings(
     except MemplanError:  # a step that is too large for anything but recomputing
         return ()
     events, operators = tape.events, tape.operators
-    device = simulator.device_bytes(tape.convolutions, tape.reductions)
+    device = simulator.device_bytes(tape.convolutions, tape.launches)
     seconds = operator_seconds(tape, simulator.card, device.convolutions)
     section, forward = tapes.SECTIONS.index("micro_batch"), tapes.PHASES.index("forward")
     runs = (operators.section == section) & (operators.phase == forward)

@@ -126,9 +126,9 @@ def _modules(tape: Tape, workspace_bytes: Int64) -> tuple[ModuleMemory, ...]:
     )
     activation = np.zeros(len(tape.modules), dtype=np.int64)
     np.add.at(activation, owner[kept], events.requested_bytes[kept])
-    asks = in_step & (events.request >= 0) & (owner >= 0)
+    asks = in_step & (events.asks == tapes.CONVOLUTION) & (owner >= 0)
     workspace = np.zeros(len(tape.modules), dtype=np.int64)
-    np.maximum.at(workspace, owner[asks], workspace_bytes[events.request[asks]])
+    np.maximum.at(workspace, owner[asks], workspace_bytes[events.about[asks]])
     computes = (
         (operators.section == tapes.SECTIONS.index("micro_batch"))
         & (operators.phase == forward)

@@ -155,7 +155,7 @@ def explain(
 def _lasting_bytes(simulator: Simulator, tape: Tape) -> int:
     """Return what a life holds at its end: parameters, optimizer state, average, workspaces."""
     program = Program(tape, Life())
-    device = simulator.device_bytes(tape.convolutions, tape.reductions)
+    device = simulator.device_bytes(tape.convolutions, tape.launches)
     sizes = program.sizes(tape.events.requested_bytes, device)
     return int(program.live_by_category(sizes)[:, -1].sum())
 

@@ -162,7 +162,7 @@ def replayed(simulator: Simulator, tape: Tape, split: Split, objects: Sequence[i
     """
     life = with_each_crowd(tape, Life(accumulates=split.accumulates), objects)
     program = Program(tape, life)
-    answers = simulator.device_bytes(tape.convolutions, tape.reductions)
+    answers = simulator.device_bytes(tape.convolutions, tape.launches)
     few = thinned(objects, program.num_steps)
     sizes = program.sizes(tape.events.requested_bytes, answers, few)
     return simulator.peaks(program, sizes, tape.convolutions)
@@ -235,7 +235,7 @@ class Evaluator:
 
     def answers(self, tape: Tape) -> DeviceBytes:
         """Return what the card answers to a tape's questions."""
-        return self._any.device_bytes(tape.convolutions, tape.reductions)
+        return self._any.device_bytes(tape.convolutions, tape.launches)
 
     def rate(self, tape: Tape, split: Split) -> float:
         """Return images per second of one device."""
@@ -289,7 +289,7 @@ class Evaluator:
             return operator_seconds(tape, self._any.card, self.answers(tape).convolutions)
 
         def bytes_of(tape: Tape) -> Int64:
-            return self.answers(tape).filled(tape.events.requested_bytes, tape.events.request)
+            return self.answers(tape).filled(tape.events.requested_bytes, tape.events)
 
         return RecomputeLadder(self._splicer(batch), seconds_of, bytes_of)
 

@@ -39,11 +39,11 @@ def moved_bytes(tape: Tape, workspace_bytes: Int64) -> Float64:
         workspace_bytes: by index of the tape's convolutions.
     """
     moved = tape.operators.moved_bytes.astype(np.float64)
-    asks = tape.events.request >= 0
+    asks = tape.events.asks == tapes.CONVOLUTION
     np.add.at(
         moved,
         tape.events.operator[asks],
-        2.0 * workspace_bytes[tape.events.request[asks]],
+        2.0 * workspace_bytes[tape.events.about[asks]],
     )
     return moved
 

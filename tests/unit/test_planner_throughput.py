@@ -109,7 +109,7 @@ def test_measured_rates_replace_the_assumed_ones(tape, card):
 
 def test_workspace_is_moved_in_both_directions(tape, card):
     """Only the operators that ask for a workspace get longer, by writing and reading it."""
-    asked = np.unique(tape.events.operator[tape.events.request >= 0])
+    asked = np.unique(tape.events.operator[tape.events.asks == tapes.CONVOLUTION])
     workspace = np.full(len(tape.convolutions), 10**9, dtype=np.int64)
 
     seconds = operator_seconds(tape, card, workspace)

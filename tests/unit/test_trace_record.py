@@ -116,7 +116,7 @@ def test_what_is_left_at_the_end_is_what_stays(precision):
     live = Counter(events.block[events.kind == tapes.ALLOCATE].tolist())
     live.subtract(events.block[events.kind == tapes.FREE].tolist())
     sizes = np.zeros(len(tape.block_category), dtype=np.int64)
-    allocates = (events.kind == tapes.ALLOCATE) & (events.request == tapes.KNOWN)
+    allocates = (events.kind == tapes.ALLOCATE) & (events.asks == tapes.KNOWN)
     sizes[events.block[allocates]] = events.requested_bytes[allocates]
     left = sum(int(sizes[block]) for block, count in live.items() if count)
     # Loss scale and growth tracker, float32 and int32.

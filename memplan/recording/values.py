@@ -41,6 +41,17 @@ from memplan.recording.value_rules import ValueRules
 Handler = Callable[[Call, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
+class _Here(threading.local):
+    """What this thread is doing."""
+
+    is_host = False
+    """Whether it works on the host's copies."""
+    is_state = False
+    """Whether it moves what a module holds."""
+    is_answering = False
+    """Whether bytes are queued for the read that a kernel makes."""
+
+
 class KnownValues:
     """Keeps the values that came from the host, and answers the host's reads.
 
@@ -56,7 +67,7 @@ class KnownValues:
         self._values = HostValues()
         self._masks = RuledMasks(self._values, rules)
         self._state: set[int] = set()
-        self._here = threading.local()
+        self._here = _Here()
         self._libraries: list[torch.library.Library] = []
 
     def install(self) -> None:
@@ -119,18 +130,24 @@ class KnownValues:
     def _intercepted(self, call: Call, handler: Handler, *, is_move: bool = False) -> Kernel:
         is_quick = handler in (self._computed, self._forgetting) and call.follows_first
         is_quick = is_quick and call.name not in RULED
-        is_known = self._values.is_known
+        is_copy = call.name == "copy_"
+        is_known, here, run = self._values.is_known, self._here, call.run
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             # Most calls are on what the network computes: nothing to know, nothing to forget.
-            if is_quick and args and isinstance(args[0], Tensor):
-                first: Tensor = args[0]
-                if first.is_cuda and not is_known(first):
-                    return call.run(keyset, args, kwargs)
-            if getattr(self._here, "is_host", False):
-                return call.run(keyset, args, kwargs)
-            if not is_move and not touches_device(args, kwargs):
-                return call.run(keyset, args, kwargs)
+            first = args[0] if args else None
+            if isinstance(first, Tensor) and first.is_cuda:
+                if is_quick:
+                    if not is_known(first):
+                        return run(keyset, args, kwargs)
+                elif is_move:
+                    return run(keyset, args, kwargs)
+                elif is_copy and not (is_known(first) or self._may_tell(args[1])):
+                    return run(keyset, args, kwargs)
+            elif not (is_move or touches_device(args, kwargs)):
+                return run(keyset, args, kwargs)
+            if here.is_host:
+                return run(keyset, args, kwargs)
             return handler(call, keyset, args, kwargs)
 
         return kernel
@@ -149,6 +166,10 @@ class KnownValues:
         finally:
             self._here.is_host = False
             torch.set_num_threads(num_threads)
+
+    def _may_tell(self, source: Any) -> bool:
+        """Return whether a copy's source has values to give."""
+        return not (isinstance(source, Tensor) and source.is_cuda) or self._values.is_known(source)
 
     # -- what becomes of values
 
@@ -294,7 +315,7 @@ class KnownValues:
     def _read_number(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Return a number that the host asks for."""
         tensor: Tensor = args[0]
-        if getattr(self._here, "is_answering", False):
+        if self._here.is_answering:
             return call.run(keyset, args, kwargs)
         content = self._values.content(tensor)
         if content is None:
@@ -307,7 +328,7 @@ class KnownValues:
     def _move(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run a move; the copy inside takes the values along."""
         device = kwargs.get("device")
-        if device is None or args[0].is_cuda or torch.device(device).type != "cuda":
+        if device is None or torch.device(device).type != "cuda":
             return call.run(keyset, args, kwargs)
         self._here.is_state = id(args[0]) in self._state
         try:
@@ -323,7 +344,7 @@ class KnownValues:
             is_unknown = isinstance(source, Tensor) and (
                 source.is_cuda and self._values.content(source) is None
             )
-            if is_unknown or getattr(self._here, "is_state", False):
+            if is_unknown or self._here.is_state:
                 return self._forgetting(call, keyset, args, kwargs)
             return self._computed(call, keyset, args, kwargs)
         result = call.run(keyset, args, kwargs)

@@ -21,6 +21,7 @@ import torch
 
 from memplan.phantom import control
 from memplan.recording import operators_list as ops
+from memplan.recording.derived_values import DERIVED, MOST_DERIVED, DerivedValues
 from memplan.recording.host_reads import HostReads
 from memplan.recording.host_values import HostValues
 from memplan.recording.interception import (
@@ -66,6 +67,7 @@ class KnownValues:
         """Entered while a tensor moves from the host to the device."""
         self._values = HostValues()
         self._masks = RuledMasks(self._values, rules)
+        self._derived = DerivedValues(self._values, rules)
         self._state: set[int] = set()
         self._here = _Here()
         self._libraries: list[torch.library.Library] = []
@@ -131,6 +133,8 @@ class KnownValues:
         is_quick = handler in (self._computed, self._forgetting) and call.follows_first
         is_quick = is_quick and call.name not in RULED
         is_copy = call.name == "copy_"
+        # What follows from the rules, for as few elements as a program decides by.
+        derives_below = MOST_DERIVED if call.name in DERIVED else -1
         is_known, here, run = self._values.is_known, self._here, call.run
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -138,11 +142,9 @@ class KnownValues:
             first = args[0] if args else None
             if isinstance(first, Tensor) and first.is_cuda:
                 if is_quick:
-                    if not is_known(first):
+                    if first.numel() > derives_below and not is_known(first):
                         return run(keyset, args, kwargs)
-                elif is_move:
-                    return run(keyset, args, kwargs)
-                elif is_copy and not (is_known(first) or self._may_tell(args[1])):
+                elif is_move or (is_copy and not (is_known(first) or self._may_tell(args[1]))):
                     return run(keyset, args, kwargs)
             elif not (is_move or touches_device(args, kwargs)):
                 return run(keyset, args, kwargs)
@@ -197,6 +199,12 @@ class KnownValues:
     def _unknown(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator some of whose inputs are unknown."""
         result = call.run(keyset, args, kwargs)
+        if call.name in DERIVED and isinstance(result, Tensor):
+            with self._on_host():
+                host = self._derived.result(call, result, args, kwargs)
+            if host is not None:
+                self._keep(result, host, by_rule=True, is_fresh=not call.written)
+                return result
         if call.written:
             self._forget(call.writes(args, kwargs))
         elif call.name in RULED and isinstance(result, Tensor):
@@ -322,7 +330,9 @@ class KnownValues:
             return self.reads.number(tensor.dtype)
         with self._on_host():
             value = self._values.view(tensor, content).item()
-        self.reads.count(str(value), by_rule=content.by_rule)
+        if content.by_rule:
+            return self.reads.number(tensor.dtype, value)
+        self.reads.count(str(value), by_rule=False)
         return value
 
     def _move(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:

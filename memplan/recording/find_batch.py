@@ -107,15 +107,14 @@ class BatchSearch:
             return None if is_errors or not smaller else self._untried(smaller)
         if self.high - self.low <= max(self.unit, int(self.tolerance * self.low)):
             return None
-        guess = self._guess() // self.unit * self.unit
-        least = self.low + self.unit
-        return self._untried(max(least, min(guess, self.high - 1)))
+        guess = max(self.low + 1, min(self._guess(), self.high - 1))
+        return self._untried(max(guess // self.unit * self.unit, self.low + self.unit))
 
     def _untried(self, batch: int) -> int | None:
-        """Return a batch, or a next larger one below `high`, that was not tried; None without."""
-        while batch in self.trials:
-            batch += self.unit
-        return batch if batch < self.high and batch > self.low else None
+        """Return a batch, or the nearest that was not tried; None where there is none."""
+        inside = range(self.low // self.unit * self.unit + self.unit, self.high, self.unit)
+        left = [one for one in inside if one not in self.trials]
+        return min(left, key=lambda one: abs(one - batch), default=None)
 
     def _guess(self) -> int:
         """Return where the line through what ran meets the capacity."""

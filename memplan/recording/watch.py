@@ -230,6 +230,8 @@ class Watch:
         if self._is_written or not self._is_mine:
             return
         self._is_written = True
+        if self.out_of_memory is not None:
+            self.out_of_memory["module"] = self.modules.models.shown(self.out_of_memory["module"])
         seen: dict[str, Any] = {
             "pid": os.getpid(),
             "rank": int(os.environ.get("RANK", "0")),
@@ -269,7 +271,9 @@ class Watch:
                 "by_rule": by_rule,
                 "told": sorted(self.known.reads.told),
             },
-            "breakdown": breakdown(snapshot, self._device, self.marks, self.steps),
+            "breakdown": breakdown(
+                snapshot, self._device, self.marks, self.steps, self.modules.models.shown
+            ),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from memplan.units import format_bytes
 _MOST_ROWS = 12
 _MOST_READS = 5
 _MOST_NAMED = 8
+# What PyTorch says of a card that is not there.
+_WRONG_DEVICE = re.compile(r"device (?:id|ordinal)\b", re.IGNORECASE)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -134,7 +137,8 @@ def _lines(reads: tuple[str, ...]) -> dict[str, float]:
 def text(answer: ScriptAnswer) -> str:
     """Return an answer as people read it."""
     if not answer.allocated_peak_bytes:
-        return "\n\n".join(part for part in (_trials(answer), _headline(answer)) if part)
+        parts = [_trials(answer), _headline(answer), "\n".join(_remedies(answer))]
+        return "\n\n".join(part for part in parts if part)
     parts = [
         _trials(answer),
         _headline(answer),
@@ -294,6 +298,8 @@ def _unmatched(answer: ScriptAnswer) -> list[str]:
 def _remedies(answer: ScriptAnswer) -> list[str]:
     """Return what to change where memory ran out."""
     memory = answer.out_of_memory
+    if answer.error is not None and _WRONG_DEVICE.search(answer.error.message):
+        return [f"{answer.num_devices} such card was described: --devices N describes more."]
     if memory is None or memory.is_caught:
         return []
     remedies = []

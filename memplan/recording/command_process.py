@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 _LAST_SECONDS = 20.0
 # A word comes when all is over; the end of the file comes when memplan died.
 _GUARD = (
-    'if read -r word; then exit; fi; kill -TERM "-$1"; sleep 5; '
-    'kill -KILL "-$1"; rm -rf -- "$2"'
+    'if read -r word; then exit; fi; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"; rm -rf -- "$2"'
 )
 
 

@@ -190,11 +190,17 @@ class KnownValues:
         found = None
         if all(self._values.has_room(one) for one in tensors_in(result)):
             found = self._host_result(call, args, kwargs)
-        if found is None:
+        # What the rules state is finite, and so is what follows from it.
+        if found is None or (found[1] and not self._are_finite(found[0])):
             self._forget(call.writes(args, kwargs))
         else:
             self._keep(result, found[0], by_rule=found[1], is_fresh=not call.written)
         return result
+
+    def _are_finite(self, host: Any) -> bool:
+        with self._on_host():
+            floats = (one for one in tensors_in(host) if one.is_floating_point())
+            return all(bool(torch.isfinite(one).all()) for one in floats)
 
     def _unknown(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator some of whose inputs are unknown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -27,6 +28,7 @@ from memplan.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptErr
 
 _START = Path(__file__).parent / "start"
 _MOST_MODULES = 40
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,21 @@ class ScriptRequest:
     """Whether what the script prints is passed on."""
     asks: bool = False
     """Whether the script reads this process's standard input."""
+
+
+def without_variables(command: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables that a command sets before its program, as a shell or `env` would.
+
+    `CUDA_VISIBLE_DEVICES=0 python train.py` and `env A=1 python train.py` are typed so.
+    """
+    words = list(command)
+    if words and Path(words[0]).name == "env" and words[1:] and not words[1].startswith("-"):
+        words.pop(0)
+    variables = {}
+    while words and _ASSIGNMENT.match(words[0]):
+        name, _, value = words.pop(0).partition("=")
+        variables[name] = value
+    return variables, tuple(words)
 
 
 def check_command(command: Sequence[str]) -> None:
@@ -100,7 +117,8 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
         BadInputError: the command is not Python, or never used CUDA.
         MemplanError: the script did not end in time.
     """
-    check_command(request.command)
+    variables, command = without_variables(request.command)
+    check_command(command)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="memplan-run-") as folder:
         settings = WatchSettings(
@@ -113,8 +131,8 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
         settings.save()
         say(f"Running on a phantom {request.card.title}")
         code = run_command(
-            request.command,
-            _environment(request, folder),
+            command,
+            _environment(request, command[0], folder) | variables,
             folder=folder,
             timeout_seconds=request.timeout_seconds,
             prints=request.prints,
@@ -124,12 +142,12 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
     return _answer(request, seen, code, time.monotonic() - begun)
 
 
-def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
+def _environment(request: ScriptRequest, program: str, folder: str) -> dict[str, str]:
     made = environment(
         request.card,
         capacity_bytes=request.capacity_bytes,
         num_devices=request.num_devices,
-        interpreter=interpreter_of(request.command[0]),
+        interpreter=interpreter_of(program),
     )
     made[ENVIRONMENT] = folder
     paths = [str(_START), *filter(None, [made.get("PYTHONPATH", "")])]

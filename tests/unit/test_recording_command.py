@@ -7,6 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from memplan.recording.script import without_variables
+
 _RUN = (
     "import os, sys\n"
     "from memplan.recording.command_process import run_command\n"
@@ -46,6 +50,22 @@ def test_closed_streams_are_no_fault(tmp_path):
         timeout=60, check=False,
     )  # fmt: skip
     assert 3 == done.returncode
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "rest"),
+    [
+        ("python t.py --lr=1", {}, "python t.py --lr=1"),
+        ("A=1 B= python t.py x=2", {"A": "1", "B": ""}, "python t.py x=2"),
+        ("env A=1 python t.py", {"A": "1"}, "python t.py"),
+        ("env python t.py", {}, "python t.py"),
+        ("env -i python t.py", {}, "env -i python t.py"),
+        ("A=1", {"A": "1"}, ""),
+    ],
+)
+def test_variables_before_the_program_are_its_environment(command, variables, rest):
+    """As a shell and `env` have them; `x=2` after the program is an argument."""
+    assert (variables, tuple(rest.split())) == without_variables(command.split())
 
 
 def _is_running(number):

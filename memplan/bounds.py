@@ -12,6 +12,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "--accumulate": (1, 65_536, "Give the micro-batches a step."),
     "--assigner-parts": (1, 4096, "Give the parts of a batch, such as 4."),
     "--batch": (1, 65_536, "Give the images of a micro-batch, such as 16."),
+    "--batch-per-device": (1, 65_536, "Give the images on each device, such as 16."),
     "--close-mosaic": (0, _COUNT, "0 keeps the mosaics to the end."),
     "--devices": (1, 65_536, ""),
     "--effective-batch": (1, 16_777_216, "Give the images a step, such as 64."),

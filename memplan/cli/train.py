@@ -28,6 +28,7 @@ _GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload
 _FOLDER = frozenset({"project", "name", "exist_ok"})
 _PLANNED: tuple[str, ...] = (
     "batch",
+    "batch_per_device",
     "accumulate",
     "effective_batch",
     "precision",
@@ -35,7 +36,7 @@ _PLANNED: tuple[str, ...] = (
     "recompute",
 )
 _PLANNING_ONLY: tuple[str, ...] = ("gpu", "calibration", "safety", "objects_per_image")
-_CHOSEN: tuple[str, ...] = ("batch", "accumulate")
+_CHOSEN: tuple[str, ...] = ("batch", "batch_per_device", "accumulate")
 _PLANNING = "Planning the batch: one training step is recorded and replayed..."
 # Command-line name, by field of TrainOptions that is called otherwise.
 _CALLED = {"img": "image_size"}
@@ -51,7 +52,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
 
     Options have the official recipe's names, meanings and defaults, except that --batch is always
-    the images at once, and --data and --cfg have no default. A data set may recommend settings for
+    the images at once (on all devices together), and --data and --cfg have no default. A data set may recommend settings for
     itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
     they are printed, and options given here win. The official option --evolve is refused,
     with its reason.
@@ -224,6 +225,11 @@ class _Session:
                 "--batch instead of a plan; it needs the memory of the same batch without --quad "
                 "and up to four times as much in the loss."
             )
+        if "batch" in given and "batch_per_device" in given:
+            raise UsageError(
+                f"--batch {values['batch']} is for all devices together and --batch-per-device "
+                f"{values['batch_per_device']} for each. Give one of them."
+            )
         if values["auto_batch"] and values["plan_file"]:
             raise UsageError("--auto-batch makes a plan and --plan brings one. Give one of them.")
         if values["auto_batch"]:
@@ -264,7 +270,8 @@ class _Session:
             shown = ", ".join(f"{_option(name)} {value}" for name, value in taken.items())
             lines.append(f"From {self.values['data']} (train_defaults): {shown}")
         effective = self.values["effective_batch"]
-        if effective and "batch" not in self.given and effective < self.values["batch"]:
+        chosen = {"batch", "batch_per_device"} & self.given
+        if effective and not chosen and effective < self.values["batch"]:
             self.values["batch"] = effective
             if not self.values["auto_batch"]:
                 lines.append(f"--batch {effective}: no more at once than a step asks for.")

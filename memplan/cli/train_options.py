@@ -24,7 +24,7 @@ _MAY_TAKE_A_VALUE = frozenset({"--evolve", "--upload_dataset"})
 GROUPS = {
     "What is trained": ("cfg", "workload", "data", "weights", "hyp", "img", "resume"),
     "How the batch is chosen": (
-        "auto_batch", "batch", "val_batch", "accumulate", "effective_batch", "plan_file", "gpu",
+        "auto_batch", "batch", "batch_per_device", "val_batch", "accumulate", "effective_batch", "plan_file", "gpu",
         "calibration", "safety", "objects_per_image",
     ),
     "How a step runs": ("device", "precision", "memory_format", "recompute", "lean",
@@ -126,7 +126,9 @@ train_options = options(
                  help="Plan first: the largest micro-batch that fits, and accumulation."),
     click.option("--batch", "--batch-size", "batch", type=int, default=16, show_default=True,
                  metavar="N",
-                 help="Images at once on each device (the micro-batch); -1 means --auto-batch."),
+                 help="Images at once on all devices together; -1 means --auto-batch."),
+    click.option("--batch-per-device", type=int, metavar="N",
+                 help="Images at once on each device (the micro-batch), in place of --batch."),
     click.option("--val-batch", type=int, metavar="N",
                  help="Images validated at once.  [twice --batch]"),
     click.option("--accumulate", type=int, metavar="N",

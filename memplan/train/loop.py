@@ -69,7 +69,7 @@ class Run:
         self.announce = announce
         self.standing = Standing.of(checkpoint)
         self.stop = stop or StopRequest()
-        size = checkpoint.micro_batch_size if checkpoint else self.options.batch
+        size = checkpoint.micro_batch_size if checkpoint else setup.micro_batch_size
         self.runner = EpochRunner(
             setup,
             size,

@@ -52,6 +52,22 @@ class Setup:
         return self.options.guard and not (self.options.sync_bn and self.ranks.size > 1)
 
     @property
+    def micro_batch_size(self) -> int:
+        """Images in a micro-batch on each device, before memory runs out anywhere."""
+        return self.options.micro_batch_size(self.ranks.size)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches a step of the optimizer, once warm-up is over."""
+        at_once = self.micro_batch_size * self.ranks.size
+        return accumulation_steps(self.effective_batch_size, at_once)
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that a step sees, once warm-up is over, on all devices."""
+        return self.micro_batch_size * self.accumulation_steps * self.ranks.size
+
+    @property
     def loss_names(self) -> tuple[str, ...] | None:
         """Names of the loss's parts, None where the workload does not name them."""
         return tuple(self.workload.loss_names) or None
@@ -159,7 +175,8 @@ def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Worklo
     return replace(
         options,
         assigner_parts=parts or options.assigner_parts,
-        batch=plan.micro_batch_size,
+        batch=plan.micro_batch_size * plan.devices,
+        batch_per_device=plan.micro_batch_size,
         accumulate=plan.accumulation_steps,
         effective_batch=None,
         precision=plan.precision,
@@ -331,7 +348,7 @@ def _check_ranks(
 
 def _effective_batch_size(options: TrainOptions, workload: Workload, num_ranks: int) -> float:
     if options.accumulate is not None:
-        return options.accumulate * options.batch * num_ranks
+        return options.accumulate * options.micro_batch_size(num_ranks) * num_ranks
     return options.effective_batch or workload.nominal_batch_size
 
 
@@ -339,7 +356,7 @@ def _optimizer_settings(
     options: TrainOptions, recipe: Recipe, effective: float, workload: Workload, num_ranks: int
 ) -> OptimizerSettings:
     """Return the settings; weight decay grows with the images a step, as gradients are summed."""
-    at_once = options.batch * num_ranks
+    at_once = options.micro_batch_size(num_ranks) * num_ranks
     images = at_once * accumulation_steps(effective, at_once)
     return OptimizerSettings(
         name=options.optimizer,

@@ -21,6 +21,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "--min-items": (0, _COUNT, "0 keeps all images."),
     "--objects-per-image": (0, 100_000, ""),
     "--patience": (0, _COUNT, "0 never stops early."),
+    "--rank-timeout": (0.01, 10_080, "Give minutes, such as 10."),
     "--save-every": (0, _COUNT, "Give minutes; 0 saves whole epochs only."),
     "--save-period": (-_COUNT, _COUNT, "-1 keeps none."),
     "--seed": (0, 2**63 - 1, "Give a whole number of 0 or more."),

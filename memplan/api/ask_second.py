@@ -7,7 +7,12 @@ from dataclasses import replace
 
 from memplan.api.asking import Planned
 from memplan.api.planning import Free, plan_one
-from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
+from memplan.device.distributed import (
+    DataParallel,
+    ModelTensors,
+    training_policy,
+    with_data_parallel,
+)
 from memplan.errors import UsageError
 from memplan.plan_answers import SecondCard
 from memplan.planner.evaluate import Key, Recordings
@@ -67,7 +72,7 @@ def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondC
     question = planned.question
     check_second(question.devices, planned.asked_batch_size)
     two = replace(question, devices=2)
-    parallel = DataParallel(devices=2, sync_batch_norm=question.sync_batch_norm)
+    parallel = training_policy(2, sync_batch_norm=question.sync_batch_norm)
 
     planned.say("Planning for two cards")
     plan = plan_one(

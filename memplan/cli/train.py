@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from memplan.train import RunSummary
     from memplan.workload import TrainingData, Workload
 
-_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload"})
+_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload", "rank_timeout"})
 _FOLDER = frozenset({"project", "name", "exist_ok"})
 _PLANNED: tuple[str, ...] = (
     "batch",
@@ -52,10 +52,10 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
 
     Options have the official recipe's names, meanings and defaults, except that --batch is always
-    the images at once (on all devices together), and --data and --cfg have no default. A data set may recommend settings for
-    itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
-    they are printed, and options given here win. The official option --evolve is refused,
-    with its reason.
+    the images at once (on all devices together), and --data and --cfg have no default. A data set
+    may recommend settings for itself (train_defaults in data.yaml: hyp, optimizer, effective_batch,
+    close_mosaic, min_items); they are printed, and options given here win. The official option
+    --evolve is refused, with its reason.
     """
     given = {
         name
@@ -112,6 +112,7 @@ class _Session:
             resume=path,
             device=self.values["device"],
             workers=self.values["workers"],
+            rank_timeout=self.values["rank_timeout"],
             noplots=saved.noplots or self.values["noplots"],
             **{name: self.values[name] for name in _FOLDER},
         )
@@ -294,17 +295,18 @@ class _Session:
         """Return the plan, which the first of several processes makes for all."""
         from memplan.train.distributed import join
 
-        ranks = join(device)
+        ranks = join(device, options.rank_timeout)
         if ranks.size > 1 and device.type == "cpu":
             raise UsageError(
                 "--auto-batch plans host memory for one process. Give --batch, or train on one."
             )
-        answer = None
-        if ranks.is_first:
+
+        def work() -> dict[str, Any]:
             made = self._make_plan(workload, data, options, device, ranks.size)
             _show_plan(made)
-            answer = made.to_json()
-        return PlanAnswer.from_json(ranks.share(answer))
+            return made.to_json()
+
+        return PlanAnswer.from_json(ranks.alone(work))
 
     def _make_plan(
         self,

@@ -24,11 +24,12 @@ _MAY_TAKE_A_VALUE = frozenset({"--evolve", "--upload_dataset"})
 GROUPS = {
     "What is trained": ("cfg", "workload", "data", "weights", "hyp", "img", "resume"),
     "How the batch is chosen": (
-        "auto_batch", "batch", "batch_per_device", "val_batch", "accumulate", "effective_batch", "plan_file", "gpu",
-        "calibration", "safety", "objects_per_image",
+        "auto_batch", "batch", "batch_per_device", "val_batch", "accumulate", "effective_batch",
+        "plan_file", "gpu", "calibration", "safety", "objects_per_image",
     ),
     "How a step runs": ("device", "precision", "memory_format", "recompute", "lean",
-                        "assigner_parts", "fused", "compiled", "guard", "workers", "cache"),
+                        "assigner_parts", "fused", "compiled", "guard", "workers", "cache",
+                        "rank_timeout"),
     "The recipe": (
         "epochs", "optimizer", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
         "freeze", "label_smoothing", "min_items", "single_cls", "rect",
@@ -166,6 +167,8 @@ train_options = options(
                  help="Run the model through torch.compile; its memory is not predicted."),
     click.option("--guard/--no-guard", default=True, show_default=True,
                  help="When memory runs out, halve the micro-batch and repeat the step."),
+    click.option("--rank-timeout", type=float, default=10.0, show_default=True, metavar="MINUTES",
+                 help="How long one of several processes may keep the others waiting."),
     click.option("--workers", type=int, default=8, show_default=True, metavar="N",
                  help="Most loader processes; 0 loads in the training process."),
     click.option("--cache", is_flag=False, flag_value="ram", default="",

@@ -134,6 +134,8 @@ class TrainOptions:
     """Step the optimizer in fused kernels (memplan's own)."""
     compiled: bool = False
     """Run the model through torch.compile (memplan's own)."""
+    rank_timeout: float = 10.0
+    """Minutes that one of several processes may keep the others waiting (memplan's own)."""
     guard: bool = True
     """Survive running out of memory by halving the micro-batch (memplan's own)."""
 

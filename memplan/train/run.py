@@ -26,6 +26,7 @@ from memplan.train.epoch import position_of
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
+from memplan.train.restart import after_restart, sign
 from memplan.train.run_folder import RunFolder, create_run_folder
 from memplan.train.setup import Setup, WorkloadFactory, prepare
 from memplan.train.stopping import StopRequest
@@ -61,8 +62,8 @@ def train(
 
     Args:
         make_workload: a workload, or a factory as `open_training` describes.
-        options: how to train; with `resume`, the saved run's own replace all but device and
-            workers.
+        options: how to train; with `resume`, the saved run's own replace all but device,
+            workers and rank_timeout.
         plan: settings that replace batch, accumulation, precision, layout and recompute.
         data: what `open_training` returned beside this workload; None opens it.
         on_event: told each event, by name and facts; `events.jsonl` holds the same.
@@ -74,6 +75,7 @@ def train(
         DeviceOutOfMemoryError: not even one image fits.
         StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
+    options = after_restart(options)
     path, checkpoint = None, None
     if options.resume is not None:
         path = find_checkpoint(options.resume)
@@ -142,10 +144,16 @@ def _guarded(run: Run) -> RunSummary:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         run.announce("out_of_memory", {"message": reason})
-        way_out = "or train with --guard" if run.setup.ranks.size == 1 else "or leave out --sync-bn"
         raise DeviceOutOfMemoryError(
-            f"Out of memory ({reason}). Lower --batch, {way_out}.", 0
+            f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}.", 0
         ) from None
+
+
+def _way_out(setup: Setup) -> str:
+    """Return what else than a smaller batch helps, by why nothing was repeated smaller."""
+    if not setup.options.guard:
+        return ", or train with --guard"
+    return "" if setup.guards else ", or leave out --sync-bn, with which the guard is off"
 
 
 def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> TrainOptions:
@@ -162,6 +170,7 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> Tra
         cfg=options.cfg or saved.cfg,
         device=options.device,
         workers=options.workers,
+        rank_timeout=options.rank_timeout,
         noplots=saved.noplots or options.noplots,
         hyp=None,
         hyperparameters=checkpoint.hyperparameters,
@@ -233,6 +242,7 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         drop_partials(folder.weights)
         if own is None:
             folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
+            sign(folder.path)
         else:
             assert checkpoint is not None
             folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)

@@ -271,7 +271,7 @@ def prepare(
         assert isinstance(make_workload, Workload)
         workload = make_workload
     options = follow_plan(options, plan, workload)
-    ranks = join(device)
+    ranks = join(device, options.rank_timeout)
     _check_ranks(options, plan, ranks, checkpoint)
     recipe = recipe_of(
         getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})

@@ -7,7 +7,12 @@ from dataclasses import replace
 
 from memplan.api.asking import Planned
 from memplan.api.planning import plan_one
-from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
+from memplan.device.distributed import (
+    DataParallel,
+    ModelTensors,
+    training_policy,
+    with_data_parallel,
+)
 from memplan.errors import UsageError
 from memplan.plan_answers import SecondCard
 from memplan.planner.evaluate import Key, Recordings
@@ -66,7 +71,7 @@ def second_card(planned: Planned, num_images: int | None) -> SecondCard:
     question = planned.question
     check_second(question.devices, planned.asked_batch_size)
     two = replace(question, devices=2)
-    parallel = DataParallel(devices=2, sync_batch_norm=question.spec.sync_bn)
+    parallel = training_policy(2, sync_batch_norm=question.spec.sync_bn)
 
     planned.say("Planning for two cards")
     plan = plan_one(

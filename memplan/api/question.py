@@ -24,7 +24,7 @@ from memplan.device.card import Card
 from memplan.device.chosen import with_calibrations
 from memplan.device.context import under_cuda
 from memplan.device.cudnn import installed_version
-from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
+from memplan.device.distributed import ModelTensors, training_policy, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
@@ -251,7 +251,7 @@ class Question:
         tape = record(self.made, micro_batch_size, spec)
         if self.devices == 1:
             return tape
-        parallel = DataParallel(devices=self.devices, sync_batch_norm=spec.sync_bn)
+        parallel = training_policy(self.devices, sync_batch_norm=spec.sync_bn)
         return with_data_parallel(tape, self.model_tensors, parallel)
 
     def recorder(self, spec: StepSpec) -> Callable[[int], Tape]:

@@ -40,7 +40,7 @@ def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
     variables, program, options = _parted(text)
     values = _values(options)
     _check(values)
-    batch = values["batch"]
+    batch = values["batch_per_device"] or values["batch"]
     if batch < 1:
         raise UsageError(f"--fit: --batch {batch} is below 1. Give the images at once.")
     assumptions: list[str] = []

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from memplan.train import RunSummary
     from memplan.workload import TrainingData, Workload
 
-_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload"})
+_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload", "rank_timeout"})
 _FOLDER = frozenset({"project", "name", "exist_ok"})
 _PLANNED: tuple[str, ...] = (
     "batch",
+    "batch_per_device",
     "accumulate",
     "effective_batch",
     *(one.name for one in LEVERS if one.is_predicted and "train" in one.commands),
 )
 _PLANNING_ONLY: tuple[str, ...] = ("gpu", "calibration", "safety", "objects_per_image")
-_CHOSEN: tuple[str, ...] = ("batch", "accumulate")
+_CHOSEN: tuple[str, ...] = ("batch", "batch_per_device", "accumulate")
 _PLANNING = "Planning the batch: one training step is recorded and replayed..."
 # Command-line name, by field of TrainOptions that is called otherwise.
 _CALLED = {"img": "image_size"}
@@ -50,10 +51,10 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
 
     Options have the official recipe's names, meanings and defaults, except that --batch is always
-    the images at once, and --data and --cfg have no default. A data set may recommend settings for
-    itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
-    they are printed, and options given here win. The official option --evolve is refused,
-    with its reason.
+    the images at once (on all devices together), and --data and --cfg have no default. A data set
+    may recommend settings for itself (train_defaults in data.yaml: hyp, optimizer, effective_batch,
+    close_mosaic, min_items); they are printed, and options given here win. The official option
+    --evolve is refused, with its reason.
     """
     given = {
         name
@@ -110,6 +111,7 @@ class _Session:
             resume=path,
             device=self.values["device"],
             workers=self.values["workers"],
+            rank_timeout=self.values["rank_timeout"],
             noplots=saved.noplots or self.values["noplots"],
             **{name: self.values[name] for name in _FOLDER},
         )
@@ -222,6 +224,11 @@ class _Session:
                 "--batch instead of a plan; it needs the memory of the same batch without --quad "
                 "and up to four times as much in the loss."
             )
+        if "batch" in given and "batch_per_device" in given:
+            raise UsageError(
+                f"--batch {values['batch']} is for all devices together and --batch-per-device "
+                f"{values['batch_per_device']} for each. Give one of them."
+            )
         if values["auto_batch"] and values["plan_file"]:
             raise UsageError("--auto-batch makes a plan and --plan brings one. Give one of them.")
         if values["auto_batch"]:
@@ -259,7 +266,8 @@ class _Session:
             shown = ", ".join(f"{_option(name)} {value}" for name, value in taken.items())
             lines.append(f"From {self.values['data']} (train_defaults): {shown}")
         effective = self.values["effective_batch"]
-        if effective and "batch" not in self.given and effective < self.values["batch"]:
+        chosen = {"batch", "batch_per_device"} & self.given
+        if effective and not chosen and effective < self.values["batch"]:
             self.values["batch"] = effective
             if not self.values["auto_batch"]:
                 lines.append(f"--batch {effective}: no more at once than a step asks for.")
@@ -283,17 +291,18 @@ class _Session:
         """Return the plan, which the first of several processes makes for all."""
         from memplan.train.distributed import join
 
-        ranks = join(device)
+        ranks = join(device, options.rank_timeout)
         if ranks.size > 1 and device.type == "cpu":
             raise UsageError(
                 "--auto-batch plans host memory for one process. Give --batch, or train on one."
             )
-        answer = None
-        if ranks.is_first:
+
+        def work() -> dict[str, Any]:
             made = self._make_plan(workload, data, options, device, ranks.size)
             _show_plan(made)
-            answer = made.to_json()
-        return PlanAnswer.from_json(ranks.share(answer))
+            return made.to_json()
+
+        return PlanAnswer.from_json(ranks.alone(work))
 
     def _make_plan(
         self,

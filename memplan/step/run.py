@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -126,6 +127,8 @@ class TrainingStep:
         self.device = device
         self.observer: Observer = observer or _Unobserved()
         self._run_backward = run_backward or _engine_backward
+        self.keeps_gradients = False
+        """Whether gradients are set to zero where they are, instead of given back."""
         with self.observer.phase("transfer"):
             fresh = workload.build_model() if model is None else model
             self.model = move_model(fresh, device, spec.memory_format).train()
@@ -138,11 +141,18 @@ class TrainingStep:
         apply_recompute(self.model, spec.recompute, lean)
         if spec.compiled:
             self.model.compile()
-        numbers = replace(optimizer or OptimizerSettings(), spec=spec)
-        self.optimizer = optimizer_of(workload, self.model, numbers)
+        self.reset_loss()
+        self.numbers = replace(optimizer or OptimizerSettings(), spec=spec)
+        self.optimizer = optimizer_of(workload, self.model, self.numbers)
         self._use_foreach()
         self.scaler = torch.amp.grad_scaler.GradScaler(
             device.type, enabled=spec.precision == "amp-fp16"
+        )
+
+    def reset_loss(self) -> None:
+        """Take the loss from the model itself; `compute_loss` may be replaced by a wrapped one."""
+        self.compute_loss: Callable[[Batch | None], tuple[torch.Tensor, torch.Tensor]] = partial(
+            self.workload.compute_loss, self.model
         )
 
     def _use_foreach(self) -> None:
@@ -189,11 +199,19 @@ class TrainingStep:
         Returns:
             The loss, a detached scalar, and its parts, 1-D, both on the device.
         """
+        loss, parts = self.forward(batch)
+        self.backward(loss)
+        return loss.detach(), parts
+
+    def forward(self, batch: Batch | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a prepared batch's loss, a scalar, and its parts, 1-D."""
         with self.observer.phase("forward"), self.autocast():
-            loss, parts = self.workload.compute_loss(self.model, batch)
+            return self.compute_loss(batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a loss's gradients."""
         with self.observer.phase("backward"):
             self._run_backward(self.scaler.scale(loss))
-        return loss.detach(), parts
 
     def update(self) -> None:
         """Take an optimizer step, drop the gradients and move the average."""
@@ -215,8 +233,8 @@ class TrainingStep:
             self.scaler.update()
 
     def release_gradients(self) -> None:
-        """Give the gradients' memory back."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Give the gradients' memory back, or set them to zero where it is kept."""
+        self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
 
     def move_average(self) -> None:
         """Move the averaged weights, where an average is kept."""

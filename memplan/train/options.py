@@ -43,7 +43,9 @@ class TrainOptions:
     image_size: int = 640
     """Side of the square training images, pixels."""
     batch: int = 16
-    """Images in a micro-batch on one device, >= 1 (officially those of all devices together)."""
+    """Images in a micro-batch on all devices together, >= 1; the devices divide it evenly."""
+    batch_per_device: int | None = None
+    """Images in a micro-batch on each device (memplan's own); takes the place of `batch`."""
     val_batch: int | None = None
     """Images validated at once (memplan's own); None leaves it to the workload, twice `batch`."""
     epochs: int = 100
@@ -117,6 +119,8 @@ class TrainOptions:
     """How a step runs. A CPU trains in fp32 whatever the precision is."""
     given: tuple[str, ...] = ()
     """Levers of `spec` that the user set; the others a plan may choose."""
+    rank_timeout: float = 10.0
+    """Minutes that one of several processes may keep the others waiting (memplan's own)."""
     guard: bool = True
     """Survive running out of memory by halving the micro-batch (memplan's own)."""
 
@@ -138,13 +142,35 @@ class TrainOptions:
             raise UsageError(
                 "--rect fixes the order of images and --image-weights draws it. Give one of them."
             )
-        if self.quad and self.batch % 4:
+        if self.quad and (at_once := self.batch_per_device or self.batch) % 4:
             raise UsageError(
-                f"--batch {self.batch} is no multiple of 4, but --quad makes one image of four. "
-                f"Nearest: {max(4, round(self.batch / 4) * 4)}."
+                f"--batch {at_once} is no multiple of 4, but --quad makes one image of four. "
+                f"Nearest: {max(4, round(at_once / 4) * 4)}."
             )
         if not is_plain_name(self.name):
             raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
+
+    def micro_batch_size(self, num_ranks: int) -> int:
+        """Return the images in a micro-batch on each of as many devices.
+
+        Raises:
+            UsageError: `batch` cannot be divided evenly, or not into what `quad` needs.
+        """
+        if self.batch_per_device is not None:
+            return self.batch_per_device
+        each, rest = divmod(self.batch, num_ranks)
+        if rest or not each:
+            raise UsageError(
+                f"--batch {self.batch} is the images at once on all devices together, as in the "
+                f"official recipe, and {num_ranks} devices cannot divide it evenly. Nearest: "
+                f"{max(1, round(self.batch / num_ranks)) * num_ranks}, or give --batch-per-device."
+            )
+        if self.quad and each % 4:
+            raise UsageError(
+                f"--batch {self.batch} is {each} on each of {num_ranks} devices, but --quad makes "
+                f"one image of four. Nearest: {max(1, round(each / 4)) * 4 * num_ranks}."
+            )
+        return each
 
     @property
     def schedule(self) -> str:
@@ -181,6 +207,9 @@ def options_from_record(values: Mapping[str, Any]) -> TrainOptions:
     """
     # Earlier versions wrote None for what was not given.
     values = {k: one for k, one in values.items() if one is not None or k not in LEVER}
+    if "batch_per_device" not in values:
+        # Of a version in which `batch` was the images on each device.
+        values = {**values, "batch_per_device": values.get("batch")}
     try:
         return converted(values, TrainOptions, surplus=True)
     except NotStructuredError as error:

@@ -57,6 +57,22 @@ class Setup:
         return self.step.spec
 
     @property
+    def micro_batch_size(self) -> int:
+        """Images in a micro-batch on each device, before memory runs out anywhere."""
+        return self.options.micro_batch_size(self.ranks.size)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches a step of the optimizer, once warm-up is over."""
+        at_once = self.micro_batch_size * self.ranks.size
+        return accumulation_steps(self.effective_batch_size, at_once)
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that a step sees, once warm-up is over, on all devices."""
+        return self.micro_batch_size * self.accumulation_steps * self.ranks.size
+
+    @property
     def loss_names(self) -> tuple[str, ...] | None:
         """Names of the loss's parts, None where the workload does not name them."""
         return tuple(self.workload.loss_names) or None
@@ -171,7 +187,8 @@ def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Worklo
     return replace(
         options,
         spec=replace(plan.spec, **unknown) if differs else plan.spec,
-        batch=plan.split.micro_batch_size,
+        batch=plan.split.micro_batch_size * plan.split.devices,
+        batch_per_device=plan.split.micro_batch_size,
         accumulate=plan.split.accumulation_steps,
         effective_batch=None,
     )
@@ -264,7 +281,7 @@ def prepare(
         assert isinstance(make_workload, Workload)
         workload = make_workload
     options = follow_plan(options, plan, workload)
-    ranks = join(device)
+    ranks = join(device, options.rank_timeout)
     _check_ranks(options, plan, ranks, checkpoint)
     recipe = recipe_of(
         getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})
@@ -334,7 +351,7 @@ def _check_ranks(
 
 def _effective_batch_size(options: TrainOptions, workload: Workload, num_ranks: int) -> float:
     if options.accumulate is not None:
-        return options.accumulate * options.batch * num_ranks
+        return options.accumulate * options.micro_batch_size(num_ranks) * num_ranks
     return options.effective_batch or workload.nominal_batch_size
 
 
@@ -342,7 +359,7 @@ def _optimizer_settings(
     options: TrainOptions, recipe: Recipe, effective: float, workload: Workload, num_ranks: int
 ) -> OptimizerSettings:
     """Return the settings; weight decay grows with the images a step, as gradients are summed."""
-    at_once = options.batch * num_ranks
+    at_once = options.micro_batch_size(num_ranks) * num_ranks
     images = at_once * accumulation_steps(effective, at_once)
     return OptimizerSettings(
         learning_rate=recipe.lr0,

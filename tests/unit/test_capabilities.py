@@ -10,9 +10,8 @@ from memplan_models.torchvision import Classification
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan import capabilities
-from memplan.acceptance import check_step
 from memplan.errors import BadInputError, UsageError
-from memplan.spec import StepSpec
+from memplan.spec import StepSpec, check_step
 from memplan.step.run import TrainingStep
 from memplan.workload import Workload
 
@@ -98,8 +97,8 @@ def test_what_is_not_offered_is_refused_in_one_line(asked, words):
 def test_lean_is_refused_by_name():
     """Only a workload with lean blocks takes --lean."""
     with pytest.raises(UsageError, match="--lean: workload 'core' has no lean blocks"):
-        check_step(Core(), lean=True, fused=False)
-    check_step(YoloV9("yolov9-t"), lean=True, fused=True)
+        check_step(Core(), StepSpec(lean=True))
+    check_step(YoloV9("yolov9-t"), StepSpec(lean=True, fused=True))
 
 
 def test_what_a_workload_does_not_say_has_a_plain_default():

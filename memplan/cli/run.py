@@ -167,6 +167,8 @@ def _trials(answer: ScriptAnswer) -> str:
 
 def _largest(answer: ScriptAnswer) -> str:
     card = f"{answer.gpu} ({format_bytes(answer.capacity_bytes)})"
+    if all(one.error for one in answer.trials):
+        return f"The command fails at its own {answer.batch_option}; no other was tried."
     if answer.largest_batch is None:
         return (
             f"No {answer.batch_option} that was tried runs on {card} (phantom); below, the\n"

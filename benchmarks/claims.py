@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.common import RESULTS, machine
 from memplan import tape as tapes
-from memplan.api import Question, versions
-from memplan.api.details import block_savings
+from memplan.advise import Question, versions
+from memplan.advise.inside_plan import block_savings
 from memplan.device import catalogue
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks

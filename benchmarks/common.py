@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from memplan.api import versions
+from memplan.advise import versions
 from memplan.cli.common import table
 
 RESULTS = Path(__file__).parent / "results"

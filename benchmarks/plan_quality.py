@@ -19,10 +19,10 @@ import click
 import numpy as np
 
 from memplan import tape as tapes
+from memplan.advise import Question
+from memplan.advise.crowding import Crowds
+from memplan.advise.planning import plan_one, recordings_of
 from memplan.answers import PlanAnswer
-from memplan.api import Question
-from memplan.api.crowds import Crowds
-from memplan.api.planning import plan_one, recordings_of
 from memplan.capabilities import Lean
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator

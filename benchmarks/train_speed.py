@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.claims import Step
 from benchmarks.common import publish
-from memplan.api import Question
+from memplan.advise import Question
 from memplan.registry import make_workload
 from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep

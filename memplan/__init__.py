@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from memplan._version import __version__
 
 if TYPE_CHECKING:
-    from memplan.api import plan, probe, record, replay
+    from memplan.advise import plan, probe, record, replay
     from memplan.recording.run import run
 
 __all__ = ["__version__", "plan", "probe", "record", "replay", "run"]
@@ -28,6 +28,6 @@ def __getattr__(name: str) -> Any:
         from memplan.recording.run import run
 
         return run
-    from memplan import api
+    from memplan import advise
 
-    return getattr(api, name)
+    return getattr(advise, name)

@@ -30,7 +30,7 @@ DEFAULT_SECONDS = 600
 """More than ten times what the longest single piece of work takes on a slow machine."""
 _MOST_PROCESSES = 8
 # Imported by the server, so that its children have it.
-_PRELOADED = ["memplan.api.preload"]
+_PRELOADED = ["memplan.advise.preload"]
 # With these, the server has one thread: BLAS starts its own when it is imported.
 _SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1"}
 # Python's helper would say, after a command was killed, that it cleans up after it.

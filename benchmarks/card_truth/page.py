@@ -14,7 +14,7 @@ from benchmarks.card_truth.reasons import reason
 from benchmarks.card_truth.row import TOLERANCE, Row
 from benchmarks.card_truth.versions import same_as_ours
 from benchmarks.common import RESULTS, machine
-from memplan.api import versions
+from memplan.advise import versions
 from memplan.cli.common import table
 from memplan.device import catalogue, context
 from memplan.units import MIB, gib

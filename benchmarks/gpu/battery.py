@@ -110,7 +110,7 @@ class Battery:
     @staticmethod
     def _is_stale(job: Job) -> bool:
         """Return whether a prediction was made with other libraries than are installed."""
-        from memplan.api.question import versions
+        from memplan.advise.question import versions
 
         made = _read_json(job.prediction_path).get("versions", {})
         return any(made.get(name) != version for name, version in versions().items()

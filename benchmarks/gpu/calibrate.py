@@ -13,7 +13,7 @@ import click
 
 from benchmarks.gpu.battery import RECORDINGS, recordings_in
 from benchmarks.gpu.cases import Case
-from memplan.api.calibrating import Timed, calibration_from
+from memplan.advise.calibrating import Timed, calibration_from
 from memplan.device import calibration as calibrations
 from memplan.device import catalogue, nvml
 from memplan.device.calibration import Calibration

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memplan.api import Question
+from memplan.advise import Question
 from memplan.device.card import Card
 from memplan.spec import LEVER, spec_of
 

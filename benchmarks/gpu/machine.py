@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from memplan.api.calibrating import measured_versions
+from memplan.advise.calibrating import measured_versions
 from memplan.device import nvml
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.cases import Case
-from memplan.api.question import versions
+from memplan.advise.question import versions
 from memplan.convolution import ConvolutionProblem
 from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program

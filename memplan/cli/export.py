@@ -76,7 +76,7 @@ def command(**values: Any) -> None:
     network's. ONNX files take images [batch, 3, height, width], RGB from 0 to 1, and give
     [batch, 4 + classes, boxes]: centre x, centre y, width, height in pixels, then scores.
     """
-    from memplan.api import DEFAULT_WORKLOAD
+    from memplan.advise import DEFAULT_WORKLOAD
     from memplan.registry import make_workload
     from memplan.workload import ExportOptions
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from memplan.api.typed import TypedCommand
+from memplan.advise.training_command import TypedCommand
 from memplan.capabilities import reader_of_data
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.spec import LEVER, LEVERS, Split, spec_of

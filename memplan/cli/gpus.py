@@ -134,7 +134,7 @@ def _calibration_table(kept: dict[str, Calibration]) -> str:
 
 
 def _calibrate(index: int, *, as_json: bool) -> None:
-    from memplan.api.calibrating import calibrate
+    from memplan.advise.calibrating import calibrate
 
     progress = Progress()
     try:

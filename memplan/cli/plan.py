@@ -36,8 +36,8 @@ from memplan.spec import LEVERS, free_levers
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 if TYPE_CHECKING:
-    from memplan.api import Question
-    from memplan.api.asked import Asked
+    from memplan.advise import Question
+    from memplan.advise.also import Asked
 
 # An alternative is listed as text if it takes no more than this part of the next one's memory.
 _WORTH_A_LINE = 0.85
@@ -122,7 +122,7 @@ def what_is_asked(
     Raises:
         MemplanError: an option cannot be used.
     """
-    from memplan.api.asked import check_asked
+    from memplan.advise.also import check_asked
     from memplan.cli.question import question_from
 
     asked = asked_from(context, values)
@@ -138,10 +138,10 @@ def what_is_asked(
 def _plan(
     context: click.Context, values: dict[str, Any]
 ) -> Sequence[PlanAnswer | InfeasibleAnswer]:
-    from memplan.api import plan_many
-    from memplan.api.devices import plan_unequal
-    from memplan.api.inputs import input_pipeline, limited
-    from memplan.api.planning import recordings_of
+    from memplan.advise import plan_many
+    from memplan.advise.input_pipeline import input_pipeline, limited
+    from memplan.advise.planning import recordings_of
+    from memplan.advise.unequal_cards import plan_unequal
 
     asked, question, free, num_images = what_is_asked(context, values)
     progress = Progress()

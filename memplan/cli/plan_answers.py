@@ -16,8 +16,8 @@ from memplan.units import format_bytes, format_seconds, gib, three_digits
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from memplan.api import Question
-    from memplan.api.asked import Asked
+    from memplan.advise import Question
+    from memplan.advise.also import Asked
     from memplan.fit.predictor import Say
     from memplan.planner.evaluate import Recordings
     from memplan.spec import Split, StepSpec
@@ -53,8 +53,8 @@ def asked_from(context: click.Context, values: dict[str, Any]) -> Asked:
     Raises:
         MemplanError: an option cannot be used, or the command cannot be read.
     """
-    from memplan.api.ask_cards import read_prices
-    from memplan.api.asked import Asked
+    from memplan.advise.also import Asked
+    from memplan.advise.compare_cards import read_prices
 
     typed = None
     if values["fit_command"] is not None:
@@ -73,7 +73,7 @@ def asked_from(context: click.Context, values: dict[str, Any]) -> Asked:
     if values["cards"] and len(values["gpus"]) > 1:
         raise UsageError("--cards compares the whole catalogue. Give one --gpu for the plan.")
     if values["second_card"]:
-        from memplan.api.ask_second import check_second
+        from memplan.advise.second_card import check_second
 
         check_second(values["devices"], values["effective_batch"] or 2)
     return Asked(
@@ -115,9 +115,9 @@ def with_all_answers(
     """Return each card's plan with what was asked beside it."""
     from dataclasses import replace
 
-    from memplan.api.asked import with_answers
-    from memplan.api.asking import Planned
-    from memplan.api.crowds import Crowds
+    from memplan.advise.also import with_answers
+    from memplan.advise.crowding import Crowds
+    from memplan.advise.planned import Planned
 
     crowds = Crowds.of(question, num_images, values["epochs"])
     made: list[PlanAnswer | InfeasibleAnswer] = []

@@ -61,7 +61,7 @@ def command(**values: Any) -> None:
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
     batches = parse_batches(values["batches"])
     start_server()  # it imports while this process does
-    from memplan.api import probe_many
+    from memplan.advise import probe_many
 
     progress = Progress()
     try:

@@ -1,4 +1,4 @@
-"""From options as typed to a question for `memplan.api`."""
+"""From options as typed to a question for `memplan.advise`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memplan.spec import spec_of
 from memplan.units import parse_bytes
 
 if TYPE_CHECKING:
-    from memplan.api import Question
+    from memplan.advise import Question
     from memplan.workload import TrainingData
 
 
@@ -60,7 +60,7 @@ def workload_name(cfg: str | None, workload: str | None) -> str:
     Raises:
         UsageError: both are given, and the workload takes no configuration.
     """
-    from memplan.api import DEFAULT_WORKLOAD
+    from memplan.advise import DEFAULT_WORKLOAD
 
     if workload is not None and workload.startswith(_TAKES_CFG):
         return workload
@@ -100,7 +100,7 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
     Raises:
         UsageError: options contradict each other.
     """
-    from memplan.api import Question
+    from memplan.advise import Question
     from memplan.device.calibration import load
     from memplan.registry import parse_settings
 

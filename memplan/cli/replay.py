@@ -50,7 +50,7 @@ def _tape(
     file: Path, gpu: str | None, capacity: int | None, allocator: str, accumulates: bool
 ) -> dict[str, Any]:
     from memplan import tape as tape_module
-    from memplan.api import replay
+    from memplan.advise import replay
 
     tape = tape_module.load_tape(file)
     peaks = replay(tape, gpu=gpu, capacity=capacity, allocator=allocator, accumulates=accumulates)

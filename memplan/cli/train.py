@@ -324,7 +324,7 @@ class _Session:
         index: int,
         num_ranks: int,
     ) -> PlanAnswer:
-        from memplan.api import Question, plan_one
+        from memplan.advise import Question, plan_one
         from memplan.cli.question import warn_of_calibrations
         from memplan.train.setup import step_spec
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from cli_inside import SMALL, runner
 
-from memplan.api import versions
+from memplan.advise import versions
 from memplan.device import calibration as calibrations
 from memplan.device import catalogue, nvml
 from memplan.device.calibration import Calibration

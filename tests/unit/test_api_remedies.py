@@ -3,11 +3,11 @@
 import pytest
 from trace_toy import Counted
 
-from memplan.api import Question
-from memplan.api.crowds import Crowds
-from memplan.api.planning import plan_one, recordings_of
-from memplan.api.question import silent
-from memplan.api.remedies import NoPlanError, _Refused
+from memplan.advise import Question
+from memplan.advise.crowding import Crowds
+from memplan.advise.infeasible import NoPlanError, _Refused
+from memplan.advise.planning import plan_one, recordings_of
+from memplan.advise.question import silent
 from memplan.device import catalogue
 from memplan.planner.search import NothingFitsError, search
 from memplan.planner.space import Budget, Space

@@ -1,7 +1,7 @@
 """The claims page computes its figures; none is written down."""
 
 from benchmarks import claims
-from memplan.api import Question
+from memplan.advise import Question
 
 STEP = claims.Step("Toy", Question(workload="yolov9-t", arguments={"image_size": 64}, gpus=("t4",)))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memplan.api import DEFAULT_WORKLOAD, Question
+from memplan.advise import DEFAULT_WORKLOAD, Question
 from memplan.cli.question import parse_batches, question_from, workload_name
 from memplan.device import catalogue
 from memplan.errors import BadInputError, UnknownNameError, UsageError

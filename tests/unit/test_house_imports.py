@@ -30,8 +30,8 @@ ROOMS = {
     "planner": {"device", "fit"},
     "train": {"device", "fit", "planner", "step"},
     "report": set(),
-    "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "api"},
-    "api": {"device", "recording", "step", "trace", "fit", "planner", "train", "report"},
+    "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "advise"},
+    "advise": {"device", "recording", "step", "trace", "fit", "planner", "train", "report"},
 }
 MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
 FOR_MODELS = {
@@ -52,8 +52,8 @@ def _modules(folder):
 def _room(module):
     """Return the room of a dotted name within memplan."""
     parts = module.split(".")
-    if len(parts) == 1 or parts[1] == "api":
-        return "api"
+    if len(parts) == 1 or parts[1] == "advise":
+        return "advise"
     return "shared" if parts[1] in SHARED else parts[1]
 
 

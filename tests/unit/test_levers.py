@@ -10,8 +10,8 @@ from levers import other_value
 from matplotlib.text import Text
 from train_toy import Toy, toy_options
 
+from memplan.advise import Question, plan_one
 from memplan.answers import PlanAnswer, load_answers, save_answers
-from memplan.api import Question, plan_one
 from memplan.cli import cli
 from memplan.cli.plan import _plan_text
 from memplan.cli.train import _Session

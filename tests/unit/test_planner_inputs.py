@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from memplan.api.inputs import input_pipeline
+from memplan.advise.input_pipeline import input_pipeline
 from memplan.errors import UsageError
 
 

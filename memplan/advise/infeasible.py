@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from memplan.advise.crowding import Crowds
+from memplan.advise.question import Question, gpu_facts, versions
 from memplan.answers import Change, InfeasibleAnswer, Setting
-from memplan.api.crowds import Crowds
-from memplan.api.question import Question, gpu_facts, versions
 from memplan.device import catalogue
 from memplan.device.card import Card
 from memplan.device.life import Life, Program

@@ -8,18 +8,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from memplan.answers import (
-    BatchFacts,
-    InfeasibleAnswer,
-    PlanAnswer,
-    Setting,
-    WorkloadFacts,
-)
-from memplan.api.budgets import budget_of
-from memplan.api.crowds import Crowds, run_risk
-from memplan.api.details import block_savings, phase_peaks
-from memplan.api.notes import growth_notes, notes_on
-from memplan.api.question import (
+from memplan.advise.budget import budget_of
+from memplan.advise.crowding import Crowds, run_risk
+from memplan.advise.infeasible import NoPlanError, below_context, explain
+from memplan.advise.inside_plan import block_savings, phase_peaks
+from memplan.advise.notes import growth_notes, notes_on
+from memplan.advise.other_ranks import other_ranks
+from memplan.advise.question import (
     Question,
     check_precision,
     gpu_facts,
@@ -27,8 +22,13 @@ from memplan.api.question import (
     versions,
     warm_up,
 )
-from memplan.api.ranks import other_ranks
-from memplan.api.remedies import NoPlanError, below_context, explain
+from memplan.answers import (
+    BatchFacts,
+    InfeasibleAnswer,
+    PlanAnswer,
+    Setting,
+    WorkloadFacts,
+)
 from memplan.capabilities import Described, MultiScale
 from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from memplan.answers import PlanAnswer, ProbeAnswer
-from memplan.api.planning import plan_many, plan_one
-from memplan.api.probing import probe_many
-from memplan.api.question import (
+from memplan.advise.planning import plan_many, plan_one
+from memplan.advise.probing import probe_many
+from memplan.advise.question import (
     DEFAULT_SAFETY,
     DEFAULT_WORKLOAD,
     Question,
     silent,
     versions,
 )
+from memplan.answers import PlanAnswer, ProbeAnswer
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card

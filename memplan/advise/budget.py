@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memplan.api.question import Question
+from memplan.advise.question import Question
 from memplan.device import nvml
 from memplan.device.card import Card
 from memplan.planner.space import Budget

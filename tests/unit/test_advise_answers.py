@@ -6,14 +6,14 @@ import pytest
 from trace_toy import Counted
 
 import memplan
-from memplan.api import Question
-from memplan.api.ask_cards import card_choice, read_prices
-from memplan.api.ask_edge import edge_of
-from memplan.api.ask_second import second_card
-from memplan.api.asking import Planned, most_within, replayed_with_rate
-from memplan.api.crowds import Crowds
-from memplan.api.planning import plan_one, recordings_of
-from memplan.api.question import silent
+from memplan.advise import Question
+from memplan.advise.compare_cards import card_choice, read_prices
+from memplan.advise.crowding import Crowds
+from memplan.advise.headroom import edge_of
+from memplan.advise.planned import Planned, most_within, replayed_with_rate
+from memplan.advise.planning import plan_one, recordings_of
+from memplan.advise.question import silent
+from memplan.advise.second_card import second_card
 from memplan.errors import UsageError
 from memplan.spec import FREE, StepSpec
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from memplan.advise.question import Question
 from memplan.answers import RankPeaks
-from memplan.api.question import Question
 from memplan.device.distributed import gradients_in_order, of_other_rank
 from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator

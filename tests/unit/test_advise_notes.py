@@ -2,8 +2,8 @@
 
 import pytest
 
-from memplan.api.notes import notes_on
-from memplan.api.question import Question, gpu_facts
+from memplan.advise.notes import notes_on
+from memplan.advise.question import Question, gpu_facts
 from memplan.device.cudnn import installed_version
 from memplan.errors import UsageError
 

@@ -7,8 +7,8 @@ import torch
 from memplan_models.yolov9.workload import YoloV9
 
 import memplan
-from memplan.api import Question
-from memplan.api.planning import plan_one, recordings_of
+from memplan.advise import Question
+from memplan.advise.planning import plan_one, recordings_of
 
 CROWDED = {"image_size": 160, "objects_per_image": 600}
 SET = {"assigner_parts"}

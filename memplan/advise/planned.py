@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from memplan.advise.crowding import Crowds
+from memplan.advise.question import Question
 from memplan.answers import PlanAnswer, Setting
-from memplan.api.crowds import Crowds
-from memplan.api.question import Question
 from memplan.device.replay import Peaks, Simulator
 from memplan.fit.predictor import Say
 from memplan.planner.evaluate import Recordings, replayed

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memplan.api.asking import Planned
-from memplan.api.question import Question
-from memplan.api.typed import TypedCommand
+from memplan.advise.planned import Planned
+from memplan.advise.question import Question
+from memplan.advise.training_command import TypedCommand
 from memplan.capabilities import validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks

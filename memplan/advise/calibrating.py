@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from memplan.api.question import DEFAULT_WORKLOAD, silent, versions
+from memplan.advise.question import DEFAULT_WORKLOAD, silent, versions
 from memplan.device import nvml
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from memplan import tape as tapes
-from memplan.api.asking import Planned, most_within
+from memplan.advise.planned import Planned, most_within
 from memplan.capabilities import MultiScale, validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES

@@ -15,7 +15,7 @@ from memplan.registry import imported_by_families
 
 _MODULES = (
     "torch",
-    "memplan.api.asked",
+    "memplan.advise.also",
     "torch.fx.experimental.symbolic_shapes",
     "torch.utils.flop_counter",
     "torch._dynamo",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from memplan.api.asking import Planned
-from memplan.api.planning import plan_one
+from memplan.advise.planned import Planned
+from memplan.advise.planning import plan_one
 from memplan.device.distributed import (
     DataParallel,
     ModelTensors,

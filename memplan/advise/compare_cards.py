@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from memplan.advise.planned import Planned, replayed_with_rate
+from memplan.advise.planning import plan_one
 from memplan.answers import Setting
-from memplan.api.asking import Planned, replayed_with_rate
-from memplan.api.planning import plan_one
 from memplan.device import catalogue
 from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program

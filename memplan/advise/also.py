@@ -6,15 +6,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from memplan.advise.command_check import command_fit
+from memplan.advise.compare_cards import card_choice
+from memplan.advise.headroom import edge_of
+from memplan.advise.max_image_size import largest_images
+from memplan.advise.planned import Planned
+from memplan.advise.question import Question
+from memplan.advise.second_card import second_card
+from memplan.advise.training_command import TypedCommand
 from memplan.answers import PlanAnswer
-from memplan.api.ask_cards import card_choice
-from memplan.api.ask_edge import edge_of
-from memplan.api.ask_fit import command_fit
-from memplan.api.ask_image import largest_images
-from memplan.api.ask_second import second_card
-from memplan.api.asking import Planned
-from memplan.api.question import Question
-from memplan.api.typed import TypedCommand
 from memplan.errors import UsageError
 from memplan.parallel import kept_processes
 

@@ -9,6 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from memplan import tape as tapes
+from memplan.advise.notes import growth_notes, notes_on
+from memplan.advise.other_ranks import other_ranks
+from memplan.advise.question import (
+    DEFAULT_SAFETY,
+    Question,
+    check_precision,
+    gpu_facts,
+    silent,
+    versions,
+    warm_up,
+)
 from memplan.answers import (
     BatchPeaks,
     FitFacts,
@@ -18,17 +29,6 @@ from memplan.answers import (
     Timeline,
     WorkloadFacts,
 )
-from memplan.api.notes import growth_notes, notes_on
-from memplan.api.question import (
-    DEFAULT_SAFETY,
-    Question,
-    check_precision,
-    gpu_facts,
-    silent,
-    versions,
-    warm_up,
-)
-from memplan.api.ranks import other_ranks
 from memplan.device.life import Life, Program
 from memplan.device.plan_fallback import PlanFallback
 from memplan.device.replay import (

@@ -3,8 +3,8 @@
 from trace_toy import Counted
 
 import memplan
-from memplan.api import Question
-from memplan.api.devices import plan_unequal
+from memplan.advise import Question
+from memplan.advise.unequal_cards import plan_unequal
 from memplan.device.distributed import ModelTensors
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memplan.api.question import Question
+from memplan.advise.question import Question
 from memplan.device.context import older_than_cudnn_9
 from memplan.device.cudnn import installed_version
 from memplan.device.replay import Simulator

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from memplan.advise.crowding import Crowds
+from memplan.advise.planning import answer_for, check_plan
+from memplan.advise.question import Question, check_precision, silent, warm_up
 from memplan.answers import PlanAnswer, Setting
-from memplan.api.crowds import Crowds
-from memplan.api.planning import answer_for, check_plan
-from memplan.api.question import Question, check_precision, silent, warm_up
 from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError

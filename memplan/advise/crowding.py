@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
+from memplan.advise.question import Question
 from memplan.answers import BatchRisk, RunRisk
-from memplan.api.question import Question
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.errors import UsageError

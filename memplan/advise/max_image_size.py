@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from memplan.api.asking import Planned, replayed_with_rate
+from memplan.advise.planned import Planned, replayed_with_rate
 from memplan.fit.attempts import Attempt, Failed
 from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption

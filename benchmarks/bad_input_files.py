@@ -124,7 +124,7 @@ def _replaced(arguments: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 
 def _kinds(ends: tuple[str, ...]) -> list[Kind]:
-    from memplan_models.yolov9 import hyperparameters
+    from memplan_models.yolo_data import hyperparameters
 
     data = Path("good/data.yaml").read_bytes()
     hyp = Path(hyperparameters.__file__).with_name("hyp").joinpath("scratch-high.yaml")

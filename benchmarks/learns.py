@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from memplan_models.yolov9.sample import NUM_IMAGES
+from memplan_models.yolo_data.sample import NUM_IMAGES
 from memplan_models.yolov9.workload import from_name
 
 from benchmarks.common import RESULTS, publish

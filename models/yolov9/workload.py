@@ -83,7 +83,7 @@ class YoloV9(Workload):
         validation_batch_size: int | None = None,
         assigner_parts: int = 1,
     ) -> None:
-        from .hyperparameters import load_hyperparameters
+        from ..yolo_data.hyperparameters import load_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
@@ -132,7 +132,7 @@ class YoloV9(Workload):
     @property
     def validation_size(self) -> int:
         """Side of the square validation images, pixels."""
-        from .loader import validation_size
+        from ..yolo_data.loader import validation_size
 
         return validation_size(self.image_size, self.stride)
 
@@ -281,7 +281,7 @@ class YoloV9(Workload):
         """
         from dataclasses import replace
 
-        from .loader import open_yolo_data
+        from ..yolo_data.loader import open_yolo_data
 
         extra = {
             "validation_size": self.validation_size,
@@ -299,7 +299,7 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the directory holds files and `force` is not given, or cannot be written.
         """
-        from .sample import write_sample
+        from ..yolo_data.sample import write_sample
 
         return write_sample(directory, force=force)
 
@@ -386,7 +386,7 @@ def _find_cfg(cfg: str) -> str:
 
 
 def _merged(values: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    from .hyperparameters import check_hyperparameters
+    from ..yolo_data.hyperparameters import check_hyperparameters
 
     for name in given:
         if name not in values:

@@ -79,7 +79,7 @@ def test_the_wheel_holds_the_data_files(wheel):
 
     assert expected | {"memplan/py.typed"} <= names
     assert any(name.startswith("memplan_models/yolov9/cfg/") for name in expected)
-    assert any(name.startswith("memplan_models/yolov9/hyp/") for name in expected)
+    assert any(name.startswith("memplan_models/yolo_data/hyp/") for name in expected)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

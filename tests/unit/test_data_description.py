@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from memplan_models.yolov9.dataset import read_description
+from memplan_models.yolo_data.dataset import read_description
 
 from memplan.errors import BadInputError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memplan_models.yolov9.loader import open_yolo_data, validation_size
-from memplan_models.yolov9.objects import max_objects_quantile
-from memplan_models.yolov9.sample import write_sample
+from memplan_models.yolo_data.loader import open_yolo_data, validation_size
+from memplan_models.yolo_data.objects import max_objects_quantile
+from memplan_models.yolo_data.sample import write_sample
 
 from memplan.errors import BadInputError, ProcessError, UnknownNameError, UsageError
 from memplan.workload import DataOptions

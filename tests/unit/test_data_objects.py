@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from memplan_models.yolov9.objects import max_objects_quantile, sample_distribution
+from memplan_models.yolo_data.objects import max_objects_quantile, sample_distribution
 
 from memplan.errors import UsageError
 

@@ -76,7 +76,7 @@ def _detections(objects: Any, rng: np.random.Generator) -> Any:
 
 
 def _ours() -> dict[str, float]:
-    from memplan_models.yolov9.evaluation import DetectionEvaluator
+    from memplan_models.detection_metrics.evaluation import DetectionEvaluator
 
     evaluator = DetectionEvaluator([str(label) for label in range(CLASSES)])
     metrics: dict[str, float] = {}

@@ -499,6 +499,14 @@ class Workload(abc.ABC):
         """Return predictions for a prepared validation batch; called without gradients."""
         return model(batch["images"])
 
+    def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+        """Return predictions, as `predict` does, and the parts of the loss, 1-D.
+
+        The parts are named as those of `compute_loss`; None, as by default, where validation has
+        no loss. Called as `predict` is, and recorded: what the loss takes counts.
+        """
+        return self.predict(model, batch), None
+
     def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
         """Fill the model from a weights file and return one sentence on what matched.
 

@@ -17,7 +17,7 @@ from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
-from memplan.train.records import Announce, Records
+from memplan.train.records import Announce, Records, metric_columns
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
 from memplan.train.schedule import accumulation_steps
@@ -197,7 +197,11 @@ class Run:
     def _evaluate_only(self) -> None:
         started = time.monotonic()
         metrics = self._evaluate(0)
-        row = {"epoch": 0, **metrics, "seconds": round(time.monotonic() - started, 3)}
+        row = {
+            "epoch": 0,
+            **metric_columns(metrics),
+            "seconds": round(time.monotonic() - started, 3),
+        }
         self.folder.add_result(row)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         self.progress.note(f"evaluation: {shown}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from .losses import DetectionLoss
     from .network import DetectionModel
 
 # What processes that record or load data have from their start.
@@ -189,8 +190,14 @@ class YoloV9(Workload):
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss, scaled by the batch size, and its parts (box, cls, dfl) `[3]`."""
+        criterion = self._criterion(model)
+        total, parts = criterion(model(batch["images"]), batch["targets"])
+        # The loss grows with the images, of which there are a quarter as many.
+        return (4 * total if self.quad else total), parts
+
+    def _criterion(self, model: torch.nn.Module) -> DetectionLoss:
         values = self.hyperparameters
-        criterion = loss(
+        return loss(
             _as_network(model),
             box=values["box"],
             cls=values["cls"],
@@ -199,9 +206,6 @@ class YoloV9(Workload):
             fl_gamma=values["fl_gamma"],
             assigner_parts=self.assigner_parts,
         )
-        total, parts = criterion(model(batch["images"]), batch["targets"])
-        # The loss grows with the images, of which there are a quarter as many.
-        return (4 * total if self.quad else total), parts
 
     def make_optimizer(
         self, model: torch.nn.Module, settings: OptimizerSettings
@@ -263,15 +267,25 @@ class YoloV9(Workload):
         Layers that only the auxiliary branch needs are not run. Maps are decoded in float32:
         half precision has steps of half a pixel at 640.
         """
-        import torch
+        from .network import main_maps
+
+        network = _as_network(model)
+        return _decoded(network, main_maps(network, batch["images"]))
+
+    def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return predictions, as `predict` does, and the main branch's loss (box, cls, dfl) `[3]`.
+
+        The auxiliary branch has no part in it: it is not run.
+        """
+        from dataclasses import replace
 
         from .network import main_maps
 
         network = _as_network(model)
         maps = main_maps(network, batch["images"])
-        with torch.autocast(batch["images"].device.type, enabled=False):
-            full = [part.float() for part in maps]
-            return network.head.decode(full, network.head.branches - 1)
+        predictions = _decoded(network, maps)
+        _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
+        return predictions, parts
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set.
@@ -323,6 +337,15 @@ class YoloV9(Workload):
         from .weights import load_weights
 
         return str(load_weights(_as_network(model), path))
+
+
+def _decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
+    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
+    import torch
+
+    with torch.autocast(maps[0].device.type, enabled=False):
+        full = [part.float() for part in maps]
+        return network.head.decode(full, network.head.branches - 1)
 
 
 def made_by(name: str) -> type[YoloV9]:

@@ -76,8 +76,10 @@ def test_a_run_records_losses_and_metrics_by_name(straight):
     table = pd.read_csv(straight.run_folder / "results.csv")
 
     assert [1, 2] == table["epoch"].tolist()
-    assert {"box_loss", "cls_loss", "dfl_loss", "mAP50", "mAP50-95", "learning_rate"} <= set(table)
-    assert table["box_loss"].gt(0).all()
+    losses = [f"{part}/{kind}_loss" for part in ("train", "val") for kind in ("box", "cls", "dfl")]
+    metrics = [f"metrics/{name}" for name in ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")]
+    assert {"epoch", *losses, *metrics, "x/lr0", "x/lr1", "x/lr2"} <= set(table)
+    assert table[losses].gt(0).all(axis=None)
 
 
 def test_resuming_equals_never_having_stopped(straight, data, tmp_path):

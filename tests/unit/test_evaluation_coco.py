@@ -5,8 +5,8 @@ import io
 
 import numpy as np
 import pytest
-from memplan_models.yolov9.coco import IOUS, RECALLS, ImageRecord, match
-from memplan_models.yolov9.curves import curves_of
+from memplan_models.detection_metrics.coco import IOUS, RECALLS, ImageRecord, match
+from memplan_models.detection_metrics.curves import curves_of
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -82,7 +82,7 @@ def test_the_portions_that_memory_is_bounded_by_change_nothing(monkeypatch):
     """Images matched a few at a time give what they give together."""
     images = _crowd(0, 3, 20, 60, 10)
     together = match(images, 3)
-    monkeypatch.setattr("memplan_models.yolov9.coco._MOST_AT_ONCE", 1)
+    monkeypatch.setattr("memplan_models.detection_metrics.coco._MOST_AT_ONCE", 1)
 
     apart = match(images, 3)
 

@@ -36,7 +36,7 @@ def test_a_run_leaves_its_records(tmp_path):
     ] == sorted(path.name for path in summary.run_folder.iterdir())
     assert 4 == yaml.safe_load((summary.run_folder / "args.yaml").read_text())["batch"]
     assert 0.001 == yaml.safe_load((summary.run_folder / "hyp.yaml").read_text())["lr0"]
-    assert ["epoch", "error", "fitness"] == _results(summary).columns[:3].tolist()
+    assert ["epoch", "train/error", "metrics/fitness"] == _results(summary).columns[:3].tolist()
 
 
 def test_on_a_cpu_memory_is_the_process_s(tmp_path):
@@ -117,7 +117,7 @@ def test_noval_evaluates_the_last_epoch_only(tmp_path):
     """The metrics' columns hold one value, in the last row."""
     summary = train(Toy(), toy_options(tmp_path, epochs=3, noval=True))
 
-    assert [True, True, False] == _results(summary)["fitness"].isna().tolist()
+    assert [True, True, False] == _results(summary)["metrics/fitness"].isna().tolist()
 
 
 def test_nosave_saves_at_the_end_only(tmp_path):
@@ -252,7 +252,7 @@ def test_losses_are_means_over_the_images(tmp_path):
         outputs = model.eval()(workload.data.images).squeeze(1)
     expected = float((outputs - workload.data.targets).square().mean())
     assert NUM_IMAGES == len(outputs)
-    assert math.isclose(expected, _results(summary)["error"][0], rel_tol=1e-5)
+    assert math.isclose(expected, _results(summary)["train/error"][0], rel_tol=1e-5)
 
 
 def test_a_run_that_ends_within_its_warm_up_is_warned_of(tmp_path):

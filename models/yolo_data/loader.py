@@ -51,8 +51,11 @@ class YoloData:
 
             - `cache`: "ram" or "disk" keeps the resized images of both splits, "val" those of the
               validation split in host memory, "" none.
-            - `rect`: batches of images of like aspect ratio, letterboxed to a common rectangle;
-              no mosaics, and every epoch in the same order.
+            - `rect`: training batches of images of like aspect ratio, letterboxed to a common
+              rectangle; no mosaics, and every epoch in the same order.
+            - `rect_validation`: the same of validation, whatever `rect` says; default True.
+            - `shrinking`: how training images become smaller, see `decode.Shrinking`; default
+              "linear".
             - `image_weights`: an epoch draws images by their classes, see `order.image_weights`.
             - `quad`: four samples become one image of twice the side.
             - `validation_size`: pixels of the square validation samples; default image_size.
@@ -78,10 +81,14 @@ class YoloData:
         validation = self._scan("val")
         self._warn_of_shared(training, validation)
         size = options.image_size
-        self.training = TrainingSamples(
-            training, size=size, strengths=self.hyperparameters, seed=options.seed
-        )
         self._extra = dict(options.extra or {})
+        self.training = TrainingSamples(
+            training,
+            size=size,
+            strengths=self.hyperparameters,
+            seed=options.seed,
+            shrinking=self._extra.get("shrinking") or "linear",
+        )
         self._stride = int(self._extra.get("stride") or 32)
         self._validation_size = int(self._extra.get("validation_size") or size)
         self.validation = ValidationSamples(validation, image_size=min(size, self._validation_size))
@@ -233,9 +240,10 @@ class YoloData:
         return math.ceil(len(self.training) / micro_batch_size)
 
     def validation_batches(self, *, micro_batch_size: int) -> Iterable[Batch]:
-        """Return the validation set once, letterboxed, in the order of its file names.
+        """Return the validation set once, letterboxed, in the order of aspect ratios.
 
-        With `rect` it is in the order of aspect ratios, each batch in its own rectangle.
+        Each batch has its own rectangle; without `rect_validation` all are square and in the order
+        of file names.
 
         Besides `images` and `targets`: `image_ids` int64 `[B]`, `original_shapes` int64 `[B, 2]`
         (height, width), `letterbox` float64 `[B, 4]` (scale x, scale y, left, top; from original
@@ -243,7 +251,7 @@ class YoloData:
         """
         _check_size(micro_batch_size)
         images = self.validation.images
-        rect = bool(self._extra.get("rect"))
+        rect = bool(self._extra.get("rect_validation", True))
         order = by_aspect(images) if rect else np.arange(len(images))
         size = self._validation_size
         groups = []

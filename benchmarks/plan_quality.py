@@ -24,6 +24,7 @@ from memplan.api import Question
 from memplan.api.crowds import Crowds
 from memplan.api.ease import recordings_of
 from memplan.api.planning import plan_one
+from memplan.capabilities import Lean
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError
@@ -110,7 +111,7 @@ class Network:
 
     def grid(self) -> Iterator[StepSpec]:
         """Yield every configuration of the grid."""
-        leans = (False, True) if self.question.made.offers_lean else (False,)
+        leans = (False, True) if isinstance(self.question.made, Lean) else (False,)
         for layout in MEMORY_FORMATS:
             for lean in leans:
                 for recompute in self.recomputes():

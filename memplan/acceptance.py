@@ -1,7 +1,8 @@
 """What a workload takes of the options that users type, told and checked in one place.
 
-A workload declares it: what its factory takes as arguments, and its class attributes `offers_lean`,
-`offers_fused` and `data_options`. Whatever else is asked of it is refused by the option's name.
+A workload declares it: what its factory takes as arguments, its capabilities, and its class
+attributes `offers_fused` and `data_options`. Whatever else is asked of it is refused by the
+option's name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from memplan.capabilities import Lean
 from memplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def check_step(workload: Workload, *, lean: bool, fused: bool) -> None:
     Raises:
         UsageError: one is asked for.
     """
-    if lean and not workload.offers_lean:
+    if lean and not isinstance(workload, Lean):
         raise UsageError(
             f"--lean: workload {workload.name!r} has no lean blocks. Leave it out, or use "
             "--recompute."

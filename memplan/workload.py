@@ -1,8 +1,8 @@
 """What memplan asks of a training: a model, a batch, a loss, an optimizer, an evaluation.
 
 A workload of one's own subclasses `Workload` (the first three methods are enough for `probe` and
-`plan`) and is named on the command line as `package.module:factory`, or registered under the
-entry-point group `memplan.workloads` as a function from name and keyword arguments to a workload.
+`plan`) and is named on the command line as `package.module:factory`; a package registers its
+models as a `memplan.family.Family`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from memplan.errors import BadInputError, UsageError
+from memplan.errors import BadInputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -316,10 +316,8 @@ class Workload(abc.ABC):
     assigner_parts: int = 0
     """Parts of a batch whose objects the loss matches with predictions one after another, which
     takes less memory where images are crowded; 0 where the workload has no such choice."""
-    offers_lean: bool = False
-    """Whether `make_lean` makes blocks that keep less for backward."""
     offers_fused: bool = True
-    """Whether `make_optimizer` makes fused optimizers where `OptimizerSettings.fused` asks it."""
+    """Whether its optimizer may be fused; False where its own `make_optimizer` knows no such."""
     data_options: frozenset[str] = frozenset()
     """What `open_data` knows of `memplan.acceptance.DATA_OPTIONS`: `cache`, `rect`,
     `image_weights`, `single_class`, `min_items`; the others are refused by the option's name."""
@@ -350,30 +348,16 @@ class Workload(abc.ABC):
         """Return the batch as the model takes it, computed on the device (such as uint8 / 255)."""
         return batch
 
-    def make_optimizer(
+    def parameter_groups(
         self, model: torch.nn.Module, settings: OptimizerSettings
-    ) -> torch.optim.Optimizer:
-        """Return the optimizer over all parameters with PyTorch's defaults besides `settings`.
+    ) -> list[dict[str, Any]]:
+        """Return the groups that the optimizer is made of, as PyTorch takes them.
 
-        Raises:
-            UnknownNameError: the workload does not know the optimizer.
+        A group may hold further arguments of the optimizer, such as its own `weight_decay`. The
+        default is one group of all parameters, undecayed.
         """
-        return self.optimizer_over(model.parameters(), settings)
-
-    def optimizer_over(
-        self,
-        parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
-        settings: OptimizerSettings,
-        **more: Any,
-    ) -> torch.optim.Optimizer:
-        """Return the named optimizer over parameters or groups; `more` goes to its constructor.
-
-        Raises:
-            UnknownNameError: no such optimizer.
-        """
-        from memplan.step.optimizers import make_optimizer
-
-        return make_optimizer(parameters, settings, **more)
+        del settings
+        return [{"params": list(model.parameters())}]
 
     def recompute_blocks(self, model: torch.nn.Module) -> list[str]:
         """Return paths of modules that may be recomputed in backward, in execution order.
@@ -388,21 +372,6 @@ class Workload(abc.ABC):
             elif any(True for _ in child.parameters()):
                 paths.append(name)
         return paths
-
-    def make_lean(self, model: torch.nn.Module) -> None:
-        """Make blocks keep for backward only what they cannot rebuild cheaply, in place.
-
-        Loss, gradients, running statistics and the state_dict's keys stay what they are. Called on
-        the device, before modules are wrapped to recompute; a workload that has such blocks also
-        sets `offers_lean`.
-
-        Raises:
-            UsageError: the workload has none, as by default.
-        """
-        del model
-        raise UsageError(
-            f"--lean: workload {self.name!r} has no lean blocks. Leave it out, or use --recompute."
-        )
 
     def make_validation_batch(self, micro_batch_size: int) -> Batch | None:
         """Return the batch that validation during training uses, None if there is none.

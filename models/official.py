@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.family import Family
 from memplan.files import Source
 from memplan.workload import Batch, Choice, CrowdedBatch, OptimizerSettings, Question, Workload
 
@@ -280,28 +281,25 @@ def _imported_once(path: Path, names: tuple[str, ...]) -> Mapping[str, ModuleTyp
     return import_checkout(path, names)
 
 
-def made_by(name: str) -> type[Official]:
-    """Return the class of a checkout's workload, whose arguments `from_name` takes."""
-    del name
-    return Official
+class OfficialFamily(Family):
+    """`official:PATH`: the checkout in a folder, whose code runs."""
 
+    def made_by(self, name: str) -> type[Official]:
+        """Return the class of every checkout's workload."""
+        del name
+        return Official
 
-def from_name(name: str, **arguments: Any) -> Official:
-    """Return the workload for `official:PATH`.
+    def make(self, name: str, **arguments: Any) -> Official:
+        """Return the workload of a checkout's folder.
 
-    Args:
-        name: the checkout's folder.
-        **arguments: as `Official` takes them.
-
-    Raises:
-        BadInputError: no checkout there, or it cannot be used.
-        UsageError: an argument the workload does not take.
-    """
-    try:
+        Raises:
+            BadInputError: no checkout there, or it cannot be used.
+            UsageError: an argument is out of its range.
+        """
         return Official(name, **arguments)
-    except TypeError as error:
-        reason = str(error).replace("Official.__init__() ", "")
-        raise UsageError(f"official:{name} cannot be set so: {reason}. Leave that out.") from None
+
+
+FAMILY = OfficialFamily()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from memplan.api.asking import Planned
 from memplan.api.typed import TypedCommand
+from memplan.capabilities import Lean
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
@@ -146,7 +147,9 @@ class _Inquiry:
         if not question.allocator:
             self.allocators.append(_EXPANDABLE)
         self.simulators = {one: planned.simulator_under(one) for one in self.allocators}
-        leans = [False, True] if question.made.offers_lean and not typed.lean else [typed.lean]
+        leans = (
+            [False, True] if isinstance(question.made, Lean) and not typed.lean else [typed.lean]
+        )
         self.several = [
             replace(self.base, memory_format=layout, lean=lean)
             for layout in sorted(MEMORY_FORMATS, key=lambda one: one != self.base.memory_format)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memplan.api.asking import Planned, replayed
+from memplan.capabilities import Lean
 from memplan.fit.attempts import Attempt, Failed
 from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption
@@ -53,7 +54,7 @@ def _ways(planned: Planned) -> Iterator[_Way]:
     one = Split(1, share)
     bare = replace(planned.settings, recompute=())
     yield _Way("one image at a time", bare, one, chosen.allocator)
-    lean = question.made.offers_lean
+    lean = isinstance(question.made, Lean)
     if lean and not bare.lean:
         yield _Way("also lean", replace(bare, lean=True), one, chosen.allocator)
     if question.recompute == "auto" and question.all_blocks:

@@ -28,6 +28,7 @@ from memplan.api.question import (
 )
 from memplan.api.ranks import other_ranks
 from memplan.api.remedies import NoPlanError, below_context, explain
+from memplan.capabilities import Lean
 from memplan.device.card import Card
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
@@ -234,7 +235,7 @@ def _space(
     """Return what a plan may choose from."""
     automatic = question.recompute == "auto"
     precisions = [one for one in PRECISIONS if one != "amp-bf16" or card.supports_bfloat16]
-    lean = free.lean and not question.lean and question.made.offers_lean
+    lean = free.lean and not question.lean and isinstance(question.made, Lean)
     return Space(
         precisions=tuple(precisions) if free.precision else (question.precision,),
         memory_formats=MEMORY_FORMATS if free.memory_format else (question.memory_format,),

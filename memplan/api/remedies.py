@@ -9,6 +9,7 @@ from dataclasses import replace
 from memplan.answers import Change, InfeasibleAnswer, Setting
 from memplan.api.details import settings_of
 from memplan.api.question import Question, gpu_facts, versions
+from memplan.capabilities import Lean
 from memplan.device import catalogue
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
@@ -155,7 +156,7 @@ def _freed(
     if not space.blocks and question.recompute != "all":
         freed.append("--recompute auto")
         settings = replace(settings, recompute=question.all_blocks)
-    if not space.leans and question.made.offers_lean and not question.lean:
+    if not space.leans and isinstance(question.made, Lean) and not question.lean:
         freed.append("--lean")
         settings = replace(settings, lean=True)
     if not freed:

@@ -8,8 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
+from memplan.acceptance import check_step
+from memplan.capabilities import Lean
 from memplan.spec import StepSpec
 from memplan.step.average import ModelAverage
+from memplan.step.optimizers import optimizer_of
 from memplan.step.recompute import apply_recompute
 from memplan.workload import Batch, Workload
 
@@ -116,12 +119,14 @@ class TrainingStep:
             self.model = move_model(fresh, device, settings.memory_format).train()
         with self.observer.phase("average"):
             self.average = ModelAverage(self.model) if workload.keeps_average else None
-        if settings.lean:
-            workload.make_lean(self.model)
-        apply_recompute(self.model, settings.recompute)
+        check_step(workload, lean=settings.lean, fused=settings.optimizer.fused)
+        lean = workload if settings.lean and isinstance(workload, Lean) else None
+        if lean is not None:
+            lean.make_lean(self.model)
+        apply_recompute(self.model, settings.recompute, lean)
         if settings.compiled:
             self.model.compile()
-        self.optimizer = workload.make_optimizer(self.model, settings.optimizer)
+        self.optimizer = optimizer_of(workload, self.model, settings.optimizer)
         self._use_foreach()
         self.scaler = torch.amp.grad_scaler.GradScaler(
             device.type, enabled=settings.precision == "amp-fp16"

@@ -15,6 +15,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
+
 Floats = npt.NDArray[np.float64]
 _Integers = npt.NDArray[np.int64]
 _Booleans = npt.NDArray[np.bool_]
@@ -38,6 +40,18 @@ class ImageRecord:
     """Rows class, left, top, right, bottom; `[n, 5]`."""
     detections: Floats
     """Rows left, top, right, bottom, score, class; best first, `[k, 6]`."""
+
+
+@dataclass(frozen=True)
+class PicturedImage:
+    """A validation image as the model saw it, with its boxes in that image's pixels."""
+
+    image: torch.Tensor
+    """uint8 `[3, h, w]`, RGB."""
+    objects: Floats
+    """Rows left, top, right, bottom, class."""
+    detections: Floats
+    """Rows left, top, right, bottom, score, class."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ the trained network's outputs, within `TOLERANCES`, on noise and on images of th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +19,10 @@ from torch import Tensor, nn
 from memplan.errors import BadInputError, UsageError
 from memplan.units import format_bytes
 
-from ..yolo_data.dataset import read_description
 from .convert import drop_auxiliary, fuse
-from .network import DetectionModel, build, main_maps
-from .weights import CheckpointFacts, facts_of, load_state, read_checkpoint, state_of_checkpoint
+from .network import DetectionModel, main_maps
+from .trained import read_trained
+from .weights import read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,16 +36,6 @@ TOLERANCES = {False: (0.05, 1e-3), True: (2.0, 2e-2)}
 """Largest difference of boxes (pixels) and of scores from the trained network, by `half`."""
 
 _SAMPLE_IMAGES = 3
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What the weights file holds, as a network."""
-
-    net: DetectionModel
-    class_names: tuple[str, ...]
-    facts: CheckpointFacts
-    notes: tuple[str, ...]
 
 
 class Deployed(nn.Module):
@@ -81,7 +69,7 @@ def export(options: ExportOptions) -> list[str]:
         UsageError: an option is out of its range.
     """
     _check(options)
-    trained = _read_trained(options)
+    trained = read_trained(options.weights, options.cfg, options.data)
     conversion = drop_auxiliary(trained.net)
     small = conversion.net
     ready = fuse(small) if options.fuse else small
@@ -144,67 +132,6 @@ def _check(options: ExportOptions) -> None:
             ) from None
     elif options.dynamic_batch:
         raise UsageError("--dynamic-batch is for --format onnx; a .pt file takes any batch.")
-
-
-def _read_trained(options: ExportOptions) -> _Trained:
-    """Return the network of the weights file, every entry filled."""
-    content = read_checkpoint(options.weights)
-    facts = facts_of(content)
-    slot, state = state_of_checkpoint(content, options.weights)
-    description = options.cfg or facts.description or facts.cfg
-    if description is None:
-        raise BadInputError(
-            f"{options.weights} does not say which architecture it is of. "
-            "Give --cfg, such as --cfg yolov9-s."
-        )
-    num_classes = facts.num_classes or _classes_in(state)
-    if isinstance(description, str):
-        net = build(_cfg_name(description), num_classes)
-    else:
-        net = DetectionModel(description, num_classes, "checkpoint")
-    report = load_state(net, slot, state, options.weights)
-    if report.missing or report.reshaped:
-        raise BadInputError(
-            f"{options.weights} does not fill {net.name}: {report.mismatches()} "
-            "Give the --cfg that it was trained with."
-        )
-    names, notes = _class_names(options, facts, net.nc)
-    return _Trained(net.eval(), names, facts, (str(report), *notes))
-
-
-def _cfg_name(cfg: str) -> str:
-    """Return a configuration's name, or the path of a file that exists."""
-    path = Path(cfg)
-    return path.stem if path.suffix in {".yaml", ".yml"} and not path.is_file() else cfg
-
-
-def _classes_in(state: dict[str, Tensor]) -> int | None:
-    """Return how many classes the last class convolution has; None where there is none."""
-    biases = [t for name, t in state.items() if ".cv3." in name and name.endswith(".2.bias")]
-    return len(biases[0]) if biases else None
-
-
-def _class_names(
-    options: ExportOptions, facts: CheckpointFacts, count: int
-) -> tuple[tuple[str, ...], list[str]]:
-    """Return names by class number, and a note where they are numbers only."""
-    if options.data is not None:
-        names = read_description(options.data).class_names
-        if len(names) != count:
-            raise BadInputError(
-                f"{options.data} names {len(names)} classes, but the weights are of {count}. "
-                "Give the data.yaml that they were trained with."
-            )
-        return names, []
-    found = facts.class_names
-    if found is None and facts.data and Path(facts.data).is_file():
-        with contextlib.suppress(BadInputError):
-            found = read_description(Path(facts.data)).class_names
-    if found is not None and len(found) == count:
-        return found, []
-    return tuple(map(str, range(count))), [
-        "Classes are named by their numbers; --data data.yaml gives them names."
-    ]
 
 
 def _halved(net: DetectionModel) -> DetectionModel:

@@ -61,7 +61,7 @@ def test_two_steps_put_together_equal_two_steps_recorded(name, accumulation_step
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_residual_network_put_together_equals_one_recorded(accumulation_steps):
     """The law holds where activations are shared and gradients meet, as in ResNet-18."""
-    workload = classifiers.from_name("resnet18", image_size=64)
+    workload = classifiers.FAMILY.make("resnet18", image_size=64)
     settings = StepSpec()
 
     assembled, _ = _assembled(

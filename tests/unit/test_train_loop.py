@@ -178,8 +178,8 @@ def test_weight_decay_grows_with_the_images_a_step(tmp_path):
     """Steps of 8 images decay twice as much as the nominal 4, because gradients are summed."""
     workload = Toy(hyperparameters={"weight_decay": 0.1})
     seen = []
-    workload.make_optimizer = lambda model, settings: (
-        seen.append(settings.weight_decay) or Toy.make_optimizer(workload, model, settings)
+    workload.parameter_groups = lambda model, settings: (
+        seen.append(settings.weight_decay) or Toy.parameter_groups(workload, model, settings)
     )
     prepare(workload, toy_options(tmp_path, batch=4, accumulate=2))
 

@@ -10,8 +10,11 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
+    from memplan.inference import DetectOptions, ValidateOptions
     from memplan.workload import OptimizerSettings
 
 
@@ -58,3 +61,26 @@ class Lean(Protocol):
     @abstractmethod
     def give_recipe(self, tensor: torch.Tensor, recipe: object) -> None:
         """Hang on a tensor the recipe that was taken from it."""
+
+
+@runtime_checkable
+class RunsTrained(Protocol):
+    """Evaluates a weights file, and detects with it (`memplan val`, `memplan predict`)."""
+
+    @abstractmethod
+    def validate(self, options: ValidateOptions) -> Iterator[str]:
+        """Evaluate a split of a data set, write the details, and yield lines to print.
+
+        Raises:
+            BadInputError: weights or data cannot be used.
+            UsageError: an option is out of its range.
+        """
+
+    @abstractmethod
+    def detect(self, options: DetectOptions) -> Iterator[str]:
+        """Detect in images and videos, write what was found, and yield a line for each.
+
+        Raises:
+            BadInputError: weights or source cannot be used.
+            UsageError: an option is out of its range.
+        """

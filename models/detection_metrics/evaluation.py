@@ -19,7 +19,7 @@ from .curves import CONFIDENCES, Curves, curves_of, families, write_family
 from .nms import non_max_suppression
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from memplan.workload import Batch
@@ -67,6 +67,11 @@ class DetectionEvaluator:
         self._images: dict[int, ImageRecord] = {}
         self._pictured: list[PicturedImage] = []
         self._known: _Outcome | None = None
+
+    @property
+    def images(self) -> Mapping[int, ImageRecord]:
+        """What was collected, by image number, in the pixels of the original images."""
+        return self._images
 
     def update(self, predictions: Any, batch: Batch) -> None:
         """Add one validation batch.

@@ -22,10 +22,12 @@ from memplan.workload import (
 from . import build, loss, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     import torch
+
+    from memplan.inference import DetectOptions, ValidateOptions
 
     from .losses import DetectionLoss
     from .network import DetectionModel
@@ -336,6 +338,26 @@ class YoloV9(Workload):
         from .export import export
 
         return export(options)
+
+    def validate(self, options: ValidateOptions) -> Iterator[str]:
+        """Evaluate a weights file on a split; see `validate.validate`.
+
+        Raises:
+            BadInputError: weights or data cannot be used.
+        """
+        from .validate import validate
+
+        return validate(options)
+
+    def detect(self, options: DetectOptions) -> Iterator[str]:
+        """Detect in images and videos with a weights file; see `predict.detect`.
+
+        Raises:
+            BadInputError: weights or source cannot be used.
+        """
+        from .predict import detect
+
+        return detect(options)
 
     def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
         """Fill the model from a checkpoint and return one sentence on what matched.

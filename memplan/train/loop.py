@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from memplan.errors import BadInputError, MemplanError
 from memplan.registry import runs_code
-from memplan.train.checkpoint import Checkpoint, save_checkpoint
+from memplan.train.checkpoint import Checkpoint, save_checkpoint, strip_checkpoint
 from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
 from memplan.train.progress import Progress
@@ -107,7 +107,19 @@ class Run:
         facts = {**asdict(summary), "run_folder": str(summary.run_folder)}
         del facts["details"]
         self.announce("finished", facts)
-        return replace(summary, details=self._details_of_best())
+        details = self._details_of_best()
+        self._strip_best()
+        return replace(summary, details=details)
+
+    def _strip_best(self) -> None:
+        """Make `best.pt`, which nothing resumes any more, as small as its weights are."""
+        best = self.folder.weights / "best.pt"
+        if not (self.ranks.is_first and self.options.epochs and best.exists()):
+            return
+        try:
+            strip_checkpoint(best)
+        except BadInputError as error:
+            self.records.warn(f"best.pt stays as large as it is: {error}")
 
     def _details_of_best(self) -> str:
         """Return the best epoch's details as text, which rank 0 writes while the others wait."""

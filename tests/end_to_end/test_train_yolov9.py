@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from memplan_models.yolov9 import weights
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import BadInputError, UnknownNameError, UsageError
@@ -140,9 +139,10 @@ def test_a_checkpoint_is_read_as_weights_and_evaluated(straight, data, tmp_path)
         on_event=events.setdefault,
     )
 
-    assert straight.best_metrics == pytest.approx(summary.metrics)
-    assert "Loaded 1772 of 1772 entries from 'ema'." in events["weights_loaded"]["message"]
-    assert "ema" == weights.read_state(path)[0]
+    # Its weights are in half precision.
+    assert straight.best_metrics == pytest.approx(summary.metrics, rel=0.02, abs=0.005)
+    assert "Loaded 1772 of 1772 entries from 'model'." in events["weights_loaded"]["message"]
+    assert path.stat().st_size < 0.3 * path.with_name("last.pt").stat().st_size
 
 
 class _Cramped(YoloV9):

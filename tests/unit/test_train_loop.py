@@ -1,6 +1,7 @@
 """The run: steps, evaluation, early stop, what is frozen, saved and written."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from train_toy import NUM_IMAGES, Toy, ToyData, toy_options
 
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.train.checkpoint import load_checkpoint, save_checkpoint, strip_checkpoint
 from memplan.train.setup import find_device, freeze, layer_paths, prepare
 
 
@@ -102,6 +103,30 @@ def test_the_best_epoch_is_kept_and_equal_counts_as_better(tmp_path):
     assert 3 == summary.best_epoch == best.epoch
     assert {"fitness": 0.5} == summary.best_metrics
     assert {"fitness": 0.1} == summary.metrics
+
+
+def test_the_best_weights_are_stripped_once_the_run_is_done(tmp_path):
+    """best.pt keeps weights, in half precision, and facts; last.pt keeps all that it had."""
+    summary = train(Toy(), toy_options(tmp_path, epochs=2))
+
+    best, last = (load_checkpoint(summary.run_folder / f"weights/{n}.pt") for n in ("best", "last"))
+    assert (None, {}, {}) == (best.ema, best.optimizer, best.random_states)
+    assert {torch.float16} == {tensor.dtype for tensor in best.model.values()}
+    assert last.optimizer["param_groups"]
+    kept = last.model if last.ema is None else last.ema
+    assert all(torch.equal(best.model[name], kept[name].half()) for name in kept)
+
+
+def test_a_weight_that_half_precision_does_not_hold_stays_as_it_is(tmp_path):
+    """A value above 65,504 would be infinite."""
+    path = train(Toy(), toy_options(tmp_path, epochs=1)).run_folder / "weights/last.pt"
+    whole = load_checkpoint(path)
+    state = {name: tensor * 0 + 1e6 for name, tensor in whole.model.items()}
+    save_checkpoint(path, replace(whole, model=state, ema=None))
+
+    strip_checkpoint(path)
+
+    assert all(torch.equal(tensor, state[n]) for n, tensor in load_checkpoint(path).model.items())
 
 
 def test_patience_stops_a_run_that_gets_no_better(tmp_path):

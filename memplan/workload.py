@@ -10,11 +10,12 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from memplan.errors import BadInputError
+from memplan.spec import StepSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,17 +75,24 @@ class Question:
 class OptimizerSettings:
     """How the optimizer is built."""
 
-    name: str = "SGD"
-    """`SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad` or `LION`; a workload may know more."""
+    spec: StepSpec = field(default_factory=StepSpec)
+    """How the step runs, which names the optimizer."""
     learning_rate: float = 0.01
     """Step size, > 0."""
     momentum: float = 0.937
     """SGD's momentum, or Adam's first beta; 0 disables SGD's momentum buffer."""
     weight_decay: float = 0.0005
     """L2 penalty on weights that are not of norm layers; 0 disables it."""
-    fused: bool = False
-    """Whether a step is one kernel a list of parameters, with no temporaries and, under a gradient
-    scaler, without asking the device whether gradients overflowed; SGD, Adam and AdamW have it."""
+
+    @property
+    def name(self) -> str:
+        """`SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad` or `LION`; a workload may know more."""
+        return self.spec.optimizer
+
+    @property
+    def fused(self) -> bool:
+        """Whether the kernels are fused; SGD, Adam and AdamW have such."""
+        return self.spec.fused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ def _on_path(folder: str) -> Iterator[None]:
 def _try(job: Job, device: torch.device, batch: int) -> None:
     """Run two steps of our own at a batch."""
     question = job.case.question(job.card)
-    step = TrainingStep(question.made, question.step_settings(), device)
+    step = TrainingStep(question.made, question.step_spec, device)
     batches = Batches(training=Batches.of(question.made, batch).training, validation=None)
     run_life(step, batches, num_steps=2)
 
@@ -103,7 +103,7 @@ def _lightning(module: Any, job: Job, device: torch.device, largest: int) -> dic
     del largest
     lightning = importlib.import_module("pytorch_lightning")
     question = job.case.question(job.card)
-    workload, settings = question.made, question.step_settings()
+    workload, settings = question.made, question.step_spec
 
     class Wrapped(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -156,7 +156,7 @@ def _memtracker(module: Any, job: Job, device: torch.device, largest: int) -> di
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     question = job.case.question(job.card)
-    workload, settings = question.made, question.step_settings()
+    workload, settings = question.made, question.step_spec
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         model = workload.build_model()
         optimizer = optimizer_of(workload, model, settings.optimizer)

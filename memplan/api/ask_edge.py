@@ -52,7 +52,7 @@ def edge_of(planned: Planned) -> Edge:
         objects_within_card=objects[1],
         objects_tried=tried,
         **validation,
-        next_micro_batch_size=planned.chosen.micro_batch_size + 1,
+        next_micro_batch_size=planned.chosen.split.micro_batch_size + 1,
         next_peak_bytes=after,
         next_is_recorded=inquiry.is_next_recorded,
         multi_scale_side=scaled[0],
@@ -65,16 +65,16 @@ class _Inquiry:
 
     def __init__(self, planned: Planned) -> None:
         self.planned = planned
-        self.batch = planned.chosen.micro_batch_size
-        self.accumulation = planned.chosen.accumulation_steps
+        self.split = planned.chosen.split
+        self.batch = self.split.micro_batch_size
         self.simulator = planned.simulator
         sizes = [one.micro_batch_size for one in planned.space().splits()]
-        if planned.settings.recompute:
+        if planned.spec.recompute:
             sizes = [self.batch]
         self.evaluator = Evaluator(
             planned.recordings,
-            planned.settings,
-            {planned.chosen.allocator: self.simulator},
+            planned.spec,
+            {planned.spec.allocator: self.simulator},
             sizes,
             planned.objects,
         )
@@ -87,7 +87,7 @@ class _Inquiry:
         return getattr(self, name)()
 
     def _life(self) -> Life:
-        life = Life(accumulates=self.accumulation > 1)
+        life = Life(accumulates=self.split.accumulates)
         return with_each_crowd(self.tape, life, self.planned.objects(self.batch))
 
     def _used(self, program: Program, sizes: Int64) -> int:
@@ -209,8 +209,7 @@ class _Inquiry:
     def next_peak_bytes(self) -> int:
         """Return the device-used peak with one image more."""
         tape = self.evaluator.fit.tape(self.batch + 1)
-        allocator = self.planned.chosen.allocator
-        peaks = self.evaluator.peaks(tape, self.accumulation, allocator)
+        peaks = self.evaluator.peaks(tape, self.split, self.planned.spec.allocator)
         return peaks.device_used_peak_bytes
 
     def multi_scale(self) -> tuple[int | None, int | None]:
@@ -223,11 +222,10 @@ class _Inquiry:
         try:
             scaled = replace(question, arguments={**question.arguments, "multi_scale": True})
             small = scaled.made.resize(scaled.made.prepare(scaled.made.make_batch(1)))
-            tape = scaled.record(self.batch, planned.settings)
+            tape = scaled.record(self.batch, planned.spec)
         except MemplanError:
             return None, None
-        allocator = planned.chosen.allocator
-        peaks = self.evaluator.peaks(tape, self.accumulation, allocator)
+        peaks = self.evaluator.peaks(tape, self.split, planned.spec.allocator)
         return int(small["images"].shape[-1]), peaks.device_used_peak_bytes
 
 

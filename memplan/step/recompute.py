@@ -86,9 +86,10 @@ def _wrap(module: torch.nn.Module, lean: Lean | None) -> None:
             preserve_rng_state=preserve,
             context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
         )
-        # How a lean block makes its result again keeps alive what recomputation is to free.
-        for tensor in _tensors(result) if lean is not None else ():
-            lean.take_recipe(tensor)
+        if lean is not None:
+            # How a lean block makes its result again keeps alive what recomputation is to free.
+            for tensor in _tensors(result):
+                lean.take_recipe(tensor)
         return result
 
     module.forward = forward

@@ -46,7 +46,7 @@ class Details:
             plots.mkdir(exist_ok=True)
             data.write_pictures(
                 plots,
-                micro_batch_size=options.batch,
+                micro_batch_size=self._setup.micro_batch_size,
                 augment_fully=options.epochs > options.close_mosaic,
             )
         except Exception as error:  # noqa: BLE001 - a picture is not worth a run

@@ -61,11 +61,11 @@ def _operators_off(expected, actual):
 
     assert pair is not None, "the structure changed"
     expected, actual = pair
-    for name in ("kind", "block", "request", "operator", "section"):
+    for name in ("kind", "block", "asks", "about", "operator", "section"):
         assert np.array_equal(getattr(expected.events, name), getattr(actual.events, name)), name
     assert expected.description == actual.description
     assert expected.convolutions == actual.convolutions
-    assert expected.reductions == actual.reductions
+    assert expected.launches == actual.launches
     assert expected.modules == actual.modules
     assert np.array_equal(expected.block_category, actual.block_category)
     assert np.array_equal(expected.operators.flops, actual.operators.flops)

@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "acceptance", "answers", "bounds", "capabilities", "convolution", "errors",
-    "family", "host_memory", "inference", "parallel", "plan_answers", "processes", "reduction",
-    "registry", "script_answer", "spec", "tape", "units", "workload",
+    "family", "host_memory", "inference", "launch", "launches", "parallel", "plan_answers",
+    "processes", "reduction", "registry",
+    "script_answer", "spec", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {

@@ -21,7 +21,7 @@ from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.registry import make_workload
 from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.workload import DataOptions, OptimizerSettings
+from memplan.workload import DataOptions
 
 # The indices of every section but the one that only DistributedDataParallel adds.
 ONE_DEVICE = set(range(len(tapes.SECTIONS))) - {tapes.SECTIONS.index("bucket_rebuild")}
@@ -213,7 +213,7 @@ def test_a_path_that_is_none_is_refused(tmp_path):
 
 def test_an_optimizer_that_the_checkout_lacks_is_refused(checkout):
     """The checkout's own function decides."""
-    settings = StepSpec(optimizer=OptimizerSettings(name="Adagrad"))
+    settings = StepSpec(optimizer="Adagrad")
 
     with pytest.raises(UnknownNameError, match="This checkout knows"):
         record(_make(checkout), 2, settings)

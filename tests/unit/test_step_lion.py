@@ -7,6 +7,7 @@ import torch
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UnknownNameError
+from memplan.spec import StepSpec
 from memplan.step.lion import Lion
 from memplan.step.optimizers import make_optimizer, optimizer_of
 from memplan.workload import OptimizerSettings
@@ -94,7 +95,7 @@ def test_the_recipe_gives_it_three_groups():
     optimizer = optimizer_of(
         workload,
         workload.build_model(),
-        OptimizerSettings(name="LION", momentum=0.9, weight_decay=0.1),
+        OptimizerSettings(spec=StepSpec(optimizer="LION"), momentum=0.9, weight_decay=0.1),
     )
 
     assert isinstance(optimizer, Lion)
@@ -106,4 +107,4 @@ def test_the_recipe_gives_it_three_groups():
 def test_an_unknown_name_lists_it():
     """The message of a misspelt optimizer names LION among the known."""
     with pytest.raises(UnknownNameError, match="LION"):
-        make_optimizer(_weights(), OptimizerSettings(name="LIONS"))
+        make_optimizer(_weights(), OptimizerSettings(spec=StepSpec(optimizer="LIONS")))

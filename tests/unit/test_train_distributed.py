@@ -104,7 +104,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective
     """Weights, average, losses and rates agree; of ten images the last round is uneven."""
     options = {"effective_batch": effective, "epochs": 3}
     _alone(tmp_path / "a", batch=2 * batch, **options)
-    code = _together(tmp_path / "b", options={"batch": batch, **options})
+    code = _together(tmp_path / "b", options={"batch": 2 * batch, **options})
 
     assert 0 == code
     _assert_close(tmp_path / "a", tmp_path / "b")
@@ -113,7 +113,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to read threads from")
 def test_no_thread_of_the_group_outlives_training(tmp_path):
     """One that lived on into the interpreter's end would abort a process that has trained well."""
-    code = _together(tmp_path, options={"batch": 2, "effective_batch": 4, "epochs": 1})
+    code = _together(tmp_path, options={"batch": 4, "effective_batch": 4, "epochs": 1})
 
     assert 0 == code
     for rank in range(2):
@@ -124,9 +124,8 @@ def test_no_thread_of_the_group_outlives_training(tmp_path):
 
 def test_a_rank_without_images_takes_part(tmp_path):
     """With a micro-batch of 9, one image is left for two processes."""
-    options = {"effective_batch": 18, "accumulate": None}
     _alone(tmp_path / "a", batch=9, effective_batch=9)
-    code = _together(tmp_path / "b", options={**options, "batch": 5, "effective_batch": 9})
+    code = _together(tmp_path / "b", options={"batch_per_device": 5, "effective_batch": 9})
 
     assert 0 == code
     assert [1] * 2 == _results(tmp_path / "b")["steps"].tolist()
@@ -136,7 +135,7 @@ def test_one_process_that_runs_out_makes_all_repeat_smaller(tmp_path):
     """The second finds no room for 4 images; both go on with 2, and nothing is lost."""
     options = {"effective_batch": 8, "epochs": 2}
     _alone(tmp_path / "a", batch=4, **options)
-    code = _together(tmp_path / "b", options={"batch": 4, **options}, most_images=2)
+    code = _together(tmp_path / "b", options={"batch": 8, **options}, most_images=2)
 
     assert 0 == code
     assert 2 == _last(tmp_path / "b").micro_batch_size
@@ -146,7 +145,7 @@ def test_one_process_that_runs_out_makes_all_repeat_smaller(tmp_path):
 
 def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
     """Both save where they are, each with its own random states, and end as if never stopped."""
-    given = {"workload": {"dropout": 0.3}, "options": {"batch": 1, "effective_batch": 2}}
+    given = {"workload": {"dropout": 0.3}, "options": {"batch": 2, "effective_batch": 2}}
     given["options"]["save_every"] = 1e-9
     assert 0 == _together(tmp_path / "a", **given)
     assert 1 == _together(tmp_path / "b", **given, stop_at=4)
@@ -167,7 +166,7 @@ def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
 
 def test_a_run_goes_on_with_as_many_processes(tmp_path):
     """One process refuses what two have saved, and names the way."""
-    given = {"options": {"batch": 1, "effective_batch": 2, "save_every": 1e-9}}
+    given = {"options": {"batch": 2, "effective_batch": 2, "save_every": 1e-9}}
     assert 1 == _together(tmp_path / "b", **given, stop_at=4)
 
     with pytest.raises(BadInputError, match=r"of a run with 2 process.*nproc-per-node 2"):
@@ -190,8 +189,8 @@ def test_batch_norm_over_one_process_is_warned_of(tmp_path):
 
 
 def test_ctrl_c_reaches_every_process(tmp_path):
-    """SIGTERM to the command that launched them stops both, saved, with exit code 1."""
-    given = {"options": {"batch": 1, "effective_batch": 2, "epochs": 100000, "patience": 0}}
+    """SIGTERM to the command that launched them stops both, saved, with exit code 143."""
+    given = {"options": {"batch": 2, "effective_batch": 2, "epochs": 100000, "patience": 0}}
     code = "import sys; from memplan.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
     path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     process = subprocess.Popen(
@@ -207,7 +206,7 @@ def test_ctrl_c_reaches_every_process(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, text = process.communicate(timeout=60)
 
-    assert 1 == process.returncode
+    assert 143 == process.returncode
     assert "Stopped (SIGTERM)" in text
     assert "Continue with: memplan train --resume" in text
     assert "Traceback" not in text

@@ -216,7 +216,7 @@ def test_a_precision_the_cpu_lacks_is_warned_of(tmp_path):
     setup = prepare(Toy(), toy_options(tmp_path, precision="amp-fp16"))
 
     assert ("--precision amp-fp16 needs a GPU; this CPU trains in fp32.",) == setup.warnings
-    assert "fp32" == setup.step.settings.precision
+    assert "fp32" == setup.step.spec.precision
 
 
 @pytest.mark.parametrize(

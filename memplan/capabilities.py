@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import torch
 
@@ -83,4 +84,30 @@ class RunsTrained(Protocol):
         Raises:
             BadInputError: weights or source cannot be used.
             UsageError: an option is out of its range.
+        """
+
+
+@runtime_checkable
+class LoadsWhole(Protocol):
+    """Loads weights for evaluation, which few entries of a network make worthless."""
+
+    @abstractmethod
+    def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill every entry of the model from a weights file and return one sentence on it.
+
+        Raises:
+            BadInputError: the file cannot be used, or an entry of the model stays as it was.
+        """
+
+
+@runtime_checkable
+class KnowsWeights(Protocol):
+    """A family that knows which of its configurations a weights file is of."""
+
+    @abstractmethod
+    def cfg_of_weights(self, path: Path) -> str | None:
+        """Return the configuration's name; None where the file is of none.
+
+        Raises:
+            BadInputError: the file cannot be read, or holds no weights.
         """

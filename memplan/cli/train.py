@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.answers import PlanAnswer, load_answers
+from memplan.capabilities import KnowsWeights
 from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
-from memplan.registry import SavedName, make_workload, runs_code, takes
+from memplan.registry import SavedName, families, make_workload, runs_code, takes
 from memplan.spec import LEVER, LEVERS, free_levers, spec_of
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
@@ -189,7 +190,7 @@ class _Session:
         return SavedName(self.plan.workload.name, str(self.values["plan_file"]))
 
     def _cfg_of_weights(self) -> SavedName:
-        """Return the configuration that memplan's own checkpoint was trained with; take its size.
+        """Return the configuration that the weights are of; of memplan's own, take the size too.
 
         Raises:
             UsageError: there are no weights, or they do not say.
@@ -205,7 +206,16 @@ class _Session:
         try:
             saved = saved_options(path)
         except BadInputError:
-            raise UsageError(f"{missing} {path} does not say what it was trained as.") from None
+            known = (
+                family.cfg_of_weights(path)
+                for family in families().values()
+                if isinstance(family, KnowsWeights)
+            )
+            name = next(filter(None, known), None)
+            if name is None:
+                text = f"{missing} {path} does not say what it was trained as."
+                raise UsageError(text) from None
+            return SavedName(name, str(path))
         if "img" not in self.given:
             self.values["img"] = saved.image_size
         return SavedName(saved.cfg, str(path))

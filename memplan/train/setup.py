@@ -10,6 +10,7 @@ import torch
 
 from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
+from memplan.capabilities import LoadsWhole
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
@@ -292,7 +293,9 @@ def prepare(
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
-        report = workload.load_weights(model, options.weights)
+        is_evaluated = options.epochs == 0 and isinstance(workload, LoadsWhole)
+        load = workload.load_whole if is_evaluated else workload.load_weights
+        report = load(model, options.weights)
     freeze(model, options.freeze)
     if spec.sync_bn:
         model = synchronise_norms(model, device, ranks)

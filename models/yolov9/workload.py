@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import UnknownNameError, UsageError
+from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.family import Family
 from memplan.files import Source
 from memplan.workload import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MODELS = __name__.split(".", maxsplit=1)[0]
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
+_FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
 
@@ -367,7 +368,41 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        return str(load_weights(_as_network(model), path))
+        report = load_weights(_as_network(model), path)
+        if report.fraction >= _FEW_ENTRIES:
+            return str(report)
+        return (
+            f"{path} fills only {len(report.matched)} of {report.total} entries: training starts "
+            f"nearly from fresh weights. {_advice(path)}"
+        )
+
+    def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill every entry of the model from a checkpoint and return one sentence on it.
+
+        Raises:
+            BadInputError: the file cannot be read, is refused as unsafe, or leaves entries.
+        """
+        from .weights import load_weights
+
+        report = load_weights(_as_network(model), path)
+        if report.fraction < 1:
+            raise BadInputError(
+                f"{path} fills only {len(report.matched)} of {report.total} entries of "
+                f"{self.name}, so evaluating it says nothing. {report.mismatches()} "
+                f"{_advice(path)}"
+            )
+        return str(report)
+
+
+def _advice(path: str | Path) -> str:
+    """Return which configuration a weights file fits, as advice."""
+    from .fitting import fitting_configuration
+    from .weights import read_state
+
+    name, matched, total = fitting_configuration(read_state(path)[1])
+    if matched / total < _FEW_ENTRIES:
+        return "It fits no configuration here; is it of another program?"
+    return f"It fits --cfg {name} ({matched} of {total})."
 
 
 def _decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -388,6 +423,16 @@ class YoloFamily(Family):
         f"{__package__}.losses",
         f"{_MODELS}.yolo_data.loader",
     )
+
+    def cfg_of_weights(self, path: Path) -> str | None:
+        """Return the configuration that a weights file fills; None where there is none.
+
+        Raises:
+            BadInputError: the file cannot be read, or holds no weights.
+        """
+        from .fitting import configuration_of
+
+        return configuration_of(path)
 
     def names(self) -> list[str]:
         """Return the configurations that ship with memplan."""

@@ -47,7 +47,7 @@ class Details:
             data.write_pictures(
                 plots,
                 micro_batch_size=self._setup.micro_batch_size,
-                augment_fully=options.epochs > options.close_mosaic,
+                augment_fully=options.augments_fully(0),
             )
         except Exception as error:  # noqa: BLE001 - a picture is not worth a run
             self._warn(f"The data could not be drawn ({_reason(error)}).")

@@ -258,6 +258,11 @@ def _warnings(options: TrainOptions, spec: StepSpec, data: TrainingData, ranks: 
         warnings.append(
             f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
         )
+    if options.close_mosaic > options.epochs > 0:
+        warnings.append(
+            f"--close-mosaic {options.close_mosaic} is above --epochs {options.epochs}, so mosaics "
+            "are never closed, as in the official recipe."
+        )
     return warnings
 
 

@@ -86,7 +86,7 @@ class YoloV9(Workload):
         validation_batch_size: int | None = None,
         assigner_parts: int = 1,
     ) -> None:
-        from ..yolo_data.hyperparameters import load_hyperparameters
+        from ..yolo_data.hyperparameters import read_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
@@ -102,7 +102,8 @@ class YoloV9(Workload):
         self.multi_scale = multi_scale
         self.validation_batch_size = validation_batch_size
         self.assigner_parts = assigner_parts
-        self.hyperparameters = _merged(load_hyperparameters(hyp), hyperparameters or {})
+        values, self._hyp_warnings = read_hyperparameters(hyp)
+        self.hyperparameters = _merged(values, hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
         """Return the network with fresh weights."""
@@ -317,7 +318,9 @@ class YoloV9(Workload):
         }
         strengths = options.hyperparameters or self.hyperparameters
         chosen = replace(options, extra=extra, hyperparameters=strengths)
-        return open_yolo_data(chosen)
+        data = open_yolo_data(chosen)
+        data.warnings += self._hyp_warnings
+        return data
 
     def write_sample(self, directory: Path, *, force: bool = False) -> Path:
         """Write the sample data set and return the path of its `data.yaml`; see `write_sample`.

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from memplan.errors import BadInputError, UsageError
 from memplan.units import format_bytes
 
+from ..detection_metrics.nms import non_max_suppression
 from .convert import drop_auxiliary, fuse
+from .export_nms import OUTPUT, add_suppression, check_suppression
 from .network import DetectionModel, main_maps
 from .trained import read_trained
 from .weights import read_checkpoint
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "memplan.export/1"
 OPSET = 17  # of ONNX; TensorRT 8.6, OpenVINO 2023 and ONNX Runtime 1.13 read it
-INPUT, OUTPUT = "images", "detections"
+INPUT = "images"
 TOLERANCES = {False: (0.05, 1e-3), True: (2.0, 2e-2)}
 """Largest difference of boxes (pixels) and of scores from the trained network, by `half`."""
 
@@ -75,7 +77,7 @@ def export(options: ExportOptions) -> list[str]:
     ready = fuse(small) if options.fuse else small
     if options.half:
         ready = _halved(ready)
-    write, read = (_write_onnx, _read_onnx) if options.format == "onnx" else (_write_pt, _read_pt)
+    write, read = _FORMATS[options.format]
     parent = options.output.parent
     try:
         # A folder of our own, under a name that nobody can have laid a link at.
@@ -110,18 +112,23 @@ def load_exported(path: str | Path) -> DetectionModel:
 
 
 def _check(options: ExportOptions) -> None:
-    if options.format not in {"onnx", "pt"}:
-        raise UsageError(f"--format {options.format!r} is not offered. Give onnx or pt.")
+    if options.format in _BY_OTHERS:
+        raise UsageError(
+            f"--format {options.format} is made of the ONNX file by that tool's own program: "
+            f"memplan export, then {_BY_OTHERS[options.format]}."
+        )
+    if options.format not in _FORMATS:
+        raise UsageError(f"--format {options.format!r} is not offered. Give {', '.join(_FORMATS)}.")
+    if options.nms and options.format != "onnx":
+        raise UsageError("--nms is for --format onnx; other files give all boxes.")
     if options.image_size < 32 or options.image_size % 32:
         nearest = max(32, round(options.image_size / 32) * 32)
         raise UsageError(
             f"--img {options.image_size} is no multiple of the stride 32. Nearest: {nearest}."
         )
+    if options.format != "pt" and not options.fuse:
+        raise UsageError("--no-fuse is for --format pt; other files are to be run, not trained.")
     if options.format == "onnx":
-        if not options.fuse:
-            raise UsageError(
-                "--no-fuse is for --format pt; an ONNX file is to be run, not trained."
-            )
         try:
             import onnx  # noqa: F401 - asked for before any work is done
             import onnxruntime  # noqa: F401
@@ -131,7 +138,9 @@ def _check(options: ExportOptions) -> None:
                 "Install it with: pip install 'memplan[export]'"
             ) from None
     elif options.dynamic_batch:
-        raise UsageError("--dynamic-batch is for --format onnx; a .pt file takes any batch.")
+        raise UsageError(
+            "--dynamic-batch is for --format onnx; a .pt file takes any batch, TorchScript one."
+        )
 
 
 def _halved(net: DetectionModel) -> DetectionModel:
@@ -172,6 +181,50 @@ def _read_pt(path: Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
+def _facts(
+    net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
+) -> dict[str, str]:
+    """Return what a file says of itself, as texts."""
+    side = options.image_size
+    return {
+        # A Python literal, as readers of YOLO files expect; and the same as JSON.
+        "names": str(dict(enumerate(class_names))),
+        "class_names": json.dumps(list(class_names)),
+        "stride": str(int(max(net.strides))),
+        "imgsz": str([side, side]),
+        "image_size": str(side),
+        "half": str(options.half).lower(),
+        "nms": str(options.nms).lower(),
+    }
+
+
+def _write_torchscript(
+    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
+) -> None:
+    dtype = torch.float16 if options.half else torch.float32
+    images = torch.zeros(1, 3, options.image_size, options.image_size, dtype=dtype)
+    with warnings.catch_warnings(), torch.no_grad():
+        # Shapes are constants of the file, and TorchScript is deprecated, which stays its use.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(Deployed(net).eval(), images)
+        facts = json.dumps(_facts(net, class_names, options))
+        traced.save(str(path), _extra_files={"config.txt": facts.encode()})
+
+
+def _read_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(path))
+    dtype = next(module.parameters()).dtype
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        found: Tensor = module(images.to(dtype))
+        return found
+
+    return run
+
+
 def _write_onnx(
     path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
 ) -> None:
@@ -197,16 +250,9 @@ def _write_onnx(
             dynamo=False,
         )
     model = onnx.load(str(path))
-    facts = {
-        # A Python literal, as readers of YOLO files expect; and the same as JSON.
-        "names": str(dict(enumerate(class_names))),
-        "class_names": json.dumps(list(class_names)),
-        "stride": str(int(max(net.strides))),
-        "imgsz": str([side, side]),
-        "image_size": str(side),
-        "half": str(options.half).lower(),
-    }
-    for key, value in facts.items():
+    if options.nms:
+        add_suppression(model, options)
+    for key, value in _facts(net, class_names, options).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.checker.check_model(model, full_check=True)
@@ -231,6 +277,17 @@ def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
+_FORMATS = {
+    "onnx": (_write_onnx, _read_onnx),
+    "torchscript": (_write_torchscript, _read_torchscript),
+    "pt": (_write_pt, _read_pt),
+}
+_BY_OTHERS = {
+    "openvino": "ovc FILE.onnx",
+    "engine": "trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
+}
+
+
 @torch.no_grad()
 def _compare(
     net: DetectionModel, run: Callable[[Tensor], Tensor], options: ExportOptions
@@ -244,8 +301,7 @@ def _compare(
     for kind, images in _test_images(options):
         decoded, _ = net(images)
         expected = decoded[-1] if isinstance(decoded, list) else decoded
-        gap = (expected - run(images)).abs()
-        gaps = float(gap[:, :4].max()), float(gap[:, 4:].max())
+        gaps = _gaps(expected, run(images), options)
         # `max` of Python would let a value pass that is no number.
         before = largest.get(kind, (0.0, 0.0))
         largest[kind] = (
@@ -253,6 +309,20 @@ def _compare(
             float(np.maximum(before[1], gaps[1])),
         )
     return [_judged(kind, gaps, options) for kind, gaps in largest.items()]
+
+
+def _gaps(expected: Tensor, found: Tensor, options: ExportOptions) -> tuple[float, float]:
+    """Return the largest differences of boxes and of scores."""
+    if options.nms:
+        kept = non_max_suppression(
+            expected,
+            confidence=options.confidence,
+            iou=options.iou,
+            max_detections=options.max_detections * (expected.shape[1] - 4),
+        )
+        return check_suppression(found, expected, kept, TOLERANCES[options.half])
+    gap = (expected - found).abs()
+    return float(gap[:, :4].max()), float(gap[:, 4:].max())
 
 
 def _judged(kind: str, gaps: tuple[float, float], options: ExportOptions) -> str:

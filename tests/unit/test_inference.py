@@ -2,14 +2,18 @@
 
 import csv
 import json
+import warnings
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from memplan_models import yolov9
+from memplan_models.detection_metrics.nms import non_max_suppression
 from memplan_models.detection_metrics.written import coco_results
 from memplan_models.yolo_data.sources import find_files, read_pictures
+from memplan_models.yolov9.detector import load_detector
+from memplan_models.yolov9.export_nms import check_suppression
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import BadInputError, UsageError
@@ -202,3 +206,59 @@ def test_coco_numbers_its_classes_with_gaps():
     assert {"image_id": 42, "category_id": 11, "bbox": [1, 2, 3, 6], "score": 0.5} == (
         coco_results("000042", rows, is_coco=False)[0]
     )
+
+
+def _images(count):
+    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_suppression_inside_an_onnx_file_is_ours(weights, tmp_path):
+    """The file's rows are what the raw file's output leaves of memplan's own suppression."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    found = {}
+    for nms in (False, True):
+        output = tmp_path / f"{nms}.onnx"
+        YoloV9("yolov9-t").export(
+            ExportOptions(weights=weights, output=output, image_size=SIZE, nms=nms,
+                          dynamic_batch=True)
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
+        found[nms] = torch.from_numpy(session.run(None, {"images": _images(2).numpy()})[0])
+
+    kept = non_max_suppression(found[False], confidence=0.25, iou=0.45, max_detections=600)
+    expected = [[i, *row] for i, rows in enumerate(kept) for row in rows.tolist()]
+    assert expected
+    torch.testing.assert_close(
+        torch.tensor(sorted(expected)),
+        torch.tensor(sorted(found[True].tolist())),
+        rtol=0,
+        atol=1e-3,
+    )
+
+
+def test_detections_that_the_network_does_not_make_are_not_kept():
+    """A file that finds more than the network is refused."""
+    raw = torch.tensor([[10.0, 10, 4, 4, 0.9]]).T[None]
+    rows = torch.tensor([[0.0, 8, 8, 12, 12, 0.9, 0]])
+
+    assert (0.0, 0.0) == pytest.approx(
+        check_suppression(rows, raw, non_max_suppression(raw), (0.05, 1e-3)), abs=1e-6
+    )
+    with pytest.raises(BadInputError, match="finds 4 objects where the network finds 1"):
+        check_suppression(rows.repeat(4, 1), raw, non_max_suppression(raw), (0.05, 1e-3))
+
+
+def test_a_torchscript_file_gives_what_the_checkpoint_gives(weights, tmp_path):
+    """Also on images that it was not traced with."""
+    output = tmp_path / "net.torchscript"
+    YoloV9("yolov9-t").export(
+        ExportOptions(weights=weights, output=output, image_size=SIZE, format="torchscript")
+    )
+    options = ValidateOptions(weights=weights, folder=tmp_path)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.load(str(output))
+
+    expected = load_detector(options).run(_images(1))
+    torch.testing.assert_close(expected, traced(_images(1)), rtol=1e-4, atol=1e-3)

@@ -17,7 +17,7 @@ from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
 from memplan.registry import SavedName, families, make_workload, runs_code, stride_of, takes
-from memplan.spec import LEVER, LEVERS, free_levers, spec_of
+from memplan.spec import LEVER, LEVERS, free_levers, of_plan, spec_of
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
@@ -360,7 +360,7 @@ class _Session:
         question = Question(
             workload=workload,
             gpus=(index if values["gpu"] is None else values["gpu"],),
-            spec=step_spec(options, workload),
+            spec=of_plan(step_spec(options, workload)),
             devices=num_ranks,
             calibration=values["calibration"],
             object_counts=counts,
@@ -406,7 +406,7 @@ class _Session:
             raise UsageError(f"--precision {values['precision']} needs a GPU; a CPU has fp32.")
         click.echo(_PLANNING, err=True)
         _fill_images(workload, data, values["objects_per_image"])
-        spec = step_spec(options, workload)
+        spec = of_plan(step_spec(options, workload))
         if "memory_format" in self._free(options):
             spec = replace(spec, memory_format="channels-last")
         return plan_for_host(

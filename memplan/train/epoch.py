@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
 from memplan.errors import BadInputError, DeviceOutOfMemoryError
 from memplan.train.exchange import GradientExchange
@@ -252,7 +253,8 @@ class EpochRunner:
         """Return the side that this round's images are resized to, alike in all processes."""
         seed = self.setup.options.seed
         generator = np.random.default_rng([seed, self.epoch, self._place, _SIDE_STREAM])
-        return self.setup.workload.draw_side(generator)
+        workload = self.setup.workload
+        return workload.draw_side(generator) if isinstance(workload, Resizes) else None
 
     def _accumulate(self, part: Batch) -> OutOfMemory | None:
         """Add a micro-batch's gradients and losses, or say that there was no room."""

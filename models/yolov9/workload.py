@@ -400,9 +400,11 @@ class YoloV9(Workload):
 def _advice(path: str | Path) -> str:
     """Return which configuration a weights file fits, as advice."""
     from .fitting import fitting_configuration
-    from .weights import read_state
+    from .weights import read_checkpoint, state_of_checkpoint
 
-    name, matched, total = fitting_configuration(read_state(path)[1])
+    name, matched, total = fitting_configuration(
+        state_of_checkpoint(read_checkpoint(path), path)[1]
+    )
     if matched / total < _FEW_ENTRIES:
         return "It fits no configuration here; is it of another program?"
     return f"It fits --cfg {name} ({matched} of {total})."

@@ -12,7 +12,7 @@ from memplan.cli.train_options import GROUPS
 from memplan.errors import BadInputError, InfeasibleError, UnknownNameError, UsageError
 from memplan.host_memory import available_host_bytes
 from memplan.planner.host import plan_for_host
-from memplan.spec import StepSpec
+from memplan.spec import LEVER, StepSpec
 from memplan.trace.record import record
 from memplan.train import ACCEPTED, REFUSED, TrainOptions, train
 from memplan.train.data_defaults import data_defaults
@@ -183,10 +183,10 @@ def test_recommendations_that_cannot_be_used_are_refused(tmp_path, text, error, 
 
 
 def test_what_may_be_recommended_are_options():
-    """Each name is a field of the options."""
+    """Each name is a field of the options, or a lever."""
     from memplan.train.data_defaults import KINDS
 
-    assert set() == set(KINDS) - set(TrainOptions.__dataclass_fields__)
+    assert set() == set(KINDS) - set(TrainOptions.__dataclass_fields__) - set(LEVER)
 
 
 def _host_plan(available_bytes, spec=None, **settings):

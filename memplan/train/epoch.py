@@ -158,6 +158,11 @@ class EpochRunner:
             rates=self._rates,
         )
 
+    def close(self) -> None:
+        """Let go of what only training needs, before the group of processes is left."""
+        if self._exchange is not None:
+            self._exchange.close()
+
     def position(self) -> EpochPosition:
         """Return where the epoch stands; between steps, by all processes at once."""
         total = self.ranks.sum(self._sums())

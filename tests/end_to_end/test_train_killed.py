@@ -76,6 +76,7 @@ def test_a_run_killed_within_an_epoch_ends_as_if_it_was_not(straight, data, tmp_
         env=environment,
         capture_output=True,
         check=False,
+        timeout=120,  # its output ends with its last loader process
     )
     assert -signal.SIGKILL == killed.returncode, killed.stderr.decode()
     folder = tmp_path / "run"

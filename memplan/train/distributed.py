@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from memplan.errors import BadInputError, MemplanError
@@ -220,7 +221,7 @@ def join(device: torch.device, minutes: float = 10.0) -> Ranks:
             # The agent's store outlives a restart, and so do the addresses that ended processes
             # left in it: a process that came first would try to reach those.
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
-            store = dist.PrefixStore(f"memplan/{attempt}", store)
+            store = distributed_c10d.PrefixStore(f"memplan/{attempt}", store)
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=patience
             )

@@ -92,7 +92,7 @@ class _Sums:
         """Start the sum of the next bucket."""
         if len(self.started) == len(self.buckets):
             self.buckets.append(bucket)
-        work = dist.all_reduce(bucket, async_op=True)
+        work: dist.Work = dist.all_reduce(bucket, async_op=True)
         self.started.append(work)
         return work
 
@@ -109,17 +109,14 @@ class _Sums:
         return bool(left_out)
 
 
-def _sum_bucket(sums: _Sums, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _sum_bucket(sums: _Sums, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     future = sums.start(bucket.buffer()).get_future()
     done: torch.futures.Future[torch.Tensor] = future.then(lambda one: one.value()[0])
     return done
 
 
-# DDP compares the annotations themselves, which are text in this file.
-_sum_bucket.__annotations__ = {
-    "bucket": dist.GradBucket,
-    "return": torch.futures.Future[torch.Tensor],
-}
+# DDP compares annotations with its types, and here they are text.
+_sum_bucket.__annotations__ = {}
 
 
 class GradientExchange:

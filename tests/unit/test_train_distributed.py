@@ -22,6 +22,9 @@ from memplan.train.launch import launch
 from memplan.train.setup import find_device, prepare
 from memplan.workload import dealt
 
+# torch's launcher leaves the logs of its processes to be closed by the collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 # What each process runs: a Toy with keyword arguments, trained with options, or resumed.
 _PROCESS = """
 import json, os, signal, sys
@@ -139,16 +142,9 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective
 
     assert 0 == code
     _assert_close(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to read threads from")
-def test_no_thread_of_the_group_outlives_training(tmp_path):
-    """One that lived on into the interpreter's end would abort a process that has trained well."""
-    code = _together(tmp_path, options={"batch": 4, "effective_batch": 4, "epochs": 1})
-
-    assert 0 == code
-    for rank in range(2):
-        names = json.loads((tmp_path / f"threads-{rank}.json").read_text())
+    # A thread of the group that lived on into the interpreter's end would abort the process.
+    for rank in range(2 if Path("/proc/self/task").exists() else 0):
+        names = json.loads((tmp_path / f"b/threads-{rank}.json").read_text())
         assert names
         assert not [name for name in names if "gloo" in name]
 
@@ -181,6 +177,9 @@ def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
     assert 0 == _together(tmp_path / "a", **given)
     assert 1 == _together(tmp_path / "b", **given, stop_at=4)
     stopped = _last(tmp_path / "b")
+    # One process refuses what two have saved, and names the way.
+    with pytest.raises(BadInputError, match=r"of a run with 2 process.*nproc-per-node 2"):
+        train(Toy(), TrainOptions(data=tmp_path, resume=tmp_path / "b/runs/toy", device="cpu"))
     assert 0 == _together(tmp_path / "b", resume=True, workload={"dropout": 0.3})
 
     assert (2, 1, 6) == (
@@ -193,15 +192,6 @@ def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
         assert torch.equal(weight, other.model[name]), name
     for left, right in zip(one.other_random_states, other.other_random_states, strict=True):
         assert torch.equal(left["torch"], right["torch"])
-
-
-def test_a_run_goes_on_with_as_many_processes(tmp_path):
-    """One process refuses what two have saved, and names the way."""
-    given = {"options": {"batch": 2, "effective_batch": 2, "save_every": 1e-9}}
-    assert 1 == _together(tmp_path / "b", **given, stop_at=4)
-
-    with pytest.raises(BadInputError, match=r"of a run with 2 process.*nproc-per-node 2"):
-        train(Toy(), TrainOptions(data=tmp_path, resume=tmp_path / "b/runs/toy", device="cpu"))
 
 
 def test_batch_norm_over_processes_needs_gpus(tmp_path, capfd):
@@ -318,7 +308,7 @@ def test_memory_may_run_out_anywhere_in_a_step(findings):
         assert NUM_IMAGES == one["images"], one
         assert one["same"], one
         assert one["distance"] < 1e-4, one
-    assert 8 == len(findings["out_of_memory"]["found"])
+    assert 6 == len(findings["out_of_memory"]["found"])
 
 
 def test_buckets_are_as_predicted(findings):

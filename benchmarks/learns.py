@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from memplan_models.yolov9.sample import NUM_IMAGES
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolo_data.sample import NUM_IMAGES
+from memplan_models.yolov9.workload import YoloV9
 
 from benchmarks.common import RESULTS, publish
 from memplan.report.run import training_figure
@@ -52,7 +52,7 @@ def run(trial: Trial, folder: Path) -> tuple[pd.DataFrame, float, float]:
         folder: an empty one.
     """
     torch.set_num_threads(trial.threads)
-    data = from_name(MODEL).write_sample(folder / "digits")
+    data = YoloV9(MODEL).write_sample(folder / "digits")
     options = TrainOptions(
         data=data,
         cfg=MODEL,
@@ -67,7 +67,7 @@ def run(trial: Trial, folder: Path) -> tuple[pd.DataFrame, float, float]:
         **data_defaults(data),
     )
     started = time.process_time()
-    summary = train(lambda **arguments: from_name(MODEL, **arguments), options)
+    summary = train(lambda **arguments: YoloV9(MODEL, **arguments), options)
     processor = time.process_time() - started
     return pd.read_csv(summary.run_folder / "results.csv"), summary.seconds, processor
 

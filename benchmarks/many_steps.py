@@ -90,7 +90,7 @@ def _predicted(workload: Workload, simulator: Simulator, crowd: Crowd, batch: in
 def _sizes(simulator: Simulator, program: Program, tape: Tape, objects: list[int]) -> Int64:
     return program.sizes(
         tape.events.requested_bytes,
-        simulator.device_bytes(tape.convolutions, tape.reductions),
+        simulator.device_bytes(tape.convolutions, tape.launches),
         objects,
     )
 

@@ -55,7 +55,7 @@ def run_life(*, case: dict[str, Any], card: str, out: Path) -> dict[str, Any]:
     found, snapshot = measure(
         question.made,
         one.micro_batch_size,
-        question.step_settings(),
+        question.step_spec,
         torch.device("cuda", 0),
         accumulation_steps=one.accumulation_steps,
         outside=False,
@@ -122,7 +122,7 @@ def predicted_life(case: Case, card: Card, tape: Tape) -> PredictedLife:
     """Return a recorded case's life on a card."""
     (simulator,) = case.question(card).simulators()
     program = Program(tape, Life(accumulates=case.accumulation_steps > 1))
-    device = simulator.device_bytes(tape.convolutions, tape.reductions)
+    device = simulator.device_bytes(tape.convolutions, tape.launches)
     sizes = program.sizes(tape.events.requested_bytes, device)
     return PredictedLife(tape, program, sizes, device, simulator)
 
@@ -173,8 +173,8 @@ def _workspaces(
         unlike[found.lost_at :] = True
     rows: tuple[list[int], list[int]] = ([], [])
     for row, event in enumerate(predicted):
-        if event.request >= 0 and event.size > 0:
-            window = life.tape.convolutions[event.request].weight[2:]
+        if event.convolution is not None and event.size > 0:
+            window = life.tape.convolutions[event.convolution].weight[2:]
             rows[set(window) != {1}].append(row)
     one_pixel, others = (
         Agreement(num_events=len(some), num_alike=int((~unlike[some]).sum())) for some in rows

@@ -23,7 +23,8 @@ from memplan.device.card import Card
 from memplan.device.cublas import release_of
 from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
-from memplan.reduction import Reduction
+from memplan.launches import AnyLaunch
+from memplan.spec import StepSpec
 from memplan.step.run import move_model
 from memplan.trace.build import build, make_fake
 from memplan.trace.engine import BackwardWalk, SavedTensors
@@ -61,7 +62,7 @@ class Recording:
 
     events: tapes.Events
     convolutions: tuple[ConvolutionProblem, ...]
-    reductions: tuple[Reduction, ...]
+    launches: tuple[AnyLaunch, ...]
     parameter_bytes: int
     """Parameters and buffers, as they are moved to the device before the first iteration."""
     unknown_operators: dict[str, int]
@@ -79,7 +80,7 @@ def record_training(training: Training) -> Recording:
         return Recording(
             events=tape.events,
             convolutions=tape.convolutions,
-            reductions=tape.reductions,
+            launches=tape.launches,
             parameter_bytes=parameter_bytes,
             unknown_operators=dict(recorder.unknown),
         )
@@ -90,10 +91,7 @@ _NOTHING_SAID = tapes.Description(
     workload="xmem",
     micro_batch_size=1,
     image_size=0,
-    precision="fp32",
-    memory_format="contiguous",
-    optimizer="",
-    recompute=(),
+    spec=StepSpec(precision="fp32"),
     parameters=0,
     objects_per_image=0,
     origin="predicted",
@@ -173,12 +171,12 @@ def _program(
     """Return event kinds with their blocks, and sizes with the card's answers filled in."""
     events = recording.events
     simulator = _simulator(card, None if has_matrix else ":0:0")
-    answers = simulator.device_bytes(recording.convolutions, recording.reductions)
+    answers = simulator.device_bytes(recording.convolutions, recording.launches)
     workspaces = one_by_one.applied(recording.convolutions, answers.convolutions)
     answers = replace(answers, convolutions=workspaces)
     if not has_matrix:
         answers = replace(answers, light_matrix=0)
-    sizes = answers.filled(events.requested_bytes, events.request)
+    sizes = answers.filled(events.requested_bytes, events)
     happens = events.kind <= tapes.SCRATCH
     return (events.kind[happens], events.block[happens]), sizes[happens]
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from multiprocessing import forkserver, popen_forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
 
 from memplan.errors import ProcessError, UsageError
 
@@ -113,7 +114,7 @@ class _Popen(popen_forkserver.Popen):
     would find it empty and take the exit code for 255 (CPython 3.11 to 3.13).
     """
 
-    def __init__(self, process: ForkServerProcess) -> None:
+    def __init__(self, process: BaseProcess) -> None:
         self._reading = threading.Lock()
         super().__init__(process)
 
@@ -145,7 +146,7 @@ class CleanProcess(ForkServerProcess):
         super().run()
 
     @staticmethod
-    def _Popen(process_obj: CleanProcess) -> _Popen:  # noqa: N802 - CPython's name
+    def _Popen(process_obj: BaseProcess) -> _Popen:  # noqa: N802 - CPython's name
         return _Popen(process_obj)
 
     def start(self) -> None:

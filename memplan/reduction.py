@@ -1,4 +1,4 @@
-"""A reduction as its kernel is launched: shared by the recorder and the device model.
+"""A reduction as its kernel is launched.
 
 A reduction whose outputs are too few for a card's multiprocessors is split over several thread
 blocks, which hand their partial results on in a buffer. How many blocks there are is the card's to
@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
+
+from memplan.launch import Launch, Processors
 
 _WARP = 32
 _MAX_THREADS = 512
@@ -20,9 +23,11 @@ _VECTOR = 4
 _MIN_VALUES, _MAX_VALUES = 16, 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reduction:
+class Reduction(Launch, frozen=True, kw_only=True, tag="reduction"):
     """The dimensions a kernel walks, innermost first and merged where they lie end to end."""
+
+    BUFFERS: ClassVar = ("reduction_results", "reduction_semaphores")
+    VARYING: ClassVar = ("sizes", "strides", "offset")
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -34,13 +39,13 @@ class Reduction:
     element_bytes: int
     """Of one partial result."""
 
-    def partial_bytes(self, multiprocessors: int, threads: int) -> tuple[int, int]:
-        """Return the bytes of the partial results and of the semaphores; 0 where it is not split.
+    def __post_init__(self) -> None:
+        if not len(self.sizes) == len(self.strides) == len(self.reduced):
+            raise ValueError("a reduction has sizes, strides and reduced of several lengths")
 
-        Args:
-            multiprocessors: of the card.
-            threads: that one multiprocessor holds at most.
-        """
+    def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
+        """Return the bytes of the partial results and of the semaphores; 0 if it is not split."""
+        multiprocessors, threads = card.multiprocessors, card.threads_per_multiprocessor
         outputs = math.prod(
             size for size, reduced in zip(self.sizes, self.reduced, strict=True) if not reduced
         )
@@ -55,25 +60,6 @@ class Reduction:
             return 0, 0
         lanes = 1 if launch.reduces_lanes else launch.width * launch.output_vector
         return self.element_bytes * outputs * blocks * lanes, 4 * grid
-
-    def numbers(self) -> tuple[int, ...]:
-        """Return everything that may change with the batch."""
-        return (*self.sizes, *self.strides, self.offset)
-
-    def with_numbers(self, numbers: tuple[int, ...]) -> Reduction:
-        """Return the same reduction with other `numbers`."""
-        rank = len(self.sizes)
-        return Reduction(
-            sizes=numbers[:rank],
-            strides=numbers[rank:-1],
-            reduced=self.reduced,
-            offset=numbers[-1],
-            element_bytes=self.element_bytes,
-        )
-
-    def is_like(self, other: Reduction) -> bool:
-        """Return whether two reductions differ in their numbers only."""
-        return (self.reduced, self.element_bytes) == (other.reduced, other.element_bytes)
 
 
 def _ceil_div(dividend: int, divisor: int) -> int:

@@ -13,17 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
-from memplan.errors import BadTapeError
+from memplan.errors import BadTapeError, UsageError
 from memplan.files import Source, converted, replaced
 from memplan.files.archives import CheckedArchive, DamagedError, read_npz
-from memplan.files.structures import NotStructuredError
-from memplan.reduction import Reduction
+from memplan.files.structures import NotStructuredError, flattened
+from memplan.launches import BUFFERS, LAUNCHES, AnyLaunch
+from memplan.spec import StepSpec
 
-SCHEMA = "memplan.tape/1"
+SCHEMA = "memplan.tape/2"
 
 # Event kinds, as in the replay of `memplan.device`.
 ALLOCATE = 0
@@ -33,11 +35,12 @@ SCRATCH = 3  # allocated inside an operator and freed before it returns
 KEEP_GRADIENT = 4  # the block becomes a leaf's gradient; added to one that is there already
 KEEP_COPY = 5  # the same for a block that was only made because there was no gradient yet
 
-# What an event's `request` says when its bytes are the device's to answer.
-KNOWN = -1
-MATRIX_WORKSPACE = -2
-FIRST_REDUCTION = -10  # results of reduction i at -10 - 2 * i, its semaphores one below
-LIGHT_MATRIX_WORKSPACE = -3  # of the matrix library's light interface (cuBLASLt)
+# What an event asks: its bytes are known, or the device's to answer.
+QUESTIONS = ("known", "matrix_workspace", "light_matrix_workspace", "convolution", *BUFFERS)
+KNOWN, MATRIX_WORKSPACE, LIGHT_MATRIX_WORKSPACE, CONVOLUTION = range(4)
+FIRST_BUFFER = 4
+"""From here on, the buffers of launches."""
+_LAUNCH_OF = {name: kind for kind in LAUNCHES for name in kind.BUFFERS}
 
 CATEGORIES = (
     "parameter",
@@ -107,10 +110,12 @@ class Events:
     block: Int32
     """Which allocation; an id is used for one allocation and its free."""
     requested_bytes: Int64
-    """Bytes asked for; 0 where `request` asks the device."""
-    request: Int32
-    """KNOWN, MATRIX_WORKSPACE, LIGHT_MATRIX_WORKSPACE, an index into `Tape.convolutions`, or from
-    FIRST_REDUCTION downwards the buffers of `Tape.reductions`."""
+    """Bytes asked for; 0 where `asks` asks the device."""
+    asks: Int8
+    """Index into `QUESTIONS`."""
+    about: Int32
+    """What is asked about: an index into `Tape.convolutions` for CONVOLUTION, into `Tape.launches`
+    for a launch's buffer, 0 for the rest."""
     operator: Int32
     """Row in `Operators` during which it happened; a free belongs to the operator before it."""
     section: Int8
@@ -136,10 +141,8 @@ class Description:
     workload: str
     micro_batch_size: int
     image_size: int
-    precision: str
-    memory_format: str
-    optimizer: str
-    recompute: tuple[str, ...]
+    spec: StepSpec
+    """How the step ran."""
     parameters: int
     """Number of parameters, not bytes."""
     objects_per_image: int
@@ -147,18 +150,6 @@ class Description:
     origin: str
     """`predicted` for a recording made with no device, `measured` from a real one."""
     versions: dict[str, str] = field(default_factory=dict)
-    deterministic: bool = False
-    """Whether PyTorch's deterministic algorithms were asked for."""
-    cudnn_benchmark: bool = False
-    """Whether convolutions take the plan that proves fastest."""
-    allow_tf32: bool = True
-    """Whether float32 convolutions may use TF32."""
-    lean: bool = False
-    """Whether blocks keep only what they cannot rebuild cheaply."""
-    fused: bool = False
-    """Whether the optimizer steps in one kernel a list."""
-    assigner_parts: int = 0
-    """Parts of a batch whose objects are matched one after another; 0 where that is no choice."""
     cublas_workspace_config: str | None = None
     """What training sets CUBLAS_WORKSPACE_CONFIG to; None leaves the machine's."""
     crowded_objects_per_image: int = 0
@@ -179,7 +170,7 @@ class Tape:
     operator_names: tuple[str, ...]
     modules: tuple[ModuleRecord, ...]
     convolutions: tuple[ConvolutionProblem, ...]
-    reductions: tuple[Reduction, ...] = ()
+    launches: tuple[AnyLaunch, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -192,11 +183,11 @@ class Tape:
         """
         header = {
             "schema": SCHEMA,
-            "description": asdict(self.description),
+            "description": flattened(self.description),
             "operator_names": self.operator_names,
             "modules": [asdict(module) for module in self.modules],
             "convolutions": [asdict(convolution) for convolution in self.convolutions],
-            "reductions": [asdict(reduction) for reduction in self.reductions],
+            "launches": msgspec.to_builtins(self.launches),
         }
         columns: dict[str, Any] = {f"events.{k}": v for k, v in vars(self.events).items()}
         columns |= {f"operators.{k}": v for k, v in vars(self.operators).items()}
@@ -241,7 +232,7 @@ class _Header:
     operator_names: tuple[str, ...]
     modules: tuple[ModuleRecord, ...]
     convolutions: tuple[ConvolutionProblem, ...]
-    reductions: tuple[Reduction, ...] = ()
+    launches: tuple[AnyLaunch, ...] = ()
 
 
 def load_tape(path: Path) -> Tape:
@@ -262,7 +253,7 @@ def load_tape(path: Path) -> Tape:
             operator_names=header.operator_names,
             modules=header.modules,
             convolutions=header.convolutions,
-            reductions=header.reductions,
+            launches=header.launches,
         )
     except (TypeError, KeyError) as error:
         raise source.bad(f"a column is missing or unknown ({error})") from None
@@ -286,7 +277,7 @@ def _header(source: Source, columns: dict[str, npt.NDArray[Any]]) -> _Header:
         )
     try:
         return converted({k: v for k, v in values.items() if k != "schema"}, _Header)
-    except NotStructuredError as error:
+    except (NotStructuredError, UsageError) as error:
         raise source.bad(error) from None
 
 
@@ -312,12 +303,11 @@ def _faults(tape: Tape) -> Iterator[str]:
     if tape.block_category.ndim != 1 or tape.block_category.dtype.kind not in "iu":
         yield "a column is no list of whole numbers"
         return
-    lowest = FIRST_REDUCTION - 2 * len(tape.reductions) + 1
     ranges: tuple[tuple[str, npt.NDArray[Any], int, int], ...] = (
         ("events.kind", events.kind, ALLOCATE, KEEP_COPY),
         ("events.block", events.block, 0, len(tape.block_category) - 1),
         ("events.requested_bytes", events.requested_bytes, 0, _MOST_REQUESTED_BYTES),
-        ("events.request", events.request, lowest, len(tape.convolutions) - 1),
+        ("events.asks", events.asks, KNOWN, len(QUESTIONS) - 1),
         ("events.operator", events.operator, -1, len(operators.name) - 1),
         ("events.section", events.section, 0, len(SECTIONS) - 1),
         ("operators.name", operators.name, 0, len(tape.operator_names) - 1),
@@ -331,6 +321,22 @@ def _faults(tape: Tape) -> Iterator[str]:
     for name, column, least, most in ranges:
         if len(column) and not least <= int(column.min()) <= int(column.max()) <= most:
             yield f"{name} has a number outside {least} to {most}"
+            return
+    yield from _wrong_questions(tape)
+
+
+def _wrong_questions(tape: Tape) -> Iterator[str]:
+    """Yield the kinds of question that are asked about something else than they are of."""
+    events = tape.events
+    for number in np.unique(events.asks).tolist():
+        about = np.unique(events.about[events.asks == number])
+        kind = _LAUNCH_OF.get(QUESTIONS[number])
+        if kind is not None:
+            known = np.array([isinstance(one, kind) for one in tape.launches], dtype=np.bool_)
+        else:
+            known = np.ones(len(tape.convolutions) if number == CONVOLUTION else 1, dtype=np.bool_)
+        if about[0] < 0 or about[-1] >= len(known) or not known[about].all():
+            yield f"events.about names no subject of {QUESTIONS[number]!r}"
 
 
 _MOST_REQUESTED_BYTES = 1 << 60

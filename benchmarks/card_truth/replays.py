@@ -45,7 +45,7 @@ def replays(
         cudnn_benchmark=about.cudnn_benchmark,
     )
     program = Program(tape, life or Life())
-    asked = simulator.device_bytes(tape.convolutions, tape.reductions)
+    asked = simulator.device_bytes(tape.convolutions, tape.launches)
     if not has_matrix_workspace:
         asked = replace(asked, matrix=0, light_matrix=0)
     found = []

@@ -32,8 +32,8 @@ class Event:
     """Requested bytes."""
     operator: str = ""
     section: str = ""
-    request: int = tapes.KNOWN
-    """What `memplan.tape.Events.request` says of a predicted one."""
+    convolution: int | None = None
+    """Index among the tape's convolutions of which a predicted one is a workspace."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,12 @@ def predicted_events(life: PredictedLife) -> list[Event]:
     sections = tape.events.section[program.rows].tolist()
     of_block: dict[int, int] = {}
     found: list[Event] = []
-    columns = (program.kinds, program.blocks, life.sizes, program.request)
-    for kind, block, size, request, name, section in zip(
+    columns = (program.kinds, program.blocks, life.sizes, program.asks, program.about)
+    for kind, block, size, asks, about, name, section in zip(
         *(column.tolist() for column in columns), names, sections, strict=True
     ):
-        where = tape.operator_names[name], tapes.SECTIONS[section], request
+        convolution = about if asks == tapes.CONVOLUTION else None
+        where = tape.operator_names[name], tapes.SECTIONS[section], convolution
         if kind == tapes.FREE:
             size = of_block.pop(block)  # noqa: PLW2901 - a free has the size of what it frees
             found += [Event(-size, *where)] if size else []

@@ -25,7 +25,7 @@ from memplan.units import gib
 
 HERE = Path(__file__).parent
 CARD = "rtx-3090"
-_REPEATS = 3
+_REPEATS = 5
 _YOLO = ("yolov8n", "yolo11s", "yolo26n")
 
 
@@ -126,10 +126,10 @@ def overhead() -> str:
             watched.append(float(report.read_text()))
     ratios = [one / other for one, other in zip(watched, plain, strict=True)]
     return (
-        f"A step of yolov9-s at batch 16: {statistics.median(plain):.3f} s on the phantom alone, "
-        f"{statistics.median(watched):.3f} s watched; ratio median "
+        f"A step of yolov9-s at batch 16: {statistics.median(plain) * 1e3:.0f} ms of CPU on the "
+        f"phantom alone, {statistics.median(watched) * 1e3:.0f} ms watched; ratio median "
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
-        f"{_REPEATS} pairs)."
+        f"{_REPEATS} pairs by turns)."
     )
 
 

@@ -29,7 +29,7 @@ def other_ranks(
     crowds = question.objects(about.micro_batch_size)
     sizes = program.sizes(
         other.events.requested_bytes,
-        simulator.device_bytes(tape.convolutions, tape.reductions),
+        simulator.device_bytes(tape.convolutions, tape.launches),
         crowds[-program.num_steps :],
     )
     peaks = simulator.peaks(program, sizes, tape.convolutions)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from memplan.capabilities import exporter
 from memplan.cli.common import check_writable, wrote
 from memplan.errors import UsageError
 
@@ -99,6 +100,6 @@ def command(**values: Any) -> None:
         format=kind,
         **{name: values[name] for name in names},
     )
-    for line in workload.export(options):
+    for line in exporter(workload, weights).export(options):
         click.echo(line)
     wrote(output)

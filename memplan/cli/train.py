@@ -16,6 +16,7 @@ from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
 from memplan.registry import SavedName, make_workload, runs_code, takes
+from memplan.spec import LEVER, LEVERS, free_levers, spec_of
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
@@ -31,9 +32,7 @@ _PLANNED: tuple[str, ...] = (
     "batch_per_device",
     "accumulate",
     "effective_batch",
-    "precision",
-    "memory_format",
-    "recompute",
+    *(one.name for one in LEVERS if one.is_predicted and "train" in one.commands),
 )
 _PLANNING_ONLY: tuple[str, ...] = ("gpu", "calibration", "safety", "objects_per_image")
 _CHOSEN: tuple[str, ...] = ("batch", "batch_per_device", "accumulate")
@@ -181,7 +180,6 @@ class _Session:
             options = replace(options, image_size=make_workload(name).image_size)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
-        options = replace(options, recompute=_recompute(self.values["recompute"], workload))
         return workload, data, options, device
 
     def _planned_name(self) -> SavedName | None:
@@ -249,13 +247,10 @@ class _Session:
 
     def _take_from_plan(self, plan: PlanAnswer) -> None:
         """Let the plan say what was not given, since it holds for nothing else."""
-        facts = plan.workload
-        for name, value in (("img", facts.img), ("optimizer", facts.optimizer)):
-            if name not in self.given:
-                self.values[name] = value
-                self.given.add(name)
-        # What the images a step are is the plan's to say, not the data set's.
-        self.given |= {"batch", "accumulate", "effective_batch"}
+        if "img" not in self.given:
+            self.values["img"] = plan.workload.img
+        # What the images a step are, and how it runs, is the plan's to say, not the data set's.
+        self.given |= {"img", *_PLANNED}
 
     def _take_from_data(self) -> list[str]:
         """Take what the data set recommends and was not given; return lines to print."""
@@ -285,9 +280,10 @@ class _Session:
         chosen = {option: value for option, value in chosen.items() if option in known}
         chosen["cfg"] = name.text if isinstance(name, SavedName) else name
         chosen["weights"] = Path(chosen["weights"]) if chosen["weights"] else None
-        chosen["memory_format"] = chosen["memory_format"] or "contiguous"
-        chosen["recompute"] = ()
-        return TrainOptions(**chosen)
+        given = tuple(name for name in LEVER if name in self.given)
+        levers = {name: self.values[name] for name in LEVER if name in self.values}
+        levers = {name: None if value == "auto" else value for name, value in levers.items()}
+        return TrainOptions(**chosen, spec=spec_of(levers), given=given)
 
     def _shared_plan(
         self, workload: Workload, data: TrainingData, options: TrainOptions, device: Any
@@ -328,39 +324,45 @@ class _Session:
         index: int,
         num_ranks: int,
     ) -> PlanAnswer:
-        from memplan.api import Question, plan
+        from memplan.api import Question, plan_one
         from memplan.cli.question import warn_of_calibrations
+        from memplan.train.setup import step_spec
 
         values = self.values
-        wanted = {name: values[name] for name in ("precision", "memory_format", "safety")}
-        wanted["recompute"] = options.recompute or values["recompute"]
-        gpu = index if values["gpu"] is None else values["gpu"]
-        asked = Question(workload=workload, gpus=(gpu,), calibration=values["calibration"])
-        warn_of_calibrations(asked)
         click.echo(_PLANNING, err=True)
         counts = _fill_images(workload, data, values["objects_per_image"])
-        progress = Progress()
-        answer = plan(
-            workload,
-            gpu=gpu,
-            calibration=values["calibration"],
+        question = Question(
+            workload=workload,
+            gpus=(index if values["gpu"] is None else values["gpu"],),
+            spec=step_spec(options, workload),
             devices=num_ranks,
-            effective_batch=options.effective_batch,
-            images=data.num_training_images,
-            optimizer=options.optimizer,
-            data=str(options.data),
+            calibration=values["calibration"],
             object_counts=counts,
+        )
+        warn_of_calibrations(question)
+        progress = Progress()
+        answer = plan_one(
+            question,
+            effective_batch_size=options.effective_batch,
+            safety_fraction=values["safety"],
+            num_images=data.num_training_images,
+            free=self._free(options),
+            data=str(options.data),
             say=progress,
-            **{name: value for name, value in wanted.items() if value is not None},
         )
         progress.done()
         return answer
+
+    def _free(self, options: TrainOptions) -> frozenset[str]:
+        """Return the levers that a plan may choose: those that were not given."""
+        return free_levers({name: self.values[name] for name in options.given})
 
     def _plan_for_host(
         self, workload: Workload, data: TrainingData, options: TrainOptions
     ) -> PlanAnswer:
         from memplan.planner.host import plan_for_host
-        from memplan.workload import OptimizerSettings
+        from memplan.trace.record import record
+        from memplan.train.setup import step_spec
 
         values = self.values
         if values["gpu"] is not None:
@@ -378,12 +380,14 @@ class _Session:
             raise UsageError(f"--precision {values['precision']} needs a GPU; a CPU has fp32.")
         click.echo(_PLANNING, err=True)
         _fill_images(workload, data, values["objects_per_image"])
+        spec = step_spec(options, workload)
+        if "memory_format" in self._free(options):
+            spec = replace(spec, memory_format="channels-last")
         return plan_for_host(
             workload,
-            optimizer=OptimizerSettings(name=options.optimizer),
+            spec,
+            record,
             effective_batch=options.effective_batch,
-            memory_format=values["memory_format"] or "channels-last",
-            recompute=options.recompute,
             images=data.num_training_images,
             command=typed_command(),
         )
@@ -434,16 +438,6 @@ def _find_device(name: str) -> Any:
     return find_device(name)
 
 
-def _recompute(text: str | None, workload: Workload) -> tuple[str, ...]:
-    """Return the paths of modules that --recompute means."""
-    if text in {None, "none", "auto"}:
-        return ()
-    if text == "all":
-        return tuple(workload.recompute_blocks(workload.build_model()))
-    assert text is not None
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _fill_images(workload: Workload, data: TrainingData, stated: int | None) -> Any:
     """Tell the workload how full images are; return the data set's counts unless it was stated."""
     from memplan.planner.crowd import Crowd
@@ -457,11 +451,11 @@ def _fill_images(workload: Workload, data: TrainingData, stated: int | None) -> 
 def _show_plan(plan: PlanAnswer) -> None:
     predicted = plan.predicted
     accumulation = (
-        "no accumulation" if plan.accumulation_steps == 1 else f"{plan.accumulation_steps} a step"
+        f"{plan.split.accumulation_steps} a step" if plan.split.accumulates else "no accumulation"
     )
     click.echo(
-        f"Plan for {plan.gpu.name}: {plan.micro_batch_size} images at once, {accumulation}, "
-        f"{plan.effective_batch_size} images a step; {plan.precision}, {plan.memory_format}; "
+        f"Plan for {plan.gpu.name}: {plan.split.micro_batch_size} images at once, {accumulation}, "
+        f"{plan.split.effective_batch_size} images a step; {plan.spec.words()}; "
         f"{format_bytes(predicted.device_used_peak_bytes)} of {format_bytes(plan.budget_bytes)} "
         "(predicted)",
         err=True,

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from memplan.cli.common import options
+from memplan.cli.common import lever_options, options
 from memplan.errors import UsageError
+from memplan.spec import LEVERS
 from memplan.train import REFUSED
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -27,13 +28,12 @@ GROUPS = {
         "auto_batch", "batch", "batch_per_device", "val_batch", "accumulate", "effective_batch",
         "plan_file", "gpu", "calibration", "safety", "objects_per_image",
     ),
-    "How a step runs": ("device", "precision", "memory_format", "recompute", "lean",
-                        "assigner_parts", "fused", "compiled", "guard", "workers", "cache",
-                        "rank_timeout"),
+    "How a step runs": ("device", *(one.name for one in LEVERS if "train" in one.commands),
+                        "guard", "workers", "cache", "rank_timeout"),
     "The recipe": (
-        "epochs", "optimizer", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
+        "epochs", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
         "freeze", "label_smoothing", "min_items", "single_cls", "rect",
-        "image_weights", "quad", "multi_scale", "sync_bn", "seed",
+        "image_weights", "quad", "multi_scale", "seed",
     ),
     "What is left behind": ("project", "name", "exist_ok", "save_every", "save_period", "nosave",
                             "noval", "noplots", "tensorboard"),
@@ -149,22 +149,7 @@ train_options = options(
     click.option("--device", default="", metavar="WHERE",
                  help="cpu, a GPU's index, or several for a process on each: 0,1.  [the first "
                  "GPU, else cpu]"),
-    click.option("--precision", metavar="NAME",
-                 help="amp-fp16, amp-bf16 or fp32.  [amp-fp16; a CPU: fp32]"),
-    click.option("--memory-format", metavar="NAME",
-                 help="contiguous or channels-last.  [contiguous; --auto-batch chooses]"),
-    click.option("--recompute", metavar="WHAT",
-                 help="Trade time for memory: none, all, or module paths with commas; auto with "
-                 "--auto-batch.  [none]"),
-    click.option("--lean/--no-lean", default=False, show_default=True,
-                 help="Keep for backward only what cannot be rebuilt cheaply: a third to a half "
-                 "less memory, the same results."),
-    click.option("--assigner-parts", type=int, metavar="N",
-                 help="Assign the boxes of crowded batches in N parts: less memory, the same "
-                 "results.  [1; --auto-batch chooses]"),
-    _flag("--fused", "Step the optimizer in fused kernels: SGD, Adam and AdamW have them."),
-    click.option("--compile", "compiled", is_flag=True,
-                 help="Run the model through torch.compile; its memory is not predicted."),
+    lever_options("train"),
     click.option("--guard/--no-guard", default=True, show_default=True,
                  help="When memory runs out, halve the micro-batch and repeat the step."),
     click.option("--rank-timeout", type=float, default=10.0, show_default=True, metavar="MINUTES",
@@ -176,8 +161,6 @@ train_options = options(
                  "val: validation's, in memory."),
     click.option("--epochs", type=int, default=100, show_default=True, metavar="N",
                  help="Passes over the training images; 0 only evaluates --weights."),
-    click.option("--optimizer", default="SGD", show_default=True, metavar="NAME",
-                 help="SGD, Adam, AdamW, RMSprop, Adagrad or LION."),
     _flag("--cos-lr", "Learning rate along a cosine, not a line."),
     _flag("--flat-cos-lr", "Half the epochs flat, then along a cosine."),
     _flag("--fixed-lr", "The same learning rate throughout."),
@@ -196,7 +179,6 @@ train_options = options(
     _flag("--image-weights", "Draw images of rare and badly detected classes more often."),
     _flag("--quad", "Make one image of twice the side from four; --batch counts the four."),
     _flag("--multi-scale", "Resize each batch to a side between half and one and a half of --img."),
-    _flag("--sync-bn", "Batch norm over the images of all GPUs."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Of weights, order and augmentation."),
     click.option("--project", default="runs/train", show_default=True,

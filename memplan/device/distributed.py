@@ -293,7 +293,7 @@ def _build(editor: TapeEditor, tape: Tape, tensors: ModelTensors, settings: Data
         at.temporary("ddp.verify", 8 * 2 * sum(len(one.shape) for one in tensors.parameters))
         states = [*tensors.parameters, *tensors.frozen]
         states += tensors.buffers if settings.broadcast_buffers else ()
-        _broadcast(editor, end, "build", "transfer", states, tape.description.memory_format)
+        _broadcast(editor, end, "build", "transfer", states, tape.description.spec.memory_format)
     for num_bytes in first_buckets(tensors, settings):
         editor.first_buckets.append(at.allocate("ddp.bucket", num_bytes, "gradient"))
     if settings.find_unused_parameters or settings.static_graph:

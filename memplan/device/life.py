@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from memplan import tape as tapes
 from memplan.device.plan_fallback import NO_KEY
-from memplan.tape import Int64, Tape
+from memplan.tape import Events, Int64, Tape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +133,11 @@ class _Crowding:
 def _are_alike(tape: Tape, one: Int64, other: Int64) -> bool:
     """Return whether two stretches of events differ in their sizes only."""
     events, operators = tape.events, tape.operators
-    # Every reduction has an index of its own; which of its buffers it is must agree.
-    reduces = events.request <= tapes.FIRST_REDUCTION
-    buffer = tapes.FIRST_REDUCTION - events.request % 2
-    request = np.where(reduces, buffer, events.request)
+    # Every launch has an index of its own.
+    convolution = np.where(events.asks == tapes.CONVOLUTION, events.about, 0)
     return len(one) == len(other) and all(
         np.array_equal(column[one], column[other])
-        for column in (events.kind, request, operators.name[events.operator])
+        for column in (events.kind, events.asks, convolution, operators.name[events.operator])
     )
 
 
@@ -153,30 +151,31 @@ class DeviceBytes:
     """Workspace of the matrix library."""
     light_matrix: int
     """Workspace of its light interface."""
-    reductions: Int64
-    """Partial results and semaphores of each of the tape's reductions, in turn."""
+    launches: Int64
+    """Scratch of each of the tape's launches, `[questions, launches]` in the order of
+    `tape.QUESTIONS`; 0 for the questions that are not of a launch's kind."""
 
     @classmethod
     def none(cls, tape: Tape) -> DeviceBytes:
         """Return the answers of a card that wants no scratch at all."""
         nothing = np.zeros(len(tape.convolutions), dtype=np.int64)
-        return cls(nothing, 0, 0, np.zeros(2 * len(tape.reductions), dtype=np.int64))
+        none = np.zeros((len(tapes.QUESTIONS), len(tape.launches)), dtype=np.int64)
+        return cls(nothing, 0, 0, none)
 
-    def filled(self, requested: Int64, request: npt.NDArray[np.int32]) -> Int64:
+    def filled(self, requested: Int64, events: Events) -> Int64:
         """Return bytes by event, the answers filled in.
 
         Args:
             requested: bytes by event, 0 where the device is asked.
-            request: the questions, as `tape.Events.request` has them.
+            events: the tape's, which say what is asked about what.
         """
         sizes = requested.astype(np.int64)
-        sizes[request == tapes.MATRIX_WORKSPACE] = self.matrix
-        sizes[request == tapes.LIGHT_MATRIX_WORKSPACE] = self.light_matrix
-        convolves, reduces = request >= 0, request <= tapes.FIRST_REDUCTION
-        if convolves.any():
-            sizes[convolves] = self.convolutions[request[convolves]]
-        if reduces.any():
-            sizes[reduces] = self.reductions[tapes.FIRST_REDUCTION - request[reduces]]
+        asks, about = events.asks, events.about
+        sizes[asks == tapes.MATRIX_WORKSPACE] = self.matrix
+        sizes[asks == tapes.LIGHT_MATRIX_WORKSPACE] = self.light_matrix
+        convolves, launches = asks == tapes.CONVOLUTION, asks >= tapes.FIRST_BUFFER
+        sizes[convolves] = self.convolutions[about[convolves]]
+        sizes[launches] = self.launches[asks[launches], about[launches]]
         return sizes
 
 
@@ -216,7 +215,9 @@ class Program:
         self.kinds = np.concatenate(kinds)
         self.blocks = np.concatenate(blocks)
         self.periods = np.concatenate(periods)
-        self.request = events.request[self.rows]
+        self.asks = events.asks[self.rows]
+        """By replayed event, an index into `tape.QUESTIONS`."""
+        self.about = events.about[self.rows]
         crowded = self._crowding.rows[self.rows]
         self._varies = np.flatnonzero(crowded != self.rows)
         self._crowded_rows = crowded[self._varies]
@@ -261,7 +262,7 @@ class Program:
                 holds for all later steps. Empty takes the batch as it was recorded. It counts only
                 where a crowded micro-batch was recorded.
         """
-        full = device.filled(requested, self._tape.events.request)
+        full = device.filled(requested, self._tape.events)
         sizes: Int64 = full[self.rows]
         if objects and len(self._varies):
             shares = np.array([self._crowding.share(count) for count in objects])
@@ -302,8 +303,8 @@ class Program:
         operator = np.maximum(self._tape.events.operator[self.rows], 0)
         in_backward = (phases[operator] if len(phases) else 0) == tapes.PHASES.index("backward")
         # Backward runs in a thread of its own, and each thread keeps its own plans.
-        keys = 2 * self.request.astype(np.int64) + in_backward
-        return np.where(self.request >= 0, keys, NO_KEY)
+        keys = 2 * self.about.astype(np.int64) + in_backward
+        return np.where(self.asks == tapes.CONVOLUTION, keys, NO_KEY)
 
     @staticmethod
     def convolution_of(key: int) -> int:

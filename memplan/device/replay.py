@@ -18,8 +18,8 @@ from memplan.device.cublas import ENVIRONMENT_VARIABLE, release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.plan_fallback import PlanFallback
-from memplan.reduction import Reduction
-from memplan.tape import Int64, Tape
+from memplan.launch import Launch, Processors
+from memplan.tape import QUESTIONS, Int64, Tape
 
 # More than any card has, so that a replay tells what a life needs instead of where it stops.
 UNLIMITED_BYTES = 1 << 50
@@ -96,22 +96,35 @@ class Simulator:
         self.release = release_of(torch_version)
 
     def device_bytes(
-        self, convolutions: Sequence[ConvolutionProblem], reductions: Sequence[Reduction]
+        self, convolutions: Sequence[ConvolutionProblem], launches: Sequence[Launch]
     ) -> DeviceBytes:
         """Return what the card answers to these questions.
 
         Raises:
             BadInputError: the card cannot run one of the convolutions.
         """
-        card = self.card
-        threads = card.architecture.max_threads_per_multiprocessor
-        partial = [one.partial_bytes(card.multiprocessors, threads) for one in reductions]
         return DeviceBytes(
             convolutions=np.array(self.oracle.bytes_many(convolutions), dtype=np.int64),
             matrix=self._matrix.cublas_bytes,
             light_matrix=self._matrix.lt_bytes,
-            reductions=np.array(partial, dtype=np.int64).reshape(-1),
+            launches=self._scratch(launches),
         )
+
+    def _scratch(self, launches: Sequence[Launch]) -> Int64:
+        """Return the launches' scratch, bytes `[questions, launches]`."""
+        card = self.card
+        processors = Processors(
+            multiprocessors=card.multiprocessors,
+            threads_per_multiprocessor=card.architecture.max_threads_per_multiprocessor,
+            compute_capability=card.compute_capability,
+        )
+        found: Int64 = np.zeros((len(QUESTIONS), len(launches)), dtype=np.int64)
+        for column, launch in enumerate(launches):
+            for name, num_bytes in zip(
+                launch.BUFFERS, launch.scratch_bytes(processors), strict=True
+            ):
+                found[QUESTIONS.index(name), column] = num_bytes
+        return found
 
     def fallback(
         self, program: Program, convolutions: Sequence[ConvolutionProblem]
@@ -235,13 +248,13 @@ def replay(
         card,
         settings,
         torch_version=about.versions.get("torch", "2.11.0"),
-        cudnn_benchmark=about.cudnn_benchmark,
+        cudnn_benchmark=about.spec.cudnn_benchmark,
         cublas_workspace_config=about.cublas_workspace_config,
     )
     program = Program(tape, life or Life())
     sizes = program.sizes(
         tape.events.requested_bytes,
-        simulator.device_bytes(tape.convolutions, tape.reductions),
+        simulator.device_bytes(tape.convolutions, tape.launches),
         objects,
     )
     return simulator.peaks(program, sizes, tape.convolutions)

@@ -46,8 +46,8 @@ class TapeEditor:
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
         self._positions: list[int] = []
-        self._events: list[tuple[int, int, int, int, int, int]] = []
-        self._operators: list[tuple[int, int, int, int, int, int]] = []
+        self._events: list[tuple[int, ...]] = []
+        self._operators: list[tuple[int, ...]] = []
         self._last: tuple[str, str, str] | None = None
         self._categories: list[int] = []
         self._names = list(tape.operator_names)
@@ -99,7 +99,7 @@ class TapeEditor:
     def _write(self, place: Place, kind: int, block: int, num_bytes: int, operator: int) -> None:
         section = tapes.SECTIONS.index(place.section)
         self._positions.append(place.position)
-        self._events.append((kind, block, num_bytes, tapes.KNOWN, operator, section))
+        self._events.append((kind, block, num_bytes, tapes.KNOWN, 0, operator, section))
 
     def finish(self, keep: npt.NDArray[np.bool_] | None = None) -> Tape:
         """Return the changed tape.
@@ -112,7 +112,7 @@ class TapeEditor:
         kept[self._dropped] = False
         positions = np.array(self._positions, dtype=np.int64)
         stays = np.insert(kept, positions, np.ones(len(positions), dtype=bool))
-        names = ("kind", "block", "requested_bytes", "request", "operator", "section")
+        names = ("kind", "block", "requested_bytes", "asks", "about", "operator", "section")
         written = _columns(self._events, len(names))
         events: dict[str, Any] = {}
         for name, values in zip(names, written, strict=True):
@@ -134,6 +134,6 @@ class TapeEditor:
         )
 
 
-def _columns(rows: list[tuple[int, int, int, int, int, int]], width: int) -> Any:
+def _columns(rows: list[tuple[int, ...]], width: int) -> Any:
     """Return rows as int64 columns."""
     return np.array(rows, dtype=np.int64).reshape(-1, width).T

@@ -23,7 +23,7 @@ def same_structure(first: Tape, second: Tape) -> bool:
         and same_operators(first, second)
         and all(
             np.array_equal(getattr(first.events, name), getattr(second.events, name))
-            for name in ("kind", "block", "request", "operator", "section")
+            for name in ("kind", "block", "asks", "about", "operator", "section")
         )
     )
 
@@ -41,10 +41,9 @@ def same_operators(first: Tape, second: Tape) -> bool:
             one.with_batch(1) == other.with_batch(1)
             for one, other in zip(first.convolutions, second.convolutions, strict=True)
         )
-        and len(first.reductions) == len(second.reductions)
+        and len(first.launches) == len(second.launches)
         and all(
-            one.is_like(other)
-            for one, other in zip(first.reductions, second.reductions, strict=True)
+            one.is_like(other) for one, other in zip(first.launches, second.launches, strict=True)
         )
     )
 
@@ -98,7 +97,8 @@ def _spread(tape: Tape, other: Tape, rows: Int64) -> Tape:
         kind=kind.astype(tape.events.kind.dtype),
         block=block.astype(tape.events.block.dtype),
         requested_bytes=np.where(has, tape.events.requested_bytes[own], 0),
-        request=column("request").astype(tape.events.request.dtype),
+        asks=column("asks").astype(tape.events.asks.dtype),
+        about=column("about").astype(tape.events.about.dtype),
         operator=column("operator").astype(tape.events.operator.dtype),
         section=column("section").astype(tape.events.section.dtype),
     )
@@ -112,7 +112,7 @@ class _View:
         events = tape.events
         self.kind = events.kind.tolist()
         self.block = events.block.tolist()
-        self.request = events.request.tolist()
+        self.question = list(zip(events.asks.tolist(), events.about.tolist(), strict=True))
         bounds = np.searchsorted(events.operator, np.arange(-1, len(tape.operators.name) + 1))
         self.bounds = bounds.tolist()
         self.is_sorted = bool(np.all(np.diff(events.operator) >= 0))
@@ -151,7 +151,7 @@ class _Pairs:
 
     def add(self, one: _View, row: int, other: _View, its_row: int) -> bool:
         """Pair two events; return whether they do the same to the same block."""
-        if (one.kind[row], one.request[row]) != (other.kind[its_row], other.request[its_row]):
+        if (one.kind[row], one.question[row]) != (other.kind[its_row], other.question[its_row]):
             return False
         if one.kind[row] in (ALLOCATE, SCRATCH):
             self.blocks[one.block[row]] = other.block[its_row]

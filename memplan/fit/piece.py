@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
 from memplan.fit.align import aligned
-from memplan.reduction import Reduction
-from memplan.tape import FIRST_REDUCTION, Events, Int64, Operators, Tape
+from memplan.launches import AnyLaunch
+from memplan.tape import CONVOLUTION, FIRST_BUFFER, Events, Int64, Operators, Tape
 
 Bools = npt.NDArray[np.bool_]
 
@@ -52,7 +52,7 @@ def _images(tape: Tape) -> Int64:
 
 
 def _numbers(tape: Tape) -> Int64:
-    numbers = [number for reduction in tape.reductions for number in reduction.numbers()]
+    numbers = [number for launch in tape.launches for number in launch.numbers()]
     return np.array(numbers, dtype=np.int64)
 
 
@@ -110,14 +110,14 @@ class Piece:
         made = [self.low.convolutions[index].with_batch(int(images[index])) for index in first_of]
         return tuple(made[kind] for kind in kinds)
 
-    def reductions(self, batch: int) -> tuple[Reduction, ...]:
-        """Return the reductions as they are at a micro-batch size."""
+    def launches(self, batch: int) -> tuple[AnyLaunch, ...]:
+        """Return the launches as they are at a micro-batch size."""
         low, high = (_numbers(tape) for tape in (self.low, self.high))
         numbers = self._line(low, high).at(batch).tolist()
         made, start = [], 0
-        for reduction in self.low.reductions:
-            end = start + len(reduction.numbers())
-            made.append(reduction.with_numbers(tuple(numbers[start:end])))
+        for launch in self.low.launches:
+            end = start + len(launch.numbers())
+            made.append(launch.with_numbers(numbers[start:end]))
             start = end
         return tuple(made)
 
@@ -132,7 +132,7 @@ class Piece:
             events=Events(**{**vars(low.events), "requested_bytes": self.requested_bytes(batch)}),
             operators=Operators(**{**vars(low.operators), "flops": flops, "moved_bytes": moved}),
             convolutions=self.convolutions(batch),
-            reductions=self.reductions(batch),
+            launches=self.launches(batch),
             modules=tuple(
                 replace(
                     module,
@@ -163,9 +163,8 @@ class Piece:
         if pair is None:
             return None
         fitted, recorded = pair
-        requests = recorded.events.request
         difference = np.abs(fitted.events.requested_bytes - recorded.events.requested_bytes)
-        rows = [*np.flatnonzero(difference), *np.flatnonzero(_asked_otherwise(pair, requests))]
+        rows = [*np.flatnonzero(difference), *np.flatnonzero(_asked_otherwise(pair))]
         worst: Counter[str] = Counter()
         for row in rows:
             operator = recorded.operators.name[recorded.events.operator[row]]
@@ -187,18 +186,17 @@ class Piece:
         return float(max(1, np.abs(fitted - own).sum()) / max(1, own.sum()))
 
 
-def _asked_otherwise(pair: tuple[Tape, Tape], requests: npt.NDArray[np.int32]) -> Bools:
+def _asked_otherwise(pair: tuple[Tape, Tape]) -> Bools:
     """Return by event whether two tapes of one structure ask a library different questions."""
+    events = pair[1].events
     convolutions = [a != b for a, b in zip(*(one.convolutions for one in pair), strict=True)]
-    reductions = [
-        a.numbers() != b.numbers() for a, b in zip(*(one.reductions for one in pair), strict=True)
-    ]
-    differs: Bools = np.zeros(len(requests), dtype=np.bool_)
-    convolves, reduces = requests >= 0, requests <= FIRST_REDUCTION
+    launches = [a != b for a, b in zip(*(one.launches for one in pair), strict=True)]
+    differs: Bools = np.zeros(len(events.asks), dtype=np.bool_)
+    convolves, launched = events.asks == CONVOLUTION, events.asks >= FIRST_BUFFER
     if any(convolutions):
-        differs[convolves] = np.array(convolutions)[requests[convolves]]
-    if any(reductions):
-        differs[reduces] = np.array(reductions)[(FIRST_REDUCTION - requests[reduces]) // 2]
+        differs[convolves] = np.array(convolutions)[events.about[convolves]]
+    if any(launches):
+        differs[launched] = np.array(launches)[events.about[launched]]
     return differs
 
 

@@ -195,7 +195,7 @@ class Predictor:
         if (card, batch) not in self._device:
             piece = self.fit.piece(batch)
             self._device[card, batch] = self.simulators[card].device_bytes(
-                piece.convolutions(batch), piece.reductions(batch)
+                piece.convolutions(batch), piece.launches(batch)
             )
         return self._device[card, batch]
 

@@ -153,14 +153,13 @@ def moved(layer: Layer, old: Tape, new: Tape) -> Layer | None:
         return None
     requested = tape.events.requested_bytes.copy()
     requested[births] = new.events.requested_bytes[twins]
-    asked, answer = tape.events.request[births], new.events.request[twins]
-    convolutions, reductions = list(tape.convolutions), list(tape.reductions)
-    for question, its in dict(zip(asked.tolist(), answer.tolist(), strict=True)).items():
-        if question >= 0:
-            convolutions[question] = new.convolutions[its]
-        elif question <= tapes.FIRST_REDUCTION:
-            index, of_plain = ((tapes.FIRST_REDUCTION - one) // 2 for one in (question, its))
-            reductions[index] = new.reductions[of_plain]
+    convolutions, launches = list(tape.convolutions), list(tape.launches)
+    for birth, twin in zip(births.tolist(), twins.tolist(), strict=True):
+        about, its = tape.events.about[birth], new.events.about[twin]
+        if tape.events.asks[birth] == tapes.CONVOLUTION:
+            convolutions[about] = new.convolutions[its]
+        elif tape.events.asks[birth] >= tapes.FIRST_BUFFER:
+            launches[about] = new.launches[its]
     made_tape = replace(
         tape,
         description=replace(tape.description, micro_batch_size=new.description.micro_batch_size),
@@ -171,7 +170,7 @@ def moved(layer: Layer, old: Tape, new: Tape) -> Layer | None:
             moved_bytes=new.operators.moved_bytes[source],
         ),
         convolutions=tuple(convolutions),
-        reductions=tuple(reductions),
+        launches=tuple(launches),
     )
     return replace(layer, tape=made_tape)
 

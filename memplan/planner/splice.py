@@ -197,7 +197,11 @@ class Splicer:
             decided[blocks[deaths == decided[blocks]]] = np.inf
             parts.append(_Part.of_layer(layer, takes, flags))
         description = replace(
-            self.plain.description, recompute=tuple(p for p in self.paths if p in set(chosen))
+            self.plain.description,
+            spec=replace(
+                self.plain.description.spec,
+                recompute=tuple(p for p in self.paths if p in set(chosen)),
+            ),
         )
         return replace(_joined(self.plain, parts), description=description)
 
@@ -248,7 +252,7 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
     convolutions = list(dict.fromkeys(c for part in parts for c in part.tape.convolutions))
     name_at = {name: index for index, name in enumerate(names)}
     convolution_at = {one: index for index, one in enumerate(convolutions)}
-    reductions = [one for part in parts for one in part.tape.reductions]
+    launches = [one for part in parts for one in part.tape.launches]
     places = np.concatenate([part.operator_place[part.operators] for part in parts])
     order = np.argsort(places, kind="stable")
     sorted_places = places[order]
@@ -260,7 +264,7 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
     categories = [plain.block_category]
     event_places: list[npt.NDArray[np.float64]] = []
     within: list[Int64] = []
-    first_block, first_reduction = len(plain.block_category), 0
+    first_block, first_launch = len(plain.block_category), 0
     for part in parts:
         for key, values in vars(part.tape.operators).items():
             column = values[part.operators]
@@ -273,7 +277,7 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
         starts = np.searchsorted(part.tape.events.operator, row, side="left")
         within.append(part.events - starts)
         event_places.append(place)
-        chosen["request"] = _requests(chosen["request"], part.tape, convolution_at, first_reduction)
+        chosen["about"] = _about(chosen, part.tape, convolution_at, first_launch)
         if part.block_pair is not None:
             fresh = part.block_pair < 0
             numbers = np.where(fresh, first_block + np.cumsum(fresh) - 1, part.block_pair)
@@ -285,7 +289,7 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
         )
         for key, values in chosen.items():
             event_columns[key].append(values)
-        first_reduction += len(part.tape.reductions)
+        first_launch += len(part.tape.launches)
     event_order = np.lexsort((np.concatenate(within), np.concatenate(event_places)))
     return replace(
         plain,
@@ -304,18 +308,20 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
         block_category=np.concatenate(categories),
         operator_names=tuple(names),
         convolutions=tuple(convolutions),
-        reductions=tuple(reductions),
+        launches=tuple(launches),
     )
 
 
-def _requests(
-    request: npt.NDArray[np.int64],
+def _about(
+    events: dict[str, npt.NDArray[np.int64]],
     tape: Tape,
     convolution_at: dict[ConvolutionProblem, int],
-    first_reduction: int,
+    first_launch: int,
 ) -> npt.NDArray[np.int64]:
-    """Return the questions with the numbers that convolutions and reductions have when joined."""
-    where = np.array([convolution_at[one] for one in tape.convolutions] or [0], dtype=np.int64)
-    numbered = np.where(request >= 0, where[np.maximum(request, 0)], request)
-    reduces = request <= tapes.FIRST_REDUCTION
-    return np.where(reduces, request - 2 * first_reduction, numbered)
+    """Return what is asked about, with the numbers of convolutions and launches when joined."""
+    asks, about = events["asks"], events["about"].astype(np.int64)
+    where = np.array([convolution_at[one] for one in tape.convolutions], dtype=np.int64)
+    convolves = asks == tapes.CONVOLUTION
+    about[convolves] = where[about[convolves]]
+    about[asks >= tapes.FIRST_BUFFER] += first_launch
+    return about

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
-from memplan.tape import Tape
+from memplan.tape import CONVOLUTION, Tape
 
 # Rows and columns of a thread block's tile.
 _TILES = (
@@ -73,11 +73,11 @@ def wasted_by_operator(tape: Tape, multiprocessors: int) -> npt.NDArray[np.float
     An operator with two passes, as a convolution's backward has, spends half of its arithmetic on
     each. Operators that are no convolution are taken to fill the card.
     """
-    asks = np.flatnonzero(tape.events.request >= 0)
+    asks = np.flatnonzero(tape.events.asks == CONVOLUTION)
     of_problem = np.array([wasted(one, multiprocessors) for one in tape.convolutions] or [1.0])
     operator = tape.events.operator[asks]
     count = len(tape.operators.flops)
-    total = np.bincount(operator, of_problem[tape.events.request[asks]], minlength=count)
+    total = np.bincount(operator, of_problem[tape.events.about[asks]], minlength=count)
     passes = np.bincount(operator, minlength=count)
     factors: npt.NDArray[np.float64] = np.where(passes > 0, total / np.maximum(passes, 1), 1.0)
     return factors

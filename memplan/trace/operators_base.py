@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from memplan.convolution import ConvolutionProblem
-from memplan.reduction import Reduction
+from memplan.launches import AnyLaunch
 
 aten = torch.ops.aten
 
@@ -42,12 +42,12 @@ class Release:
 
 
 @dataclass(frozen=True)
-class PartialResults:
-    """A buffer of a split reduction, held as a `Temporary`; its size is the card's to say."""
+class Scratch:
+    """A launch's buffer, held as a `Temporary`; its size is the card's to say."""
 
-    reduction: Reduction
-    semaphores: bool
-    """Whether it is the blocks' semaphores rather than their results."""
+    launch: AnyLaunch
+    buffer: str
+    """One of the launch's `BUFFERS`. Buffers of one launch share the object."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,7 @@ class LightMatrixWorkspace:
 
 
 Request = (
-    Output
-    | Temporary
-    | PartialResults
-    | Release
-    | Workspace
-    | MatrixWorkspace
-    | LightMatrixWorkspace
+    Output | Temporary | Scratch | Release | Workspace | MatrixWorkspace | LightMatrixWorkspace
 )
 Rule = Callable[[Sequence[Any], Sequence[Any]], Iterator[Request]]
 

@@ -15,8 +15,8 @@ import torch
 from memplan.reduction import Reduction
 from memplan.trace.operators_base import (
     Output,
-    PartialResults,
     Request,
+    Scratch,
     all_outputs,
     copy_bytes,
     held,
@@ -126,8 +126,8 @@ def reduction_scratch(
         offset=int(tensor.storage_offset()),
         element_bytes=element_bytes,
     )
-    yield PartialResults(reduction, semaphores=False)
-    yield PartialResults(reduction, semaphores=True)
+    for buffer in Reduction.BUFFERS:
+        yield Scratch(reduction, buffer)
 
 
 def _accumulator_bytes(dtype: torch.dtype) -> int:

@@ -14,9 +14,9 @@ import torch
 
 from memplan.trace.operators_base import (
     Output,
-    PartialResults,
     Release,
     Request,
+    Scratch,
     Temporary,
     all_outputs,
     ceil_div,
@@ -75,7 +75,7 @@ def _suppress(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
 
 def _balance(request: Request) -> int:
     """Return by how much a request changes the number of temporaries held."""
-    if isinstance(request, Temporary | PartialResults):
+    if isinstance(request, Temporary | Scratch):
         return 1
     return -request.count if isinstance(request, Release) else 0
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from memplan import tape
 from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadInputError
-from memplan.reduction import Reduction
+from memplan.launches import AnyLaunch
 from memplan.trace import operators
 from memplan.trace.memo import Cost, Known, call_key, remember
 
@@ -131,7 +131,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kind=np.int8,
             block=np.int32,
             requested_bytes=np.int64,
-            request=np.int32,
+            asks=np.int8,
+            about=np.int32,
             operator=np.int32,
             section=np.int8,
         )
@@ -146,7 +147,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names: dict[Any, int] = {}
         self._labels: list[str] = []
         self._convolutions: dict[ConvolutionProblem, int] = {}
-        self._reductions: list[Reduction] = []
+        self._launches: list[AnyLaunch] = []
         self._categories: list[int] = []
         self._live: dict[int, tuple[int, Any]] = {}
         self._has_matrix_workspace: set[tuple[bool, int]] = set()
@@ -227,9 +228,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._categories.append(tape.CATEGORY_INDEX[category])
         return len(self._categories) - 1
 
-    def _event(self, kind: int, block: int, num_bytes: int, request: int = tape.KNOWN) -> None:
+    def _event(
+        self, kind: int, block: int, num_bytes: int, asks: int = tape.KNOWN, about: int = 0
+    ) -> None:
         row = len(self._operators.rows) - 1
-        self._events.rows.append((kind, block, num_bytes, request, row, self._section))
+        self._events.rows.append((kind, block, num_bytes, asks, about, row, self._section))
 
     def _allocate_output(self, tensor: Any) -> bool:
         """Record the tensor's memory if it is new on the device."""
@@ -250,15 +253,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return True
 
     def _scratch(self, convolution: ConvolutionProblem) -> None:
-        request = self._convolutions.setdefault(convolution, len(self._convolutions))
-        self._event(tape.SCRATCH, self._new_block("workspace"), 0, request)
+        about = self._convolutions.setdefault(convolution, len(self._convolutions))
+        self._event(tape.SCRATCH, self._new_block("workspace"), 0, tape.CONVOLUTION, about)
 
-    def _matrix_workspace(self, request: int) -> None:
+    def _launch_buffer(self, launch: AnyLaunch, buffer: str, block: int) -> None:
+        """Record a buffer of a launch; the first of its buffers is a new launch."""
+        if buffer == launch.BUFFERS[0]:
+            self._launches.append(launch)
+        asks = tape.QUESTIONS.index(buffer)
+        self._event(tape.ALLOCATE, block, 0, asks, len(self._launches) - 1)
+
+    def _matrix_workspace(self, asks: int) -> None:
         """Record a workspace that a thread's handle keeps from its first product on."""
-        key = (tape.PHASES[self._phase] == "backward", request)
+        key = (tape.PHASES[self._phase] == "backward", asks)
         if key not in self._has_matrix_workspace:
             self._has_matrix_workspace.add(key)
-            self._event(tape.ALLOCATE, self._new_block("workspace"), 0, request)
+            self._event(tape.ALLOCATE, self._new_block("workspace"), 0, asks)
 
     def _cost(
         self,
@@ -293,12 +303,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             case operators.Temporary(num_bytes):
                 held.append(self._new_block("temporary"))
                 self._event(tape.ALLOCATE, held[-1], num_bytes)
-            case operators.PartialResults(reduction, semaphores):
+            case operators.Scratch(launch, buffer):
                 held.append(self._new_block("temporary"))
-                if not semaphores:
-                    self._reductions.append(reduction)
-                last = tape.FIRST_REDUCTION - 2 * (len(self._reductions) - 1)
-                self._event(tape.ALLOCATE, held[-1], 0, last - semaphores)
+                self._launch_buffer(launch, buffer, held[-1])
             case operators.Workspace(convolution):
                 self._scratch(convolution)
             case operators.MatrixWorkspace():
@@ -413,7 +420,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operator_names=tuple(self._labels),
             modules=tuple(self.modules.records) if self.modules is not None else (),
             convolutions=tuple(self._convolutions),
-            reductions=tuple(self._reductions),
+            launches=tuple(self._launches),
         )
 
 
@@ -426,8 +433,8 @@ def _settled(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     settled: list[tuple[int, ...]] = []
     for is_free, group in itertools.groupby(rows, key=lambda row: row[0] == tape.FREE):
         run = list(group)
-        # Kind, block, bytes, request, operator, section: the operator keeps its place.
-        settled += sorted(run, key=lambda row: (row[4], row[1])) if is_free else run
+        # Kind, block, bytes, asks, about, operator, section: the operator keeps its place.
+        settled += sorted(run, key=lambda row: (row[5], row[1])) if is_free else run
     return settled
 
 

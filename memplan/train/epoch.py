@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
 from memplan.errors import BadInputError, DeviceOutOfMemoryError
 from memplan.train.exchange import GradientExchange, Losses
@@ -123,7 +124,7 @@ class EpochRunner:
         self._refusal: OutOfMemory | None = None  # of this process, in this step
         self._exchange: GradientExchange | None = None
         if self.ranks.size > 1 and setup.options.epochs:
-            synchronised = setup.options.sync_bn
+            synchronised = setup.spec.sync_bn
             policy = training_policy(self.ranks.size, sync_batch_norm=synchronised)
             self._exchange = GradientExchange(self.step, policy)
         self._window_losses: torch.Tensor | None = None
@@ -257,7 +258,8 @@ class EpochRunner:
         """Return the side that this round's images are resized to, alike in all processes."""
         seed = self.setup.options.seed
         generator = np.random.default_rng([seed, self.epoch, self._place, _SIDE_STREAM])
-        return self.setup.workload.draw_side(generator)
+        workload = self.setup.workload
+        return workload.draw_side(generator) if isinstance(workload, Resizes) else None
 
     def _accumulate(self, part: Batch) -> OutOfMemory | None:
         """Add a micro-batch's gradients and losses, or say that there was no room."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from memplan.bounds import check_number, shown
 from memplan.errors import BadInputError, UsageError
 from memplan.files import converted
-from memplan.files.structures import NotStructuredError
-from memplan.spec import MEMORY_FORMATS, PRECISIONS
+from memplan.files.structures import NotStructuredError, flattened
+from memplan.spec import LEVER, StepSpec
 
 _MOST_LAYERS = 100_000
 
@@ -71,8 +71,6 @@ class TrainOptions:
     """Augment lightly (no mosaic, no mixup) in this many last epochs, also after a resume."""
     min_items: int = 0
     """Leave out training images with fewer objects; 0 keeps all."""
-    optimizer: str = "SGD"
-    """The workload's optimizers are `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad`, `LION`."""
     cos_lr: bool = False
     """Let the learning rate follow a cosine instead of a line."""
     flat_cos_lr: bool = False
@@ -93,8 +91,6 @@ class TrainOptions:
     """Treat every object as one class."""
     multi_scale: bool = False
     """Resize each training batch to a side drawn from 0.5 to 1.5 times `image_size`."""
-    sync_bn: bool = False
-    """Batch norm over the images of all processes; for several GPUs."""
     rect: bool = False
     """Batch images of like aspect ratio in rectangles, in one order, without mosaics."""
     image_weights: bool = False
@@ -119,21 +115,10 @@ class TrainOptions:
     """Micro-batches a step (memplan's own); None follows from the effective batch."""
     effective_batch: int | None = None
     """Images a step (memplan's own); None takes the workload's nominal batch, 64 for YOLOv9."""
-    recompute: tuple[str, ...] = ()
-    """Paths of modules that recompute their activations in backward (memplan's own)."""
-    precision: str | None = None
-    """`amp-fp16`, `amp-bf16` or `fp32`; None is amp-fp16 on a GPU. A CPU trains in fp32."""
-    memory_format: str = "contiguous"
-    """`contiguous` or `channels-last`."""
-    lean: bool = False
-    """Keep for backward only what cannot be rebuilt cheaply (memplan's own)."""
-    assigner_parts: int | None = None
-    """Parts of a batch that the loss assigns one after another (memplan's own); None leaves it to
-    the workload."""
-    fused: bool = False
-    """Step the optimizer in fused kernels (memplan's own)."""
-    compiled: bool = False
-    """Run the model through torch.compile (memplan's own)."""
+    spec: StepSpec = field(default_factory=StepSpec)
+    """How a step runs. A CPU trains in fp32 whatever the precision is."""
+    given: tuple[str, ...] = ()
+    """Levers of `spec` that the user set; the others a plan may choose."""
     rank_timeout: float = 10.0
     """Minutes that one of several processes may keep the others waiting (memplan's own)."""
     guard: bool = True
@@ -148,12 +133,6 @@ class TrainOptions:
                 f"--accumulate {self.accumulate} and --effective-batch {self.effective_batch} "
                 "both set the images a step. Give one of them."
             )
-        for option, value, known in (
-            ("--precision", self.precision or PRECISIONS[0], PRECISIONS),
-            ("--memory-format", self.memory_format, MEMORY_FORMATS),
-        ):
-            if value not in known:
-                raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
         _check_layers(self.freeze)
@@ -204,12 +183,10 @@ class TrainOptions:
 
     def as_record(self) -> dict[str, Any]:
         """Return the options as plain values, for YAML and checkpoints."""
-        values = asdict(self)
+        values: dict[str, Any] = flattened(self)
         for name, value in values.items():
             if isinstance(value, Path):
                 values[name] = str(value)
-            elif isinstance(value, tuple):
-                values[name] = list(value)
         return values
 
 
@@ -228,6 +205,8 @@ def options_from_record(values: Mapping[str, Any]) -> TrainOptions:
     Raises:
         BadInputError: a value has the wrong type or range.
     """
+    # Earlier versions wrote None for what was not given.
+    values = {k: one for k, one in values.items() if one is not None or k not in LEVER}
     if "batch_per_device" not in values:
         # Of a version in which `batch` was the images on each device.
         values = {**values, "batch_per_device": values.get("batch")}
@@ -259,9 +238,9 @@ def _check_layers(layers: tuple[int, ...]) -> None:
 
 
 def _check_numbers(options: TrainOptions) -> None:
-    for field in fields(options):
-        option = _CALLED.get(field.name, f"--{field.name.replace('_', '-')}")
-        check_number(option, getattr(options, field.name))
+    for one in fields(options):
+        option = _CALLED.get(one.name, f"--{one.name.replace('_', '-')}")
+        check_number(option, getattr(options, one.name))
 
 
 _CALLED = {"image_size": "--img"}

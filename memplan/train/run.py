@@ -267,13 +267,13 @@ def _introduce(
     facts = {
         "workload": setup.workload.name,
         "device": str(setup.step.device),
-        "precision": setup.step.settings.precision,
+        "precision": setup.step.spec.precision,
         "micro_batch_size": setup.micro_batch_size,
         "accumulation_steps": setup.accumulation_steps,
         "devices": setup.ranks.size,
         "effective_batch_size": setup.images_a_step,
         "nominal_batch_size": setup.workload.nominal_batch_size,
-        "weight_decay": setup.step.settings.optimizer.weight_decay,
+        "weight_decay": setup.step.numbers.weight_decay,
         "learning_rate": setup.recipe.lr0,
         "training_images": data.num_training_images,
         "validation_images": data.num_validation_images,
@@ -296,13 +296,13 @@ def _introduce(
         at_once = validation_batch_size(setup, setup.micro_batch_size)
         progress.note(
             f"Evaluating {setup.workload.name} on {setup.step.device} in "
-            f"{setup.step.settings.precision}: {data.num_validation_images} images, "
+            f"{setup.step.spec.precision}: {data.num_validation_images} images, "
             f"{at_once} at once; records in {folder.path}"
         )
         return
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
-        f"{setup.step.settings.precision}: {data.num_training_images} images, "
+        f"{setup.step.spec.precision}: {data.num_training_images} images, "
         f"{_batch_in_words(setup)}, {_count_steps(_steps_an_epoch(setup))} an epoch; "
         f"records in {folder.path}"
     )
@@ -317,7 +317,7 @@ def _batch_in_words(setup: Setup) -> str:
     return (
         f"{setup.micro_batch_size} at once{each} x {steps} = {images} a step (nominal "
         f"{setup.workload.nominal_batch_size}{wish}), weight decay "
-        f"{setup.step.settings.optimizer.weight_decay:.3g}, learning rate {setup.recipe.lr0:g}"
+        f"{setup.step.numbers.weight_decay:.3g}, learning rate {setup.recipe.lr0:g}"
     )
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from memplan.capabilities import validation_batch
 from memplan.errors import DeviceOutOfMemoryError
 from memplan.train.guard import OutOfMemory, attempt, num_images, split
 from memplan.train.setup import Setup
@@ -16,7 +17,7 @@ def validation_batch_size(setup: Setup, micro_batch_size: int) -> int:
     """Return the images validated at once: `--val-batch`, else as the workload has it."""
     if setup.options.val_batch is not None:
         return setup.options.val_batch
-    batch = setup.workload.make_validation_batch(micro_batch_size)
+    batch = validation_batch(setup.workload, micro_batch_size)
     return micro_batch_size if batch is None else num_images(batch)
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from memplan.errors import BadInputError, UsageError
 from memplan.units import format_bytes
 
+from ..yolo_data.dataset import read_description
 from .convert import drop_auxiliary, fuse
-from .dataset import read_description
 from .network import DetectionModel, build, main_maps
 from .weights import CheckpointFacts, facts_of, load_state, read_checkpoint, state_of_checkpoint
 
@@ -344,7 +344,7 @@ def _judged(kind: str, gaps: tuple[float, float], options: ExportOptions) -> str
 
 def _test_images(options: ExportOptions) -> Iterator[tuple[str, Tensor]]:
     """Yield noise and images of the sample set, in the batches that the file takes."""
-    from .sample import sample_images
+    from ..yolo_data.sample import sample_images
 
     side = options.image_size
     generator = torch.Generator().manual_seed(0)

@@ -126,15 +126,6 @@ def load_state(net: nn.Module, slot: str, state: dict[str, Tensor], path: str | 
     )
 
 
-def read_state(path: str | Path, prefer: str = "ema") -> tuple[str, dict[str, Tensor]]:
-    """Return the slot and the state_dict that a checkpoint holds.
-
-    Raises:
-        BadInputError: the file cannot be read, is refused as unsafe, or holds no weights.
-    """
-    return state_of_checkpoint(read_checkpoint(path), path, prefer)
-
-
 def state_of_checkpoint(
     content: Any, path: str | Path, prefer: str = "ema"
 ) -> tuple[str, dict[str, Tensor]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import UnknownNameError, UsageError
+from memplan.family import Family
+from memplan.files import Source
 from memplan.workload import (
     Batch,
     CrowdedBatch,
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
 
     from .network import DetectionModel
 
-# What processes that record or load data have from their start.
-imported_when_used = tuple(f"{__package__}.{name}" for name in ("network", "losses", "loader"))
-
+_MODELS = __name__.split(".", maxsplit=1)[0]
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
@@ -62,7 +62,6 @@ class YoloV9(Workload):
 
     clip_gradient_norm = 10.0
     keeps_average = True
-    offers_lean = True
     data_options = frozenset({"cache", "rect", "image_weights", "single_class", "min_items"})
     nominal_batch_size = 64
     stride = STRIDE
@@ -83,7 +82,7 @@ class YoloV9(Workload):
         validation_batch_size: int | None = None,
         assigner_parts: int = 1,
     ) -> None:
-        from .hyperparameters import load_hyperparameters
+        from ..yolo_data.hyperparameters import load_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
@@ -132,7 +131,7 @@ class YoloV9(Workload):
     @property
     def validation_size(self) -> int:
         """Side of the square validation images, pixels."""
-        from .loader import validation_size
+        from ..yolo_data.loader import validation_size
 
         return validation_size(self.image_size, self.stride)
 
@@ -203,19 +202,16 @@ class YoloV9(Workload):
         # The loss grows with the images, of which there are a quarter as many.
         return (4 * total if self.quad else total), parts
 
-    def make_optimizer(
+    def parameter_groups(
         self, model: torch.nn.Module, settings: OptimizerSettings
-    ) -> torch.optim.Optimizer:
-        """Return the optimizer over the official groups: biases, weights, norm weights.
+    ) -> list[dict[str, Any]]:
+        """Return the official groups: biases, weights, norm weights.
 
         Each group carries its `kind` (`bias`, `weight`, `norm`); only `weight` is decayed.
-
-        Raises:
-            UnknownNameError: no such optimizer.
         """
         # The official recipe gives AdamW a third state tensor.
         more = {"amsgrad": True} if settings.name == "AdamW" else {}
-        return self.optimizer_over(_parameter_groups(model, settings), settings, **more)
+        return [{**group, **more} for group in _parameter_groups(model, settings)]
 
     def draw_object_counts(
         self,
@@ -257,6 +253,19 @@ class YoloV9(Workload):
                 "SiLU or ReLU. Leave it out, or use --recompute."
             )
 
+    def take_recipe(self, tensor: torch.Tensor) -> object | None:
+        """Take from a map how it is made again, and return it."""
+        from .rebuild import take_recipe
+
+        return take_recipe(tensor)
+
+    def give_recipe(self, tensor: torch.Tensor, recipe: object) -> None:
+        """Let a map know again how it is made."""
+        from .rebuild import Recipe, with_recipe
+
+        assert isinstance(recipe, Recipe)
+        with_recipe(tensor, recipe)
+
     def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the main branch's boxes in pixels and probabilities, `[B, 4 + nc, A]`, float32.
 
@@ -281,7 +290,7 @@ class YoloV9(Workload):
         """
         from dataclasses import replace
 
-        from .loader import open_yolo_data
+        from ..yolo_data.loader import open_yolo_data
 
         extra = {
             "validation_size": self.validation_size,
@@ -299,7 +308,7 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the directory holds files and `force` is not given, or cannot be written.
         """
-        from .sample import write_sample
+        from ..yolo_data.sample import write_sample
 
         return write_sample(directory, force=force)
 
@@ -325,28 +334,41 @@ class YoloV9(Workload):
         return str(load_weights(_as_network(model), path))
 
 
-def made_by(name: str) -> type[YoloV9]:
-    """Return the class of a configuration's workload, whose arguments `from_name` takes."""
-    del name
-    return YoloV9
+class YoloFamily(Family):
+    """YOLOv9 and GELAN: the configurations that ship, and descriptions in their format."""
 
+    # What processes that record or load data have from their start.
+    imported_when_used = (
+        f"{__package__}.network",
+        f"{__package__}.losses",
+        f"{_MODELS}.yolo_data.loader",
+    )
 
-def from_name(name: str, **arguments: Any) -> YoloV9:
-    """Return the workload of a configuration.
+    def names(self) -> list[str]:
+        """Return the configurations that ship with memplan."""
+        return names()
 
-    Args:
-        name: one of `names()`, or the path of a description file.
-        **arguments: as `YoloV9` takes them.
+    def reads(self, path: Path) -> bool:
+        """Return whether a file lists layers as the official repository's descriptions do."""
+        content = Source(path=path, what="a model description").yaml()
+        return isinstance(content, dict) and not {"backbone", "head"}.isdisjoint(content)
 
-    Raises:
-        UnknownNameError: no such configuration; the nearest is suggested.
-        UsageError: an argument the workload does not take, or out of its range.
-    """
-    try:
+    def made_by(self, name: str) -> type[YoloV9]:
+        """Return the class of every configuration's workload."""
+        del name
+        return YoloV9
+
+    def make(self, name: str, **arguments: Any) -> YoloV9:
+        """Return the workload of a configuration, or of a description's file.
+
+        Raises:
+            UnknownNameError: no such configuration; the nearest is suggested.
+            UsageError: an argument is out of its range.
+        """
         return YoloV9(name, **arguments)
-    except TypeError as error:
-        reason = str(error).replace("YoloV9.__init__() ", "")
-        raise UsageError(f"{name} cannot be set so: {reason}. Leave that out.") from None
+
+
+FAMILY = YoloFamily()
 
 
 _MOST_CLASSES = 100_000
@@ -386,7 +408,7 @@ def _find_cfg(cfg: str) -> str:
 
 
 def _merged(values: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    from .hyperparameters import check_hyperparameters
+    from ..yolo_data.hyperparameters import check_hyperparameters
 
     for name in given:
         if name not in values:

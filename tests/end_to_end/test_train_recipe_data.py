@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UsageError
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
 
-FACTORY = partial(from_name, "yolov9-t")
+FACTORY = partial(YoloV9, "yolov9-t")
 
 
 @pytest.fixture(name="data", scope="module")

@@ -11,6 +11,7 @@ from benchmarks import accuracy_xmem
 from benchmarks.accuracy_xmem import ROWS, Prediction, Row, predict, read_rows, summary
 from benchmarks.xmem_step import Training, record_training, replay_training
 from benchmarks.xmem_workloads import CNNS, cnn_training
+from memplan import tape as tapes
 from memplan.device import catalogue
 from memplan.errors import BadInputError
 from memplan.units import GIB, MIB
@@ -111,7 +112,7 @@ def test_every_iteration_asks_for_the_same_convolutions():
     """Workspaces are asked for in each of the four iterations."""
     training = cnn_training("MobeNetV3Small", "SGD", 2, zeroes_before_forward=True)
     recording = record_training(training)
-    asks = recording.events.request[recording.events.request >= 0]
+    asks = recording.events.about[recording.events.asks == tapes.CONVOLUTION]
 
     assert 0 == len(asks) % 4
     assert len(recording.convolutions) == len(set(asks.tolist()))

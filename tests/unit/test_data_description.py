@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from memplan_models.yolov9.dataset import read_description
+from memplan_models.yolo_data.dataset import read_description
 
 from memplan.errors import BadInputError
 
@@ -30,7 +30,7 @@ def test_directories_hold_the_images_of_a_split(root):
         _write(root, "path: .\ntrain: images/train\nval: images/val\nnames: [dog, cat]\n")
     )
 
-    assert ["a.png", "b.png"] == [path.name for path in description.image_paths("train")]
+    assert ["a.png", "b.png"] == [path.name for path in description.find_images("train")[0]]
     assert ("dog", "cat") == description.class_names
 
 
@@ -41,7 +41,7 @@ def test_a_list_file_names_images_relative_to_itself(root):
         _write(root, "train: [train.txt, images/val]\nval: images/val\nnames: {0: dog}\n")
     )
 
-    assert ["a.png", "b.png", "c.png"] == [p.name for p in description.image_paths("train")]
+    assert ["a.png", "b.png", "c.png"] == [p.name for p in description.find_images("train")[0]]
 
 
 def test_the_root_may_be_relative_to_the_working_directory(root, tmp_path, monkeypatch):
@@ -93,4 +93,4 @@ def test_a_directory_without_images_is_refused(root):
     description = read_description(_write(root, "train: empty\nval: images/val\nnames: [a]\n"))
 
     with pytest.raises(BadInputError, match=r"No images for 'train'.*\.png"):
-        description.image_paths("train")
+        description.find_images("train")

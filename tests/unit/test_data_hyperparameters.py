@@ -1,7 +1,7 @@
 """Hyperparameters: official values, and what is refused."""
 
 import pytest
-from memplan_models.yolov9.hyperparameters import load_hyperparameters
+from memplan_models.yolo_data.hyperparameters import load_hyperparameters
 
 from memplan.errors import BadInputError, UnknownNameError
 

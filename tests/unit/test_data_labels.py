@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from memplan_models.yolov9.labels import UnreadableLabelsError, label_path, read_labels
+from memplan_models.yolo_data.labels import UnreadableLabelsError, label_path, read_labels
 
 from memplan.errors import BadInputError
 

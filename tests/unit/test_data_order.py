@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from memplan_models.yolov9.loader import open_yolo_data
-from memplan_models.yolov9.order import common_shape, image_weights
-from memplan_models.yolov9.scan import LabelledImage
+from memplan_models.yolo_data.loader import open_yolo_data
+from memplan_models.yolo_data.order import common_shape, image_weights
+from memplan_models.yolo_data.scan import LabelledImage
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import BadInputError

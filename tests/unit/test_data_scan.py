@@ -6,9 +6,9 @@ import os
 import cv2
 import numpy as np
 import pytest
-from memplan_models.yolov9.dataset import read_description
-from memplan_models.yolov9.decode import decode, load_resized
-from memplan_models.yolov9.scan import scan_split
+from memplan_models.yolo_data.dataset import read_description
+from memplan_models.yolo_data.decode import decode, load_resized
+from memplan_models.yolo_data.scan import scan_split
 from PIL import Image
 
 from memplan.errors import BadInputError

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_toy import Counted
 
+from memplan import tape as tapes
 from memplan.device import catalogue
 from memplan.device.allocator import AllocatorSettings, CachingAllocator
 from memplan.device.allocator_replay import replay_by_calls, replay_stream
@@ -151,7 +152,7 @@ def test_a_life_fits_with_slower_plans_where_the_best_do_not():
     plain = Simulator(card)
     life = Program(tape, Life())
     sizes = life.sizes(
-        tape.events.requested_bytes, plain.device_bytes(tape.convolutions, tape.reductions)
+        tape.events.requested_bytes, plain.device_bytes(tape.convolutions, tape.launches)
     )
     needed = plain.peaks(life, sizes, tape.convolutions)
     assert (0, "") == (needed.num_slower_plans, needed.note)
@@ -176,8 +177,8 @@ def test_forward_and_backward_keep_plans_of_their_own():
     tape = record(Counted(), 2)
     life = Program(tape, Life())
     keys = life.plan_keys
-    asks = life.request >= 0
+    asks = life.asks == tapes.CONVOLUTION
 
     assert (keys[~asks] == NO_KEY).all()
-    assert set(life.request[asks].tolist()) == {Program.convolution_of(k) for k in keys[asks]}
+    assert set(life.about[asks].tolist()) == {Program.convolution_of(k) for k in keys[asks]}
     assert len(tape.convolutions) == len(set(keys[asks].tolist()))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from memplan_models.yolov9.evaluation import DetectionEvaluator
+from memplan_models.detection_metrics.evaluation import DetectionEvaluator
 
 SIZE = 100
 

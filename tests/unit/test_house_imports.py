@@ -1,6 +1,7 @@
 """The rooms of the house and which of them may import which."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answers", "bounds", "convolution", "errors", "host_memory",
-    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "spec",
-    "tape", "units", "workload",
+    "_version", "acceptance", "answers", "bounds", "capabilities", "convolution", "errors",
+    "family", "host_memory", "launch", "launches", "parallel", "plan_answers", "processes",
+    "reduction", "registry",
+    "script_answer", "spec", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -32,12 +34,11 @@ ROOMS = {
 }
 MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
 FOR_MODELS = {
-    "memplan.workload", "memplan.errors", "memplan.units", "memplan.processes", "memplan.files",
-    "memplan.files.source", "memplan.files.torch_files", "memplan.files.yaml_text",
-    "memplan.files.structures", "memplan.files.archives", "memplan.files.writing",
+    "memplan.workload", "memplan.capabilities", "memplan.family", "memplan.errors", "memplan.units",
+    "memplan.processes", "memplan.files", "memplan.files.source", "memplan.files.torch_files",
+    "memplan.files.yaml_text", "memplan.files.structures", "memplan.files.archives",
+    "memplan.files.writing",
 }  # fmt: skip
-# The default optimizer of a workload is the tool's own; a workload may bring another.
-EXCEPTIONS = {("memplan.workload", "memplan.step.optimizers")}
 
 
 def _modules(folder):
@@ -113,7 +114,6 @@ def test_a_room_imports_only_the_rooms_below_it(room):
         for target in _imports(path)
         if target.split(".")[0] == "memplan"
         # The package itself holds nothing but names of other rooms, and the version.
-        and (module, target) not in EXCEPTIONS
         and _room(target) not in allowed
     ]
 
@@ -143,6 +143,55 @@ def test_the_models_know_the_workload_interface_and_nothing_else_of_the_tool():
     ]
 
     assert [] == wrong
+
+
+def _named(module, path, node):
+    """Return the modules of this repository that an import statement names, with their packages."""
+    if isinstance(node, ast.ImportFrom) and node.level:
+        package = module.split(".")[: None if path.name == "__init__.py" else -1]
+        base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+        absolute = ast.ImportFrom(base, node.names, 0)
+    else:
+        absolute = node
+    for target in _targets(absolute):
+        parts = target.split(".")
+        yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _graph():
+    """Return what each module imports anywhere in it, the packages that hold it left out."""
+    graph = {}
+    for module, path in [*_modules("memplan"), *_modules("models")]:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        named = {name for node in nodes for name in _named(module, path, node)}
+        graph[module] = {name for name in named if not f"{module}.".startswith(f"{name}.")}
+    return {module: named & graph.keys() for module, named in graph.items()}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """There is no circle, also not of imports that run late or are for typing only."""
+    graph = _graph()
+
+    assert "memplan.files" in graph["models.yolo_data.scan"]
+    assert "models.yolo_data.labels" in graph["models.yolo_data.scan"]
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    ("package", "below"),
+    [("yolo_data", {"detection_metrics"}), ("detection_metrics", set())],
+)
+def test_data_and_metrics_know_no_network(package, below):
+    """What reads data and what judges detections serve any family."""
+    named = {
+        name.split(".")[1]
+        for module, names in _graph().items()
+        if module.startswith(f"models.{package}")
+        for name in names
+        if name.startswith("models.")
+    }
+
+    assert below == named - {package}
 
 
 def test_torch_is_loaded_by_the_recorder_and_the_trainer_only():

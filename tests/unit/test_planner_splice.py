@@ -93,7 +93,7 @@ def splicer():
 def live(tape):
     """Return the bytes live after each event of a life."""
     program = Program(tape, Life(accumulates=True))
-    device = Simulator(CARD).device_bytes(tape.convolutions, tape.reductions)
+    device = Simulator(CARD).device_bytes(tape.convolutions, tape.launches)
     sizes = program.sizes(tape.events.requested_bytes, device)
     return program.live_by_category(sizes).sum(axis=0)
 
@@ -162,12 +162,12 @@ def ladder(splicer):
     simulator = Simulator(CARD)
 
     def answers(tape):
-        return simulator.device_bytes(tape.convolutions, tape.reductions)
+        return simulator.device_bytes(tape.convolutions, tape.launches)
 
     return RecomputeLadder(
         splicer,
         lambda tape: operator_seconds(tape, CARD, answers(tape).convolutions),
-        lambda tape: answers(tape).filled(tape.events.requested_bytes, tape.events.request),
+        lambda tape: answers(tape).filled(tape.events.requested_bytes, tape.events),
     )
 
 
@@ -202,7 +202,7 @@ def test_seconds_are_those_of_the_repeated_forward(splicer, ladder):
     simulator = Simulator(CARD)
 
     def seconds(tape):
-        device = simulator.device_bytes(tape.convolutions, tape.reductions)
+        device = simulator.device_bytes(tape.convolutions, tape.launches)
         in_step = tape.operators.section == tapes.SECTIONS.index("micro_batch")
         return operator_seconds(tape, CARD, device.convolutions)[in_step].sum()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from trace_toy import Counted
 
+from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
 from memplan.planner.waves import wasted, wasted_by_operator
 from memplan.spec import StepSpec
@@ -63,7 +64,8 @@ def test_only_convolutions_waste():
 
     factors = wasted_by_operator(tape, 80)
 
-    asks = np.unique(tape.events.operator[tape.events.request >= 0])
+    convolves = tape.events.asks == tapes.CONVOLUTION
+    asks = np.unique(tape.events.operator[convolves])
     assert (len(tape.operators.flops),) == factors.shape
     assert set(np.flatnonzero(factors > 1)) <= set(asks)
     assert factors.min() == 1.0 < factors.max()
@@ -71,9 +73,9 @@ def test_only_convolutions_waste():
         index
         for index in asks
         if "backward" in tape.operator_names[tape.operators.name[index]]
-        and (tape.events.request[tape.events.operator == index] >= 0).sum() == 2
+        and convolves[tape.events.operator == index].sum() == 2
     ]
     for index in backward:
-        requests = tape.events.request[tape.events.operator == index]
-        passes = [wasted(tape.convolutions[one], 80) for one in requests if one >= 0]
+        subjects = tape.events.about[convolves & (tape.events.operator == index)]
+        passes = [wasted(tape.convolutions[one], 80) for one in subjects]
         assert pytest.approx(np.mean(passes)) == factors[index]

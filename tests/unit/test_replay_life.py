@@ -12,13 +12,12 @@ from memplan import tape as tapes
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.workload import OptimizerSettings
 
 SETTINGS = {
     "amp-fp16": {},
     "fp32": {"precision": "fp32"},
     "bf16-channels-last": {"precision": "amp-bf16", "memory_format": "channels-last"},
-    "adam": {"optimizer": OptimizerSettings(name="Adam")},
+    "adam": {"optimizer": "Adam"},
     "recompute": {"recompute": ("0", "3")},
 }
 
@@ -27,12 +26,12 @@ def _assembled(tape, life):
     """Return the stream of a life put together from the tape's sections."""
     program = Program(tape, life)
     sizes = tape.events.requested_bytes[program.rows]
-    return signature(program.kinds, program.blocks, sizes, program.request), program
+    return signature(program.kinds, program.blocks, sizes, program.asks, program.about), program
 
 
 def _recorded(workload, batch, settings, run):
     events = record_run(workload, batch, settings, run)
-    return signature(events.kind, events.block, events.requested_bytes, events.request)
+    return signature(events.kind, events.block, events.requested_bytes, events.asks, events.about)
 
 
 def _first_difference(one, other):
@@ -61,7 +60,7 @@ def test_two_steps_put_together_equal_two_steps_recorded(name, accumulation_step
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_residual_network_put_together_equals_one_recorded(accumulation_steps):
     """The law holds where activations are shared and gradients meet, as in ResNet-18."""
-    workload = classifiers.from_name("resnet18", image_size=64)
+    workload = classifiers.FAMILY.make("resnet18", image_size=64)
     settings = StepSpec()
 
     assembled, _ = _assembled(
@@ -141,5 +140,5 @@ def test_steps_with_more_objects_equal_those_recorded_so():
 
     assert (at_33[~steady] == as_recorded[~steady]).all()
     assert (at_33[steady] != as_recorded[steady]).any()
-    expected = np.where(few.events.request == tapes.KNOWN, exact.events.requested_bytes, 0)
+    expected = np.where(few.events.asks == tapes.KNOWN, exact.events.requested_bytes, 0)
     assert (expected[rows][of_micro_batch] == at_33[steady][of_micro_batch]).all()

@@ -32,11 +32,8 @@ def test_a_tape_read_back_is_the_tape_written(tape, path):
     loaded = load_tape(path)
 
     assert tape.description == loaded.description
-    assert (tape.operator_names, tape.modules, tape.convolutions) == (
-        loaded.operator_names,
-        loaded.modules,
-        loaded.convolutions,
-    )
+    for name in ("operator_names", "modules", "convolutions", "launches"):
+        assert getattr(tape, name) == getattr(loaded, name)
     for name in ("events", "operators"):
         for column, values in vars(getattr(tape, name)).items():
             actual = getattr(getattr(loaded, name), column)
@@ -66,11 +63,12 @@ def _rewritten(path, change):
         np.savez_compressed(file, **columns)
 
 
-def test_an_unknown_schema_is_refused_by_name(path):
-    """A later version's file says which schema it has and which is read."""
-    _rewritten(path, lambda header, _: header.update(schema="memplan.tape/7"))
+@pytest.mark.parametrize("schema", ["memplan.tape/1", "memplan.tape/7"])
+def test_an_unknown_schema_is_refused_by_name(path, schema):
+    """An older or later version's file says which schema it has and which is read."""
+    _rewritten(path, lambda header, _: header.update(schema=schema))
 
-    with pytest.raises(BadTapeError, match=f"schema 'memplan.tape/7'.*reads '{tapes.SCHEMA}'"):
+    with pytest.raises(BadTapeError, match=f"schema '{schema}'.*reads '{tapes.SCHEMA}'"):
         load_tape(path)
 
 
@@ -92,6 +90,35 @@ def test_damaged_bytes_are_refused(path):
     path.write_bytes(content)
 
     with pytest.raises(BadTapeError, match="cannot be read as a tape"):
+        load_tape(path)
+
+
+def _ask(question, about):
+    def change(header, columns):
+        columns["events.asks"][0] = tapes.QUESTIONS.index(question)
+        columns["events.about"][0] = len(header[about]) if isinstance(about, str) else about
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("question", "about"),
+    [("convolution", "convolutions"), ("reduction_results", "launches"), ("known", 1),
+     ("reduction_semaphores", -1)],
+)  # fmt: skip
+def test_a_question_about_nothing_is_refused(path, question, about):
+    """What an event asks about must be of the question's kind."""
+    _rewritten(path, _ask(question, about))
+
+    with pytest.raises(BadTapeError, match=f"no subject of '{question}'"):
+        load_tape(path)
+
+
+def test_a_launch_that_makes_no_sense_is_refused(path):
+    """Its lengths must agree before a card is asked about it."""
+    _rewritten(path, lambda header, _: header["launches"][0]["sizes"].append(3))
+
+    with pytest.raises(BadTapeError, match="several lengths"):
         load_tape(path)
 
 

@@ -289,5 +289,5 @@ def test_following_values_changes_nothing_else():
     followed_workload.states_sizes = True
     followed = record(followed_workload, BATCH)
 
-    for column in ("kind", "block", "requested_bytes", "request", "section"):
+    for column in ("kind", "block", "requested_bytes", "asks", "about", "section"):
         assert np.array_equal(getattr(plain.events, column), getattr(followed.events, column))

@@ -5,6 +5,7 @@ import torch
 from trace_toy import Counted
 
 from memplan import tape as tapes
+from memplan.launch import Processors
 from memplan.spec import StepSpec
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
@@ -12,6 +13,9 @@ from memplan.trace.operators import MatrixWorkspace, Output, Release, Temporary,
 from memplan.trace.record import record
 
 aten = torch.ops.aten
+
+
+A100 = Processors(multiprocessors=108, threads_per_multiprocessor=2048, compute_capability=(8, 0))
 
 
 def asked_by(overload, *args):
@@ -25,8 +29,9 @@ def on_an_a100(requests):
     """Return requests with the buffers of split reductions as large as an A100 wants them."""
     answered = []
     for request in requests:
-        if isinstance(request, operators.PartialResults):
-            num_bytes = request.reduction.partial_bytes(108, 2048)[request.semaphores]
+        if isinstance(request, operators.Scratch):
+            which = request.launch.BUFFERS.index(request.buffer)
+            num_bytes = request.launch.scratch_bytes(A100)[which]
             answered += [operators.Temporary(num_bytes)] * bool(num_bytes)
         else:
             answered.append(request)
@@ -164,7 +169,7 @@ def test_a_matrix_product_asks_for_the_librarys_workspace():
 def test_the_matrix_workspace_is_kept_from_a_threads_first_product():
     """Forward runs in one thread and backward in another, so a life holds two."""
     events = record(Counted(), 2, StepSpec(precision="fp32")).events
-    matrix = events.request == tapes.MATRIX_WORKSPACE
+    matrix = events.asks == tapes.MATRIX_WORKSPACE
     blocks = set(events.block[matrix].tolist())
     freed = set(events.block[events.kind == tapes.FREE].tolist())
 

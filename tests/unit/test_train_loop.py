@@ -178,8 +178,8 @@ def test_weight_decay_grows_with_the_images_a_step(tmp_path):
     """Steps of 8 images decay twice as much as the nominal 4, because gradients are summed."""
     workload = Toy(hyperparameters={"weight_decay": 0.1})
     seen = []
-    workload.make_optimizer = lambda model, settings: (
-        seen.append(settings.weight_decay) or Toy.make_optimizer(workload, model, settings)
+    workload.parameter_groups = lambda model, settings: (
+        seen.append(settings.weight_decay) or Toy.parameter_groups(workload, model, settings)
     )
     prepare(workload, toy_options(tmp_path, batch=4, accumulate=2))
 
@@ -191,7 +191,7 @@ def test_a_precision_the_cpu_lacks_is_warned_of(tmp_path):
     setup = prepare(Toy(), toy_options(tmp_path, precision="amp-fp16"))
 
     assert ("--precision amp-fp16 needs a GPU; this CPU trains in fp32.",) == setup.warnings
-    assert "fp32" == setup.step.settings.precision
+    assert "fp32" == setup.step.spec.precision
 
 
 @pytest.mark.parametrize(

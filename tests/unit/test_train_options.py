@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from memplan.errors import UsageError
+from memplan.spec import StepSpec
 from memplan.train import TrainOptions
 from memplan.train.options import check_image_size, options_from_record
 
@@ -53,7 +54,9 @@ def test_the_schedule_follows_the_flags():
 
 def test_options_survive_their_record():
     """What `as_record` gives as plain values makes the same options again."""
-    options = _options(freeze=(1, 2), recompute=("model.2",), weights=Path("x.pt"))
+    options = _options(
+        freeze=(1, 2), spec=StepSpec(recompute=("model.2",), lean=True), weights=Path("x.pt")
+    )
 
     assert options == options_from_record(options.as_record())
 

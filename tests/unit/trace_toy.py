@@ -90,17 +90,17 @@ def train(steps, accumulation_steps):
     return run
 
 
-def signature(kinds, blocks, sizes, requests):
+def signature(kinds, blocks, sizes, questions, subjects):
     """Return what an allocator sees of a stream: kind, bytes and question of each event.
 
     Frees with no allocation between them are sorted: their order changes nothing.
     """
     of_block = {}
     lines = []
-    for kind, block, size, request in zip(kinds, blocks, sizes, requests, strict=True):
-        # Each reduction has a number of its own; results and semaphores stay apart.
-        reduces = request <= tapes.FIRST_REDUCTION
-        asked = tapes.FIRST_REDUCTION - int(request) % 2 if reduces else int(request)
+    columns = (kinds, blocks, sizes, questions, subjects)
+    for kind, block, size, asks, about in zip(*columns, strict=True):
+        # Each launch has a number of its own; its buffers stay apart.
+        asked = int(asks), int(about) if asks == tapes.CONVOLUTION else 0
         if kind == tapes.ALLOCATE:
             assert int(block) not in of_block, "allocated twice"
             of_block[int(block)] = int(size), asked

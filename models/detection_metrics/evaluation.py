@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .coco import Floats, ImageRecord, Matching, match
+from .coco import Floats, ImageRecord, Matching, PicturedImage, match
 from .confusion import confusion_matrix, write_matrix
 from .curves import CONFIDENCES, Curves, curves_of, families, write_family
 from .nms import non_max_suppression
@@ -45,18 +45,6 @@ class ClassMetrics:
     """Average precision at an IoU of 0.50."""
     map50_95: float
     """Average precision, mean over IoUs 0.50 to 0.95."""
-
-
-@dataclass(frozen=True)
-class PicturedImage:
-    """A validation image as the model saw it, with its boxes in that image's pixels."""
-
-    image: torch.Tensor
-    """uint8 `[3, h, w]`, RGB."""
-    objects: Floats
-    """Rows left, top, right, bottom, class."""
-    detections: Floats
-    """Rows left, top, right, bottom, score, class."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
+
 Floats = npt.NDArray[np.float64]
 
 RECALLS = np.linspace(0, 1, 101)
@@ -32,6 +34,18 @@ class ImageRecord:
     """Rows class, left, top, right, bottom; `[n, 5]`."""
     detections: Floats
     """Rows left, top, right, bottom, score, class; best first, `[k, 6]`."""
+
+
+@dataclass(frozen=True)
+class PicturedImage:
+    """A validation image as the model saw it, with its boxes in that image's pixels."""
+
+    image: torch.Tensor
+    """uint8 `[3, h, w]`, RGB."""
+    objects: Floats
+    """Rows left, top, right, bottom, class."""
+    detections: Floats
+    """Rows left, top, right, bottom, score, class."""
 
 
 @dataclass(frozen=True)

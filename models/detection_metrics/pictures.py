@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
 
-    from .coco import Floats
-    from .evaluation import PicturedImage
+    from .coco import Floats, PicturedImage
 
 MOST_IMAGES = 16  # of a batch
 _TILE_INCHES = 3.2

@@ -12,11 +12,11 @@ import numpy as np
 from memplan.errors import BadInputError, UsageError
 from memplan.workload import dealt
 
+from ..detection_metrics.evaluation import DetectionEvaluator
 from .batches import Batches, read_batches
 from .collate import QuadCollate, collate
 from .data_options import check_options, strengths_of
 from .dataset import read_description
-from .evaluation import DetectionEvaluator
 from .labels import label_path
 from .order import by_aspect, common_shape, image_weights, shuffled, weighted
 from .pipeline import LoadedSample, Request, TrainingSamples, ValidationSamples
@@ -176,7 +176,7 @@ class YoloData:
             micro_batch_size: images a batch, >= 1; up to 16 are shown.
             augment_fully: whether the first epoch's images are mosaics.
         """
-        from . import charts, pictures
+        from ..detection_metrics import charts, pictures
 
         labels = [image.labels for image in self.training.images]
         figure = charts.labels_figure(np.concatenate(labels), self.class_names)

@@ -37,16 +37,8 @@ class DataDescription:
         """The number of classes, >= 1."""
         return len(self.class_names)
 
-    def image_paths(self, split: str) -> list[Path]:
-        """Return the image files of a split, sorted and each once.
-
-        Raises:
-            BadInputError: the split is not described, or holds no images.
-        """
-        return self.find_images(split)[0]
-
     def find_images(self, split: str) -> tuple[list[Path], int]:
-        """Return the image files of a split, and how many more times some of them are named.
+        """Return a split's image files, sorted and each once, and how many more were named again.
 
         Raises:
             BadInputError: the split is not described, or holds no images.

@@ -1,0 +1,66 @@
+"""Kernel launches whose scratch is the card's to say: shared by the recorder and the device model.
+
+How many thread blocks share a piece of work follows the card's multiprocessors, so a tape keeps the
+launch itself, and a card's law says the bytes of its buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import msgspec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processors:
+    """What of a card decides how work is split among thread blocks."""
+
+    multiprocessors: int
+    threads_per_multiprocessor: int
+    """Most that are resident at once."""
+    compute_capability: tuple[int, int]
+
+
+class Launch(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
+):
+    """A launch as it depends on no card; every kind is a subclass in `memplan.launches`.
+
+    A subclass names its buffers, which are the questions a tape asks about it, and its fields that
+    may change with the batch: whole numbers, or tuples of them whose length stays.
+    """
+
+    BUFFERS: ClassVar[tuple[str, ...]] = ()
+    VARYING: ClassVar[tuple[str, ...]] = ()
+
+    def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
+        """Return the bytes of each of `BUFFERS` on a card; 0 where it wants none."""
+        raise NotImplementedError
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return everything that may change with the batch."""
+        flat: list[int] = []
+        for name in self.VARYING:
+            value = getattr(self, name)
+            flat += [value] if isinstance(value, int) else value
+        return tuple(flat)
+
+    def with_numbers(self, numbers: Sequence[int]) -> Self:
+        """Return the same launch with other `numbers`."""
+        changes: dict[str, int | tuple[int, ...]] = {}
+        start = 0
+        for name in self.VARYING:
+            value = getattr(self, name)
+            end = start + (1 if isinstance(value, int) else len(value))
+            changes[name] = numbers[start] if isinstance(value, int) else tuple(numbers[start:end])
+            start = end
+        return msgspec.structs.replace(self, **changes)
+
+    def is_like(self, other: Launch) -> bool:
+        """Return whether two launches differ in their numbers only."""
+        mine, its = self.numbers(), other.numbers()
+        return (
+            type(self) is type(other) and len(mine) == len(its) and self.with_numbers(its) == other
+        )

@@ -1,0 +1,14 @@
+"""Every kind of launch whose scratch is the card's to say.
+
+To add one: write its class beside its law, name it here, and let a rule of `memplan.trace` yield
+`Scratch(launch, buffer)`. Tape, fit, planner and replay read this table.
+"""
+
+from __future__ import annotations
+
+from memplan.reduction import Reduction
+
+AnyLaunch = Reduction
+LAUNCHES = (Reduction,)
+BUFFERS = tuple(name for kind in LAUNCHES for name in kind.BUFFERS)
+"""The buffers of all kinds, as the tape's questions name them."""

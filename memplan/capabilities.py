@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from memplan.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     import torch
 
+    from memplan.inference import DetectOptions, ValidateOptions
     from memplan.workload import (
         Batch,
         CrowdedBatch,
@@ -209,6 +210,55 @@ class Exports(Protocol):
 
         Raises:
             BadInputError: the checkpoint cannot be used.
+        """
+
+
+@runtime_checkable
+class RunsTrained(Protocol):
+    """Evaluates a weights file, and detects with it (`memplan val`, `memplan predict`)."""
+
+    @abstractmethod
+    def validate(self, options: ValidateOptions) -> Iterator[str]:
+        """Evaluate a split of a data set, write the details, and yield lines to print.
+
+        Raises:
+            BadInputError: weights or data cannot be used.
+            UsageError: an option is out of its range.
+        """
+
+    @abstractmethod
+    def detect(self, options: DetectOptions) -> Iterator[str]:
+        """Detect in images and videos, write what was found, and yield a line for each.
+
+        Raises:
+            BadInputError: weights or source cannot be used.
+            UsageError: an option is out of its range.
+        """
+
+
+@runtime_checkable
+class LoadsWhole(Protocol):
+    """Loads weights for evaluation, which few entries of a network make worthless."""
+
+    @abstractmethod
+    def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill every entry of the model from a weights file and return one sentence on it.
+
+        Raises:
+            BadInputError: the file cannot be used, or an entry of the model stays as it was.
+        """
+
+
+@runtime_checkable
+class KnowsWeights(Protocol):
+    """A family that knows which of its configurations a weights file is of."""
+
+    @abstractmethod
+    def cfg_of_weights(self, path: Path) -> str | None:
+        """Return the configuration's name; None where the file is of none.
+
+        Raises:
+            BadInputError: the file cannot be read, or holds no weights.
         """
 
 

@@ -199,7 +199,7 @@ class EpochRunner:
         return self.setup.data.training_batches(
             micro_batch_size=self.micro_batch_size,
             epoch=self.epoch,
-            augment_fully=self.epoch < options.epochs - options.close_mosaic,
+            augment_fully=options.augments_fully(self.epoch),
             first_image=first_image,
             rank=self.ranks.rank,
             num_ranks=self.ranks.size,

@@ -157,7 +157,7 @@ def test_caching_changes_nothing_but_speed(small, cache):
 def test_the_cache_on_disk_is_read_again_and_notices_changes(small):
     """A kept image stands for its file until that changes; its earlier state is removed then."""
     _open(small, extra={"cache": "disk"})
-    folder = small.parent / "memplan-cache-64"
+    folder = small.parent / "memplan-cache-64-linear"
     before = {file.name for file in folder.iterdir()}
     changed = small.parent / "images" / "train" / "0000.jpg"
     shutil.copy(small.parent / "images" / "train" / "0001.jpg", changed)
@@ -173,7 +173,7 @@ def test_the_cache_on_disk_is_read_again_and_notices_changes(small):
 def test_a_lost_cache_file_is_replaced_by_the_image(small):
     """A file that vanishes from the cache during training costs time, nothing else."""
     data = _open(small, extra={"cache": "disk"})
-    shutil.rmtree(small.parent / "memplan-cache-64")
+    shutil.rmtree(small.parent / "memplan-cache-64-linear")
 
     assert _same(_train(_open(small)), _train(data))
 

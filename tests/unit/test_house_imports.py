@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "acceptance", "answers", "bounds", "capabilities", "convolution", "errors",
-    "family", "host_memory", "launch", "launches", "parallel", "plan_answers", "processes",
-    "reduction", "registry",
+    "family", "host_memory", "inference", "launch", "launches", "parallel", "plan_answers",
+    "processes", "reduction", "registry",
     "script_answer", "spec", "tape", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
@@ -38,6 +38,7 @@ PROGRAMS = {"memplan.__main__", "memplan.api.preload"}
 MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
 FOR_MODELS = {
     "memplan.workload", "memplan.capabilities", "memplan.family", "memplan.errors", "memplan.units",
+    "memplan.inference",
     "memplan.processes", "memplan.files", "memplan.files.source", "memplan.files.torch_files",
     "memplan.files.yaml_text", "memplan.files.structures", "memplan.files.archives",
     "memplan.files.writing",

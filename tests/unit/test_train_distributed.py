@@ -125,7 +125,7 @@ def _assert_close(one, other):
         torch.testing.assert_close(weight, _last(other).ema[name], rtol=1e-5, atol=1e-7)
     left, right = (_results(folder).drop(columns=["seconds", "images_per_second"]) for folder in
                    (one, other))  # fmt: skip
-    both = ["error", "fitness", "learning_rate", "accumulation_steps", "steps"]
+    both = ["train/error", "metrics/fitness", "x/lr1", "accumulation_steps", "steps"]
     pd.testing.assert_frame_equal(left[both], right[both], rtol=1e-5)
 
 

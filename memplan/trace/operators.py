@@ -29,6 +29,7 @@ from memplan.trace import (  # noqa: F401 - importing them registers their rules
     operators_sorting,
     operators_vision,
 )
+from memplan.trace.layouts import laid_out_on_device
 from memplan.trace.operators_base import (
     OUTPUTS_ONLY,
     RULES,
@@ -114,32 +115,6 @@ def _is_pointwise(overload: Any) -> bool:
     plain = getattr(torch.ops.aten, packet.rstrip("_"), None)
     same = getattr(plain, overloaded or "default", overload)
     return torch.Tag.pointwise in {*overload.tags, *same.tags}
-
-
-# What a fake kernel lays out as a condition on the input, and a device as the incoming gradient,
-# its iterator's first operand. By operator: the position of the other tensor.
-# Source: aten/src/ATen/native/Activation.cpp against torch/_decomp/decompositions.py, PyTorch 2.11.
-_LAID_OUT_AS_GRADIENT = {
-    "aten::hardtanh_backward": 1,
-    "aten::hardswish_backward": 1,
-    "aten::hardsigmoid_backward": 1,
-    "aten::softplus_backward": 1,
-    "aten::elu_backward": 5,
-}
-
-
-def laid_out_on_device(overload: Any, args: Sequence[Any], result: Any) -> Any:
-    """Return a result in the layout that it has on a device.
-
-    Args:
-        overload: the operator.
-        args: its positional arguments.
-        result: what the fake kernel returned.
-    """
-    other = _LAID_OUT_AS_GRADIENT.get(_name(overload))
-    if other is None or args[0].stride() == args[other].stride():
-        return result
-    return torch.ops.aten.mul.Tensor(args[0], args[other])
 
 
 # Backward formulas write out of place what they write in place on a device, because a dispatch mode

@@ -22,7 +22,7 @@ import torch
 from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
 from memplan.errors import BadInputError, DeviceOutOfMemoryError
-from memplan.train.exchange import GradientExchange
+from memplan.train.exchange import GradientExchange, Losses
 from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, num_samples
 from memplan.train.schedule import Rates, Schedule
 from memplan.train.setup import Setup
@@ -159,6 +159,11 @@ class EpochRunner:
             rates=self._rates,
         )
 
+    def close(self) -> None:
+        """Let go of what only training needs, before the group of processes is left."""
+        if self._exchange is not None:
+            self._exchange.close()
+
     def position(self) -> EpochPosition:
         """Return where the epoch stands; between steps, by all processes at once."""
         total = self.ranks.sum(self._sums())
@@ -292,17 +297,19 @@ class EpochRunner:
         See `exchange` for why all come to both agreements.
         """
 
-        def forward() -> tuple[torch.Tensor, torch.Tensor]:
+        def forward() -> Losses:
             batch = None if part is None else self.step.training_batch(part, self._side())
             return self.step.forward(batch)
 
-        found = self._refusal or self._attempt(forward)
+        found: Losses | OutOfMemory | None = self._refusal
+        if found is None:
+            found = self._attempt(forward)
         wishes = self._wishes()
         refused, stop, save = self.ranks.agree(
             [isinstance(found, OutOfMemory), wishes.stop, wishes.save]
         )
         done: bool | OutOfMemory = True
-        if not refused and not isinstance(found, OutOfMemory):
+        if not refused and found is not None and not isinstance(found, OutOfMemory):
             loss, parts = found
             if part is not None:
                 self._add_losses(parts.float() * num_samples(part), num_samples(part))

@@ -147,6 +147,8 @@ def _guarded(run: Run) -> RunSummary:
         raise DeviceOutOfMemoryError(
             f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}.", 0
         ) from None
+    finally:
+        run.runner.close()
 
 
 def _way_out(setup: Setup) -> str:

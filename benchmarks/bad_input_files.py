@@ -90,6 +90,7 @@ def _keep_few() -> None:
 def _plan() -> PlanAnswer:
     """Return a plan of the saved probe's workload."""
     from memplan.answers import PlanAnswer, Predicted, ProbeAnswer, Setting, load_answers
+    from memplan.spec import Split, StepSpec
 
     [probe] = load_answers(Path("probe.json"))
     assert isinstance(probe, ProbeAnswer)
@@ -101,9 +102,8 @@ def _plan() -> PlanAnswer:
         peak_phase=row.peak_phase, images_per_second=10.0, epoch_seconds=None,
     )  # fmt: skip
     setting: dict[str, Any] = {
-        "micro_batch_size": 2, "accumulation_steps": 2, "effective_batch_size": 4,
-        "nominal_batch_size": 64, "precision": "fp32", "memory_format": "contiguous",
-        "recompute": ("model.2",), "allocator": "", "devices": 1, "predicted": predicted,
+        "split": Split(micro_batch_size=2, accumulation_steps=2), "nominal_batch_size": 64,
+        "spec": StepSpec(precision="fp32", recompute=("model.2",)), "predicted": predicted,
     }  # fmt: skip
     return PlanAnswer(
         workload=probe.workload, gpu=probe.gpu, budget_bytes=1 << 34, headroom_bytes=1 << 33,
@@ -124,7 +124,7 @@ def _replaced(arguments: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 
 def _kinds(ends: tuple[str, ...]) -> list[Kind]:
-    from memplan_models.yolov9 import hyperparameters
+    from memplan_models.yolo_data import hyperparameters
 
     data = Path("good/data.yaml").read_bytes()
     hyp = Path(hyperparameters.__file__).with_name("hyp").joinpath("scratch-high.yaml")

@@ -28,7 +28,6 @@ from memplan.report.claims_page import Claim, claims_figures, write_claims
 from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape
 from memplan.trace.fake_cuda import warm_up
-from memplan.workload import OptimizerSettings
 
 MODEL, CARD, IMAGE_SIZE = "yolov9-s", "a100-80gb", 640
 # The same network without the branch that only training uses.
@@ -212,7 +211,7 @@ def _half_copy_bytes(tape: Tape) -> int:
 
 def adam(step: Step) -> Finding:
     """Parameters with Adam take about 90 MB."""
-    settings = replace(AMP, optimizer=OptimizerSettings(name="Adam"))
+    settings = replace(AMP, optimizer="Adam")
     tape = step.tape(SMALL_BATCH, settings)
     events = tape.events
     born = events.kind == tapes.ALLOCATE

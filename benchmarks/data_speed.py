@@ -13,13 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from memplan_models.yolov9 import pipeline
-from memplan_models.yolov9.collate import collate
-from memplan_models.yolov9.decode import ImageStore
-from memplan_models.yolov9.loader import YoloData, open_yolo_data
-from memplan_models.yolov9.pipeline import Request
-from memplan_models.yolov9.sample import _load_photographs
-from memplan_models.yolov9.view import View
+from memplan_models.yolo_data import pipeline
+from memplan_models.yolo_data.collate import collate
+from memplan_models.yolo_data.decode import ImageStore
+from memplan_models.yolo_data.loader import YoloData, open_yolo_data
+from memplan_models.yolo_data.pipeline import Request
+from memplan_models.yolo_data.sample import _load_photographs
+from memplan_models.yolo_data.view import View
 
 import memplan
 from benchmarks.common import publish

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from memplan_models.yolov9.sample import NUM_IMAGES
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolo_data.sample import NUM_IMAGES
+from memplan_models.yolov9.workload import YoloV9
 
 from benchmarks.common import RESULTS, publish
 from memplan.report.run import training_figure
@@ -28,6 +28,7 @@ from memplan.train.data_defaults import data_defaults
 from memplan.units import format_seconds
 
 MODEL = "yolov9-t"
+_SCORES = tuple(f"metrics/{name}" for name in ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95"))
 GOAL = 0.90  # mAP@0.5 on the validation images
 CPU_BUDGET_SECONDS = 20 * 60
 _BATCH = 4  # images at once, as many as the data set recommends for a step
@@ -52,7 +53,7 @@ def run(trial: Trial, folder: Path) -> tuple[pd.DataFrame, float, float]:
         folder: an empty one.
     """
     torch.set_num_threads(trial.threads)
-    data = from_name(MODEL).write_sample(folder / "digits")
+    data = YoloV9(MODEL).write_sample(folder / "digits")
     options = TrainOptions(
         data=data,
         cfg=MODEL,
@@ -67,7 +68,7 @@ def run(trial: Trial, folder: Path) -> tuple[pd.DataFrame, float, float]:
         **data_defaults(data),
     )
     started = time.process_time()
-    summary = train(lambda **arguments: from_name(MODEL, **arguments), options)
+    summary = train(lambda **arguments: YoloV9(MODEL, **arguments), options)
     processor = time.process_time() - started
     return pd.read_csv(summary.run_folder / "results.csv"), summary.seconds, processor
 
@@ -77,8 +78,8 @@ def rows_of(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     spent = 0.0
     for row in table.to_dict("records"):
         spent += row["seconds"]
-        losses = (f"{row[name]:.3f}" for name in ("box_loss", "cls_loss", "dfl_loss"))
-        scores = (f"{row[name]:.3f}" for name in ("precision", "recall", "mAP50", "mAP50-95"))
+        losses = (f"{row[f'train/{name}_loss']:.3f}" for name in ("box", "cls", "dfl"))
+        scores = (f"{row[name]:.3f}" for name in _SCORES)
         yield (f"{row['epoch']:.0f}", f"{spent:.0f}", *losses, *scores)
 
 
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figure = training_figure(read_run(Path(scratch) / MODEL))
         RESULTS.mkdir(exist_ok=True)
         figure.savefig(RESULTS / "learns.png", dpi=120)
-    best = float(table["mAP50"].max())
+    best = float(table["metrics/mAP_0.5"].max())
     where = f"a CPU, {trial.threads} thread(s)" if is_cpu else torch.cuda.get_device_name()
     # Other work on the same cores makes a run longer, not dearer.
     on_time = not is_cpu or processor <= CPU_BUDGET_SECONDS

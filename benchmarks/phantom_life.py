@@ -55,7 +55,7 @@ def run_life(*, case: dict[str, Any], card: str, out: Path) -> dict[str, Any]:
     found, snapshot = measure(
         question.made,
         one.micro_batch_size,
-        question.step_settings(),
+        question.step_spec,
         torch.device("cuda", 0),
         accumulation_steps=one.accumulation_steps,
         outside=False,

@@ -80,7 +80,7 @@ def run(chosen: Sequence[Case], cards: Sequence[str]) -> Iterator[Comparison]:
         for case in chosen:
             question = case.question(children[0].card)
             try:
-                tape = question.record(case.micro_batch_size, question.step_settings())
+                tape = question.record(case.micro_batch_size, question.step_spec)
             except MemplanError as error:
                 click.echo(f"{case.name}: not predicted: {error}", err=True)
                 continue

@@ -22,15 +22,15 @@ from memplan import tape as tapes
 from memplan.answers import PlanAnswer
 from memplan.api import Question
 from memplan.api.crowds import Crowds
-from memplan.api.ease import recordings_of
-from memplan.api.planning import plan_one
+from memplan.api.planning import plan_one, recordings_of
+from memplan.capabilities import Lean
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError
 from memplan.planner.evaluate import Evaluator
 from memplan.planner.recompute import NUM_RUNGS
-from memplan.planner.space import Budget, Space, Split, fits_budget
-from memplan.spec import MEMORY_FORMATS, StepSpec
+from memplan.planner.space import Budget, Space, fits_budget
+from memplan.spec import MEMORY_FORMATS, Split, StepSpec
 from memplan.tape import Tape
 from memplan.units import GIB, three_digits
 
@@ -80,17 +80,15 @@ class Network:
     """One network's recordings, shared by all cards, rules and the grid."""
 
     def __init__(self, name: str, effective_batch_size: int) -> None:
-        self.question = Question(workload=name, gpus=(CARDS[0],), recompute="auto")
+        self.question = Question(workload=name, gpus=(CARDS[0],))
         self.recordings = recordings_of(self.question)
         self.crowds = Crowds.of(self.question, None, None)
-        self.base = self.question.step_settings(recompute=())
+        self.base = self.question.step_spec
         self.effective = effective_batch_size
         self.blocks = self.question.all_blocks
         # Rules know divisors only; the grid knows all that a plan may take.
         self.splits = Space(
-            precisions=("amp-fp16",),
-            memory_formats=MEMORY_FORMATS,
-            recomputes=((),),
+            base=self.base,
             effective_batch_size=effective_batch_size,
             nominal_batch_size=effective_batch_size,
             rounding_fraction=_SAFETY,
@@ -110,7 +108,7 @@ class Network:
 
     def grid(self) -> Iterator[StepSpec]:
         """Yield every configuration of the grid."""
-        leans = (False, True) if self.question.made.offers_lean else (False,)
+        leans = (False, True) if isinstance(self.question.made, Lean) else (False,)
         for layout in MEMORY_FORMATS:
             for lean in leans:
                 for recompute in self.recomputes():
@@ -124,8 +122,7 @@ class Bench:
         self.network = network
         self.question = replace(network.question, gpus=(card,))
         self.simulators: dict[str, Simulator] = {
-            allocator: replace(self.question, allocator=allocator).simulators()[0]
-            for allocator in ("", _EXPANDABLE)
+            allocator: self.question.simulator(allocator) for allocator in ("", _EXPANDABLE)
         }
         self.capacity = self.simulators[""].card.capacity_bytes
         self.budget = Budget(capacity_bytes=self.capacity, safety_fraction=_SAFETY)
@@ -159,12 +156,12 @@ class Bench:
         """Return the peaks of one way to run."""
         evaluator = self.evaluator(settings)
         tape = evaluator.tape(split.micro_batch_size)
-        return evaluator.peaks(tape, split.accumulation_steps, allocator)
+        return evaluator.peaks(tape, split, allocator)
 
     def rate(self, settings: StepSpec, split: Split) -> float:
         """Return the images per second of one way to run."""
         evaluator = self.evaluator(settings)
-        return evaluator.rate(evaluator.tape(split.micro_batch_size), split.accumulation_steps)
+        return evaluator.rate(evaluator.tape(split.micro_batch_size), split)
 
     def best_of_grid(self) -> tuple[Way, int]:
         """Return the fastest way of the grid that fits the budget, and how many ways it has.
@@ -226,7 +223,8 @@ class Bench:
         return peaks.device_used_peak_bytes
 
     def _split(self, batch: int) -> Split:
-        return Split(batch, max(1, round(self.network.effective / batch)))
+        steps = max(1, round(self.network.effective / batch))
+        return Split(micro_batch_size=batch, accumulation_steps=steps)
 
     def _came_of(self, settings: StepSpec, split: Split) -> Ruled:
         peaks = self.peaks(settings, split)
@@ -243,7 +241,7 @@ def halved_activations(network: Network, batch: int) -> tuple[float, float]:
     """
     bench = Bench(network, "a100-80gb")
     plain = replace(network.base, memory_format="channels-last")
-    split = Split(batch, 1)
+    split = Split(micro_batch_size=batch)
     allowed = _most_activations(bench, bench.evaluator(plain).tape(batch)) // 2
     fastest = bench.rate(plain, split)
     costs = []
@@ -256,12 +254,12 @@ def halved_activations(network: Network, batch: int) -> tuple[float, float]:
             middle = (low + high) // 2
             enough = _most_activations(bench, ladder.tape(middle)) <= allowed
             low, high = (low, middle) if enough else (middle, high)
-        settings = replace(evaluator.settings, recompute=ladder.chosen(high))
+        settings = replace(evaluator.spec, recompute=ladder.chosen(high))
         tape = network.recordings.tape(settings, batch)
         if _most_activations(bench, tape) > 1.02 * allowed:
             costs.append(math.inf)
             continue
-        costs.append(fastest / evaluator.rate(tape, 1) - 1)
+        costs.append(fastest / evaluator.rate(tape, split) - 1)
     return costs[0], costs[1]
 
 
@@ -279,11 +277,12 @@ def _say(text: str) -> None:
 
 
 def _described(answer: PlanAnswer) -> str:
-    parts = [f"{answer.micro_batch_size}x{answer.accumulation_steps}"]
-    parts += ["nhwc"] if answer.memory_format == "channels-last" else []
-    parts += ["lean"] if answer.lean else []
-    parts += [f"r{len(answer.recompute)}"] if answer.recompute else []
-    return " ".join([*parts, *(["exp"] if answer.allocator else [])])
+    spec, split = answer.spec, answer.split
+    parts = [f"{split.micro_batch_size}x{split.accumulation_steps}"]
+    parts += ["nhwc"] if spec.memory_format == "channels-last" else []
+    parts += ["lean"] if spec.lean else []
+    parts += [f"r{len(spec.recompute)}"] if spec.recompute else []
+    return " ".join([*parts, *(["exp"] if spec.allocator else [])])
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep
 from memplan.trace.fake_cuda import warm_up
 from memplan.trace.measure import with_random_images
-from memplan.workload import Batch, OptimizerSettings, Workload
+from memplan.workload import Batch, Workload
 
 CARD, MODEL, IMAGE_SIZE, BATCH = "a100-80gb", "yolov9-s", 640, 64
 AIM_RESERVED_GIB, AIM_RATIO = 16, 1.3
@@ -57,7 +57,7 @@ class Measured:
 def levers(precision: str, recompute: tuple[str, ...], *, compiles: bool) -> dict[str, Any]:
     """Return the settings of each lever by its name, the plain step first."""
     plain = StepSpec(precision=precision)
-    fused = replace(plain, optimizer=OptimizerSettings(fused=True))
+    fused = replace(plain, fused=True)
     found = {
         PLAIN: plain,
         "channels-last": replace(plain, memory_format="channels-last"),

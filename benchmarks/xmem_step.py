@@ -24,6 +24,7 @@ from memplan.device.cublas import release_of
 from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import UNLIMITED_BYTES, Simulator
 from memplan.launches import AnyLaunch
+from memplan.spec import StepSpec
 from memplan.step.run import move_model
 from memplan.trace.build import build, make_fake
 from memplan.trace.engine import BackwardWalk, SavedTensors
@@ -90,10 +91,7 @@ _NOTHING_SAID = tapes.Description(
     workload="xmem",
     micro_batch_size=1,
     image_size=0,
-    precision="fp32",
-    memory_format="contiguous",
-    optimizer="",
-    recompute=(),
+    spec=StepSpec(precision="fp32"),
     parameters=0,
     objects_per_image=0,
     origin="predicted",

@@ -1,7 +1,7 @@
 """What a workload takes of the options that users type, told and checked in one place.
 
-A workload declares it: what its factory takes as arguments, and its class attributes `offers_lean`,
-`offers_fused` and `data_options`. Whatever else is asked of it is refused by the option's name.
+A workload declares it: what its factory takes as arguments, and its class attribute `data_options`.
+Whatever else is asked of it is refused by the option's name; see `memplan.spec` for how steps run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 OPTIONS = {
     "image_size": "--img",
     "validation_batch_size": "--val-batch",
-    "assigner_parts": "--assigner-parts",
     "multi_scale": "--multi-scale",
     "objects_per_image": "--objects-per-image",
     "cfg": "--cfg",
@@ -83,24 +82,6 @@ def check_object(name: str, arguments: Iterable[str]) -> None:
         raise UsageError(
             f"{option}: workload {name!r} is an object, so {option} cannot change it. "
             f"Make it with that {key}, or name a function that does."
-        )
-
-
-def check_step(workload: Workload, *, lean: bool, fused: bool) -> None:
-    """Refuse ways to run a step that a workload does not offer.
-
-    Raises:
-        UsageError: one is asked for.
-    """
-    if lean and not workload.offers_lean:
-        raise UsageError(
-            f"--lean: workload {workload.name!r} has no lean blocks. Leave it out, or use "
-            "--recompute."
-        )
-    if fused and not workload.offers_fused:
-        raise UsageError(
-            f"--fused: workload {workload.name!r} makes its optimizer without fused kernels. "
-            "Leave it out."
         )
 
 

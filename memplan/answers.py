@@ -5,19 +5,19 @@ Each has a schema version and the same field names in JSON as in Python. Memory 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from memplan.errors import BadInputError, BadTapeError
+from memplan.errors import BadInputError, BadTapeError, UsageError
 from memplan.files import Source, converted, decoded, write_text
-from memplan.files.structures import NotStructuredError, sealed, unsealed
+from memplan.files.structures import NotStructuredError, flattened, sealed, unsealed
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
 from memplan.script_answer import SCHEMA as RUN_SCHEMA
 from memplan.script_answer import ScriptAnswer
+from memplan.spec import Split, StepSpec
 from memplan.units import format_bytes
 
 PREDICTED = "predicted"
@@ -46,23 +46,10 @@ class WorkloadFacts:
 
     name: str
     img: int
-    precision: str
-    memory_format: str
-    optimizer: str
-    recompute: tuple[str, ...]
+    spec: StepSpec
     parameters: int
     devices: int = 1
     objects_per_image: int = 0
-    deterministic: bool = False
-    """Whether PyTorch's deterministic algorithms run."""
-    cudnn_benchmark: bool = False
-    allow_tf32: bool = True
-    lean: bool = False
-    """Whether blocks keep only what they cannot rebuild cheaply."""
-    fused: bool = False
-    """Whether the optimizer steps in one kernel a list."""
-    assigner_parts: int = 0
-    """Parts of a batch whose objects are matched one after another; 0 where that is no choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +228,7 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values, its schema first."""
-        values = dataclasses.asdict(self)  # type: ignore[call-overload]
-        return {"schema": self.SCHEMA, **values}
+        return {"schema": self.SCHEMA, **flattened(self)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -256,8 +242,9 @@ class Answer:
             raise BadTapeError(f"Schema {schema!r} is not {cls.SCHEMA!r}, which was expected here.")
         try:
             record = converted({k: v for k, v in values.items() if k != "schema"}, cls)
-        except NotStructuredError as error:
-            raise BadTapeError(f"A {cls.SCHEMA} record is incomplete: {error}.") from None
+        except (NotStructuredError, UsageError) as error:
+            reason = str(error).rstrip(".")
+            raise BadTapeError(f"A {cls.SCHEMA} record is incomplete: {reason}.") from None
         _check_numbers(values)
         return record
 
@@ -296,19 +283,11 @@ class Predicted:
 class Setting:
     """One way to run a training, with what it is expected to take."""
 
-    micro_batch_size: int
-    accumulation_steps: int
-    effective_batch_size: int
+    spec: StepSpec
+    split: Split
     nominal_batch_size: int
-    precision: str
-    memory_format: str
-    recompute: tuple[str, ...]
-    allocator: str
-    """PyTorch's option string; empty for the defaults."""
-    devices: int
+    """The recipe's own."""
     predicted: Predicted
-    lean: bool = False
-    """Whether blocks keep only what they cannot rebuild cheaply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,15 +328,10 @@ class PlanAnswer(Answer):
 
     workload: WorkloadFacts
     gpu: GpuFacts
-    micro_batch_size: int
-    accumulation_steps: int
-    effective_batch_size: int
+    spec: StepSpec
+    split: Split
     nominal_batch_size: int
-    precision: str
-    memory_format: str
-    recompute: tuple[str, ...]
-    allocator: str
-    devices: int
+    """The recipe's own."""
     predicted: Predicted
     budget_bytes: int
     headroom_bytes: int
@@ -370,8 +344,6 @@ class PlanAnswer(Answer):
     notes: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     """What could not be checked by a recording, and why, a sentence each."""
-    lean: bool = False
-    """Whether blocks keep only what they cannot rebuild cheaply."""
     other_ranks: RankPeaks | None = None
     """What the other processes take; None for one device."""
     risk: RunRisk | None = None

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -41,6 +40,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOK_SECONDS = 1  # between looks whether all processes are there
+_ENDING_SECONDS = 10  # for idle processes to end; a library's own clean-up may wait for ever
 
 _lock = threading.RLock()
 
@@ -63,22 +63,14 @@ _functions: dict[str, Callable[[Any], Any]] = {}
 
 
 def _begin(environment: dict[str, str]) -> None:
-    """Make this process a worker: alone on its core, and gone when its parent is."""
+    """Make this process a worker, alone on its core."""
     become_worker()
     os.environ.clear()
     os.environ.update(environment)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_leave_after, args=(parent.sentinel,), daemon=True).start()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     # What was imported lives as long as the process; the cycle collector need not visit it.
     gc.freeze()
-
-
-def _leave_after(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 def _call(path: str, item: Any) -> Any:
@@ -121,10 +113,15 @@ class _Pool:
         return [self._executor.submit(_call, path, item) for item in items]
 
     def close(self) -> None:
-        """Let the workers go, which are idle."""
+        """Let the workers go, which are idle; one that does not end by itself is killed."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown()
+            executor.shutdown(wait=False)
+            end = time.monotonic() + _ENDING_SECONDS
+            for worker in _Worker.started:
+                worker.join(max(0.0, end - time.monotonic()))
+                worker.kill()
+                worker.join()
         _Worker.started.clear()
 
     def kill(self) -> None:

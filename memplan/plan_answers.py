@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memplan.spec import Split, StepSpec
+
 _PREDICTED = "predicted"
 
 
@@ -20,9 +22,8 @@ class CommandChange:
     """The whole command with it."""
     runs_official: bool
     """Whether the official script takes these options too."""
-    micro_batch_size: int
-    accumulation_steps: int
-    effective_batch_size: int
+    spec: StepSpec
+    split: Split
     device_used_peak_bytes: int
     memory_change_bytes: int
     """Against the command as typed; negative where it saves."""
@@ -37,9 +38,8 @@ class CommandFit:
 
     command: str
     """As typed."""
-    micro_batch_size: int
-    accumulation_steps: int
-    effective_batch_size: int
+    spec: StepSpec
+    split: Split
     validation_batch_size: int | None
     """Images validated at once; None where nothing is validated."""
     device_used_peak_bytes: int
@@ -66,13 +66,10 @@ class CardOption:
     name: str
     capacity_bytes: int
     fits: bool
-    micro_batch_size: int
-    """0 where nothing fits, as for all that follows."""
-    accumulation_steps: int
-    memory_format: str
-    lean: bool
-    num_recomputed: int
-    """Blocks that recompute; looked into only where nothing else fits."""
+    spec: StepSpec
+    """Recomputing was looked into only where nothing else fits."""
+    split: Split
+    """Of no images where nothing fits, as for all that follows."""
     device_used_peak_bytes: int
     budget_bytes: int
     images_per_second: float
@@ -108,11 +105,8 @@ class ImageOption:
     """What may change, a few words."""
     img: int
     """Side, pixels."""
-    micro_batch_size: int
-    accumulation_steps: int
-    memory_format: str
-    lean: bool
-    num_recomputed: int
+    spec: StepSpec
+    split: Split
     device_used_peak_bytes: int
     budget_bytes: int
     images_per_second: float
@@ -125,12 +119,8 @@ class ImageOption:
 class SecondCard:
     """What another card of the same kind buys, with the same images a step."""
 
-    micro_batch_size: int
-    accumulation_steps: int
-    effective_batch_size: int
-    memory_format: str
-    lean: bool
-    num_recomputed: int
+    spec: StepSpec
+    split: Split
     first_rank_peak_bytes: int
     """Device-used, of the rank that also validates and keeps the average."""
     other_rank_peak_bytes: int

@@ -15,8 +15,10 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, popen_forkserver
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
 
 from memplan.errors import ProcessError, UsageError
 
@@ -105,8 +107,47 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+class _Popen(popen_forkserver.Popen):
+    """Python's own, which several threads may ask how the process ended.
+
+    The server tells that once, through a pipe: of two threads that read it at the same time one
+    would find it empty and take the exit code for 255 (CPython 3.11 to 3.13).
+    """
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._reading = threading.Lock()
+        super().__init__(process)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code; None while the process runs, and `flag` does not say to wait."""
+        if self.returncode is None and not wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            return None
+        with self._reading:
+            return super().poll(flag)
+
+
+def _leave_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
 class CleanProcess(ForkServerProcess):
     """A process that is a copy of the server, and not of this process."""
+
+    def run(self) -> None:
+        """Do the work, and end with the process that asked for it, however that ends.
+
+        Its parent in the system's eyes is the server, which lives as long as its children do, so
+        that a DataLoader's own watch over its parent sees nothing.
+        """
+        asked_by = multiprocessing.parent_process()
+        assert asked_by is not None
+        threading.Thread(target=_leave_after, args=(asked_by.sentinel,), daemon=True).start()
+        super().run()
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> _Popen:  # noqa: N802 - CPython's name
+        return _Popen(process_obj)
 
     def start(self) -> None:
         """Start it, and the server if there is none.

@@ -13,24 +13,20 @@ import inspect
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from memplan.acceptance import check_arguments, check_object, taken_by
 from memplan.errors import BadInputError, UnknownNameError, UsageError
-from memplan.files import is_there
+from memplan.family import Family
+from memplan.files import Source, is_there
 from memplan.files.yaml_text import NotYamlError, parse_yaml
 from memplan.workload import Workload
 
 GROUP = "memplan.workloads"
-
-
-PLAIN = "NAMES_ARE_PLAIN"
-"""What the module of a family sets to True whose `family:name` runs no code of the user's, and so
-may stand in files: `torchvision:resnet50`."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,8 @@ def runs_code(name: str) -> bool:
     family, colon, rest = name.partition(":")
     if not colon:
         return False
-    factory = _factories().get(family)
-    is_plain = factory is not None and getattr(inspect.getmodule(factory), PLAIN, False) is True
+    known = families().get(family)
+    is_plain = known is not None and known.names_are_plain is True
     return not (is_plain and _PLAIN_NAME.fullmatch(rest))
 
 
@@ -99,27 +95,73 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     return settings
 
 
-def _factories() -> dict[str, Callable[..., Workload]]:
-    return {point.name: point.load() for point in entry_points(group=GROUP)}
+def families() -> dict[str, Family]:
+    """Return the registered families by the names of their entry points, sorted.
+
+    Raises:
+        BadInputError: an entry point names nothing that is a family, or two have one name.
+    """
+    points: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if points.setdefault(point.name, point).value != point.value:
+            raise BadInputError(
+                f"Two installed packages register the family {point.name!r}. Uninstall one of them."
+            )
+    return {name: _loaded(point) for name, point in points.items()}
 
 
-def _names(factory: Callable[..., Workload]) -> list[str]:
-    listing = getattr(inspect.getmodule(factory), "names", None)
-    return list(listing()) if listing is not None else []
+class _Factory(Family):
+    """A function registered alone: it makes `family:name`, lists no names and reads no files."""
+
+    def __init__(self, function: Callable[..., Workload]) -> None:
+        self._function = function
+        self.imported_when_used = (function.__module__,)
+
+    def made_by(self, name: str) -> Callable[..., Workload]:
+        """Return the function."""
+        del name
+        return self._function
+
+    def make(self, name: str, **arguments: Any) -> Workload:
+        """Return what the function makes."""
+        return self._function(name, **arguments)
+
+
+def _loaded(point: EntryPoint) -> Family:
+    """Return what an entry point names, checked."""
+    try:
+        family = point.load()
+    except Exception as error:  # another package's module may raise anything while it loads
+        raise BadInputError(
+            f"The family {point.name!r} ({point.value}) cannot be loaded ({_reason(error)}). "
+            "Install its package again, or uninstall it."
+        ) from error
+    if inspect.isfunction(family):
+        return _Factory(family)
+    if isinstance(family, type) or not isinstance(family, Family):
+        missing = [name for name in _MEMBERS if not hasattr(family, name)]
+        lacks = f"it has no {', '.join(missing)}" if missing else "it is a class, not an object"
+        raise BadInputError(
+            f"The family {point.name!r} ({point.value}) is no memplan.family.Family: {lacks}. "
+            "Name an object of a class that subclasses Family, or uninstall its package."
+        )
+    return family
+
+
+_MEMBERS = ("names", "reads", "make", "made_by", "names_are_plain", "imported_when_used")
 
 
 def imported_by_families() -> list[str]:
-    """Return the modules that the registered families import: their own, and those of first use.
-
-    A family's module names the latter in `imported_when_used`.
-    """
-    modules = [inspect.getmodule(factory) for factory in _factories().values()]
+    """Return the modules that the registered families import: their own, and those of first use."""
     return [
         name
-        for module in modules
-        if module is not None
-        for name in (module.__name__, *getattr(module, "imported_when_used", ()))
+        for family in families().values()
+        for name in (type(family).__module__, *family.imported_when_used)
     ]
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _imported(name: str) -> Any:
@@ -130,10 +172,9 @@ def _imported(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's own module may raise anything while it loads
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInputError(
-            f"--workload {name!r} cannot be imported ({reason}). Give package.module:name, from "
-            "the folder it is found in."
+            f"--workload {name!r} cannot be imported ({_reason(error)}). Give package.module:name, "
+            "from the folder it is found in."
         ) from error
     if not hasattr(module, attribute):
         raise UnknownNameError(f"name in module {module_name}", attribute, dir(module))
@@ -155,36 +196,61 @@ def _built(name: str, maker: Any, arguments: Mapping[str, Any]) -> Workload:
 
 def _found(name: str) -> tuple[Callable[..., Workload] | Workload, frozenset[str] | None]:
     """Return what makes the workload of a name, and the arguments it takes; None for any."""
-    factories = _factories()
-    family, colon, rest = name.partition(":")
-    if colon and family in factories:
-        return _of_family(factories[family], rest)
+    registered = families()
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in registered:
+        return _of_family(registered[prefix], rest)
     if colon:
         return _own(name)
-    known = {known: factory for factory in factories.values() for known in _names(factory)}
-    stem = Path(name).stem
-    is_file = Path(name).suffix in {".yaml", ".yml"}
-    if name in known:
-        return _of_family(known[name], name)
-    if is_file and not is_there(Path(name)) and stem in known:
-        # The official recipe names its configurations by paths inside its own checkout.
-        return _of_family(known[stem], stem)
-    if is_file and factories:
-        return _of_family(next(iter(known.values())), name)
+    known = {key: list(one.names()) for key, one in registered.items()}
+    is_path = Path(name).suffix in {".yaml", ".yml"}
+    if is_path and is_there(Path(name)):
+        readers = [key for key, one in registered.items() if _reads(one, Path(name))]
+        return _of_family(_only(readers, registered, "file", name), name)
+    # The official recipe names its configurations by paths inside its own checkout.
+    stem = Path(name).stem if is_path else name
+    for one in (name, stem):
+        listing = [key for key, names in known.items() if one in names]
+        if listing:
+            return _of_family(_only(listing, registered, "name", one), one)
     raise UnknownNameError(
         "workload",
         name,
-        known,
+        [one for names in known.values() for one in names],
         "Or give torchvision:NAME, official:PATH, PATH.yaml or package.module:name.",
     )
 
 
-def _of_family(
-    factory: Callable[..., Workload], name: str
-) -> tuple[Callable[..., Workload], frozenset[str] | None]:
-    """Return a family's factory for a name; its module may say in `made_by` what it makes."""
-    made_by = getattr(inspect.getmodule(factory), "made_by", lambda _: factory)
-    return functools.partial(factory, name), taken_by(made_by(name), of_family=True)
+def _reads(family: Family, path: Path) -> bool:
+    """Return whether a family reads a file, which is known to be bounded YAML."""
+    Source(path=path, what="a model's description").yaml()
+    return family.reads(path)
+
+
+def _only(keys: Sequence[str], registered: Mapping[str, Family], kind: str, name: str) -> Family:
+    """Return the one family that a name or file is of.
+
+    Raises:
+        BadInputError: there is none, or several.
+    """
+    if len(keys) == 1:
+        return registered[keys[0]]
+    shown = shlex.quote(name) if name.isprintable() else "PATH"
+    if keys:
+        ways = " or ".join(f"--workload {key}:{shown}" for key in keys)
+        raise BadInputError(
+            f"The {kind} {name!r} is of several families: {', '.join(keys)}. Say which: {ways}."
+        )
+    raise BadInputError(
+        f"No model family reads {name!r} (installed: {', '.join(registered) or 'none'}). Correct "
+        f"the file, or say which family it is for: --workload FAMILY:{shown}."
+    )
+
+
+def _of_family(family: Family, name: str) -> tuple[Callable[..., Workload], frozenset[str] | None]:
+    """Return what makes a family's workload of a name, and the arguments it takes."""
+    made_by = family.made_by(name)
+    return functools.partial(family.make, name), taken_by(made_by, of_family=True)
 
 
 def _own(name: str) -> tuple[Callable[..., Workload] | Workload, frozenset[str] | None]:
@@ -207,6 +273,19 @@ def takes(name: str | SavedName, argument: str) -> bool:
     """
     taken = _found(name.text if isinstance(name, SavedName) else name)[1]
     return taken is None or argument in taken
+
+
+def stride_of(name: str | SavedName) -> int:
+    """Return what a workload's image size must be a multiple of, pixels; 1 where it does not say.
+
+    Raises:
+        UnknownNameError: no such workload.
+    """
+    maker = _found(name.text if isinstance(name, SavedName) else name)[0]
+    if not isinstance(maker, functools.partial):
+        return 1
+    family: Family = maker.func.__self__  # type: ignore[attr-defined]  # as `_of_family` made it
+    return int(getattr(family.made_by(maker.args[0]), "stride", 1))
 
 
 def make_workload(name: str | SavedName, arguments: Mapping[str, Any] | None = None) -> Workload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memplan.errors import BadTapeError
@@ -72,6 +73,9 @@ class Trial:
     batch: int
     runs: bool
     device_used_peak_bytes: int
+    """0 where the command ended before it used the card."""
+    error: str = ""
+    """Why it did not run, where that was not memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,8 @@ class ScriptAnswer:
     error: ScriptError | None
     from_host: int
     by_rule: list[HostRead] = field(default_factory=list)
+    unmatched_reads: list[str] = field(default_factory=list)
+    """Lines that were given a value and never read one."""
     missing_calls: list[str] = field(default_factory=list)
     num_processes: int = 1
     """Processes that used the card; the one with the largest peak is told of."""
@@ -116,6 +122,7 @@ class ScriptAnswer:
     batch_option: str = ""
     """The option whose largest value was looked for; empty where none was."""
     largest_batch: int | None = None
+    """The largest that ran of those tried; None where none did."""
     trials: list[Trial] = field(default_factory=list)
 
     @property
@@ -123,6 +130,13 @@ class ScriptAnswer:
         """Whether the script ran as far as it was watched."""
         caught = self.out_of_memory is None or self.out_of_memory.is_caught
         return self.error is None and caught
+
+    @property
+    def error_place(self) -> str:
+        """`file.py:12` where the script failed; empty where that is not known."""
+        if self.error is None or not self.error.file:
+            return ""
+        return f"{Path(self.error.file).name}:{self.error.line}"
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ScriptAnswer:

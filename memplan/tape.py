@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
-from memplan.errors import BadTapeError
+from memplan.errors import BadTapeError, UsageError
 from memplan.files import Source, converted, replaced
 from memplan.files.archives import CheckedArchive, DamagedError, read_npz
-from memplan.files.structures import NotStructuredError
+from memplan.files.structures import NotStructuredError, flattened
 from memplan.launches import BUFFERS, LAUNCHES, AnyLaunch
+from memplan.spec import StepSpec
 
 SCHEMA = "memplan.tape/2"
 
@@ -140,10 +141,8 @@ class Description:
     workload: str
     micro_batch_size: int
     image_size: int
-    precision: str
-    memory_format: str
-    optimizer: str
-    recompute: tuple[str, ...]
+    spec: StepSpec
+    """How the step ran."""
     parameters: int
     """Number of parameters, not bytes."""
     objects_per_image: int
@@ -151,18 +150,6 @@ class Description:
     origin: str
     """`predicted` for a recording made with no device, `measured` from a real one."""
     versions: dict[str, str] = field(default_factory=dict)
-    deterministic: bool = False
-    """Whether PyTorch's deterministic algorithms were asked for."""
-    cudnn_benchmark: bool = False
-    """Whether convolutions take the plan that proves fastest."""
-    allow_tf32: bool = True
-    """Whether float32 convolutions may use TF32."""
-    lean: bool = False
-    """Whether blocks keep only what they cannot rebuild cheaply."""
-    fused: bool = False
-    """Whether the optimizer steps in one kernel a list."""
-    assigner_parts: int = 0
-    """Parts of a batch whose objects are matched one after another; 0 where that is no choice."""
     cublas_workspace_config: str | None = None
     """What training sets CUBLAS_WORKSPACE_CONFIG to; None leaves the machine's."""
     crowded_objects_per_image: int = 0
@@ -196,7 +183,7 @@ class Tape:
         """
         header = {
             "schema": SCHEMA,
-            "description": asdict(self.description),
+            "description": flattened(self.description),
             "operator_names": self.operator_names,
             "modules": [asdict(module) for module in self.modules],
             "convolutions": [asdict(convolution) for convolution in self.convolutions],
@@ -290,7 +277,7 @@ def _header(source: Source, columns: dict[str, npt.NDArray[Any]]) -> _Header:
         )
     try:
         return converted({k: v for k, v in values.items() if k != "schema"}, _Header)
-    except NotStructuredError as error:
+    except (NotStructuredError, UsageError) as error:
         raise source.bad(error) from None
 
 

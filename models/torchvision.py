@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import UnknownNameError, UsageError
+from memplan.family import Family
 from memplan.workload import Batch, Workload
 
 from .torchvision_detection import Detection
 
 if TYPE_CHECKING:
     import torch
-
-# What processes that record have from their start.
-imported_when_used = ("torchvision",)
-NAMES_ARE_PLAIN = True
-"""A name picks a model of torchvision and runs nothing else, so files may hold it too."""
 
 _SIDE = 224
 # Sides that a model's auxiliary head, or its authors, ask for.
@@ -101,38 +97,35 @@ class Classification(Workload):
         return loss, loss.detach()[None]
 
 
-def made_by(name: str) -> type[Classification | Detection]:
-    """Return the class of a model's workload, whose arguments `from_name` takes.
+class TorchvisionFamily(Family):
+    """`torchvision:NAME`: what torchvision's model builders make."""
 
-    Raises:
-        UnknownNameError: torchvision has no such classification or detection model.
-    """
-    import torchvision
+    # A name picks a model of torchvision and runs nothing else.
+    names_are_plain = True
+    imported_when_used = ("torchvision",)
 
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    detectors = torchvision.models.list_models(module=torchvision.models.detection)
-    if name not in classifiers and name not in detectors:
-        raise UnknownNameError("torchvision model", name, [*classifiers, *detectors])
-    return Detection if name in detectors else Classification
+    def made_by(self, name: str) -> type[Classification | Detection]:
+        """Return the class of a model's workload.
+
+        Raises:
+            UnknownNameError: torchvision has no such classification or detection model.
+        """
+        import torchvision
+
+        classifiers = torchvision.models.list_models(module=torchvision.models)
+        detectors = torchvision.models.list_models(module=torchvision.models.detection)
+        if name not in classifiers and name not in detectors:
+            raise UnknownNameError("torchvision model", name, [*classifiers, *detectors])
+        return Detection if name in detectors else Classification
+
+    def make(self, name: str, **arguments: Any) -> Classification | Detection:
+        """Return the workload of a model such as `resnet50` or `fasterrcnn_resnet50_fpn`.
+
+        Raises:
+            UnknownNameError: torchvision has no such classification or detection model.
+            UsageError: an argument is out of its range.
+        """
+        return self.made_by(name)(name, **arguments)
 
 
-def from_name(name: str, **arguments: Any) -> Classification | Detection:
-    """Return the workload for `torchvision:NAME`.
-
-    Args:
-        name: a model such as `resnet50` or `fasterrcnn_resnet50_fpn`.
-        **arguments: `image_size`, `num_classes`; for detectors `objects_per_image` and
-            `positives_per_object`.
-
-    Raises:
-        UnknownNameError: torchvision has no such classification or detection model.
-        UsageError: an argument the workload does not take.
-    """
-    kind = made_by(name)
-    try:
-        return kind(name, **arguments)
-    except TypeError as error:
-        reason = str(error).rpartition("__init__() ")[2]
-        raise UsageError(
-            f"torchvision:{name} cannot be set so: {reason}. Leave that out."
-        ) from None
+FAMILY = TorchvisionFamily()

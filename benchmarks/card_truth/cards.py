@@ -71,9 +71,8 @@ def _plain_tape(cells: dict[str, str]) -> Tape:
     network = cells["network"]
     make_model = of_library(cells["library"], network, int(cells["classes"]))
     workload = ImageClassifier(network, make_model, int(cells["img"]))
-    optimizer = OptimizerSettings(name=cells["optimizer"], momentum=0.9)
-    settings = StepSpec(precision="fp32", optimizer=optimizer)
-    return record(workload, int(cells["batch"]), settings)
+    spec = StepSpec(precision="fp32", optimizer=cells["optimizer"])
+    return record(workload, int(cells["batch"]), spec, OptimizerSettings(momentum=0.9))
 
 
 def timm_script() -> Iterator[Row]:
@@ -94,12 +93,9 @@ def timm_script() -> Iterator[Row]:
         except BadInputError as error:
             yield Row(**row, remark=str(error))
             continue
-        settings = StepSpec(
-            precision="fp32",
-            optimizer=OptimizerSettings(name="SGD", momentum=_MOMENTUM),
-            cudnn_benchmark=True,
-        )
-        peaks = replays(record(workload, batch, settings), card)
+        spec = StepSpec(precision="fp32", cudnn_benchmark=True)
+        tape = record(workload, batch, spec, OptimizerSettings(momentum=_MOMENTUM))
+        peaks = replays(tape, card)
         # The loader holds the next batch, as bytes and as float, on a stream of its own.
         next_batch = batch * 3 * _SIDE * _SIDE * (1 + 4)
         found = [one.reserved_peak_bytes + next_batch + outside.num_bytes for one in peaks]
@@ -155,10 +151,10 @@ def in_data_parallel() -> Iterator[Row]:
             int(cells["classes"]),
             binary=cells["loss"] == "binary",
         )
-        optimizer = OptimizerSettings(name="SGD", momentum=0.9, weight_decay=1e-4)
-        settings = StepSpec(precision="fp32", optimizer=optimizer, allow_tf32=False)
+        numbers = OptimizerSettings(momentum=0.9, weight_decay=1e-4)
+        spec = StepSpec(precision="fp32", allow_tf32=False)
         tape = with_data_parallel(
-            record(workload, videos, settings),
+            record(workload, videos, spec, numbers),
             ModelTensors.of(build(workload)),
             DataParallel(devices=8, broadcast_buffers=False),
         )

@@ -42,9 +42,8 @@ def ultralytics_logs() -> Iterator[Row]:
         crowded = workload is not None and workload.objects_per_image > 0
         tape = None
         if workload is not None:
-            optimizer = OptimizerSettings(name="AdamW", momentum=0.9)
-            settings = StepSpec(optimizer=optimizer, deterministic=True)
-            tape = record(workload, batch, settings)
+            spec = StepSpec(optimizer="AdamW", deterministic=True)
+            tape = record(workload, batch, spec, OptimizerSettings(momentum=0.9))
         for column, validates in (("gpu_mem_first_epoch", False), ("gpu_mem_max", True)):
             row = {
                 **about,

@@ -130,11 +130,12 @@ class YoloV8n(YoloV9):
         decoded: Tensor = model(batch["images"])[0]
         return decoded
 
-    def make_optimizer(
+    def parameter_groups(
         self, model: nn.Module, settings: OptimizerSettings
-    ) -> torch.optim.Optimizer:
-        """Return a plain optimizer over all parameters."""
-        return self.optimizer_over(model.parameters(), settings)
+    ) -> list[dict[str, Any]]:
+        """Return one group of all parameters."""
+        del settings
+        return [{"params": list(model.parameters())}]
 
 
 class Classifier(nn.Module):

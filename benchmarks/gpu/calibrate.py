@@ -83,7 +83,7 @@ def _timed(values: dict[str, object], seconds: dict[str, list[float]], card: obj
         workload=case.workload,
         arguments=question.arguments,
         micro_batch_size=case.micro_batch_size,
-        settings=question.step_settings(),
+        settings=question.step_spec,
         seconds=seconds,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from memplan.api import Question
 from memplan.device.card import Card
+from memplan.spec import LEVER, spec_of
 
 YOLO = ("yolov9-t", "yolov9-s", "yolov9-m", "yolov9-c", "yolov9-e", "gelan-c")
 TORCHVISION = (
@@ -74,14 +75,7 @@ class Case:
             arguments={**arguments, "image_size": self.image_size},
             gpus=(card,),
             capacity_bytes=self.budget_gib << 30 if self.budget_gib else None,
-            precision=self.precision,
-            memory_format=self.memory_format,
-            optimizer=self.optimizer,
-            recompute=self.recompute,
-            allocator=self.allocator,
-            deterministic=self.deterministic,
-            cudnn_benchmark=self.cudnn_benchmark,
-            lean=self.lean,
+            spec=spec_of({name: value for name, value in vars(self).items() if name in LEVER}),
         )
 
     def to_json(self) -> dict[str, Any]:

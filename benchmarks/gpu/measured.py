@@ -50,7 +50,7 @@ def _life(job: Job, batch: int, limit: int | None = None) -> tuple[Measurement, 
     return measure(
         question.made,
         batch,
-        question.step_settings(),
+        question.step_spec,
         torch.device(job.device),
         accumulation_steps=job.case.accumulation_steps,
         memory_limit_bytes=limit,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.job import Job
+from memplan.step.optimizers import optimizer_of
 from memplan.step.run import TrainingStep
 from memplan.trace.measure import Batches, run_life
 
@@ -81,7 +82,7 @@ def _on_path(folder: str) -> Iterator[None]:
 def _try(job: Job, device: torch.device, batch: int) -> None:
     """Run two steps of our own at a batch."""
     question = job.case.question(job.card)
-    step = TrainingStep(question.made, question.step_settings(), device)
+    step = TrainingStep(question.made, question.step_spec, device)
     batches = Batches(training=Batches.of(question.made, batch).training, validation=None)
     run_life(step, batches, num_steps=2)
 
@@ -102,7 +103,7 @@ def _lightning(module: Any, job: Job, device: torch.device, largest: int) -> dic
     del largest
     lightning = importlib.import_module("pytorch_lightning")
     question = job.case.question(job.card)
-    workload, settings = question.made, question.step_settings()
+    workload, settings = question.made, question.step_spec
 
     class Wrapped(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -114,7 +115,7 @@ def _lightning(module: Any, job: Job, device: torch.device, largest: int) -> dic
             return workload.compute_loss(self.net, workload.prepare(batch))[0]
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return workload.make_optimizer(self.net, settings.optimizer)
+            return optimizer_of(workload, self.net, settings.optimizer)
 
         def train_dataloader(self) -> Any:
             batch = Batches.of(workload, self.batch_size).training
@@ -155,10 +156,10 @@ def _memtracker(module: Any, job: Job, device: torch.device, largest: int) -> di
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     question = job.case.question(job.card)
-    workload, settings = question.made, question.step_settings()
+    workload, settings = question.made, question.step_spec
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         model = workload.build_model()
-        optimizer = workload.make_optimizer(model, settings.optimizer)
+        optimizer = optimizer_of(workload, model, settings.optimizer)
         batch = {name: value.to(device) for name, value in workload.make_batch(largest).items()}
         tracker = module.MemTracker()
         tracker.track_external(model, optimizer)

@@ -37,7 +37,7 @@ class PredictedLife:
     def of(cls, case: Case, card: Card) -> PredictedLife:
         """Record a case and fill in what the card answers."""
         question = case.question(card)
-        tape = question.record(case.micro_batch_size, question.step_settings())
+        tape = question.record(case.micro_batch_size, question.step_spec)
         simulator = question.simulators()[0]
         program = Program(tape, Life(accumulates=case.accumulation_steps > 1))
         device = simulator.device_bytes(tape.convolutions, tape.launches)
@@ -90,7 +90,7 @@ def _largest(case: Case, card: Card) -> dict[str, Any]:
     Images hold as many objects as the battery's batches do, not as many as a data set's might.
     """
     question = case.question(card)
-    settings, (simulator,) = question.step_settings(), question.simulators()
+    settings, (simulator,) = question.step_spec, question.simulators()
     batch = case.micro_batch_size
     predictor = Predictor(
         lambda size: question.record(size, settings), [simulator], Life(), batch, batch

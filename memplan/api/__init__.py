@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
 
 from memplan.answers import PlanAnswer, ProbeAnswer
-from memplan.api.planning import Free, plan_many, plan_one
+from memplan.api.planning import plan_many, plan_one
 from memplan.api.probing import probe_many
 from memplan.api.question import (
     DEFAULT_SAFETY,
@@ -17,6 +19,7 @@ from memplan.api.question import (
     versions,
 )
 from memplan.device.allocator_settings import AllocatorSettings
+from memplan.device.calibration import Calibration
 from memplan.device.card import Card
 from memplan.device.chosen import calibrated_card
 from memplan.device.life import Life
@@ -24,15 +27,14 @@ from memplan.device.replay import Peaks
 from memplan.device.replay import replay as replay_on
 from memplan.errors import UnknownNameError
 from memplan.fit.predictor import Say
-from memplan.tape import Tape
-from memplan.trace.record import record as record_step
+from memplan.spec import LEVER, Levers, StepSpec, free_levers, spec_of
+from memplan.tape import Int64, Tape
 from memplan.units import parse_bytes
 from memplan.workload import Workload
 
 __all__ = [
     "DEFAULT_SAFETY",
     "DEFAULT_WORKLOAD",
-    "Free",
     "Question",
     "plan",
     "plan_many",
@@ -44,49 +46,67 @@ __all__ = [
     "versions",
 ]
 
-
-# Options that are arguments of the workload's factory.
-_ARGUMENTS = {
-    "objects_per_image": "objects_per_image",
-    "assigner_parts": "assigner_parts",
-    "val_batch": "validation_batch_size",
-    "multi_scale": "multi_scale",
-}
+Gpu = str | int | Card
 
 
-def _question(
-    workload: str | Workload, gpu: Any, img: int | None, options: dict[str, Any]
-) -> Question:
-    gpus = gpu if isinstance(gpu, list | tuple) else () if gpu is None else (gpu,)
-    capacity = options.pop("capacity", None)
-    if isinstance(capacity, str):
-        capacity = parse_bytes(capacity)
-    arguments = dict(options.pop("arguments", None) or {})
-    if img is not None:
-        arguments["image_size"] = img
-    for name, argument in _ARGUMENTS.items():
-        if (value := options.pop(name, None)) is not None:
-            arguments[argument] = value
-    known = {field.name for field in fields(Question)} - {"workload", "gpus", "capacity_bytes"}
-    for name in options:
-        if name not in known:
-            raise UnknownNameError("option", name, known | {*_ARGUMENTS, "capacity", "img"})
-    return Question(
-        workload=workload,
-        arguments=arguments,
-        gpus=tuple(gpus),
-        capacity_bytes=capacity,
-        **options,
-    )
+def _spec(
+    function: Callable[..., Any], spec: StepSpec | None, levers: Mapping[str, Any]
+) -> StepSpec:
+    """Return a spec with single levers in place of its own, refused where there is none such."""
+    for name in levers:
+        if name not in LEVER:
+            known = {*inspect.signature(function).parameters, *LEVER} - {"levers"}
+            raise UnknownNameError("option", name, known)
+    given = spec_of(levers)
+    return replace(spec or StepSpec(), **{name: getattr(given, name) for name in levers})
+
+
+def _arguments(
+    arguments: Mapping[str, Any] | None,
+    img: int | None,
+    objects_per_image: int | None,
+    val_batch: int | None,
+    multi_scale: bool | None,
+) -> dict[str, Any]:
+    """Return the arguments of a workload's factory; None is not given."""
+    named = {
+        "image_size": img,
+        "objects_per_image": objects_per_image,
+        "validation_batch_size": val_batch,
+        "multi_scale": multi_scale,
+    }
+    return dict(arguments or {}) | {key: one for key, one in named.items() if one is not None}
+
+
+def _cards(gpu: Gpu | Sequence[Gpu] | None) -> tuple[Gpu, ...]:
+    if gpu is None:
+        return ()
+    return (gpu,) if isinstance(gpu, str | int | Card) else tuple(gpu)
+
+
+def _bytes(capacity: int | str | None) -> int | None:
+    return parse_bytes(capacity) if isinstance(capacity, str) else capacity
 
 
 def probe(
     workload: str | Workload = DEFAULT_WORKLOAD,
     *,
-    gpu: str | int | Card | Sequence[str | int | Card] | None = None,
+    gpu: Gpu | Sequence[Gpu] | None = None,
     batch: int | Sequence[int] = 16,
     img: int | None = None,
-    **options: Any,
+    capacity: int | str | None = None,
+    devices: int = 1,
+    spec: StepSpec | None = None,
+    objects_per_image: int | None = None,
+    object_counts: Int64 | None = None,
+    val_batch: int | None = None,
+    multi_scale: bool | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    calibration: Path | Calibration | None = None,
+    cuda_version: str | None = None,
+    cudnn_version: str | None = None,
+    say: Say = silent,
+    **levers: Unpack[Levers],
 ) -> ProbeAnswer | list[ProbeAnswer]:
     """Return where a training's memory goes on a card, and how it grows with the batch.
 
@@ -95,10 +115,19 @@ def probe(
         gpu: a card or several; None takes the one in this machine.
         batch: micro-batch sizes to answer for.
         img: side of the images, pixels; None takes the workload's default.
-        **options: `precision`, `memory_format`, `optimizer`, `recompute`, `allocator`, `devices`,
-            `capacity` (bytes, or text such as `24GiB`), `objects_per_image`, `val_batch`,
-            `assigner_parts`, `multi_scale`, `lean`, `fused`, and `arguments` for
-            the workload's factory, and `object_counts` (objects in each image of the data set).
+        capacity: overrides the cards' memory, bytes or text such as `24GiB`.
+        devices: cards that train together.
+        spec: how a step runs; None takes the defaults.
+        objects_per_image: labelled objects in an image.
+        object_counts: objects in each image of the data set, int64 `[images]`.
+        val_batch: images validated at once; None leaves it to the workload.
+        multi_scale: whether training resizes its images; plans are for the largest.
+        arguments: further ones for the workload's factory.
+        calibration: what was measured on one of the cards; None takes what is kept of each.
+        cuda_version: the CUDA of the training's torch; None takes the installed one.
+        cudnn_version: the cuDNN of the training; None takes the installed one.
+        say: told what is being done.
+        **levers: single levers in place of those of `spec`, such as `precision="fp32"`.
 
     Returns:
         One answer, or a list when several cards were given.
@@ -106,25 +135,47 @@ def probe(
     Raises:
         MemplanError: something cannot be used; the message says what and the way out.
     """
-    question = _question(workload, gpu, img, options)
+    question = Question(
+        workload=workload,
+        arguments=_arguments(arguments, img, objects_per_image, val_batch, multi_scale),
+        gpus=_cards(gpu),
+        capacity_bytes=_bytes(capacity),
+        spec=_spec(probe, spec, levers),
+        devices=devices,
+        calibration=calibration,
+        cuda_version=cuda_version,
+        cudnn_version=cudnn_version,
+        object_counts=object_counts,
+    )
     batches = [batch] if isinstance(batch, int) else list(batch)
-    answers = probe_many(question, batches)
+    answers = probe_many(question, batches, say=say)
     return answers if isinstance(gpu, list | tuple) else answers[0]
 
 
 def plan(
     workload: str | Workload = DEFAULT_WORKLOAD,
     *,
-    gpu: str | int | Card | None = None,
+    gpu: Gpu | None = None,
     effective_batch: int | None = None,
     img: int | None = None,
     images: int | None = None,
     epochs: int | None = None,
     safety: float | None = None,
-    memory_format: str | None = None,
-    recompute: str | tuple[str, ...] = "auto",
+    capacity: int | str | None = None,
+    devices: int = 1,
+    spec: StepSpec | None = None,
+    free: Collection[str] | None = None,
+    objects_per_image: int | None = None,
+    object_counts: Int64 | None = None,
+    val_batch: int | None = None,
+    multi_scale: bool | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    calibration: Path | Calibration | None = None,
+    cuda_version: str | None = None,
+    cudnn_version: str | None = None,
+    data: str = "data.yaml",
     say: Say = silent,
-    **options: Any,
+    **levers: Unpack[Levers],
 ) -> PlanAnswer:
     """Return the fastest setting that fits a card.
 
@@ -138,21 +189,40 @@ def plan(
             `object_counts` and `images`.
         safety: part of the capacity left alone, in 0-1; None takes what is right for what is known
             of the data.
-        memory_format: fixes the tensor layout; None tries both.
-        recompute: `auto`, `none`, `all`, or module paths.
+        capacity: overrides the card's memory, bytes or text such as `24GiB`.
+        devices: cards that train together.
+        spec: how a step runs, where the plan does not choose; None takes the defaults.
+        free: levers that the plan may choose by itself, by name; None takes all that leave losses
+            as they are and are not among `levers`.
+        objects_per_image: labelled objects in an image.
+        object_counts: objects in each image of the data set, int64 `[images]`.
+        val_batch: images validated at once; None leaves it to the workload.
+        multi_scale: whether training resizes its images; plans are for the largest.
+        arguments: further ones for the workload's factory.
+        calibration: what was measured on the card; None takes what is kept of it.
+        cuda_version: the CUDA of the training's torch; None takes the installed one.
+        cudnn_version: the cuDNN of the training; None takes the installed one.
+        data: what to call the data set in the command.
         say: told what is being done.
-        **options: as for `probe`.
+        **levers: single levers in place of those of `spec`, which the plan leaves as they are;
+            `recompute="auto"` lets it choose the blocks, as it does without.
 
     Raises:
         InfeasibleError: nothing fits; the message says by how much and what would.
         MemplanError: something cannot be used.
     """
-    data = options.pop("data", "data.yaml")
-    question = _question(
-        workload,
-        gpu,
-        img,
-        {**options, "recompute": recompute, "memory_format": memory_format or "contiguous"},
+    fixed = {name: value for name, value in levers.items() if value != "auto"}
+    question = Question(
+        workload=workload,
+        arguments=_arguments(arguments, img, objects_per_image, val_batch, multi_scale),
+        gpus=() if gpu is None else (gpu,),
+        capacity_bytes=_bytes(capacity),
+        spec=_spec(plan, spec, fixed),
+        devices=devices,
+        calibration=calibration,
+        cuda_version=cuda_version,
+        cudnn_version=cudnn_version,
+        object_counts=object_counts,
     )
     return plan_one(
         question,
@@ -160,31 +230,47 @@ def plan(
         safety_fraction=safety,
         num_images=images,
         num_epochs=epochs,
-        free=Free(
-            memory_format=memory_format is None,
-            lean="lean" not in options,
-            assigner_parts="assigner_parts" not in options,
-            allocator="allocator" not in options,
-        ),
+        free=free_levers(levers) if free is None else free,
         data=data,
         say=say,
     )
 
 
-def record(workload: str | Workload = DEFAULT_WORKLOAD, batch: int = 16, **options: Any) -> Tape:
+def record(
+    workload: str | Workload = DEFAULT_WORKLOAD,
+    batch: int = 16,
+    *,
+    img: int | None = None,
+    spec: StepSpec | None = None,
+    objects_per_image: int | None = None,
+    val_batch: int | None = None,
+    multi_scale: bool | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    **levers: Unpack[Levers],
+) -> Tape:
     """Return the tape of a training's life at one micro-batch size.
 
     Args:
         workload: a name as on the command line, or a workload.
         batch: micro-batch size, >= 1.
-        **options: `img`, `precision`, `memory_format`, `optimizer`, `recompute`, `arguments`.
+        img: side of the images, pixels; None takes the workload's default.
+        spec: how a step runs; None takes the defaults.
+        objects_per_image: labelled objects in an image.
+        val_batch: images validated at once; None leaves it to the workload.
+        multi_scale: whether training resizes its images; the largest is recorded.
+        arguments: further ones for the workload's factory.
+        **levers: single levers in place of those of `spec`.
 
     Raises:
         MemplanError: something cannot be used.
     """
-    question = _question(workload, None, options.pop("img", None), options)
+    question = Question(
+        workload=workload,
+        arguments=_arguments(arguments, img, objects_per_image, val_batch, multi_scale),
+        spec=_spec(record, spec, levers),
+    )
     question.check()
-    return record_step(question.made, batch, question.step_settings())
+    return question.record(batch, question.step_spec)
 
 
 def replay(

@@ -13,8 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from memplan.answers import Setting
-from memplan.api.asking import Planned, replayed
-from memplan.api.details import settings_of
+from memplan.api.asking import Planned, replayed_with_rate
 from memplan.api.planning import plan_one
 from memplan.device import catalogue
 from memplan.device.card import Card
@@ -24,9 +23,9 @@ from memplan.errors import InfeasibleError, MemplanError, UsageError
 from memplan.parallel import map_processes
 from memplan.plan_answers import CardChoice, CardOption
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
-from memplan.planner.space import Budget, Split, configurations, fits_budget, score, setting_of
+from memplan.planner.space import Budget, configurations, fits_budget, score, setting_of
 from memplan.planner.throughput import images_per_second
-from memplan.spec import MEMORY_FORMATS, StepSpec
+from memplan.spec import MEMORY_FORMATS, Split, StepSpec
 from memplan.tape import Tape
 from memplan.units import GIB
 
@@ -73,7 +72,7 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
         for one, found in zip(bears, map_processes(inquiry.best, again, doing=what), strict=True):
             made[one] = found
     options = [
-        _option(card, budget, setting, prices.get(card.name))
+        _option(card, budget, setting or inquiry.nothing, prices.get(card.name))
         for card, (budget, setting) in zip(catalogue.cards(), made, strict=True)
     ]
     ordered = sorted(options, key=lambda one: (not one.fits, -one.images_per_second))
@@ -97,18 +96,15 @@ def _value(one: CardOption) -> float:
     return one.images_per_second_per_price or one.images_per_joule
 
 
-def _option(card: Card, budget: Budget, setting: Setting | None, price: float | None) -> CardOption:
-    rate = setting.predicted.images_per_second if setting else 0.0
+def _option(card: Card, budget: Budget, setting: Setting, price: float | None) -> CardOption:
+    rate = setting.predicted.images_per_second
     return CardOption(
         name=card.name,
         capacity_bytes=card.capacity_bytes,
-        fits=setting is not None,
-        micro_batch_size=setting.micro_batch_size if setting else 0,
-        accumulation_steps=setting.accumulation_steps if setting else 0,
-        memory_format=setting.memory_format if setting else "",
-        lean=bool(setting and setting.lean),
-        num_recomputed=len(setting.recompute) if setting else 0,
-        device_used_peak_bytes=setting.predicted.device_used_peak_bytes if setting else 0,
+        fits=setting.split.micro_batch_size > 0,
+        spec=setting.spec,
+        split=setting.split,
+        device_used_peak_bytes=setting.predicted.device_used_peak_bytes,
         budget_bytes=budget.num_bytes,
         images_per_second=rate,
         images_per_joule=rate / card.tdp_watts,
@@ -123,15 +119,14 @@ class _Inquiry:
 
     def __init__(self, planned: Planned) -> None:
         self.planned = planned
-        self.space = planned.space(memory_formats=MEMORY_FORMATS)
+        self.space = planned.space(choices={"memory_format": MEMORY_FORMATS})
         self.splits = self.space.splits()
         self.batches = [one.micro_batch_size for one in self.splits]
-        base = replace(planned.base, precision=planned.chosen.precision)
-        self.several = list(configurations(base, self.space))
+        self.several = list(configurations(self.space))
         planned.say("Recording what all cards run")
         ends = ends_of(self.batches)
         planned.recordings.need([(one, end) for one in self.several for end in ends])
-        simulators = {planned.question.allocator: planned.simulator}
+        simulators = {self.space.base.allocator: planned.simulator}
         self.tapes: dict[tuple[int, int], Tape] = {}
         self._live: dict[tuple[int, int], int] = {}
         self.evaluators = [
@@ -157,8 +152,8 @@ class _Inquiry:
         By how much, as a part of all bytes; infinity where one cannot be recorded. Settings with
         recomputed blocks are plans of their own, which were recorded.
         """
-        base, recordings = self.planned.base, self.planned.recordings
-        ways = {(settings_of(base, one), one.micro_batch_size) for one in settings}
+        recordings = self.planned.recordings
+        ways = {self._recording_of(one) for one in settings}
         told = [(one, batch) for one, batch in ways if one in self.several]
         told = [key for key in sorted(told, key=lambda one: -one[1]) if key not in self._checked]
         recordings.need(told)
@@ -172,15 +167,26 @@ class _Inquiry:
         self._read_tapes({self.several.index(one) for one, _ in changed})
         return changed
 
+    def _recording_of(self, setting: Setting) -> tuple[StepSpec, int]:
+        spec = replace(setting.spec, allocator=self.space.base.allocator)
+        return spec, setting.split.micro_batch_size
+
     def bears_on(
         self, setting: Setting | None, changed: Mapping[tuple[StepSpec, int], float]
     ) -> bool:
         """Return whether what is not as expected may change a card's setting."""
         if max(changed.values()) > NOTEWORTHY_FRACTION:
             return True
-        return setting is not None and (
-            (settings_of(self.planned.base, setting), setting.micro_batch_size) in changed
+        return setting is not None and (self._recording_of(setting) in changed)
+
+    @property
+    def nothing(self) -> Setting:
+        """What a card does on which nothing fits."""
+        predicted = replace(
+            self.planned.chosen.predicted, device_used_peak_bytes=0, images_per_second=0.0
         )
+        split = Split(micro_batch_size=0, accumulation_steps=0, devices=self.space.devices)
+        return replace(self.planned.chosen, spec=self.space.base, split=split, predicted=predicted)
 
     def budget(self, card: Card) -> Budget:
         """Return what the run may take of a card that nobody else uses."""
@@ -190,7 +196,7 @@ class _Inquiry:
     def best(self, card: Card) -> tuple[Budget, Setting | None]:
         """Return a card's budget and the best setting; None where none fits."""
         budget = self.budget(card)
-        if self.space.precisions[0] == "amp-bf16" and not card.supports_bfloat16:
+        if self.space.base.precision == "amp-bf16" and not card.supports_bfloat16:
             return budget, None
         try:
             return budget, self._plain(card, budget) or self._any(card)
@@ -228,21 +234,20 @@ class _Inquiry:
         self, simulator: Simulator, budget: Budget, number: int, split: Split
     ) -> Setting | None:
         """Return a setting on a card; None where it does not fit."""
-        settings = self.several[number]
         tape = self.tapes[number, split.micro_batch_size]
         if self._live_bytes(number, split) + simulator.outside.num_bytes > budget.num_bytes:
             return None
-        peaks, rate = replayed(self.planned, simulator, tape, split.accumulation_steps)
+        peaks, rate = replayed_with_rate(self.planned, simulator, tape, split)
         if not fits_budget(peaks, budget):
             return None
-        return setting_of(self.space, settings, split.micro_batch_size, peaks, rate)
+        return setting_of(self.space, self.several[number], split, peaks, rate)
 
     def _live_bytes(self, number: int, split: Split) -> int:
         """Return activations alone, which any card must hold."""
         tape = self.tapes[number, split.micro_batch_size]
         key = (number, split.micro_batch_size)
         if key not in self._live:
-            program = Program(tape, Life(accumulates=split.accumulation_steps > 1))
+            program = Program(tape, Life(accumulates=split.accumulates))
             sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
             self._live[key] = int(program.live_by_category(sizes).sum(axis=0).max())
         return self._live[key]
@@ -255,6 +260,7 @@ class _Inquiry:
                 question,
                 effective_batch_size=self.planned.asked_batch_size,
                 safety_fraction=self.planned.budget.safety_fraction,
+                free=self.planned.free,
                 recordings=self.planned.recordings,
             )
         except InfeasibleError:

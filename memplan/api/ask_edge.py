@@ -11,6 +11,7 @@ import numpy as np
 
 from memplan import tape as tapes
 from memplan.api.asking import Planned, most_within
+from memplan.capabilities import MultiScale, validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES
 from memplan.errors import MemplanError
@@ -52,7 +53,7 @@ def edge_of(planned: Planned) -> Edge:
         objects_within_card=objects[1],
         objects_tried=tried,
         **validation,
-        next_micro_batch_size=planned.chosen.micro_batch_size + 1,
+        next_micro_batch_size=planned.chosen.split.micro_batch_size + 1,
         next_peak_bytes=after,
         next_is_recorded=inquiry.is_next_recorded,
         multi_scale_side=scaled[0],
@@ -65,16 +66,16 @@ class _Inquiry:
 
     def __init__(self, planned: Planned) -> None:
         self.planned = planned
-        self.batch = planned.chosen.micro_batch_size
-        self.accumulation = planned.chosen.accumulation_steps
+        self.split = planned.chosen.split
+        self.batch = self.split.micro_batch_size
         self.simulator = planned.simulator
         sizes = [one.micro_batch_size for one in planned.space().splits()]
-        if planned.settings.recompute:
+        if planned.spec.recompute:
             sizes = [self.batch]
         self.evaluator = Evaluator(
             planned.recordings,
-            planned.settings,
-            {planned.chosen.allocator: self.simulator},
+            planned.spec,
+            {planned.spec.allocator: self.simulator},
             sizes,
             planned.objects,
         )
@@ -87,7 +88,7 @@ class _Inquiry:
         return getattr(self, name)()
 
     def _life(self) -> Life:
-        life = Life(accumulates=self.accumulation > 1)
+        life = Life(accumulates=self.split.accumulates)
         return with_each_crowd(self.tape, life, self.planned.objects(self.batch))
 
     def _used(self, program: Program, sizes: Int64) -> int:
@@ -134,7 +135,7 @@ class _Inquiry:
         number is that of another micro-batch, and the rest of the life stays.
         """
         workload = self.planned.question.made
-        one, two = (_num_images(workload.make_validation_batch(count)) for count in (1, 2))
+        one, two = (_num_images(validation_batch(workload, count)) for count in (1, 2))
         if one is None or two is None:
             self.evaluator.check(self.batch + 1)
             return _validation(None, None, 0)
@@ -209,25 +210,25 @@ class _Inquiry:
     def next_peak_bytes(self) -> int:
         """Return the device-used peak with one image more."""
         tape = self.evaluator.fit.tape(self.batch + 1)
-        allocator = self.planned.chosen.allocator
-        peaks = self.evaluator.peaks(tape, self.accumulation, allocator)
+        peaks = self.evaluator.peaks(tape, self.split, self.planned.spec.allocator)
         return peaks.device_used_peak_bytes
 
     def multi_scale(self) -> tuple[int | None, int | None]:
         """Return the largest side under multi-scale and its peak; None where there is none."""
         planned = self.planned
         question = planned.question
-        is_off = getattr(question.made, "multi_scale", None) is False
-        if not is_off or not isinstance(question.workload, str):
+        is_on = not isinstance(question.made, MultiScale) or question.made.multi_scale
+        if is_on or not isinstance(question.workload, str):
             return None, None
         try:
             scaled = replace(question, arguments={**question.arguments, "multi_scale": True})
-            small = scaled.made.resize(scaled.made.prepare(scaled.made.make_batch(1)))
-            tape = scaled.record(self.batch, planned.settings)
+            made = scaled.made
+            assert isinstance(made, MultiScale)
+            small = made.resize(made.prepare(made.make_batch(1)))
+            tape = scaled.record(self.batch, planned.spec)
         except MemplanError:
             return None, None
-        allocator = planned.chosen.allocator
-        peaks = self.evaluator.peaks(tape, self.accumulation, allocator)
+        peaks = self.evaluator.peaks(tape, self.split, planned.spec.allocator)
         return int(small["images"].shape[-1]), peaks.device_used_peak_bytes
 
 

@@ -1,8 +1,8 @@
 """Answers whether a training command fits a card as typed, and the cheapest changes that make it.
 
-Every change is replayed: other layouts, lean blocks, allocator options and smaller micro-batches
-from the recordings of the plan, recomputed blocks from their ladder, other validation batches from
-a recording of their own.
+Every change is replayed: other layouts, blocks that keep less, allocator options and smaller
+micro-batches from the plan's recordings, recomputed blocks from their ladder, other validation
+batches from a recording of their own.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from memplan.api.asking import Planned
+from memplan.api.question import Question
 from memplan.api.typed import TypedCommand
+from memplan.capabilities import validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
@@ -20,10 +23,10 @@ from memplan.parallel import map_processes
 from memplan.plan_answers import CommandChange, CommandFit
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.recompute import NUM_RUNGS
-from memplan.planner.space import DEPARTURE_FRACTION, Split, fits_budget
-from memplan.spec import MEMORY_FORMATS, StepSpec
+from memplan.planner.space import DEPARTURE_FRACTION, fits_budget
+from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, Split, StepSpec, departures, variants
+from memplan.tape import Tape
 
-_EXPANDABLE = "expandable_segments:True"
 _MOST_CHANGES = 6
 
 
@@ -32,9 +35,8 @@ class _Way:
     """One way to run the command, with the options in which it differs from what was typed."""
 
     changed: frozenset[str]
-    settings: StepSpec
+    spec: StepSpec
     split: Split
-    allocator: str
     peaks: Peaks
     rate: float
     validation: int | None = None
@@ -43,6 +45,7 @@ class _Way:
 def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
     """Return whether a command fits the plan's card, and what would make it, least time first."""
     planned.say("Replaying the command as typed")
+    typed = replace(typed, spec=replace(planned.question, spec=typed.spec).step_spec)
     inquiry = _Inquiry(planned, typed)
     plain = inquiry.plain
     fits = fits_budget(plain.peaks, planned.budget)
@@ -57,15 +60,14 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
         ways = [inquiry.anew(one) if one in told else one for one in ways]
         told = _worth_telling(_good(inquiry, ways, fits=fits))
     used = plain.peaks.device_used_peak_bytes
-    validation = planned.question.made.make_validation_batch(1)
+    validation = validation_batch(planned.question.made, 1)
     return CommandFit(
         command=typed.text,
-        micro_batch_size=typed.batch,
-        accumulation_steps=typed.accumulation,
-        effective_batch_size=typed.batch * typed.accumulation,
+        spec=inquiry.base,
+        split=typed.split,
         validation_batch_size=None
         if validation is None
-        else typed.validation_batch or typed.batch * len(next(iter(validation.values()))),
+        else typed.validation_batch or inquiry.batch * len(next(iter(validation.values()))),
         device_used_peak_bytes=used,
         peak_period=plain.peaks.peak_period,
         images_per_second=plain.rate,
@@ -103,32 +105,31 @@ def _worth_telling(ways: list[_Way]) -> list[_Way]:
 
 
 def _change(typed: TypedCommand, plain: _Way, way: _Way) -> CommandChange:
-    options: dict[str, str] = {}
-    if "memory_format" in way.changed:
-        options["--memory-format"] = way.settings.memory_format
-    if "lean" in way.changed:
-        options["--lean"] = ""
-    if "recompute" in way.changed:
-        options["--recompute"] = ",".join(way.settings.recompute)
-    if "batch" in way.changed:
-        options["--batch"] = str(way.split.micro_batch_size)
-        if typed.accumulation_at(way.split.micro_batch_size) != way.split.accumulation_steps:
-            options["--accumulate"] = str(way.split.accumulation_steps)
+    options = typed.changes(way.spec, way.split)
     if way.validation is not None:
         options["--val-batch"] = str(way.validation)
-    allocator = way.allocator if "allocator" in way.changed else ""
     used = way.peaks.device_used_peak_bytes
     return CommandChange(
-        options=typed.spelt(options, allocator),
-        command=typed.revised(options, allocator),
+        options=typed.spelt(options, way.spec),
+        command=typed.revised(options, way.spec),
         runs_official=set(options) <= {"--batch"},
-        micro_batch_size=way.split.micro_batch_size,
-        accumulation_steps=way.split.accumulation_steps,
-        effective_batch_size=way.split.micro_batch_size * way.split.accumulation_steps,
+        spec=way.spec,
+        split=way.split,
         device_used_peak_bytes=used,
         memory_change_bytes=used - plain.peaks.device_used_peak_bytes,
         time_change_fraction=plain.rate / way.rate - 1,
     )
+
+
+def _choices(question: Question, base: StepSpec) -> dict[str, tuple[Any, ...]]:
+    """Return the layouts and flags that are tried, those of the command first."""
+    choices: dict[str, tuple[Any, ...]] = {}
+    for lever in LEVERS:
+        value = getattr(base, lever.name)
+        if not lever.changes_numbers and lever.kind in {CHOICE, FLAG} and lever.tried:
+            tried = lever.choices(question.made, value)
+            choices[lever.name] = tuple(sorted(tried, key=lambda one: one != value))
+    return choices
 
 
 class _Inquiry:
@@ -137,43 +138,34 @@ class _Inquiry:
     def __init__(self, planned: Planned, typed: TypedCommand) -> None:
         self.planned, self.typed = planned, typed
         question = planned.question
-        self.base = replace(planned.base, lean=typed.lean, recompute=typed.recompute)
-        self.splits = planned.space(effective_batch_size=typed.batch * typed.accumulation).splits()
-        self.split = Split(typed.batch, typed.accumulation)
-        smaller = [one for one in self.splits if one.micro_batch_size < typed.batch]
-        self.splits = [*smaller, self.split]
-        self.allocators = [question.allocator]
-        if not question.allocator:
-            self.allocators.append(_EXPANDABLE)
-        self.simulators = {one: planned.simulator_under(one) for one in self.allocators}
-        leans = [False, True] if question.made.offers_lean and not typed.lean else [typed.lean]
-        self.several = [
-            replace(self.base, memory_format=layout, lean=lean)
-            for layout in sorted(MEMORY_FORMATS, key=lambda one: one != self.base.memory_format)
-            for lean in leans
-        ]
+        self.base = typed.spec
+        self.split, self.batch = typed.split, typed.split.micro_batch_size
+        splits = planned.space(effective_batch_size=typed.split.effective_batch_size).splits()
+        self.splits = [*(one for one in splits if one.micro_batch_size < self.batch), self.split]
+        allocator = LEVER["allocator"]
+        self.allocators = allocator.choices(question.made, self.base.allocator)
+        self.simulators = {one: question.simulator(one) for one in self.allocators}
+        self.several = list(variants(self.base, _choices(question, self.base)))
         batches = [one.micro_batch_size for one in self.splits]
         planned.recordings.need([(one, end) for one in self.several for end in ends_of(batches)])
-        planned.recordings.tape(self.base, typed.batch)
+        planned.recordings.tape(self.base, self.batch)
         self.several = [one for one in self.several if self._runs(one, batches)]
         self.evaluators = {one: self._evaluator(one, batches) for one in self.several}
         self._failed: set[tuple[StepSpec, int]] = set()
-        self.plain = self._way(self.base, self.split, question.allocator)
+        self.plain = self._way(self.base, self.split, self.base.allocator)
 
-    def _runs(self, settings: StepSpec, batches: list[int]) -> bool:
+    def _runs(self, spec: StepSpec, batches: list[int]) -> bool:
         """Return whether a way to run could be recorded at some batch."""
         recordings = self.planned.recordings
-        return any(recordings.has(settings, batch) for batch in ends_of(batches))
+        return any(recordings.has(spec, batch) for batch in ends_of(batches))
 
     def check(self, ways: list[_Way]) -> float:
         """Record what is told; return by how much it is off what was expected, infinity if gone."""
-        told = [(one.settings, one.split.micro_batch_size) for one in ways]
+        told = [(self._plain(one.spec), one.split.micro_batch_size) for one in ways]
         recordings = self.planned.recordings
         recordings.need(told)
         off = [
-            self.evaluators[settings].check(batch)
-            for settings, batch in told
-            if settings in self.evaluators
+            self.evaluators[spec].check(batch) for spec, batch in told if spec in self.evaluators
         ]
         gone = {key for key in told if recordings.failure(*key) is not None} - self._failed
         self._failed |= gone
@@ -181,35 +173,38 @@ class _Inquiry:
 
     def anew(self, way: _Way) -> _Way:
         """Return a way as its recording has it, where it is one that evaluators answer for."""
-        if way.settings not in self.evaluators or way.validation is not None:
+        spec = self._plain(way.spec)
+        if spec not in self.evaluators or way.validation is not None:
             return way
-        return self._way(way.settings, way.split, way.allocator)
+        return self._way(spec, way.split, way.spec.allocator)
 
-    def _evaluator(self, settings: StepSpec, batches: list[int]) -> Evaluator:
+    def _plain(self, spec: StepSpec) -> StepSpec:
+        """Return a spec under the allocator options that evaluators are known by."""
+        return replace(spec, allocator=self.base.allocator)
+
+    def _evaluator(self, spec: StepSpec, batches: list[int]) -> Evaluator:
         recordings, objects = self.planned.recordings, self.planned.objects
-        return Evaluator(recordings, settings, self.simulators, batches, objects)
+        return Evaluator(recordings, spec, self.simulators, batches, objects)
 
-    def _way(self, settings: StepSpec, split: Split, allocator: str) -> _Way:
-        evaluator = self.evaluators[settings]
+    def _way(self, spec: StepSpec, split: Split, allocator: str) -> _Way:
+        evaluator = self.evaluators[spec]
         tape = evaluator.tape(split.micro_batch_size)
-        steps = split.accumulation_steps
-        differs = {
-            "memory_format": settings.memory_format != self.base.memory_format,
-            "lean": settings.lean != self.base.lean,
-            "allocator": allocator != self.planned.question.allocator,
-            "batch": split != self.split,
+        return self._way_on(tape, evaluator, replace(evaluator.spec, allocator=allocator), split)
+
+    def _way_on(self, tape: Tape, evaluator: Evaluator, spec: StepSpec, split: Split) -> _Way:
+        changed = {
+            one.name for one in LEVERS if getattr(spec, one.name) != getattr(self.base, one.name)
         }
         return _Way(
-            frozenset(name for name, differ in differs.items() if differ),
-            settings,
+            frozenset(changed | ({"batch"} if split != self.split else set())),
+            spec,
             split,
-            allocator,
-            evaluator.peaks(tape, steps, allocator),
-            evaluator.rate(tape, steps),
+            evaluator.peaks(tape, split, spec.allocator),
+            evaluator.rate(tape, split),
         )
 
     def ways(self) -> Iterator[_Way]:
-        """Yield the largest micro-batches that fit, for every layout, lean or not, allocator."""
+        """Yield the largest micro-batches that fit, for every value that a plan would try."""
         kinds = [(one, allocator) for one in self.several for allocator in self.allocators]
         self.planned.say(f"Replaying changes on {self.planned.simulator.card.name}")
         for found in map_processes(self._largest, kinds, doing="replaying changes of a command"):
@@ -217,12 +212,12 @@ class _Inquiry:
 
     def _largest(self, kind: tuple[StepSpec, str]) -> list[_Way]:
         """Return the ways from the micro-batch as typed down to the first two that fit."""
-        settings, allocator = kind
+        spec, allocator = kind
         found: list[_Way] = []
         for split in reversed(self.splits):
-            if self.planned.recordings.failure(settings, split.micro_batch_size) is not None:
+            if self.planned.recordings.failure(spec, split.micro_batch_size) is not None:
                 continue
-            way = self._way(settings, split, allocator)
+            way = self._way(spec, split, allocator)
             if fits_budget(way.peaks, self.planned.budget):
                 found.append(way)
             if len(found) == 2 or (found and found[0].split == self.split):
@@ -231,80 +226,69 @@ class _Inquiry:
 
     def recomputed(self) -> Iterator[_Way]:
         """Yield the least recomputing that keeps the micro-batch, in each layout."""
-        if self.typed.recompute or not self.planned.question.all_blocks:
-            return
         blocks = self.planned.question.all_blocks
-        for settings in self.several:
-            if settings.lean != self.base.lean:
+        if self.base.recompute or not blocks:
+            return
+        for spec in self.several:
+            if departures(spec, self.base):
                 continue
             self.planned.say("Choosing what to recompute")
-            evaluator = self.evaluators[settings]
-            evaluator.prepare_recompute(blocks, self.typed.batch)
+            evaluator = self.evaluators[spec]
+            evaluator.prepare_recompute(blocks, self.batch)
             if not evaluator.can_recompute:
                 continue
-            ladder = evaluator.ladder(self.typed.batch)
+            ladder = evaluator.ladder(self.batch)
             low, high = 0, NUM_RUNGS
-            if not self._recomputed_fits(settings, ladder.chosen(high)):
+            if not self._recomputed_fits(spec, ladder.chosen(high)):
                 continue
             while high - low > 1:
                 middle = (low + high) // 2
                 fits = self._fits(evaluator, ladder.tape(middle))
                 low, high = (low, middle) if fits else (middle, high)
-            way = self._recorded(settings, ladder.chosen(high))
+            way = self._recorded(spec, ladder.chosen(high))
             if way is not None:
                 yield way
 
-    def _fits(self, evaluator: Evaluator, tape: object) -> bool:
-        allocator = self.planned.question.allocator
-        peaks = evaluator.peaks(tape, self.split.accumulation_steps, allocator)  # type: ignore[arg-type]
+    def _fits(self, evaluator: Evaluator, tape: Tape) -> bool:
+        peaks = evaluator.peaks(tape, self.split, self.base.allocator)
         return fits_budget(peaks, self.planned.budget)
 
-    def _recomputed_fits(self, settings: StepSpec, paths: tuple[str, ...]) -> bool:
-        way = self._recorded(settings, paths)
+    def _recomputed_fits(self, spec: StepSpec, paths: tuple[str, ...]) -> bool:
+        way = self._recorded(spec, paths)
         return way is not None and fits_budget(way.peaks, self.planned.budget)
 
-    def _recorded(self, settings: StepSpec, paths: tuple[str, ...]) -> _Way | None:
+    def _recorded(self, spec: StepSpec, paths: tuple[str, ...]) -> _Way | None:
         """Return a way with blocks that recompute, recorded as it runs."""
-        allocator = self.planned.question.allocator
-        evaluator = self.evaluators[settings]
-        one = replace(settings, recompute=paths)
+        one = replace(spec, recompute=paths)
         try:
-            tape = self.planned.recordings.tape(one, self.typed.batch)
+            tape = self.planned.recordings.tape(one, self.batch)
         except MemplanError:
             return None
-        plain = self._way(settings, self.split, allocator)
-        steps = self.split.accumulation_steps
-        return replace(
-            plain,
-            changed=plain.changed | {"recompute"},
-            settings=one,
-            peaks=evaluator.peaks(tape, steps, allocator),
-            rate=evaluator.rate(tape, steps),
-        )
+        return self._way_on(tape, self.evaluators[spec], one, self.split)
 
     def validated(self) -> Iterator[_Way]:
         """Yield a smaller validation batch, where validation alone is in the way."""
         question = self.planned.question
-        tape = self.planned.recordings.tape(self.base, self.typed.batch)
+        tape = self.planned.recordings.tape(self.base, self.batch)
         evaluator = self.evaluators[self.base]
-        life = Life(accumulates=self.split.accumulation_steps > 1, validates=False)
+        life = Life(accumulates=self.split.accumulates, validates=False)
         program = Program(tape, life)
-        crowds = self.planned.objects(self.typed.batch)[-program.num_steps :]
+        crowds = self.planned.objects(self.batch)[-program.num_steps :]
         sizes = program.sizes(tape.events.requested_bytes, evaluator.answers(tape), crowds)
-        simulator = self.simulators[question.allocator]
+        simulator = self.simulators[self.base.allocator]
         alone = simulator.peaks(program, sizes, tape.convolutions)
-        validates = question.made.make_validation_batch(1) is not None
+        validates = validation_batch(question.made, 1) is not None
         if not validates or not fits_budget(alone, self.planned.budget):
             return
-        count = self.typed.validation_batch or 2 * self.typed.batch
+        count = self.typed.validation_batch or 2 * self.batch
         while count > 1:
             count //= 2
             arguments = {**question.arguments, "validation_batch_size": count}
             try:
-                tape = replace(question, arguments=arguments).record(self.typed.batch, self.base)
+                tape = replace(question, arguments=arguments).record(self.batch, self.base)
             except MemplanError:
                 return
-            peaks = evaluator.peaks(tape, self.split.accumulation_steps, question.allocator)
+            peaks = evaluator.peaks(tape, self.split, self.base.allocator)
             if fits_budget(peaks, self.planned.budget):
                 changed = frozenset({"val_batch"})
                 yield replace(self.plain, changed=changed, peaks=peaks, validation=count)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from memplan.api.asking import Planned, replayed
+from memplan.api.asking import Planned, replayed_with_rate
 from memplan.fit.attempts import Attempt, Failed
 from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption
-from memplan.planner.space import Split, fits_budget
+from memplan.planner.space import fits_budget
 from memplan.processes import num_cores
-from memplan.spec import StepSpec
+from memplan.spec import FLAG, LEVERS, Split, StepSpec
 
 # Far beyond what detectors are trained with; tensors of more elements than 2^31 are slow anyway.
 _LARGEST_SIDE = 8192
@@ -21,9 +21,8 @@ _LARGEST_SIDE = 8192
 @dataclass(frozen=True)
 class _Way:
     what: str
-    settings: StepSpec
+    spec: StepSpec
     split: Split
-    allocator: str
 
 
 def largest_images(planned: Planned) -> tuple[ImageOption, ...]:
@@ -47,18 +46,21 @@ def largest_images(planned: Planned) -> tuple[ImageOption, ...]:
 def _ways(planned: Planned) -> Iterator[_Way]:
     """Yield ways to run, each with more freedom than the one before it."""
     chosen, question = planned.chosen, planned.question
-    split = Split(chosen.micro_batch_size, chosen.accumulation_steps)
-    yield _Way("as the plan runs", planned.settings, split, chosen.allocator)
-    share = planned.space().share
-    one = Split(1, share)
-    bare = replace(planned.settings, recompute=())
-    yield _Way("one image at a time", bare, one, chosen.allocator)
-    lean = question.made.offers_lean
-    if lean and not bare.lean:
-        yield _Way("also lean", replace(bare, lean=True), one, chosen.allocator)
-    if question.recompute == "auto" and question.all_blocks:
-        least = replace(bare, lean=lean or bare.lean, recompute=question.all_blocks)
-        yield _Way("also all blocks recomputed", least, one, chosen.allocator)
+    yield _Way("as the plan runs", chosen.spec, chosen.split)
+    space = planned.space()
+    one = space.split(1, space.share)
+    spec = replace(chosen.spec, recompute=())
+    yield _Way("one image at a time", spec, one)
+    for lever in LEVERS:
+        if lever.kind != FLAG or not lever.costs_speed:
+            continue
+        saving, value = lever.tried[-1], getattr(spec, lever.name)
+        if saving != value and lever.is_offered(question.made, saving):
+            spec = replace(spec, **{lever.name: saving})
+            yield _Way(f"also {lever.words(saving)}", spec, one)
+    if "recompute" in planned.free and question.all_blocks:
+        spec = replace(spec, recompute=question.all_blocks)
+        yield _Way("also all blocks recomputed", spec, one)
 
 
 def _largest(planned: Planned, way: _Way) -> ImageOption | None:
@@ -106,24 +108,21 @@ def _at(planned: Planned, way: _Way, side: int) -> tuple[ImageOption | None, int
     """
     question = planned.question
     sized = replace(question, arguments={**question.arguments, "image_size": side})
-    batch, steps = way.split
-    made = Attempt(sized.recorder(way.settings), frozenset(), num_cores())(batch)
+    batch = way.split.micro_batch_size
+    made = Attempt(sized.recorder(way.spec), frozenset(), num_cores())(batch)
     if isinstance(made, Failed):
         return None, None
     tape = made
-    simulator = planned.simulator_under(way.allocator)
-    peaks, rate = replayed(planned, simulator, tape, steps)
+    simulator = question.simulator(way.spec.allocator)
+    peaks, rate = replayed_with_rate(planned, simulator, tape, way.split)
     if not fits_budget(peaks, planned.budget):
         return None, peaks.device_used_peak_bytes
     rate *= question.devices
     option = ImageOption(
         way=way.what,
         img=side,
-        micro_batch_size=batch,
-        accumulation_steps=steps,
-        memory_format=way.settings.memory_format,
-        lean=way.settings.lean,
-        num_recomputed=len(way.settings.recompute),
+        spec=way.spec,
+        split=way.split,
         device_used_peak_bytes=peaks.device_used_peak_bytes,
         budget_bytes=planned.budget.num_bytes,
         images_per_second=rate,

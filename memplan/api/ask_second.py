@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memplan.api.asking import Planned
-from memplan.api.planning import Free, plan_one
-from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
+from memplan.api.planning import plan_one
+from memplan.device.distributed import (
+    DataParallel,
+    ModelTensors,
+    training_policy,
+    with_data_parallel,
+)
 from memplan.errors import UsageError
 from memplan.plan_answers import SecondCard
 from memplan.planner.evaluate import Key, Recordings
@@ -53,12 +58,11 @@ class _OfRanks(Recordings):
                 self.keep(settings, batch, tape)
 
 
-def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondCard:
+def second_card(planned: Planned, num_images: int | None) -> SecondCard:
     """Return the plan of two cards, with the images a step of one.
 
     Args:
         planned: the plan of one card; its recordings serve both.
-        free: what the plan might choose.
         num_images: training images in an epoch; None where the data is not known.
 
     Raises:
@@ -67,7 +71,7 @@ def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondC
     question = planned.question
     check_second(question.devices, planned.asked_batch_size)
     two = replace(question, devices=2)
-    parallel = DataParallel(devices=2, sync_batch_norm=question.sync_batch_norm)
+    parallel = training_policy(2, sync_batch_norm=question.spec.sync_bn)
 
     planned.say("Planning for two cards")
     plan = plan_one(
@@ -75,7 +79,7 @@ def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondC
         effective_batch_size=planned.asked_batch_size,
         safety_fraction=planned.budget.safety_fraction,
         num_images=num_images,
-        free=free,
+        free=planned.free,
         recordings=_OfRanks(planned.recordings, question.model_tensors, parallel),
         say=planned.say,
     )
@@ -83,12 +87,8 @@ def second_card(planned: Planned, free: Free, num_images: int | None) -> SecondC
     assert ranks is not None
     rate = plan.predicted.images_per_second
     return SecondCard(
-        micro_batch_size=plan.micro_batch_size,
-        accumulation_steps=plan.accumulation_steps,
-        effective_batch_size=plan.effective_batch_size,
-        memory_format=plan.memory_format,
-        lean=plan.lean,
-        num_recomputed=len(plan.recompute),
+        spec=plan.spec,
+        split=plan.split,
         first_rank_peak_bytes=plan.predicted.device_used_peak_bytes,
         other_rank_peak_bytes=ranks.device_used_peak_bytes,
         bucket_bytes=ranks.bucket_bytes,

@@ -13,7 +13,6 @@ from memplan.api.ask_fit import command_fit
 from memplan.api.ask_image import largest_images
 from memplan.api.ask_second import second_card
 from memplan.api.asking import Planned
-from memplan.api.planning import Free
 from memplan.api.question import Question
 from memplan.api.typed import TypedCommand
 from memplan.errors import UsageError
@@ -48,15 +47,12 @@ def check_asked(question: Question, asked: Asked) -> None:
 
 
 @kept_processes()
-def with_answers(
-    planned: Planned, asked: Asked, free: Free, num_images: int | None = None
-) -> PlanAnswer:
+def with_answers(planned: Planned, asked: Asked, num_images: int | None = None) -> PlanAnswer:
     """Return the plan with its edge, and with what else was asked.
 
     Args:
         planned: the plan.
         asked: further questions.
-        free: what the plan might choose by itself.
         num_images: training images in an epoch; None where the data is not known.
 
     Raises:
@@ -70,7 +66,7 @@ def with_answers(
     if asked.largest_image:
         answer = replace(answer, largest_image=largest_images(planned))
     if asked.second_card:
-        answer = replace(answer, second_card=second_card(planned, free, num_images))
+        answer = replace(answer, second_card=second_card(planned, num_images))
     if asked.cards:
         answer = replace(answer, cards=card_choice(planned, asked.prices))
     return replace(answer, seconds=answer.seconds + time.perf_counter() - start)

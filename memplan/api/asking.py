@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from memplan.answers import PlanAnswer, Setting
 from memplan.api.crowds import Crowds
-from memplan.api.details import settings_of
 from memplan.api.question import Question
-from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator
-from memplan.fit.predictor import Say, thinned, with_each_crowd
-from memplan.planner.evaluate import Recordings
+from memplan.fit.predictor import Say
+from memplan.planner.evaluate import Recordings, replayed
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
 from memplan.planner.throughput import images_per_second
-from memplan.spec import StepSpec
+from memplan.spec import Split, StepSpec
 from memplan.tape import Tape
 
 
@@ -32,6 +30,8 @@ class Planned:
     asked_batch_size: int
     """Images a step that were asked for."""
     crowds: Crowds
+    free: Collection[str]
+    """Levers that the plan might choose by itself."""
     safety_fraction: float | None
     """As given; None takes what is right for what is known of the data."""
     say: Say
@@ -42,14 +42,14 @@ class Planned:
         return self.answer.alternatives[-1]
 
     @property
-    def settings(self) -> StepSpec:
+    def spec(self) -> StepSpec:
         """How the plan's step runs."""
-        return settings_of(self.base, self.chosen)
+        return self.chosen.spec
 
     @property
     def base(self) -> StepSpec:
-        """How a step runs as it was asked, with nothing recomputed."""
-        return self.question.step_settings(recompute=())
+        """How a step runs as it was given, with nothing recomputed."""
+        return replace(self.question.step_spec, recompute=())
 
     @property
     def objects(self) -> Callable[[int], Sequence[int]]:
@@ -59,11 +59,7 @@ class Planned:
     @cached_property
     def simulator(self) -> Simulator:
         """The card under the plan's allocator options."""
-        return self.simulator_under(self.chosen.allocator)
-
-    def simulator_under(self, allocator: str) -> Simulator:
-        """Return the card under other allocator options."""
-        return replace(self.question, allocator=allocator).simulators()[0]
+        return self.question.simulator(self.spec.allocator)
 
     @property
     def budget(self) -> Budget:
@@ -78,13 +74,10 @@ class Planned:
         """Return a space with the question's own settings and the images a step asked for."""
         question = self.question
         own = Space(
-            precisions=(self.chosen.precision,),
-            memory_formats=(question.memory_format,),
-            recomputes=((),),
+            base=replace(self.base, precision=self.spec.precision),
             effective_batch_size=self.asked_batch_size,
             nominal_batch_size=question.made.nominal_batch_size,
             devices=question.devices,
-            allocator=question.allocator,
             rounding_fraction=ROUNDING_FRACTION,
         )
         return replace(own, **changes)  # type: ignore[arg-type]
@@ -120,8 +113,8 @@ def most_within(
     return low
 
 
-def replayed(
-    planned: Planned, simulator: Simulator, tape: Tape, accumulation_steps: int
+def replayed_with_rate(
+    planned: Planned, simulator: Simulator, tape: Tape, split: Split
 ) -> tuple[Peaks, float]:
     """Return the peaks of a tape's life on a card, and images per second of one device.
 
@@ -129,13 +122,10 @@ def replayed(
         planned: tells the objects in the fullest images.
         simulator: the card.
         tape: at its micro-batch size.
-        accumulation_steps: micro-batches to an optimizer step, >= 1.
+        split: how many micro-batches go to an optimizer step.
     """
-    crowds = planned.objects(tape.description.micro_batch_size)
-    life = with_each_crowd(tape, Life(accumulates=accumulation_steps > 1), crowds)
-    program = Program(tape, life)
-    answers = simulator.device_bytes(tape.convolutions, tape.launches)
-    few = thinned(crowds, program.num_steps)
-    sizes = program.sizes(tape.events.requested_bytes, answers, few)
-    peaks = simulator.peaks(program, sizes, tape.convolutions)
-    return peaks, images_per_second(tape, simulator.card, answers.convolutions, accumulation_steps)
+    objects = planned.objects(tape.description.micro_batch_size)
+    peaks = replayed(simulator, tape, split, objects)
+    convolutions = simulator.device_bytes(tape.convolutions, tape.launches).convolutions
+    rate = images_per_second(tape, simulator.card, convolutions, split.accumulation_steps)
+    return peaks, rate

@@ -100,7 +100,7 @@ class Crowds:
 def run_risk(
     crowds: Crowds,
     simulator: Simulator,
-    settings: StepSpec,
+    spec: StepSpec,
     chosen: int,
     candidates: Sequence[int],
     *,
@@ -113,7 +113,7 @@ def run_risk(
     Args:
         crowds: what the run meets.
         simulator: the card.
-        settings: the chosen ones.
+        spec: the chosen one.
         chosen: micro-batch size.
         candidates: micro-batch sizes that were possible.
         accumulates: whether gradients of several micro-batches are summed before a step.
@@ -131,7 +131,7 @@ def run_risk(
     batches = ascending[max(0, place - 1) : place + 2]
     life = Life(accumulates=accumulates)
     predictor = Predictor(
-        question.recorder(settings),
+        question.recorder(spec),
         [simulator],
         life,
         chosen,

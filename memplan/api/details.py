@@ -8,24 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from memplan import tape as tapes
-from memplan.answers import BlockSaving, PhasePeak, Setting
+from memplan.answers import BlockSaving, PhasePeak
 from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import MemplanError
 from memplan.planner.throughput import operator_seconds
 from memplan.spec import StepSpec
 from memplan.tape import Tape
-
-
-def settings_of(base: StepSpec, chosen: Setting) -> StepSpec:
-    """Return how the chosen setting's step runs."""
-    return replace(
-        base,
-        precision=chosen.precision,
-        memory_format=chosen.memory_format,
-        recompute=chosen.recompute,
-        lean=chosen.lean,
-    )
 
 
 def phase_peaks(
@@ -57,7 +46,7 @@ def phase_peaks(
 
 
 def block_savings(
-    record: Callable[[StepSpec], Tape], simulator: Simulator, settings: StepSpec
+    record: Callable[[StepSpec], Tape], simulator: Simulator, spec: StepSpec
 ) -> tuple[BlockSaving, ...]:
     """Return what recomputing each of a setting's blocks buys and costs.
 
@@ -67,12 +56,12 @@ def block_savings(
     Args:
         record: returns the tape of a configuration at the chosen micro-batch size.
         simulator: the card, whose rates give the time.
-        settings: the chosen ones.
+        spec: the chosen one.
     """
-    if not settings.recompute:
+    if not spec.recompute:
         return ()
     try:
-        tape = record(replace(settings, recompute=()))
+        tape = record(replace(spec, recompute=()))
     except MemplanError:  # a step that is too large for anything but recomputing
         return ()
     events, operators = tape.events, tape.operators
@@ -86,7 +75,7 @@ def block_savings(
         & (tape.block_category[events.block] == tapes.CATEGORY_INDEX["activation"])
     )
     found = []
-    for path in settings.recompute:
+    for path in spec.recompute:
         inside = np.array([_is_in(module.path, path) for module in tape.modules] + [False])
         in_block = inside[operators.module] & runs
         mine = kept & in_block[np.maximum(events.operator, 0)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from memplan.answers import PlanAnswer, Setting
 from memplan.api.crowds import Crowds
 from memplan.api.planning import answer_for, check_plan
-from memplan.api.question import Question, check_precision, silent
+from memplan.api.question import Question, check_precision, silent, warm_up
 from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError
@@ -18,8 +19,7 @@ from memplan.parallel import kept_processes
 from memplan.planner.devices import Sharing, best_sharing, seconds_between
 from memplan.planner.search import settings_at
 from memplan.planner.space import Budget, Space, configurations
-from memplan.spec import MEMORY_FORMATS, StepSpec
-from memplan.trace.fake_cuda import warm_up
+from memplan.spec import FREE, MEMORY_FORMATS, Split, StepSpec
 
 # Sizes at which a card's time is worked out; between them it is nearly a line.
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -40,7 +40,7 @@ def plan_unequal(
     effective_batch_size: int | None = None,
     safety_fraction: float | None = None,
     num_images: int | None = None,
-    free_formats: bool = True,
+    free: Collection[str] = FREE,
     data: str = "data.yaml",
     say: Say = silent,
 ) -> list[PlanAnswer]:
@@ -54,7 +54,7 @@ def plan_unequal(
         effective_batch_size: images a step on all cards; None takes the workload's nominal batch.
         safety_fraction: part of each capacity left alone; None takes the default.
         num_images: training images in an epoch, for the time of one.
-        free_formats: whether both tensor layouts may be tried.
+        free: levers that may be chosen; of them tensor layout and recomputing are.
         data: what to call the data set in the command.
         say: told what is being done.
 
@@ -71,16 +71,18 @@ def plan_unequal(
     check_plan(effective, margin.fraction, 1)
     simulators = question.simulators()
     for simulator in simulators:
-        check_precision(simulator.card, question.precision)
-    automatic = question.recompute == "auto"
-    base = question.step_settings(recompute=())
+        check_precision(simulator.card, question.spec.precision)
+    base = question.step_spec
+    choices: dict[str, tuple[Any, ...]] = {}
+    if "memory_format" in free:
+        choices["memory_format"] = MEMORY_FORMATS
+    if "recompute" in free:
+        choices["recompute"] = ((), question.all_blocks)
     space = Space(
-        precisions=(question.precision,),
-        memory_formats=MEMORY_FORMATS if free_formats else (question.memory_format,),
-        recomputes=((), question.all_blocks) if automatic else (question.recompute_paths(),),
+        base=base,
+        choices=choices,
         effective_batch_size=effective,
         nominal_batch_size=nominal,
-        allocator=question.allocator,
     )
     budgets = [
         Budget(capacity_bytes=one.card.capacity_bytes, safety_fraction=margin.fraction)
@@ -89,8 +91,8 @@ def plan_unequal(
     warm_up()
     found = [
         one
-        for settings in configurations(base, space)
-        if (one := _shared(question, simulators, budgets, space, settings, num_images, say))
+        for spec in configurations(space)
+        if (one := _shared(question, simulators, budgets, space, spec, num_images, say))
     ]
     if not found:
         names = " and ".join(one.card.title for one in simulators)
@@ -99,11 +101,11 @@ def plan_unequal(
             "least. Lower --img, or give another --effective-batch."
         )
     best = min(found, key=lambda one: one.sharing.seconds)
-    total = sum(best.sharing.micro_batches)
+    total = best.settings[0].split.images_at_once
     return [
         replace(
             answer_for(question, simulator, setting, (setting,), budget, data=data, start=start),
-            share_fraction=setting.micro_batch_size / total,
+            share_fraction=setting.split.micro_batch_size / total,
             safety_source=margin.source,
             notes=(_NOTE,),
         )
@@ -123,14 +125,14 @@ def _shared(
     simulators: Sequence[Simulator],
     budgets: Sequence[Budget],
     space: Space,
-    settings: StepSpec,
+    spec: StepSpec,
     num_images: int | None,
     say: Say,
 ) -> _Found | None:
     """Return the best way to share in one configuration; None where nothing fits."""
     effective = space.effective_batch_size
     predictor = Predictor(
-        question.recorder(settings),
+        question.recorder(spec),
         simulators,
         Life(accumulates=True),
         1,
@@ -148,13 +150,13 @@ def _shared(
         ]
         if min(largest) < 1:
             return None
-        sharing = _best(predictor, space, settings, largest)
+        sharing = _best(predictor, space, spec, largest)
         if sharing is None:
             return None
     rate = effective / sharing.seconds
     chosen = []
     for card, batch in zip(cards, sharing.micro_batches, strict=True):
-        ((setting, _),) = settings_at(predictor, card, space, settings, [batch], None)
+        ((setting, _),) = settings_at(predictor, card, space, spec, [batch], None)
         predicted = replace(
             setting.predicted,
             images_per_second=rate,
@@ -163,9 +165,12 @@ def _shared(
         chosen.append(
             replace(
                 setting,
-                accumulation_steps=sharing.accumulation_steps,
-                effective_batch_size=effective,
-                devices=question.devices,
+                split=Split(
+                    micro_batch_size=batch,
+                    accumulation_steps=sharing.accumulation_steps,
+                    devices=question.devices,
+                    others_batch_size=sum(sharing.micro_batches) - batch,
+                ),
                 predicted=predicted,
             )
         )
@@ -173,7 +178,7 @@ def _shared(
 
 
 def _best(
-    predictor: Predictor, space: Space, settings: StepSpec, largest: Sequence[int]
+    predictor: Predictor, space: Space, spec: StepSpec, largest: Sequence[int]
 ) -> Sharing | None:
     """Return the fastest way to share a batch among cards that hold so many images at most."""
     times = []
@@ -181,7 +186,7 @@ def _best(
         sizes = sorted({size for size in _SIZES if size < most} | {most})
         rates = [
             setting.predicted.images_per_second
-            for setting, _ in settings_at(predictor, card, space, settings, sizes, None)
+            for setting, _ in settings_at(predictor, card, space, spec, sizes, None)
         ]
         times.append(
             seconds_between(sizes, [n / rate for n, rate in zip(sizes, rates, strict=True)])

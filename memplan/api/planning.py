@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
 from memplan.answers import (
     BatchFacts,
@@ -15,47 +17,44 @@ from memplan.answers import (
 )
 from memplan.api.budgets import budget_of
 from memplan.api.crowds import Crowds, run_risk
-from memplan.api.details import block_savings, phase_peaks, settings_of
-from memplan.api.ease import ease, recordings_of
+from memplan.api.details import block_savings, phase_peaks
 from memplan.api.notes import growth_notes, notes_on
 from memplan.api.question import (
     Question,
     check_precision,
-    explained,
     gpu_facts,
     silent,
     versions,
+    warm_up,
 )
 from memplan.api.ranks import other_ranks
 from memplan.api.remedies import NoPlanError, below_context, explain
+from memplan.capabilities import Described, MultiScale
 from memplan.device.card import Card
+from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 from memplan.fit.predictor import Say
 from memplan.parallel import kept_processes
-from memplan.planner.evaluate import Recordings
+from memplan.planner.evaluate import Recordings, ends_of
 from memplan.planner.search import NothingFitsError, Outcome, search
-from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
-from memplan.spec import MEMORY_FORMATS, PRECISIONS
-from memplan.trace.build import build
-from memplan.trace.fake_cuda import warm_up
-from memplan.workload import Workload
+from memplan.planner.space import (
+    ROUNDING_FRACTION,
+    Budget,
+    Space,
+    plain_configurations,
+)
+from memplan.spec import FREE, LEVERS, MODULES
 
-# What ends most fragmentation, at no cost in speed that anybody measured.
-# Source: "Optimizing memory usage with PYTORCH_ALLOC_CONF", PyTorch 2.11's notes on CUDA.
-_OTHER_ALLOCATOR = "expandable_segments:True"
+# From this share of all live bytes on, what the assigner keeps for each object makes a few percent
+# of the step: it holds about four tensors of the largest kind at its most.
+_WORTH_PARTING = 0.005
+_LEAST_IMAGES_A_PART = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Free:
-    """What a plan may choose by itself, beside micro-batch, accumulation and recomputing."""
-
-    precision: bool = False
-    """Changes numbers, so it is only free where that was asked for."""
-    memory_format: bool = True
-    lean: bool = True
-    allocator: bool = True
-    assigner_parts: bool = True
+def recordings_of(question: Question) -> Recordings:
+    """Return recordings that the plans for several cards share."""
+    return Recordings(question.recorder)
 
 
 @kept_processes()
@@ -66,7 +65,7 @@ def plan_many(
     safety_fraction: float | None = None,
     num_images: int | None = None,
     num_epochs: int | None = None,
-    free: Free | None = None,
+    free: Collection[str] = FREE,
     data: str = "data.yaml",
     recordings: Recordings | None = None,
     say: Say = silent,
@@ -108,7 +107,7 @@ def plan_one(
     safety_fraction: float | None = None,
     num_images: int | None = None,
     num_epochs: int | None = None,
-    free: Free | None = None,
+    free: Collection[str] = FREE,
     data: str = "data.yaml",
     recordings: Recordings | None = None,
     say: Say = silent,
@@ -116,14 +115,14 @@ def plan_one(
     """Return the fastest setting that fits the first card of the question.
 
     Args:
-        question: what is trained and on what; `recompute="auto"` chooses among the blocks.
+        question: what is trained and on what.
         effective_batch_size: images a step, >= 1; None takes the workload's nominal batch.
         safety_fraction: part of the capacity left alone, in 0-1; None takes what is right for
             what is known of the data.
         num_images: training images in an epoch, for the time of one.
         num_epochs: of the run, for the chance that it meets an image too full; takes the data's
             `object_counts`. None leaves that out.
-        free: what the plan may choose by itself; None takes what changes no numbers.
+        free: levers that the plan may choose by itself, by name.
         data: what to call the data set in the command.
         recordings: those of plans for other cards; None begins anew.
         say: told what is being done.
@@ -143,20 +142,19 @@ def plan_one(
     bare = replace(question, capacity_bytes=None).cards()[0]
     if refusal := below_context(question, bare, start):
         raise refusal
-    simulators = _simulators(question, free or Free())
-    simulator = simulators[question.allocator]
-    check_precision(simulator.card, question.precision)
-    base = question.step_settings(recompute=())
-    space = _space(question, effective, free or Free(), simulator.card, tuple(simulators))
+    simulator = question.simulators()[0]
+    check_precision(simulator.card, question.spec.precision)
     budget, taken = budget_of(question, simulator.card, margin.fraction)
     warm_up()
     if recordings is None:
         recordings = recordings_of(question)
+    space = _space(question, effective, free, simulator.card)
+    space = _without_idle_parts(space, recordings, crowds)
+    simulators = {one: question.simulator(one) for one in space.allocators}
     try:
         outcome = search(
             recordings,
             simulators,
-            base,
             space,
             budget,
             num_images=num_images,
@@ -165,39 +163,33 @@ def plan_one(
         )
     except NothingFitsError as nothing:
         raise explain(
-            question, simulator, space, budget, nothing, recordings, start=start, say=say
+            question, simulator, space, budget, nothing, recordings, crowds, start=start, say=say
         ) from nothing
-    if free is None or free.assigner_parts:
-        eased = ease(
-            question, outcome, simulators, base, space, budget, recordings, crowds, num_images, say
-        )
-        question, outcome, recordings = eased
-        crowds = replace(crowds, question=question)
     chosen = outcome.chosen
-    simulator = simulators[chosen.allocator]
-    settings = settings_of(base, chosen)
-    accumulates = chosen.accumulation_steps > 1
+    spec, split = chosen.spec, chosen.split
+    simulator = simulators[spec.allocator]
+    accumulates = split.accumulates
     say("Looking into the chosen setting")
-    tape = recordings.tape(settings, chosen.micro_batch_size)
-    objects = crowds.objects(chosen.micro_batch_size)
+    tape = recordings.tape(spec, split.micro_batch_size)
+    objects = crowds.objects(split.micro_batch_size)
     return replace(
         answer_for(question, simulator, chosen, outcome.pareto, budget, data=data, start=start),
         other_ranks=other_ranks(question, simulator, tape, accumulates=accumulates),
         phase_peaks=phase_peaks(simulator, tape, objects, accumulates=accumulates),
         block_savings=block_savings(
-            lambda one: recordings.tape(one, chosen.micro_batch_size), simulator, settings
+            lambda one: recordings.tape(one, split.micro_batch_size), simulator, spec
         ),
         safety_source=f"{margin.source} {taken}".rstrip(),
         taken_bytes=budget.taken_bytes,
         unchecked=_unchecked(recordings),
-        notes=(*notes_on(simulator, question), *growth_notes(recordings.recorded(settings))),
+        notes=(*notes_on(simulator, question), *growth_notes(recordings.recorded(spec))),
         batch=_batch_facts(outcome, effective, nominal),
         risk=run_risk(
             crowds,
             simulator,
-            settings,
-            chosen.micro_batch_size,
-            [split.micro_batch_size for split in space.splits()],
+            spec,
+            split.micro_batch_size,
+            [one.micro_batch_size for one in space.splits()],
             accumulates=accumulates,
             safety_fraction=margin.fraction,
             say=say,
@@ -220,34 +212,64 @@ def _unchecked(recordings: Recordings) -> tuple[str, ...]:
     return (sentence,)
 
 
-def _simulators(question: Question, free: Free) -> dict[str, Simulator]:
-    """Return the first card by the allocator options that may be tried, the plain ones first."""
-    options = [question.allocator]
-    if free.allocator and not question.allocator:
-        options.append(_OTHER_ALLOCATOR)
-    return {one: replace(question, allocator=one).simulators()[0] for one in options}
-
-
-def _space(
-    question: Question, effective: int, free: Free, card: Card, allocators: tuple[str, ...]
-) -> Space:
+def _space(question: Question, effective: int, free: Collection[str], card: Card) -> Space:
     """Return what a plan may choose from."""
-    automatic = question.recompute == "auto"
-    precisions = [one for one in PRECISIONS if one != "amp-bf16" or card.supports_bfloat16]
-    lean = free.lean and not question.lean and question.made.offers_lean
+    automatic = "recompute" in free
+    base = question.step_spec
+    if automatic:
+        base = replace(base, recompute=())
+    choices: dict[str, tuple[Any, ...]] = {}
+    for lever in LEVERS:
+        value = getattr(base, lever.name)
+        if lever.name in free and lever.kind != MODULES:
+            choices[lever.name] = lever.choices(question.made, value)
+    if "precision" in choices and not card.supports_bfloat16:
+        choices["precision"] = tuple(one for one in choices["precision"] if one != "amp-bf16")
+    choices = {name: values for name, values in choices.items() if len(values) > 1}
+    base = replace(base, **{name: values[0] for name, values in choices.items()})
     return Space(
-        precisions=tuple(precisions) if free.precision else (question.precision,),
-        memory_formats=MEMORY_FORMATS if free.memory_format else (question.memory_format,),
-        recomputes=((),) if automatic else (question.recompute_paths(),),
+        base=base,
+        choices=choices,
         effective_batch_size=effective,
         nominal_batch_size=question.made.nominal_batch_size,
         devices=question.devices,
-        allocator=question.allocator,
         blocks=question.all_blocks if automatic else (),
-        leans=(False, True) if lean else (),
-        allocators=allocators[1:],
         rounding_fraction=ROUNDING_FRACTION,
     )
+
+
+def _without_idle_parts(space: Space, recordings: Recordings, crowds: Crowds) -> Space:
+    """Return the space without objects matched in parts where that saves next to nothing.
+
+    That depends on the images and not on the budget, so that a larger budget never gives a worse
+    plan.
+    """
+    parts = space.choices.get("assigner_parts")
+    if parts is None:
+        return space
+    is_large = space.share >= _LEAST_IMAGES_A_PART * max(parts)
+    if is_large and _crowded_fraction(space, recordings, crowds) >= _WORTH_PARTING:
+        return space
+    rest = {name: values for name, values in space.choices.items() if name != "assigner_parts"}
+    return replace(space, choices=rest)
+
+
+def _crowded_fraction(space: Space, recordings: Recordings, crowds: Crowds) -> float:
+    """Return the largest tensor that grows with the objects, as a part of all that live at once."""
+    ends = ends_of([one.micro_batch_size for one in space.splits()])
+    objects = crowds.objects(ends[1])
+    if not objects:
+        return 0.0
+    several = plain_configurations(space)
+    recordings.need([(spec, batch) for spec in several for batch in ends])
+    if not recordings.has(several[0], ends[1]):
+        return 0.0
+    tape = recordings.tape(several[0], ends[1])
+    program = Program(tape, Life())
+    requested = tape.events.requested_bytes
+    sizes = program.sizes(requested, DeviceBytes.none(tape), objects[-program.num_steps :])
+    live = program.live_by_category(sizes).sum(axis=0).max()
+    return float(program.largest_varying_bytes(requested, max(objects)) / live)
 
 
 def _batch_facts(outcome: Outcome, asked: int, nominal: int) -> BatchFacts:
@@ -255,17 +277,18 @@ def _batch_facts(outcome: Outcome, asked: int, nominal: int) -> BatchFacts:
     chosen = outcome.chosen
     rate = chosen.predicted.images_per_second
     gain: float | None = 0.0
-    if chosen.effective_batch_size != asked:
+    effective = chosen.split.effective_batch_size
+    if effective != asked:
         exact = outcome.exact
         gain = rate / exact.predicted.images_per_second - 1 if exact else None
     cost = None
-    if chosen.accumulation_steps > 1 and outcome.unsplit is not None:
+    if chosen.split.accumulates and outcome.unsplit is not None:
         cost = max(0.0, outcome.unsplit.predicted.images_per_second / rate - 1)
     return BatchFacts(
         asked_batch_size=asked,
         rounding_gain_fraction=gain,
         accumulation_cost_fraction=cost,
-        weight_decay_factor=chosen.effective_batch_size / nominal,
+        weight_decay_factor=effective / nominal,
     )
 
 
@@ -295,20 +318,16 @@ def answer_for(
         workload=WorkloadFacts(
             name=workload.name,
             img=workload.image_size,
-            precision=chosen.precision,
-            memory_format=chosen.memory_format,
-            optimizer=question.optimizer,
-            recompute=chosen.recompute,
-            lean=chosen.lean,
-            fused=question.fused,
-            assigner_parts=workload.assigner_parts,
-            parameters=_num_parameters(workload),
+            spec=chosen.spec,
+            parameters=question.num_parameters,
             devices=question.devices,
             objects_per_image=workload.objects_per_image,
-            deterministic=question.deterministic or workload.deterministic,
         ),
         gpu=gpu_facts(simulator),
-        **{name: getattr(chosen, name) for name in Setting.__dataclass_fields__},
+        spec=chosen.spec,
+        split=chosen.split,
+        nominal_batch_size=chosen.nominal_batch_size,
+        predicted=chosen.predicted,
         budget_bytes=budget.num_bytes,
         headroom_bytes=budget.num_bytes - chosen.predicted.device_used_peak_bytes,
         alternatives=alternatives,
@@ -337,32 +356,21 @@ def check_plan(effective: int, safety_fraction: float, devices: int) -> None:
         raise UsageError(f"--safety {safety_fraction} is not in 0 to 1, such as 0.05.")
 
 
-def _num_parameters(workload: Workload) -> int:
-    with explained(workload):
-        return sum(parameter.numel() for parameter in build(workload).parameters())
-
-
 def _train_command(question: Question, chosen: Setting, data: str) -> str:
     """Return the line that runs a plan."""
-    words = ["memplan", "train"]
-    if chosen.allocator:
-        words.insert(0, f"PYTORCH_CUDA_ALLOC_CONF={chosen.allocator}")
-    cfg = getattr(question.made, "cfg", None)
-    words += ["--cfg", cfg] if cfg else ["--workload", question.made.name]
-    words += ["--data", data, "--img", str(question.made.image_size)]
-    words += ["--batch", str(chosen.micro_batch_size)]
-    words += ["--accumulate", str(chosen.accumulation_steps)]
-    if question.made.validation_batch_size is not None:
-        words += ["--val-batch", str(question.made.validation_batch_size)]
-    words += ["--precision", chosen.precision, "--memory-format", chosen.memory_format]
-    words += ["--optimizer", question.optimizer]
-    words += ["--lean"] * chosen.lean + ["--fused"] * question.fused
-    parts = question.made.assigner_parts
-    words += ["--assigner-parts", str(parts)] if parts > 1 else []
-    words += ["--multi-scale"] * bool(getattr(question.made, "multi_scale", False))
-    if chosen.devices > 1:
-        words += ["--device", ",".join(map(str, range(chosen.devices)))]
-    if chosen.recompute:
-        everything = chosen.recompute == question.__dict__.get("all_blocks")
-        words += ["--recompute", "all" if everything else ",".join(chosen.recompute)]
+    workload, split = question.made, chosen.split
+    words = [*chosen.spec.variables("train"), "memplan", "train"]
+    cfg = workload.cfg if isinstance(workload, Described) else None
+    words += ["--cfg", cfg] if cfg else ["--workload", workload.name]
+    words += ["--data", data, "--img", str(workload.image_size)]
+    words += ["--batch", str(split.micro_batch_size)]
+    words += ["--accumulate", str(split.accumulation_steps)]
+    if workload.validation_batch_size is not None:
+        words += ["--val-batch", str(workload.validation_batch_size)]
+    # Blocks that were never looked for are not all of them.
+    words += chosen.spec.options("train", blocks=question.__dict__.get("all_blocks", ()))
+    if isinstance(workload, MultiScale) and workload.multi_scale:
+        words.append("--multi-scale")
+    if split.devices > 1:
+        words += ["--device", ",".join(map(str, range(split.devices)))]
     return shlex.join(words)

@@ -26,6 +26,7 @@ from memplan.api.question import (
     gpu_facts,
     silent,
     versions,
+    warm_up,
 )
 from memplan.api.ranks import other_ranks
 from memplan.device.life import Life, Program
@@ -50,30 +51,20 @@ from memplan.planner.search import (
 )
 from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape
-from memplan.trace.fake_cuda import warm_up
 
 # Samples of a timeline that a page can show.
 _TIMELINE_SAMPLES = 600
 
 
-def _workload_facts(tape: Tape, devices: int) -> WorkloadFacts:
+def _workload_facts(tape: Tape, spec: StepSpec, devices: int) -> WorkloadFacts:
     about = tape.description
     return WorkloadFacts(
         name=about.workload,
         img=about.image_size,
-        precision=about.precision,
-        memory_format=about.memory_format,
-        optimizer=about.optimizer,
-        recompute=about.recompute,
+        spec=spec,
         parameters=about.parameters,
         devices=devices,
         objects_per_image=about.objects_per_image,
-        deterministic=about.deterministic,
-        cudnn_benchmark=about.cudnn_benchmark,
-        allow_tf32=about.allow_tf32,
-        lean=about.lean,
-        fused=about.fused,
-        assigner_parts=about.assigner_parts,
     )
 
 
@@ -223,30 +214,27 @@ def _reference(batches: Sequence[BatchPeaks]) -> int:
 
 
 def _recommended(
-    predictor: Predictor, card: int, question: Question, settings: StepSpec, largest: int
+    predictor: Predictor, card: int, question: Question, spec: StepSpec, largest: int
 ) -> Setting | None:
     """Return the fastest micro-batch of this very configuration that leaves a margin, recorded."""
     nominal = question.made.nominal_batch_size
     space = Space(
-        precisions=(settings.precision,),
-        memory_formats=(settings.memory_format,),
-        recomputes=(settings.recompute,),
+        base=spec,
         effective_batch_size=nominal * question.devices,
         nominal_batch_size=nominal,
         devices=question.devices,
-        allocator=question.allocator,
     )
     capacity = predictor.simulators[card].card.capacity_bytes
     budget = Budget(capacity_bytes=capacity, safety_fraction=DEFAULT_SAFETY)
     batches = [batch for batch in space.micro_batches() if batch <= largest]
     while batches:
-        found = settings_at(predictor, card, space, settings, batches, None)
+        found = settings_at(predictor, card, space, spec, batches, None)
         feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]
         if not feasible:
             return None
         best = pareto(feasible)[-1]
-        agrees = predictor.check([best.micro_batch_size])
-        if agrees and best.micro_batch_size in predictor.attempts.tapes:
+        size = best.split.micro_batch_size
+        if predictor.check([size]) and size in predictor.attempts.tapes:
             return best
         failed = predictor.attempts.failures
         batches = [batch for batch in batches if batch not in failed]
@@ -274,14 +262,14 @@ def probe_many(
         least = wanted[0] if wanted else "(none)"
         raise UsageError(f"--batch {least} is below 1. Give at least one image.")
     question.check()
-    settings = question.step_settings()
+    spec = question.step_spec
     simulators = question.simulators()
     for simulator in simulators:
-        check_precision(simulator.card, settings.precision)
+        check_precision(simulator.card, spec.precision)
     life = Life(accumulates=False)
     warm_up()
     predictor = Predictor(
-        question.recorder(settings),
+        question.recorder(spec),
         simulators,
         life,
         wanted[0],
@@ -296,7 +284,7 @@ def probe_many(
         say(f"Replaying on {simulator.card.name}")
         predictor.peaks_many(card, wanted)
         edges.append(predictor.largest_batch(card))
-        one = _recommended(predictor, card, question, settings, edges[-1].batch)
+        one = _recommended(predictor, card, question, spec, edges[-1].batch)
         recommended.append(one)
     for card, simulator in enumerate(simulators):
         rows = [
@@ -314,7 +302,7 @@ def probe_many(
         unknown = tape.description.unknown_operators
         answers.append(
             ProbeAnswer(
-                workload=_workload_facts(tape, question.devices),
+                workload=_workload_facts(tape, spec, question.devices),
                 gpu=gpu_facts(simulator),
                 fit=_line(rows, predictor, card),
                 batches=tuple(rows),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import pickle
 import platform
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from memplan._version import __version__
-from memplan.acceptance import check_object, check_step
+from memplan.acceptance import check_object
 from memplan.answers import (
     GpuFacts,
 )
@@ -25,7 +24,7 @@ from memplan.device.card import Card
 from memplan.device.chosen import with_calibrations
 from memplan.device.context import under_cuda
 from memplan.device.cudnn import installed_version
-from memplan.device.distributed import DataParallel, ModelTensors, with_data_parallel
+from memplan.device.distributed import ModelTensors, training_policy, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
@@ -33,11 +32,9 @@ from memplan.errors import BadInputError, UsageError
 from memplan.planner.crowd import Crowd
 from memplan.processes import is_worker
 from memplan.registry import make_workload, takes
-from memplan.spec import StepSpec
+from memplan.spec import ALL_BLOCKS, StepSpec, check_step
 from memplan.tape import Int64, Tape
-from memplan.trace.build import build
-from memplan.trace.record import record
-from memplan.workload import OptimizerSettings, Workload
+from memplan.workload import Workload
 
 DEFAULT_WORKLOAD = "yolov9-s"
 DEFAULT_SAFETY = 0.05
@@ -82,7 +79,6 @@ _OPTIONS = {
     "image_size": "--img",
     "objects_per_image": "--objects-per-image",
     "validation_batch_size": "--val-batch",
-    "assigner_parts": "--assigner-parts",
 }
 
 
@@ -98,30 +94,10 @@ class Question:
     """Cards by catalogue name, index in this machine, or as they are; empty takes the present."""
     capacity_bytes: int | None = None
     """Overrides the cards' memory."""
-    precision: str = "amp-fp16"
-    """`amp-fp16`, `amp-bf16` or `fp32`."""
-    memory_format: str = "contiguous"
-    """`contiguous` or `channels-last`."""
-    optimizer: str = "SGD"
-    """The optimizer's name."""
-    recompute: str | tuple[str, ...] = "none"
-    """`none`, `all`, or module paths."""
-    allocator: str = ""
-    """PyTorch's option string."""
+    spec: StepSpec = field(default_factory=StepSpec)
+    """How the step runs, as it was given; see `step_spec`."""
     devices: int = 1
     """Cards that train together."""
-    deterministic: bool = False
-    """Ask for deterministic algorithms; a workload that does so always gets them."""
-    cudnn_benchmark: bool = False
-    """Let convolutions take the plan that proves fastest."""
-    allow_tf32: bool = True
-    """Let float32 convolutions use TF32."""
-    lean: bool = False
-    """Let blocks keep only what they cannot rebuild cheaply."""
-    fused: bool = False
-    """Let the optimizer step in one kernel a list."""
-    sync_batch_norm: bool = False
-    """Let batch norm see the images of all devices."""
     calibration: Path | Calibration | None = None
     """What was measured on one of the cards; a file must be of one of them. None takes what is
     kept of each."""
@@ -165,7 +141,7 @@ class Question:
         Raises:
             MemplanError: the workload cannot be made so, or does not offer what is asked.
         """
-        check_step(self.made, lean=self.lean, fused=self.fused)
+        check_step(self.made, self.spec)
 
     def takes(self, argument: str) -> bool:
         """Return whether the workload can be made with an argument, such as `image_size`."""
@@ -219,66 +195,68 @@ class Question:
 
         release = torch.__version__.partition("+")[0]
         major, minor = release.split(".")[:2]
-        settings = AllocatorSettings.parse(self.allocator, (int(major), int(minor)))
+        settings = AllocatorSettings.parse(self.spec.allocator, (int(major), int(minor)))
         return [
             Simulator(
                 card,
                 settings,
                 torch_version=release,
                 devices=self.devices,
-                cudnn_benchmark=self.cudnn_benchmark,
+                cudnn_benchmark=self.spec.cudnn_benchmark,
                 cublas_workspace_config=self.made.cublas_workspace_config,
             )
             for card in self.cards()
         ]
 
-    def with_assigner_parts(self, parts: int) -> Question:
-        """Return the same question with objects matched in parts, one after another."""
-        if isinstance(self.workload, str):
-            return replace(self, arguments={**self.arguments, "assigner_parts": parts})
-        workload = copy.copy(self.workload)
-        workload.assigner_parts = parts
-        return replace(self, workload=workload)
+    def under(self, allocator: str) -> Question:
+        """Return the same question under other allocator options."""
+        return replace(self, spec=replace(self.spec, allocator=allocator))
 
-    def recompute_paths(self) -> tuple[str, ...]:
-        """Return the module paths that recompute, `all` spelt out."""
-        if isinstance(self.recompute, tuple):
-            return self.recompute
-        if self.recompute == "none":
-            return ()
-        if self.recompute == "auto":
-            raise UsageError("--recompute auto is for `memplan plan`. Give none, all or paths.")
-        if self.recompute == "all":
-            return self.all_blocks
-        return tuple(path.strip() for path in self.recompute.split(",") if path.strip())
+    def simulator(self, allocator: str) -> Simulator:
+        """Return the first card under other allocator options."""
+        return self.under(allocator).simulators()[0]
 
     @cached_property
     def all_blocks(self) -> tuple[str, ...]:
         """Every module that the workload says may recompute."""
+        from memplan.trace.build import build
+
         with explained(self.made):
             return tuple(self.made.recompute_blocks(build(self.made)))
 
     @cached_property
     def model_tensors(self) -> ModelTensors:
         """The model's parameters and buffers, as DDP meets them."""
+        from memplan.trace.build import build
+
         with explained(self.made):
             return ModelTensors.of(build(self.made))
 
-    def record(self, micro_batch_size: int, settings: StepSpec) -> Tape:
+    @cached_property
+    def num_parameters(self) -> int:
+        """Numbers in the model that training may change."""
+        from memplan.trace.build import build
+
+        with explained(self.made):
+            return sum(parameter.numel() for parameter in build(self.made).parameters())
+
+    def record(self, micro_batch_size: int, spec: StepSpec) -> Tape:
         """Return the tape at a micro-batch size: of rank 0 where several devices train together.
 
         Raises:
             MemplanError: the step cannot be recorded; the message says why.
         """
-        tape = record(self.made, micro_batch_size, settings)
+        from memplan.trace.record import record
+
+        tape = record(self.made, micro_batch_size, spec)
         if self.devices == 1:
             return tape
-        parallel = DataParallel(devices=self.devices, sync_batch_norm=self.sync_batch_norm)
+        parallel = training_policy(self.devices, sync_batch_norm=spec.sync_bn)
         return with_data_parallel(tape, self.model_tensors, parallel)
 
-    def recorder(self, settings: StepSpec) -> Callable[[int], Tape]:
+    def recorder(self, spec: StepSpec) -> Callable[[int], Tape]:
         """Return the function that records a step so set, by micro-batch size."""
-        return partial(self.record, settings=settings)
+        return partial(self.record, spec=spec)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel to another process without the workload made of a name, which that makes anew."""
@@ -287,24 +265,15 @@ class Question:
             state.pop("made", None)
         return state
 
-    def step_settings(self, recompute: tuple[str, ...] | None = None) -> StepSpec:
-        """Return how the step runs.
-
-        Args:
-            recompute: module paths that replace those asked for; None keeps them.
-
-        Raises:
-            UsageError: a name that does not exist.
-        """
-        return StepSpec(
-            precision=self.precision,
-            memory_format=self.memory_format,
-            optimizer=OptimizerSettings(name=self.optimizer, fused=self.fused),
-            recompute=self.recompute_paths() if recompute is None else recompute,
-            deterministic=self.deterministic or self.made.deterministic,
-            cudnn_benchmark=self.cudnn_benchmark,
-            allow_tf32=self.allow_tf32,
-            lean=self.lean,
+    @cached_property
+    def step_spec(self) -> StepSpec:
+        """How the step runs, with what the workload has a say in."""
+        recompute = self.spec.recompute
+        return replace(
+            self.spec,
+            recompute=self.all_blocks if recompute == ALL_BLOCKS else recompute,
+            assigner_parts=self.spec.assigner_parts or self.made.assigner_parts,
+            deterministic=self.spec.deterministic or self.made.deterministic,
         )
 
 
@@ -331,3 +300,10 @@ def check_precision(card: Card, precision: str) -> None:
             f"{card.title} has no bfloat16 tensor cores (that takes compute capability 8.0). "
             "Use --precision amp-fp16 or fp32."
         )
+
+
+def warm_up() -> None:
+    """Let what recording needs be made while there is nothing else to do."""
+    from memplan.trace.fake_cuda import warm_up as warm_recorder_up
+
+    warm_recorder_up()

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from memplan.answers import Change, InfeasibleAnswer, Setting
-from memplan.api.details import settings_of
+from memplan.api.crowds import Crowds
 from memplan.api.question import Question, gpu_facts, versions
 from memplan.device import catalogue
-from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.device.life import Life, Program
-from memplan.device.replay import Peaks, Simulator, replay
+from memplan.device.replay import Peaks, Simulator
 from memplan.errors import InfeasibleError, MemplanError
 from memplan.fit.predictor import Say
-from memplan.planner.evaluate import Recordings
+from memplan.planner.evaluate import Recordings, replayed
 from memplan.planner.search import NothingFitsError
 from memplan.planner.space import Budget, Space, fits_budget
-from memplan.spec import StepSpec
+from memplan.spec import ALL_BLOCKS, FLAG, LEVERS, MODULES
 from memplan.tape import Tape
 from memplan.units import format_bytes
 
@@ -65,6 +64,43 @@ def below_context(question: Question, card: Card, start: float) -> NoPlanError |
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Refused:
+    """A search that found nothing, and what it was made from."""
+
+    question: Question
+    simulator: Simulator
+    space: Space
+    budget: Budget
+    least: Setting
+    """What takes least memory."""
+    recordings: Recordings
+    crowds: Crowds
+
+    @property
+    def batch(self) -> int:
+        """Images at once of the least setting."""
+        return self.least.split.micro_batch_size
+
+    def tape(self) -> Tape:
+        """Return the recording of the least setting."""
+        return self.recordings.tape(self.least.spec, self.batch)
+
+    def peaks(self, question: Question, tape: Tape) -> Peaks:
+        """Return the peaks of the least setting as another question has it: as a plan would."""
+        simulator = question.simulator(self.least.spec.allocator)
+        return replayed(simulator, tape, self.least.split, self.crowds.objects(self.batch))
+
+    def change(self, what: str, peaks: Peaks, budget: Budget) -> Change:
+        """Return a change that makes the least setting fit."""
+        return Change(
+            what=what,
+            micro_batch_size=self.batch,
+            device_used_peak_bytes=peaks.device_used_peak_bytes,
+            budget_bytes=budget.num_bytes,
+        )
+
+
 def explain(
     question: Question,
     simulator: Simulator,
@@ -72,28 +108,34 @@ def explain(
     budget: Budget,
     nothing: NothingFitsError,
     recordings: Recordings,
+    crowds: Crowds,
     *,
     start: float,
     say: Say,
 ) -> NoPlanError:
-    """Return why nothing fits, with the nearest changes, each tried.
+    """Return why nothing fits, with the nearest changes, each tried as a plan would run it.
 
     Args:
-        question: what was asked.
+        question: what is trained.
         simulator: the card.
         space: what could be chosen.
         budget: what could be taken.
         nothing: what the search found.
         recordings: of this workload.
+        crowds: the objects the plan reckons with.
         start: when the work began, by `time.perf_counter`.
         say: told what is being done.
     """
-    least = nothing.least
-    changes = [
-        *_freed(question, simulator, space, budget, least, recordings, say),
-        *_smaller_image(question, simulator, budget, least, recordings, say),
-        *_larger_card(question, budget, least, recordings, say),
-    ]
+    refused = _Refused(
+        question=question,
+        simulator=simulator,
+        space=space,
+        budget=budget,
+        least=nothing.least,
+        recordings=recordings,
+        crowds=crowds,
+    )
+    changes = [*_freed(refused, say), *_smaller_image(refused, say), *_larger_card(refused, say)]
     return NoPlanError(
         InfeasibleAnswer(
             workload_name=question.made.name,
@@ -102,20 +144,11 @@ def explain(
             reason=str(nothing),
             budget_bytes=budget.num_bytes,
             over_bytes=nothing.over_bytes,
-            least=least,
+            least=nothing.least,
             changes=tuple(changes),
             versions=versions(),
             seconds=time.perf_counter() - start,
         )
-    )
-
-
-def _peaks(simulator: Simulator, tape: Tape, setting: Setting) -> Peaks:
-    return replay(
-        tape,
-        simulator.card,
-        simulator.settings if not setting.allocator else AllocatorSettings.parse(setting.allocator),
-        life=Life(accumulates=setting.accumulation_steps > 1),
     )
 
 
@@ -127,96 +160,73 @@ def _lasting_bytes(simulator: Simulator, tape: Tape) -> int:
     return int(program.live_by_category(sizes)[:, -1].sum())
 
 
-def _change(what: str, setting: Setting, peaks: Peaks, budget: Budget) -> Change:
-    return Change(
-        what=what,
-        micro_batch_size=setting.micro_batch_size,
-        device_used_peak_bytes=peaks.device_used_peak_bytes,
-        budget_bytes=budget.num_bytes,
-    )
-
-
-def _base(question: Question, setting: Setting) -> StepSpec:
-    return settings_of(question.step_settings(recompute=()), setting)
-
-
-def _freed(
-    question: Question,
-    simulator: Simulator,
-    space: Space,
-    budget: Budget,
-    least: Setting,
-    recordings: Recordings,
-    say: Say,
-) -> Iterator[Change]:
+def _freed(refused: _Refused, say: Say) -> Iterator[Change]:
     """Yield the options that stand in the way, where leaving them out is enough."""
-    freed = []
-    settings = _base(question, least)
-    if not space.blocks and question.recompute != "all":
-        freed.append("--recompute auto")
-        settings = replace(settings, recompute=question.all_blocks)
-    if not space.leans and question.made.offers_lean and not question.lean:
-        freed.append("--lean")
-        settings = replace(settings, lean=True)
+    question, least = refused.question, refused.least.spec
+    freed: list[str] = []
+    spec = least
+    for lever in LEVERS:
+        if not lever.costs_speed or not lever.is_recorded or lever.name in refused.space.choices:
+            continue
+        value = getattr(least, lever.name)
+        if lever.kind == MODULES:
+            if refused.space.blocks or question.spec.recompute == ALL_BLOCKS:
+                continue
+            freed.append(f"{lever.option} auto")
+            spec = replace(spec, recompute=question.all_blocks)
+        elif lever.kind == FLAG and len(tried := lever.choices(question.made, value)) > 1:
+            freed += lever.typed(tried[-1])
+            spec = replace(spec, **{lever.name: tried[-1]})
     if not freed:
         return
     say("Trying what other options would save")
     try:
-        tape = recordings.tape(settings, least.micro_batch_size)
+        peaks = refused.peaks(question, refused.recordings.tape(spec, refused.batch))
     except MemplanError:
         return
-    peaks = _peaks(simulator, tape, least)
-    if fits_budget(peaks, budget):
-        yield _change(" ".join(freed), least, peaks, budget)
+    if fits_budget(peaks, refused.budget):
+        yield refused.change(" ".join(freed), peaks, refused.budget)
 
 
-def _smaller_image(
-    question: Question,
-    simulator: Simulator,
-    budget: Budget,
-    least: Setting,
-    recordings: Recordings,
-    say: Say,
-) -> Iterator[Change]:
+def _smaller_image(refused: _Refused, say: Say) -> Iterator[Change]:
     """Yield the largest image that fits: memory beside what lasts grows with the area.
 
     Fragmentation does not, so a few sides below the first guess are tried.
     """
+    question, budget = refused.question, refused.budget
     side = question.made.image_size
-    tape = recordings.tape(_base(question, least), least.micro_batch_size)
-    fixed = simulator.outside.num_bytes + _lasting_bytes(simulator, tape)
-    used = least.predicted.device_used_peak_bytes - fixed
+    fixed = refused.simulator.outside.num_bytes
+    fixed += _lasting_bytes(refused.simulator, refused.tape())
+    used = refused.least.predicted.device_used_peak_bytes - fixed
     share = max(0.0, (budget.num_bytes - fixed) / max(1, used))
     guess = int(side * share**0.5) // _STEP * _STEP
     for tried in range(min(guess, side - _STEP), 0, -_STEP)[:_MOST_SIDES]:
         say(f"Trying images of {tried} pixels")
         try:
             smaller = replace(question, arguments={**question.arguments, "image_size": tried})
-            tape = smaller.record(least.micro_batch_size, _base(smaller, least))
+            peaks = refused.peaks(smaller, smaller.record(refused.batch, refused.least.spec))
         except MemplanError:
             return
-        peaks = _peaks(simulator, tape, least)
         if fits_budget(peaks, budget):
-            yield _change(f"--img {tried}", least, peaks, budget)
+            yield refused.change(f"--img {tried}", peaks, budget)
             return
 
 
-def _larger_card(
-    question: Question, budget: Budget, least: Setting, recordings: Recordings, say: Say
-) -> Iterator[Change]:
+def _larger_card(refused: _Refused, say: Say) -> Iterator[Change]:
     """Yield the smallest card of the catalogue that holds the least setting."""
-    tape = recordings.tape(_base(question, least), least.micro_batch_size)
-    cards = sorted(catalogue.cards(), key=lambda card: card.capacity_bytes)
-    for card in cards:
-        room = Budget(capacity_bytes=card.capacity_bytes, safety_fraction=budget.safety_fraction)
+    tape, least = refused.tape(), refused.least
+    fraction = refused.budget.safety_fraction
+    for card in sorted(catalogue.cards(), key=lambda card: card.capacity_bytes):
+        room = Budget(capacity_bytes=card.capacity_bytes, safety_fraction=fraction)
         too_small = room.num_bytes < least.predicted.allocated_peak_bytes + card.context_bytes
-        if too_small or (least.precision == "amp-bf16" and not card.supports_bfloat16):
+        if too_small or (least.spec.precision == "amp-bf16" and not card.supports_bfloat16):
             continue
         say(f"Trying {card.name}")
+        other = replace(refused.question, gpus=(card,), capacity_bytes=None, calibration=None)
         try:
-            peaks = _peaks(Simulator(card), tape, least)
+            peaks = refused.peaks(other, tape)
         except MemplanError:
             continue
         if fits_budget(peaks, room):
-            yield _change(f"--gpu {card.name}", least, peaks, room)
+            yield refused.change(f"--gpu {card.name}", peaks, room)
             return

@@ -6,10 +6,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Where an official option has several spellings.
-_SPELLINGS = {"--batch": ("--batch", "--batch-size"), "--lean": ("--lean", "--no-lean")}
-_FLAGS = {"--lean", "--no-lean"}
-_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
+from memplan.spec import FLAG, LEVERS, Split, StepSpec, changed_options
+
+_FLAGS = {name for one in LEVERS if one.kind == FLAG for name in (one.option, one.negative) if name}
+# Where an option has several spellings, those that it stands in place of.
+_SPELLINGS = {"--batch": ("--batch", "--batch-size")} | {
+    name: (one.option, one.negative) for one in LEVERS for name in (one.option, one.negative)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,10 @@ class TypedCommand:
     """Words after the program."""
     is_official: bool
     """Whether it runs the official script and not `memplan train`."""
-    batch: int
-    """Images at once, >= 1."""
-    accumulation: int
-    """Micro-batches a step, >= 1."""
+    split: Split
     nominal: int
     """Images a step from which accumulation follows; 0 where accumulation was given."""
-    lean: bool
-    recompute: tuple[str, ...]
+    spec: StepSpec
     validation_batch: int | None
     """Images validated at once; None where that follows from the batch."""
     assumptions: tuple[str, ...] = ()
@@ -42,16 +41,37 @@ class TypedCommand:
     def accumulation_at(self, batch: int) -> int:
         """Return the micro-batches a step if `--batch` alone were another."""
         if not self.nominal:
-            return self.accumulation
+            return self.split.accumulation_steps
         return max(1, round(self.nominal / batch))
 
-    @staticmethod
-    def spelt(options: Mapping[str, str], allocator: str = "") -> str:
-        """Return changed options as they are typed."""
-        words = [f"{name} {shlex.quote(value)}".rstrip("' ") for name, value in options.items()]
-        return " ".join([*([f"{_VARIABLE}={allocator}"] if allocator else []), *words])
+    def changes(self, spec: StepSpec, split: Split) -> dict[str, str]:
+        """Return the options that make the command run another way, each with its value."""
+        known = {one.option for one in LEVERS if "train" in one.commands}
+        known |= {one.negative for one in LEVERS if one.negative}
+        options = {
+            option: value
+            for option, value in changed_options(spec, self.spec).items()
+            if option in known
+        }
+        if split != self.split:
+            options["--batch"] = str(split.micro_batch_size)
+            if self.accumulation_at(split.micro_batch_size) != split.accumulation_steps:
+                options["--accumulate"] = str(split.accumulation_steps)
+        return options
 
-    def revised(self, options: Mapping[str, str], allocator: str = "") -> str:
+    def changed_variables(self, spec: StepSpec | None) -> list[str]:
+        """Return what the environment must set to run another way; None is as typed."""
+        if spec is None:
+            return []
+        known = self.spec.variables("train")
+        return [one for one in spec.variables("train") if one not in known]
+
+    def spelt(self, options: Mapping[str, str], spec: StepSpec | None = None) -> str:
+        """Return changes as they are typed."""
+        words = [f"{name} {value}".rstrip() for name, value in options.items()]
+        return " ".join([*self.changed_variables(spec), *words])
+
+    def revised(self, options: Mapping[str, str], spec: StepSpec | None = None) -> str:
         """Return the command with options in place of those typed.
 
         Options of memplan's own turn the official script into `memplan train`.
@@ -69,8 +89,8 @@ class TypedCommand:
                 continue
             kept.append(word)
         for name, value in options.items():
-            kept += [name, value] if value else [name]
+            kept += [name, *shlex.split(value)]
         own = self.is_official and not set(options) <= {"--batch"}
         program = ("memplan", "train") if own else self.program
-        words = [*self.variables, *([f"{_VARIABLE}={allocator}"] if allocator else [])]
+        words = [*self.variables, *self.changed_variables(spec)]
         return " ".join([*words, shlex.join([*program, *kept])])

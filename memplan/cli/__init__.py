@@ -22,6 +22,8 @@ _COMMANDS = {
     "run": ("memplan.cli.run", "Your own command on a card that is not there."),
     "plan": ("memplan.cli.plan", "The fastest settings that fit a card."),
     "train": ("memplan.cli.train", "Start the training run, planned and guarded."),
+    "val": ("memplan.cli.val", "Precision, recall and mAP of a trained network."),
+    "predict": ("memplan.cli.predict", "Detections in images and videos, drawn and written."),
     "export": ("memplan.cli.export", "A trained network as a file to deploy, checked."),
     "report": ("memplan.cli.report", "PDF pages from saved probes, plans and runs."),
     "replay": ("memplan.cli.replay", "A tape or PyTorch snapshot on another card or allocator."),
@@ -51,6 +53,10 @@ def _checked(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
             raise UsageError(f"{option} holds the character NUL, which no name does.")
         if isinstance(one, Path):
             _check_path(option, one)
+        if option == "--report" and one is not None and Path(one).suffix.lower() != ".pdf":
+            raise UsageError(
+                f"--report {one}: pages are written as PDF. Give a name ending in .pdf."
+            )
     return value
 
 
@@ -98,7 +104,18 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line as it was typed, and exit."""
+    _open_closed_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that were closed, so that no file takes their place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ import click
 
 from memplan.answers import GpuFacts, save_answers
 from memplan.errors import BadInputError
+from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, MODULES, NAME, NUMBER, TEXT, Lever
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +49,41 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-# What is trained, and how its step runs.
+_METAVARS = {CHOICE: "NAME", NAME: "NAME", NUMBER: "N", MODULES: "WHAT", TEXT: "OPTIONS"}
+
+
+def lever_options(command: str) -> Callable[[F], F]:
+    """Return the options of a command that say how a step runs, one a lever."""
+    return options(*(_lever_option(one) for one in LEVERS if command in one.commands))
+
+
+def _lever_option(lever: Lever) -> Callable[[F], F]:
+    # By the parameter of the lever's name, so that values are found by it.
+    if lever.kind == FLAG:
+        names = f"{lever.option}/{lever.negative}" if lever.negative else lever.option
+        return click.option(names, lever.name, is_flag=True, default=False, help=lever.help)
+    kind = int if lever.kind == NUMBER else str
+    return click.option(
+        lever.option,
+        lever.name,
+        type=kind,
+        default=lever.plain if lever.kind == NAME else None,
+        metavar=_METAVARS[lever.kind],
+        help=lever.help,
+    )
+
+
+def given_levers(context: click.Context) -> dict[str, Any]:
+    """Return the levers that a user gave, by name, as typed."""
+    default = click.core.ParameterSource.DEFAULT
+    return {
+        name: value
+        for name, value in context.params.items()
+        if name in LEVER and context.get_parameter_source(name) not in {None, default}
+    }
+
+
+# What is trained.
 workload_options = options(
     click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration or PATH.yaml."),
     click.option(
@@ -59,34 +94,7 @@ workload_options = options(
     click.option(
         "--val-batch", type=int, metavar="N", help="Images validated at once.  [twice the batch]"
     ),
-    click.option(
-        "--assigner-parts",
-        type=int,
-        metavar="N",
-        help="Assign crowded batches in N parts: less memory, same results.  [1; plan: auto]",
-    ),
     click.option("--multi-scale", is_flag=True, help="Train at many sizes; plan for the largest."),
-    click.option(
-        "--precision",
-        default="amp-fp16",
-        show_default=True,
-        metavar="NAME",
-        help="amp-fp16, amp-bf16 or fp32.",
-    ),
-    click.option(
-        "--memory-format",
-        default="contiguous",
-        show_default=True,
-        metavar="NAME",
-        help="contiguous or channels-last.",
-    ),
-    click.option(
-        "--optimizer",
-        default="SGD",
-        show_default=True,
-        metavar="NAME",
-        help="SGD, Adam, AdamW, RMSprop, Adagrad or LION.",
-    ),
     click.option(
         "--objects-per-image", type=int, metavar="N", help="Labelled objects in an image.  [20]"
     ),
@@ -97,18 +105,9 @@ workload_options = options(
         metavar="FILE",
         help="A data.yaml, whose labels tell the objects in an image.",
     ),
-    click.option(
-        "--recompute",
-        default="none",
-        show_default=True,
-        metavar="WHAT",
-        help="none, all, or module paths with commas.",
-    ),
-    click.option("--lean/--no-lean", help="Keep for backward only what cannot be rebuilt cheaply."),
-    click.option("--fused", is_flag=True, help="The optimizer's fused kernels, where it has them."),
 )
 
-# Which card, and how its allocator is set.
+# Which card.
 card_options = options(
     click.option(
         "--gpu",
@@ -123,12 +122,6 @@ card_options = options(
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="What was measured on the card.  [as `memplan gpus --calibrate` kept it]",
-    ),
-    click.option(
-        "--allocator",
-        default="",
-        metavar="OPTIONS",
-        help="PyTorch's own syntax, such as expandable_segments:True.",
     ),
     click.option(
         "--cuda",

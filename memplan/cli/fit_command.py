@@ -10,19 +10,20 @@ from typing import Any
 import click
 
 from memplan.api.typed import TypedCommand
+from memplan.capabilities import reader_of_data
 from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.spec import LEVER, LEVERS, Split, spec_of
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=.*")
-_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+# PyTorch 2.9 and later read the new name of the first as well.
+_SPELLINGS = {"PYTORCH_ALLOC_CONF": "PYTORCH_CUDA_ALLOC_CONF"}
 _ASSUMED_OBJECTS = 20
+_LEVERS = [one.name for one in LEVERS if {"plan", "train"} <= one.commands]
 # What the command says itself, by parameter of `memplan plan`.
 _SAID_BY_COMMAND = {
     "cfg": "--cfg", "workload": "--workload", "img": "--img", "val_batch": "--val-batch",
-    "multi_scale": "--multi-scale", "precision": "--precision", "data_path": "--data",
-    "memory_format": "--memory-format", "optimizer": "--optimizer", "recompute": "--recompute",
-    "lean": "--lean", "fused": "--fused", "effective_batch": "--effective-batch",
-    "sync_bn": "--sync-bn", "assigner_parts": "--assigner-parts",
-}  # fmt: skip
+    "multi_scale": "--multi-scale", "data_path": "--data", "effective_batch": "--effective-batch",
+} | {name: LEVER[name].option for name in _LEVERS}  # fmt: skip
 _REASONS = {
     "auto_batch": "plans its batch itself. Give a number in --batch, or plan without --fit",
     "plan_file": "follows a plan, which fits by itself. Leave out --plan, or plan without --fit",
@@ -40,14 +41,12 @@ def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
     variables, program, options = _parted(text)
     values = _values(options)
     _check(values)
-    batch = values["batch"]
+    batch = values["batch_per_device"] or values["batch"]
     if batch < 1:
         raise UsageError(f"--fit: --batch {batch} is below 1. Give the images at once.")
     assumptions: list[str] = []
     asked = _asked(values, assumptions)
-    allocator = [one.partition("=")[2] for one in variables if one.partition("=")[0] in _ALLOCATOR]
-    if allocator:
-        asked["allocator"] = allocator[-1]
+    asked |= _in_environment(variables)
     nominal = 0 if values["accumulate"] else values["effective_batch"] or _nominal(asked)
     steps = values["accumulate"] or max(1, round(nominal / batch))
     if values["recompute"] == "auto":
@@ -58,11 +57,9 @@ def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
         program=program,
         options=options,
         is_official=program[-1].endswith(".py"),
-        batch=batch,
-        accumulation=steps,
+        split=Split(micro_batch_size=batch, accumulation_steps=steps),
         nominal=nominal,
-        lean=values["lean"],
-        recompute=_paths(values["recompute"], asked),
+        spec=spec_of(asked),
         validation_batch=values["val_batch"],
         assumptions=tuple(assumptions),
     )
@@ -154,13 +151,11 @@ def _asked(values: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:
     from memplan.registry import takes
 
     asked: dict[str, Any] = {
-        name: values[name] for name in ("cfg", "workload", "optimizer", "val_batch", "multi_scale")
+        name: values[name] for name in ("cfg", "workload", "img", "val_batch", "multi_scale")
     }
-    asked |= {name: values[name] for name in ("img", "lean", "fused", "assigner_parts")}
+    asked |= {name: values[name] for name in _LEVERS}
     if not takes(workload_name(values["cfg"], values["workload"]), "image_size"):
         asked["img"] = None  # training takes the workload's own
-    asked["precision"] = values["precision"] or "amp-fp16"
-    asked["memory_format"] = values["memory_format"] or "contiguous"
     asked["settings"] = ("num_classes=1",) if values["single_cls"] else ()
     asked["data_path"] = None
     data = values["data"]
@@ -176,6 +171,14 @@ def _asked(values: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:
     return asked
 
 
+def _in_environment(variables: tuple[str, ...]) -> dict[str, str]:
+    """Return the levers that a command sets in its environment."""
+    named = {lever.variable: lever.name for lever in LEVERS if lever.variable}
+    pairs = [one.partition("=")[::2] for one in variables]
+    spelt = [(_SPELLINGS.get(name, name), value) for name, value in pairs]
+    return {named[name]: value for name, value in spelt if name in named}
+
+
 def _opens(data: Path, asked: dict[str, Any]) -> bool:
     """Return whether the data set can be read here."""
     from memplan.cli.question import workload_name
@@ -184,7 +187,7 @@ def _opens(data: Path, asked: dict[str, Any]) -> bool:
 
     made = make_workload(workload_name(asked["cfg"], asked["workload"]))
     try:
-        made.open_data(DataOptions(path=data, image_size=made.image_size))
+        reader_of_data(made, data).open_data(DataOptions(path=data, image_size=made.image_size))
     except BadInputError:
         return False
     return True
@@ -195,14 +198,3 @@ def _nominal(asked: dict[str, Any]) -> int:
     from memplan.registry import make_workload
 
     return make_workload(workload_name(asked["cfg"], asked["workload"])).nominal_batch_size
-
-
-def _paths(text: str | None, asked: dict[str, Any]) -> tuple[str, ...]:
-    """Return the paths of modules that the command recomputes."""
-    from memplan.api import Question
-    from memplan.cli.question import workload_name
-
-    if text in {None, "none"}:
-        return ()
-    name = workload_name(asked["cfg"], asked["workload"])
-    return Question(workload=name, recompute=text or "none").recompute_paths()

@@ -13,6 +13,8 @@ from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
+    given_levers,
+    lever_options,
     output_options,
     rate_origin,
     show,
@@ -30,6 +32,7 @@ from memplan.cli.plan_answers import (
 )
 from memplan.cli.probe import describe_setting, rank_lines
 from memplan.errors import InfeasibleError
+from memplan.spec import LEVERS, free_levers
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 if TYPE_CHECKING:
@@ -72,18 +75,17 @@ _WORTH_A_LINE = 0.85
     metavar="IMAGES",
     help="Images a second of one loader process, instead of measuring it.",
 )
-@click.option("--sync-bn", is_flag=True, help="Batch norm over the images of all devices.")
 @answer_options
 @workload_options
+@lever_options("plan")
 @card_options
 @output_options
 @click.pass_context
 def command(context: click.Context, /, **values: Any) -> None:
-    """Choose micro-batch, accumulation, layout, lean blocks and recompute: the fastest that fits.
+    """Choose micro-batch, accumulation and how a step runs: the fastest that fits.
 
-    What is not given is chosen: tensor layout, --lean, the allocator's expandable segments, and
-    with --recompute auto (the default here) which blocks recompute. --precision auto chooses
-    that too. Of settings within one percent the plainer one wins.
+    What is not given is chosen, but for what changes losses; --precision auto chooses that too.
+    Of settings within one percent the plainer one wins.
 
     \b
     memplan plan --cfg yolov9-s --gpu rtx-3090 --effective-batch 64
@@ -104,14 +106,9 @@ def command(context: click.Context, /, **values: Any) -> None:
     write_pages(values, plans=feasible)
 
 
-def _is_given(context: click.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT
-
-
 def what_is_asked(
     context: click.Context, values: dict[str, Any]
-) -> tuple[Asked, Question, int | None]:
+) -> tuple[Asked, Question, frozenset[str], int | None]:
     """Return the questions of a command, refused where the workload cannot be asked them.
 
     Args:
@@ -119,7 +116,8 @@ def what_is_asked(
         values: by name; those that follow from others are set.
 
     Returns:
-        What is asked beside the plan, what is planned, and the training images where data is given.
+        What is asked beside the plan, what is planned, the levers that the plan may choose, and
+        the training images where data is given.
 
     Raises:
         MemplanError: an option cannot be used.
@@ -128,26 +126,24 @@ def what_is_asked(
     from memplan.cli.question import question_from
 
     asked = asked_from(context, values)
-    if not _is_given(context, "recompute"):
-        values["recompute"] = "auto"
-    if values["precision"] == "auto":
-        values["precision"] = "amp-fp16"
+    free = free_levers(given_levers(context))
+    # What the plan chooses has no value yet.
+    values |= {name: None for name in free if values.get(name) == "auto"}
     question, num_images = question_from(values)
     question.check()
     check_asked(question, asked)
-    return asked, question, num_images
+    return asked, question, free, num_images
 
 
 def _plan(
     context: click.Context, values: dict[str, Any]
 ) -> Sequence[PlanAnswer | InfeasibleAnswer]:
-    from memplan.api import Free, plan_many
+    from memplan.api import plan_many
     from memplan.api.devices import plan_unequal
-    from memplan.api.ease import recordings_of
     from memplan.api.inputs import input_pipeline, limited
+    from memplan.api.planning import recordings_of
 
-    any_precision = values["precision"] == "auto"
-    asked, question, num_images = what_is_asked(context, values)
+    asked, question, free, num_images = what_is_asked(context, values)
     progress = Progress()
     try:
         pipeline = input_pipeline(
@@ -160,17 +156,10 @@ def _plan(
                 effective_batch_size=values["effective_batch"],
                 safety_fraction=values["safety"],
                 num_images=num_images,
-                free_formats=not _is_given(context, "memory_format"),
+                free=free,
                 data=str(values["data_path"] or "data.yaml"),
                 say=progress,
             )
-        free = Free(
-            precision=any_precision,
-            memory_format=not _is_given(context, "memory_format"),
-            lean=not _is_given(context, "lean"),
-            assigner_parts=not _is_given(context, "assigner_parts"),
-            allocator=not _is_given(context, "allocator"),
-        )
         recordings = recordings_of(question)
         answers = plan_many(
             question,
@@ -196,7 +185,8 @@ def risk_lines(answer: PlanAnswer) -> list[str]:
     risk = answer.risk
     if risk is None:
         return []
-    chosen = next(row for row in risk.batches if row.micro_batch_size == answer.micro_batch_size)
+    size = answer.split.micro_batch_size
+    chosen = next(row for row in risk.batches if row.micro_batch_size == size)
     lead = (
         f"Crowded images: with a margin of {risk.safety_fraction:.1%} the chance that any of "
         f"{risk.num_steps:,} micro-batches ({risk.num_epochs} epochs) exceeds the budget is "
@@ -273,7 +263,7 @@ def _input_lines(answer: PlanAnswer) -> list[str]:
 def _batch_lines(answer: PlanAnswer) -> list[str]:
     """Return what the batch means: rounding, scaling, batch norm, the cost of accumulation."""
     facts, lines = answer.batch, []
-    effective, nominal = answer.effective_batch_size, answer.nominal_batch_size
+    effective, nominal = answer.split.effective_batch_size, answer.nominal_batch_size
     if facts is not None and facts.asked_batch_size != effective:
         gain = facts.rounding_gain_fraction
         than = (
@@ -289,8 +279,8 @@ def _batch_lines(answer: PlanAnswer) -> list[str]:
             f"scales weight decay by {decay:.3g} and leaves the learning rate as it is (to scale "
             f"that too, multiply lr0 in --hyp by {decay:.3g})."
         )
-    if answer.accumulation_steps > 1:
-        line = f"Batch norm sees {answer.micro_batch_size} images at a time"
+    if answer.split.accumulates:
+        line = f"Batch norm sees {answer.split.micro_batch_size} images at a time"
         if facts is not None and facts.accumulation_cost_fraction is not None:
             cost = facts.accumulation_cost_fraction
             line += f"; all images of a step at once would be {cost:.1%} faster (predicted)"
@@ -317,24 +307,19 @@ def _plan_text(answer: PlanAnswer) -> str:
         f"{format_bytes(answer.budget_bytes)} ({format_bytes(answer.headroom_bytes)} headroom)"
     )
     rate = three_digits(predicted.images_per_second)
-    count = answer.workload.assigner_parts
-    parted = f", objects matched in {count} parts" if count > 1 else ""
     lines = [
-        f"{where}: {describe_setting(chosen)}{parted}.",
+        f"{where}: {describe_setting(chosen)}.",
         f"{memory}, about {rate} images/s ({rate_origin(answer.gpu)}).",
     ]
     if predicted.epoch_seconds is not None:
         lines.append(f"An epoch takes about {format_seconds(predicted.epoch_seconds)} (predicted).")
     lines += [*_input_lines(answer), *_batch_lines(answer)]
+    chosen_levers = [lever for lever in LEVERS if lever.tried]
     rows = [
         (
-            str(setting.micro_batch_size),
-            str(setting.accumulation_steps),
-            setting.precision,
-            setting.memory_format,
-            "yes" if setting.lean else "no",
-            str(len(setting.recompute)),
-            "expandable" if "expandable" in setting.allocator else setting.allocator or "default",
+            str(setting.split.micro_batch_size),
+            str(setting.split.accumulation_steps),
+            *(lever.cell(getattr(setting.spec, lever.name)) for lever in chosen_levers),
             gib(setting.predicted.device_used_peak_bytes),
             three_digits(setting.predicted.images_per_second),
         )
@@ -343,18 +328,14 @@ def _plan_text(answer: PlanAnswer) -> str:
     header = (
         "Micro-batch",
         "Accumulation",
-        "Precision",
-        "Layout",
-        "Lean",
-        "Recomputed",
-        "Allocator",
+        *(lever.column for lever in chosen_levers),
         "Device-used GiB",
         "Images/s",
     )
     if answer.share_fraction is not None:
         lines.append(
             f"This card takes {answer.share_fraction:.0%} of each of "
-            f"{answer.accumulation_steps} micro-batches; images/s are of all cards together."
+            f"{answer.split.accumulation_steps} micro-batches; images/s are of all cards together."
         )
     lines.append(_budget_line(answer))
     if answer.safety_source:

@@ -14,10 +14,13 @@ from memplan.plan_answers import CardOption, CommandChange, CommandFit, Edge
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 if TYPE_CHECKING:
-    from memplan.api import Free, Question
+    from collections.abc import Collection
+
+    from memplan.api import Question
     from memplan.api.asked import Asked
     from memplan.fit.predictor import Say
     from memplan.planner.evaluate import Recordings
+    from memplan.spec import Split, StepSpec
 
 answer_options = options(
     click.option(
@@ -105,7 +108,7 @@ def with_all_answers(
     recordings: Recordings,
     asked: Asked,
     values: dict[str, Any],
-    free: Free,
+    free: Collection[str],
     num_images: int | None,
     say: Say,
 ) -> list[PlanAnswer | InfeasibleAnswer]:
@@ -115,26 +118,22 @@ def with_all_answers(
     from memplan.api.asked import with_answers
     from memplan.api.asking import Planned
     from memplan.api.crowds import Crowds
-    from memplan.api.ease import recordings_of
 
     crowds = Crowds.of(question, num_images, values["epochs"])
     made: list[PlanAnswer | InfeasibleAnswer] = []
     for answer, gpu in zip(answers, question.gpus or (None,), strict=True):
         if isinstance(answer, PlanAnswer):
-            own, made_from = question, recordings
-            if answer.workload.assigner_parts != question.made.assigner_parts:
-                own = question.with_assigner_parts(answer.workload.assigner_parts)
-                made_from = recordings_of(own)
             planned = Planned(
-                question=own if gpu is None else replace(own, gpus=(gpu,)),
+                question=question if gpu is None else replace(question, gpus=(gpu,)),
                 answer=answer,
-                recordings=made_from,
+                recordings=recordings,
                 asked_batch_size=values["effective_batch"] or question.made.nominal_batch_size,
                 crowds=crowds,
                 safety_fraction=values["safety"],
+                free=free,
                 say=say,
             )
-            answer = with_answers(planned, asked, free, num_images)  # noqa: PLW2901
+            answer = with_answers(planned, asked, num_images)  # noqa: PLW2901
         made.append(answer)
     return made
 
@@ -176,10 +175,10 @@ def _fit_text(answer: PlanAnswer, fit: CommandFit) -> str:
     lines = [
         head,
         (
-            f"As typed: {fit.micro_batch_size} images at once x {fit.accumulation_steps} = "
-            f"{fit.effective_batch_size} a step{validation}: {used} device-used of a budget of "
-            f"{budget}, {distance}; about {three_digits(fit.images_per_second)} images/s "
-            f"({rate_origin(answer.gpu)})."
+            f"As typed: {fit.split.micro_batch_size} images at once x "
+            f"{fit.split.accumulation_steps} = {fit.split.effective_batch_size} a "
+            f"step{validation}: {used} device-used of a budget of {budget}, {distance}; about "
+            f"{three_digits(fit.images_per_second)} images/s ({rate_origin(answer.gpu)})."
         ),
         *fit.assumptions,
     ]
@@ -191,7 +190,7 @@ def _fit_text(answer: PlanAnswer, fit: CommandFit) -> str:
         lines.append(table(("Change", *header), rows))
         lines.append(f"With the first: {fit.changes[0].command}")
     lines.append(
-        f"\nBelow: the plan for {fit.effective_batch_size} images a step, all options free."
+        f"\nBelow: the plan for {fit.split.effective_batch_size} images a step, all options free."
     )
     return "\n".join(lines)
 
@@ -199,7 +198,7 @@ def _fit_text(answer: PlanAnswer, fit: CommandFit) -> str:
 def _change_row(one: CommandChange) -> tuple[str, ...]:
     return (
         _shortened(one.options),
-        f"{one.micro_batch_size} x {one.accumulation_steps}",
+        one.split.words,
         gib(one.device_used_peak_bytes),
         f"{one.memory_change_bytes / (1 << 30):+.2f}",
         f"{one.time_change_fraction:+.1%}",
@@ -273,22 +272,16 @@ def _verdict(answer: PlanAnswer, used: int) -> str:
     return f"{format_bytes(used)}, {format_bytes(over)} over the budget{card}"
 
 
-def _how(micro: int, steps: int, layout: str, lean: bool, recomputed: int) -> str:
-    parts = [f"{micro} x {steps}", layout, *(["lean"] if lean else [])]
-    return ", ".join([*parts, *([f"{recomputed} recomputed"] if recomputed else [])])
+def _how(spec: StepSpec, split: Split) -> str:
+    """Return a setting in a few words; the precision is the plan's."""
+    return f"{split.words}, {spec.words(leave_out={'precision'})}"
 
 
 def _image_text(answer: PlanAnswer) -> str:
     rows = [
         (
             one.way,
-            _how(
-                one.micro_batch_size,
-                one.accumulation_steps,
-                one.memory_format,
-                one.lean,
-                one.num_recomputed,
-            ),
+            _how(one.spec, one.split),
             str(one.img),
             gib(one.device_used_peak_bytes),
             three_digits(one.images_per_second),
@@ -300,27 +293,25 @@ def _image_text(answer: PlanAnswer) -> str:
     last = answer.largest_image[-1]
     return (
         f"Largest image: {last.img} px, at {last.time_factor:.1f} times the plan's time an image "
-        f"(predicted, {answer.effective_batch_size} images a step).\n" + table(header, rows, left=2)
+        f"(predicted, {answer.split.effective_batch_size} images a step).\n"
+        + table(header, rows, left=2)
     )
 
 
 def _second_text(answer: PlanAnswer) -> str:
     two = answer.second_card
     assert two is not None
-    how = _how(
-        two.micro_batch_size,
-        two.accumulation_steps,
-        two.memory_format,
-        two.lean,
-        two.num_recomputed,
-    )
+    how = _how(two.spec, two.split)
     lines = [
         (
             f"A second {answer.gpu.name} makes it {two.ratio:.2f} times as fast: "
             f"{three_digits(two.images_per_second)} images/s instead of "
             f"{three_digits(answer.predicted.images_per_second)} (predicted)."
         ),
-        f"  Each card: {how}; the same {two.effective_batch_size} images a step on both together.",
+        (
+            f"  Each card: {how}; the same {two.split.effective_batch_size} images a step on both "
+            "together."
+        ),
         (
             f"  Rank 0 takes {format_bytes(two.first_rank_peak_bytes)} device-used, the other "
             f"{format_bytes(two.other_rank_peak_bytes)}, gradient buckets of "
@@ -353,16 +344,9 @@ def _cards_text(answer: PlanAnswer) -> str:
 
 def _card_row(one: CardOption, *, priced: bool) -> tuple[str, ...]:
     if one.fits:
-        how = _how(
-            one.micro_batch_size,
-            one.accumulation_steps,
-            one.memory_format,
-            one.lean,
-            one.num_recomputed,
-        )
         row = (
             one.name,
-            how,
+            _how(one.spec, one.split),
             gib(one.device_used_peak_bytes),
             three_digits(one.images_per_second),
             three_digits(one.images_per_joule),

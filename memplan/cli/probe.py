@@ -13,6 +13,7 @@ from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
+    lever_options,
     output_options,
     rate_origin,
     show,
@@ -38,6 +39,7 @@ _MOST_ROWS = 16
     help="Micro-batch sizes; repeatable, or a range such as 1:64.  [16]",
 )
 @workload_options
+@lever_options("probe")
 @card_options
 @click.option(
     "--tape",
@@ -46,10 +48,6 @@ _MOST_ROWS = 16
     metavar="PATH",
     help="Also save the recording, for `memplan replay`.",
 )
-@click.option("--deterministic", is_flag=True, help="As under use_deterministic_algorithms(True).")
-@click.option("--cudnn-benchmark", is_flag=True, help="As under torch.backends.cudnn.benchmark.")
-@click.option("--sync-bn", is_flag=True, help="Batch norm over the images of all devices.")
-@click.option("--no-tf32", is_flag=True, help="As without torch.backends.cudnn.allow_tf32.")
 @output_options
 def command(**values: Any) -> None:
     """Record a training step without a GPU and show where memory goes on a card.
@@ -80,7 +78,7 @@ def command(**values: Any) -> None:
 def _save_tape(question: Any, batch: int, path: Path) -> None:
     from memplan.trace.record import record
 
-    record(question.made, batch, question.step_settings()).save(path)
+    record(question.made, batch, question.step_spec).save(path)
     wrote(path)
     card = question.cards()[0].name
     click.echo(f"Next: {shlex.join(['memplan', 'replay', str(path), '--gpu', card])}", err=True)
@@ -116,10 +114,7 @@ def _unknown(answer: ProbeAnswer) -> list[str]:
 
 def _headline(answer: ProbeAnswer) -> str:
     workload, gpu = answer.workload, answer.gpu
-    what = f"{workload.name}, {workload.img} px, {workload.precision}, {workload.memory_format}"
-    what += ", lean" if workload.lean else ""
-    parts = workload.assigner_parts
-    what += f", objects matched in {parts} parts" if parts > 1 else ""
+    what = f"{workload.name}, {workload.img} px, {workload.spec.words()}"
     card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
     if answer.largest_batch == 0:
         if not answer.largest_is_edge:
@@ -198,17 +193,13 @@ def _where(answer: ProbeAnswer) -> str:
 
 def describe_setting(setting: Setting) -> str:
     """Return a setting in one line, as people say it."""
-    recompute = f", recompute {len(setting.recompute)} blocks" if setting.recompute else ""
-    factors = f"micro-batch {setting.micro_batch_size} x accumulation {setting.accumulation_steps}"
-    alike = setting.micro_batch_size * setting.accumulation_steps * setting.devices
-    if alike != setting.effective_batch_size:  # unequal cards, each with its own micro-batch
-        factors += f", with {setting.devices} devices"
-    elif setting.devices > 1:
-        factors += f" x {setting.devices} devices"
-    return (
-        f"{factors} = {setting.effective_batch_size} images a step, {setting.precision}, "
-        f"{setting.memory_format}{', lean' if setting.lean else ''}{recompute}"
-    )
+    split = setting.split
+    factors = f"micro-batch {split.micro_batch_size} x accumulation {split.accumulation_steps}"
+    if split.others_batch_size is not None:  # unequal cards, each with its own micro-batch
+        factors += f", with {split.devices} devices"
+    elif split.devices > 1:
+        factors += f" x {split.devices} devices"
+    return f"{factors} = {split.effective_batch_size} images a step, {setting.spec.words()}"
 
 
 def _recommendation(answer: ProbeAnswer) -> str:

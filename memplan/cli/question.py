@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.bounds import MOST_BATCHES, check_number
+from memplan.capabilities import reader_of_data
 from memplan.errors import UsageError
+from memplan.spec import spec_of
 from memplan.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +77,9 @@ def _add_data(data: Path, workload: str, arguments: dict[str, Any]) -> TrainingD
     from memplan.workload import DataOptions
 
     made = make_workload(workload, arguments)
-    opened = made.open_data(DataOptions(path=data, image_size=made.image_size))
+    opened = reader_of_data(made, data).open_data(
+        DataOptions(path=data, image_size=made.image_size)
+    )
     crowd = Crowd.of_data(made, opened.objects_per_image)
     said = {
         "objects_per_image": max(1, round(crowd.mean)),
@@ -108,8 +112,6 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         arguments["image_size"] = values["img"]
     if values["val_batch"] is not None:
         arguments["validation_batch_size"] = values["val_batch"]
-    if values["assigner_parts"] is not None:
-        arguments["assigner_parts"] = values["assigner_parts"]
     if values["multi_scale"]:
         arguments["multi_scale"] = True
     if values["objects_per_image"] is not None:
@@ -126,22 +128,12 @@ def question_from(values: dict[str, Any]) -> tuple[Question, int | None]:
         arguments=arguments,
         gpus=values["gpus"],
         capacity_bytes=None if capacity is None else parse_bytes(capacity),
-        precision=values["precision"],
-        memory_format=values["memory_format"] or "contiguous",
-        optimizer=values["optimizer"],
-        recompute=values["recompute"],
-        allocator=values["allocator"],
+        spec=spec_of(values),
         calibration=values["calibration"],
         devices=values["devices"],
         cuda_version=values.get("cuda_version"),
         cudnn_version=values.get("cudnn_version"),
-        sync_batch_norm=values.get("sync_bn", False),
         object_counts=counts,
-        deterministic=values.get("deterministic", False),
-        cudnn_benchmark=values.get("cudnn_benchmark", False),
-        allow_tf32=not values.get("no_tf32", False),
-        lean=values["lean"],
-        fused=values["fused"],
     )
     warn_of_calibrations(question)
     if isinstance(question.calibration, Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 import click
 
 from memplan.cli.common import Progress, check_writable, show, table, write_pages
-from memplan.errors import UsageError
+from memplan.errors import UnknownNameError, UsageError
+from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run
 from memplan.script_answer import ScriptAnswer
-from memplan.units import format_bytes, gib
+from memplan.units import format_bytes
 
 _MOST_ROWS = 12
 _MOST_READS = 5
+_MOST_NAMED = 8
+# What PyTorch says of a card that is not there.
+_WRONG_DEVICE = re.compile(r"device (?:id|ordinal)\b", re.IGNORECASE)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -54,6 +59,20 @@ _MOST_READS = 5
     metavar="OPTION",
     help="Find the largest batch: the option of your command that gives it, such as --batch.",
 )
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="FRACTION",
+    help="What --find-batch may be short of the largest.  [0: exact]",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=MOST_TRIALS,
+    metavar="N",
+    help=f"Runs of --find-batch, at most.  [{MOST_TRIALS}]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="PATH", help="Also save the answer."
@@ -72,19 +91,32 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     """
     check_writable([values["output"], values["report"]], force=values["force"])
     progress = Progress(quiet=not values["quiet"])
-    answer = run(
-        script,
-        gpu=values["gpu"],
-        capacity=values["capacity"],
-        devices=values["devices"],
-        steps=values["steps"],
-        find_batch=values["find_batch"],
-        selected=values["selected"],
-        read=_lines(values["reads"]),
-        timeout_seconds=values["timeout"],
-        prints=not values["quiet"],
-        say=progress,
-    )
+
+    def tell(text: str) -> None:
+        progress.done()
+        click.echo(text, err=True)
+
+    try:
+        answer = run(
+            script,
+            gpu=values["gpu"],
+            capacity=values["capacity"],
+            devices=values["devices"],
+            steps=values["steps"],
+            find_batch=values["find_batch"],
+            selected=values["selected"],
+            read=_lines(values["reads"]),
+            timeout_seconds=values["timeout"],
+            prints=not values["quiet"],
+            asks=True,
+            tolerance=values["tolerance"],
+            trials=values["trials"],
+            say=progress,
+            tell=tell,
+        )
+    except UnknownNameError as error:
+        # The card is the one name that is looked up here: an option's value, as any other.
+        raise UsageError(str(error)) from None
     progress.done()
     if not values["quiet"]:
         click.echo(err=True)  # what the script printed last may have no end of line
@@ -109,7 +141,8 @@ def _lines(reads: tuple[str, ...]) -> dict[str, float]:
 def text(answer: ScriptAnswer) -> str:
     """Return an answer as people read it."""
     if not answer.allocated_peak_bytes:
-        return _headline(answer)
+        parts = [_trials(answer), _headline(answer), "\n".join(_remedies(answer))]
+        return "\n\n".join(part for part in parts if part)
     parts = [
         _trials(answer),
         _headline(answer),
@@ -123,19 +156,43 @@ def text(answer: ScriptAnswer) -> str:
 
 def _trials(answer: ScriptAnswer) -> str:
     """Say which batch is the largest, and what was run to know it."""
-    if answer.largest_batch is None:
+    if not answer.trials:
         return ""
-    card = f"{answer.gpu} ({format_bytes(answer.capacity_bytes)})"
-    failed = [one.batch for one in answer.trials if not one.runs]
-    above = f"; {min(failed)} runs out of memory" if failed else "; none larger was tried"
     rows = [
-        (str(one.batch), gib(one.device_used_peak_bytes), "yes" if one.runs else "no")
+        (str(one.batch), _size(one.device_used_peak_bytes), "yes" if one.runs else "no")
         for one in answer.trials
     ]
+    errors = [
+        f"{answer.batch_option} {one.batch} {one.error}" for one in answer.trials if one.error
+    ]
+    header = (answer.batch_option, "Device-used", "Runs")
+    return "\n".join([_largest(answer), table(header, rows), *errors])
+
+
+def _largest(answer: ScriptAnswer) -> str:
+    card = f"{answer.gpu} ({format_bytes(answer.capacity_bytes)})"
+    if all(one.error for one in answer.trials):
+        return f"The command fails at its own {answer.batch_option}; no other was tried."
+    if answer.largest_batch is None:
+        return (
+            f"No {answer.batch_option} that was tried runs on {card} (phantom); below, the\n"
+            "smallest. Name a larger card, or make the network or its images smaller."
+        )
+    above = [one for one in answer.trials if one.batch > answer.largest_batch]
+    if not above:
+        tail = "none larger was tried"
+    elif above[0].error:
+        tail = f"{above[0].batch} fails, not for memory"
+    else:
+        tail = f"{above[0].batch} runs out of memory"
     return (
         f"The largest {answer.batch_option} that runs on {card} is {answer.largest_batch} "
-        f"(phantom){above}.\n"
-    ) + table((answer.batch_option, "Device-used GiB", "Runs"), rows)
+        f"(phantom); {tail}."
+    )
+
+
+def _size(num_bytes: int) -> str:
+    return format_bytes(num_bytes) if num_bytes else "-"
 
 
 def _headline(answer: ScriptAnswer) -> str:
@@ -150,7 +207,7 @@ def _headline(answer: ScriptAnswer) -> str:
         )
     if answer.error is not None:
         error = answer.error
-        place = f" at {Path(error.file).name}:{error.line}" if error.file else ""
+        place = f" at {answer.error_place}" if answer.error_place else ""
         return f"The command fails{place}: {error.kind}: {error.message}"
     steps = f"{answer.num_steps} step{'s' if answer.num_steps != 1 else ''} watched"
     if not answer.num_steps:
@@ -163,11 +220,11 @@ def _headline(answer: ScriptAnswer) -> str:
 
 def _peaks(answer: ScriptAnswer) -> str:
     rows = [
-        ("allocated", gib(answer.allocated_peak_bytes)),
-        ("reserved", gib(answer.reserved_peak_bytes)),
-        ("device-used", gib(answer.device_used_peak_bytes)),
+        ("allocated", format_bytes(answer.allocated_peak_bytes)),
+        ("reserved", format_bytes(answer.reserved_peak_bytes)),
+        ("device-used", format_bytes(answer.device_used_peak_bytes)),
     ]
-    return table(("Peak (phantom)", "GiB"), rows)
+    return table(("Peak (phantom)", "Size"), rows)
 
 
 def _categories(answer: ScriptAnswer) -> str:
@@ -175,19 +232,23 @@ def _categories(answer: ScriptAnswer) -> str:
     if not total:
         return ""
     ordered = sorted(answer.categories_at_peak.items(), key=lambda item: -item[1])
-    rows = [(name, gib(size), f"{size / total:.0%}") for name, size in ordered]
+    rows = [(name, format_bytes(size), _share(size / total)) for name, size in ordered]
     where = " of ".join(part for part in (answer.peak_phase, answer.peak_module) if part)
     return f"Allocated at the peak ({where or 'outside modules'})\n" + table(
-        ("Category", "GiB", "Share"), rows
+        ("Category", "Size", "Share"), rows
     )
+
+
+def _share(part: float) -> str:
+    return "<1%" if 0 < part < 0.005 else f"{part:.0%}"
 
 
 def _modules(answer: ScriptAnswer) -> str:
     rows = [
-        (one["path"] or "(outside modules)", gib(one["bytes"]))
+        (one["path"] or "(outside modules)", format_bytes(one["bytes"]))
         for one in answer.modules[:_MOST_ROWS]
     ]
-    return table(("Made in module", "GiB"), rows) if rows else ""
+    return table(("Made in module", "Size"), rows) if rows else ""
 
 
 def _growth(answer: ScriptAnswer) -> str:
@@ -213,7 +274,8 @@ def _growth(answer: ScriptAnswer) -> str:
 def _reads(answer: ScriptAnswer) -> str:
     by_rule = sum(one.count for one in answer.by_rule)
     if not by_rule:
-        return f"Values read by the host: {answer.from_host}, all from the host itself."
+        lead = f"Values read by the host: {answer.from_host}, all from the host itself."
+        return "\n".join([lead, *_unmatched(answer)])
     lead = (
         f"Values read by the host: {answer.from_host} from the host itself, {by_rule} that depend\n"
         "on the network and were answered by rule (change with --read, --selected):"
@@ -225,12 +287,25 @@ def _reads(answer: ScriptAnswer) -> str:
     ]
     if len(answer.by_rule) > _MOST_READS:
         lines.append(f"  and {len(answer.by_rule) - _MOST_READS} more; --json lists all.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_unmatched(answer)])
+
+
+def _unmatched(answer: ScriptAnswer) -> list[str]:
+    """Say which --read met nothing, and which lines it could have named."""
+    seen = sorted({one.line for one in answer.by_rule if one.line})
+    names = ", ".join(seen[:_MOST_NAMED]) or "no line"
+    more = f" and {len(seen) - _MOST_NAMED} more" if len(seen) > _MOST_NAMED else ""
+    return [
+        f"--read {line} met no read by rule; these were met: {names}{more}."
+        for line in answer.unmatched_reads
+    ]
 
 
 def _remedies(answer: ScriptAnswer) -> list[str]:
     """Return what to change where memory ran out."""
     memory = answer.out_of_memory
+    if answer.error is not None and _WRONG_DEVICE.search(answer.error.message):
+        return [f"{answer.num_devices} such card was described: --devices N describes more."]
     if memory is None or memory.is_caught:
         return []
     remedies = []

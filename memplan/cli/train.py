@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.answers import PlanAnswer, load_answers
+from memplan.capabilities import KnowsWeights
 from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
-from memplan.registry import SavedName, make_workload, runs_code, takes
+from memplan.registry import SavedName, families, make_workload, runs_code, stride_of, takes
+from memplan.spec import LEVER, LEVERS, free_levers, of_plan, spec_of
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
@@ -24,18 +26,17 @@ if TYPE_CHECKING:
     from memplan.train import RunSummary
     from memplan.workload import TrainingData, Workload
 
-_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload"})
+_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload", "rank_timeout"})
 _FOLDER = frozenset({"project", "name", "exist_ok"})
 _PLANNED: tuple[str, ...] = (
     "batch",
+    "batch_per_device",
     "accumulate",
     "effective_batch",
-    "precision",
-    "memory_format",
-    "recompute",
+    *(one.name for one in LEVERS if one.is_predicted and "train" in one.commands),
 )
 _PLANNING_ONLY: tuple[str, ...] = ("gpu", "calibration", "safety", "objects_per_image")
-_CHOSEN: tuple[str, ...] = ("batch", "accumulate")
+_CHOSEN: tuple[str, ...] = ("batch", "batch_per_device", "accumulate")
 _PLANNING = "Planning the batch: one training step is recorded and replayed..."
 # Command-line name, by field of TrainOptions that is called otherwise.
 _CALLED = {"img": "image_size"}
@@ -51,10 +52,10 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     memplan train --auto-batch --cfg yolov9-s --data data.yaml --epochs 100
 
     Options have the official recipe's names, meanings and defaults, except that --batch is always
-    the images at once, and --data and --cfg have no default. A data set may recommend settings for
-    itself (train_defaults in data.yaml: hyp, optimizer, effective_batch, close_mosaic, min_items);
-    they are printed, and options given here win. The official option --evolve is refused,
-    with its reason.
+    the images at once (on all devices together), and --data and --cfg have no default. A data set
+    may recommend settings for itself (train_defaults in data.yaml: hyp, optimizer, effective_batch,
+    close_mosaic, min_items); they are printed, and options given here win. The official option
+    --evolve is refused, with its reason.
     """
     given = {
         name
@@ -111,6 +112,7 @@ class _Session:
             resume=path,
             device=self.values["device"],
             workers=self.values["workers"],
+            rank_timeout=self.values["rank_timeout"],
             noplots=saved.noplots or self.values["noplots"],
             **{name: self.values[name] for name in _FOLDER},
         )
@@ -174,13 +176,23 @@ class _Session:
         for line in self._take_from_data():
             if _is_first():
                 click.echo(line, err=True)
-        options = self._options(name)
+        options = self._rounded(self._options(name), name)
         if "img" not in self.given and not takes(name, "image_size"):
             options = replace(options, image_size=make_workload(name).image_size)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
-        options = replace(options, recompute=_recompute(self.values["recompute"], workload))
         return workload, data, options, device
+
+    def _rounded(self, options: TrainOptions, name: str | SavedName) -> TrainOptions:
+        """Return the options with `--img` rounded up to whole strides, as officially; say so."""
+        stride, asked = stride_of(name), options.image_size
+        rounded = -(-asked // stride) * stride
+        if rounded != asked and _is_first():
+            click.echo(
+                f"--img {asked} is no multiple of the stride {stride}: {rounded} is taken.",
+                err=True,
+            )
+        return replace(options, image_size=rounded)
 
     def _planned_name(self) -> SavedName | None:
         """Return what the plan was made for, None without a plan."""
@@ -189,7 +201,7 @@ class _Session:
         return SavedName(self.plan.workload.name, str(self.values["plan_file"]))
 
     def _cfg_of_weights(self) -> SavedName:
-        """Return the configuration that memplan's own checkpoint was trained with; take its size.
+        """Return the configuration that the weights are of; of memplan's own, take the size too.
 
         Raises:
             UsageError: there are no weights, or they do not say.
@@ -205,7 +217,16 @@ class _Session:
         try:
             saved = saved_options(path)
         except BadInputError:
-            raise UsageError(f"{missing} {path} does not say what it was trained as.") from None
+            known = (
+                family.cfg_of_weights(path)
+                for family in families().values()
+                if isinstance(family, KnowsWeights)
+            )
+            name = next(filter(None, known), None)
+            if name is None:
+                text = f"{missing} {path} does not say what it was trained as."
+                raise UsageError(text) from None
+            return SavedName(name, str(path))
         if "img" not in self.given:
             self.values["img"] = saved.image_size
         return SavedName(saved.cfg, str(path))
@@ -223,6 +244,11 @@ class _Session:
                 "--quad makes one image of twice the side from four, which plans do not know. Give "
                 "--batch instead of a plan; it needs the memory of the same batch without --quad "
                 "and up to four times as much in the loss."
+            )
+        if "batch" in given and "batch_per_device" in given:
+            raise UsageError(
+                f"--batch {values['batch']} is for all devices together and --batch-per-device "
+                f"{values['batch_per_device']} for each. Give one of them."
             )
         if values["auto_batch"] and values["plan_file"]:
             raise UsageError("--auto-batch makes a plan and --plan brings one. Give one of them.")
@@ -242,13 +268,10 @@ class _Session:
 
     def _take_from_plan(self, plan: PlanAnswer) -> None:
         """Let the plan say what was not given, since it holds for nothing else."""
-        facts = plan.workload
-        for name, value in (("img", facts.img), ("optimizer", facts.optimizer)):
-            if name not in self.given:
-                self.values[name] = value
-                self.given.add(name)
-        # What the images a step are is the plan's to say, not the data set's.
-        self.given |= {"batch", "accumulate", "effective_batch"}
+        if "img" not in self.given:
+            self.values["img"] = plan.workload.img
+        # What the images a step are, and how it runs, is the plan's to say, not the data set's.
+        self.given |= {"img", *_PLANNED}
 
     def _take_from_data(self) -> list[str]:
         """Take what the data set recommends and was not given; return lines to print."""
@@ -257,6 +280,11 @@ class _Session:
         recommended = data_defaults(self.values["data"])
         if {"accumulate", "effective_batch"} & self.given:
             recommended.pop("effective_batch", None)
+        # Hyperparameters, optimizer and images a step were found together: rates of one recipe
+        # are none for another's.
+        if {"hyp", "optimizer"} & self.given:
+            for option in ("hyp", "optimizer", "effective_batch"):
+                recommended.pop(option, None)
         taken = {name: value for name, value in recommended.items() if name not in self.given}
         self.values |= taken
         lines = []
@@ -264,7 +292,8 @@ class _Session:
             shown = ", ".join(f"{_option(name)} {value}" for name, value in taken.items())
             lines.append(f"From {self.values['data']} (train_defaults): {shown}")
         effective = self.values["effective_batch"]
-        if effective and "batch" not in self.given and effective < self.values["batch"]:
+        chosen = {"batch", "batch_per_device"} & self.given
+        if effective and not chosen and effective < self.values["batch"]:
             self.values["batch"] = effective
             if not self.values["auto_batch"]:
                 lines.append(f"--batch {effective}: no more at once than a step asks for.")
@@ -277,9 +306,10 @@ class _Session:
         chosen = {option: value for option, value in chosen.items() if option in known}
         chosen["cfg"] = name.text if isinstance(name, SavedName) else name
         chosen["weights"] = Path(chosen["weights"]) if chosen["weights"] else None
-        chosen["memory_format"] = chosen["memory_format"] or "contiguous"
-        chosen["recompute"] = ()
-        return TrainOptions(**chosen)
+        given = tuple(name for name in LEVER if name in self.given)
+        levers = {name: self.values[name] for name in LEVER if name in self.values}
+        levers = {name: None if value == "auto" else value for name, value in levers.items()}
+        return TrainOptions(**chosen, spec=spec_of(levers), given=given)
 
     def _shared_plan(
         self, workload: Workload, data: TrainingData, options: TrainOptions, device: Any
@@ -287,17 +317,18 @@ class _Session:
         """Return the plan, which the first of several processes makes for all."""
         from memplan.train.distributed import join
 
-        ranks = join(device)
+        ranks = join(device, options.rank_timeout)
         if ranks.size > 1 and device.type == "cpu":
             raise UsageError(
                 "--auto-batch plans host memory for one process. Give --batch, or train on one."
             )
-        answer = None
-        if ranks.is_first:
+
+        def work() -> dict[str, Any]:
             made = self._make_plan(workload, data, options, device, ranks.size)
             _show_plan(made)
-            answer = made.to_json()
-        return PlanAnswer.from_json(ranks.share(answer))
+            return made.to_json()
+
+        return PlanAnswer.from_json(ranks.alone(work))
 
     def _make_plan(
         self,
@@ -319,39 +350,45 @@ class _Session:
         index: int,
         num_ranks: int,
     ) -> PlanAnswer:
-        from memplan.api import Question, plan
+        from memplan.api import Question, plan_one
         from memplan.cli.question import warn_of_calibrations
+        from memplan.train.setup import step_spec
 
         values = self.values
-        wanted = {name: values[name] for name in ("precision", "memory_format", "safety")}
-        wanted["recompute"] = options.recompute or values["recompute"]
-        gpu = index if values["gpu"] is None else values["gpu"]
-        asked = Question(workload=workload, gpus=(gpu,), calibration=values["calibration"])
-        warn_of_calibrations(asked)
         click.echo(_PLANNING, err=True)
         counts = _fill_images(workload, data, values["objects_per_image"])
-        progress = Progress()
-        answer = plan(
-            workload,
-            gpu=gpu,
-            calibration=values["calibration"],
+        question = Question(
+            workload=workload,
+            gpus=(index if values["gpu"] is None else values["gpu"],),
+            spec=of_plan(step_spec(options, workload)),
             devices=num_ranks,
-            effective_batch=options.effective_batch,
-            images=data.num_training_images,
-            optimizer=options.optimizer,
-            data=str(options.data),
+            calibration=values["calibration"],
             object_counts=counts,
+        )
+        warn_of_calibrations(question)
+        progress = Progress()
+        answer = plan_one(
+            question,
+            effective_batch_size=options.effective_batch,
+            safety_fraction=values["safety"],
+            num_images=data.num_training_images,
+            free=self._free(options),
+            data=str(options.data),
             say=progress,
-            **{name: value for name, value in wanted.items() if value is not None},
         )
         progress.done()
         return answer
+
+    def _free(self, options: TrainOptions) -> frozenset[str]:
+        """Return the levers that a plan may choose: those that were not given."""
+        return free_levers({name: self.values[name] for name in options.given})
 
     def _plan_for_host(
         self, workload: Workload, data: TrainingData, options: TrainOptions
     ) -> PlanAnswer:
         from memplan.planner.host import plan_for_host
-        from memplan.workload import OptimizerSettings
+        from memplan.trace.record import record
+        from memplan.train.setup import step_spec
 
         values = self.values
         if values["gpu"] is not None:
@@ -369,12 +406,14 @@ class _Session:
             raise UsageError(f"--precision {values['precision']} needs a GPU; a CPU has fp32.")
         click.echo(_PLANNING, err=True)
         _fill_images(workload, data, values["objects_per_image"])
+        spec = of_plan(step_spec(options, workload))
+        if "memory_format" in self._free(options):
+            spec = replace(spec, memory_format="channels-last")
         return plan_for_host(
             workload,
-            optimizer=OptimizerSettings(name=options.optimizer),
+            spec,
+            record,
             effective_batch=options.effective_batch,
-            memory_format=values["memory_format"] or "channels-last",
-            recompute=options.recompute,
             images=data.num_training_images,
             command=typed_command(),
         )
@@ -425,16 +464,6 @@ def _find_device(name: str) -> Any:
     return find_device(name)
 
 
-def _recompute(text: str | None, workload: Workload) -> tuple[str, ...]:
-    """Return the paths of modules that --recompute means."""
-    if text in {None, "none", "auto"}:
-        return ()
-    if text == "all":
-        return tuple(workload.recompute_blocks(workload.build_model()))
-    assert text is not None
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _fill_images(workload: Workload, data: TrainingData, stated: int | None) -> Any:
     """Tell the workload how full images are; return the data set's counts unless it was stated."""
     from memplan.planner.crowd import Crowd
@@ -448,11 +477,11 @@ def _fill_images(workload: Workload, data: TrainingData, stated: int | None) -> 
 def _show_plan(plan: PlanAnswer) -> None:
     predicted = plan.predicted
     accumulation = (
-        "no accumulation" if plan.accumulation_steps == 1 else f"{plan.accumulation_steps} a step"
+        f"{plan.split.accumulation_steps} a step" if plan.split.accumulates else "no accumulation"
     )
     click.echo(
-        f"Plan for {plan.gpu.name}: {plan.micro_batch_size} images at once, {accumulation}, "
-        f"{plan.effective_batch_size} images a step; {plan.precision}, {plan.memory_format}; "
+        f"Plan for {plan.gpu.name}: {plan.split.micro_batch_size} images at once, {accumulation}, "
+        f"{plan.split.effective_batch_size} images a step; {plan.spec.words()}; "
         f"{format_bytes(predicted.device_used_peak_bytes)} of {format_bytes(plan.budget_bytes)} "
         "(predicted)",
         err=True,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memplan.cli.common import options
+from memplan.cli.common import lever_options, options
 from memplan.errors import UsageError
-from memplan.train import REFUSED
+from memplan.spec import LEVERS
+from memplan.train import ACCEPTED, REFUSED
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -24,15 +26,15 @@ _MAY_TAKE_A_VALUE = frozenset({"--evolve", "--upload_dataset"})
 GROUPS = {
     "What is trained": ("cfg", "workload", "data", "weights", "hyp", "img", "resume"),
     "How the batch is chosen": (
-        "auto_batch", "batch", "val_batch", "accumulate", "effective_batch", "plan_file", "gpu",
-        "calibration", "safety", "objects_per_image",
+        "auto_batch", "batch", "batch_per_device", "val_batch", "accumulate", "effective_batch",
+        "plan_file", "gpu", "calibration", "safety", "objects_per_image",
     ),
-    "How a step runs": ("device", "precision", "memory_format", "recompute", "lean",
-                        "assigner_parts", "fused", "compiled", "guard", "workers", "cache"),
+    "How a step runs": ("device", *(one.name for one in LEVERS if "train" in one.commands),
+                        "guard", "workers", "cache", "rank_timeout"),
     "The recipe": (
-        "epochs", "optimizer", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
+        "epochs", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
         "freeze", "label_smoothing", "min_items", "single_cls", "rect",
-        "image_weights", "quad", "multi_scale", "sync_bn", "seed",
+        "image_weights", "quad", "multi_scale", "seed",
     ),
     "What is left behind": ("project", "name", "exist_ok", "save_every", "save_period", "nosave",
                             "noval", "noplots", "tensorboard"),
@@ -80,16 +82,20 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
 
 
 def _refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Say why an official option is not offered."""
+    """Say why an official option is not offered, or that it changes nothing."""
     if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.DEFAULT:
         return
     del value
     option = parameter.opts[0]
+    if option in ACCEPTED:
+        if os.environ.get("RANK", "0") == "0":
+            click.echo(f"{option} changes nothing: {ACCEPTED[option]}.", err=True)
+        return
     raise UsageError(f"{option} is not offered: {REFUSED[option]}. Leave it out.")
 
 
-def _refused_option(name: str) -> _Decorator:
-    """Return an option that is known by name, hidden, and refused with its reason."""
+def _unused_option(name: str) -> _Decorator:
+    """Return an option that is known by name, hidden, and answered with its reason."""
     spellings = [name, name.replace("_", "-")] if "_" in name else [name]
     kind: dict[str, Any] = {"is_flag": True}
     if name in _TAKE_A_VALUE:
@@ -126,7 +132,9 @@ train_options = options(
                  help="Plan first: the largest micro-batch that fits, and accumulation."),
     click.option("--batch", "--batch-size", "batch", type=int, default=16, show_default=True,
                  metavar="N",
-                 help="Images at once on each device (the micro-batch); -1 means --auto-batch."),
+                 help="Images at once on all devices together; -1 means --auto-batch."),
+    click.option("--batch-per-device", type=int, metavar="N",
+                 help="Images at once on each device (the micro-batch), in place of --batch."),
     click.option("--val-batch", type=int, metavar="N",
                  help="Images validated at once.  [twice --batch]"),
     click.option("--accumulate", type=int, metavar="N",
@@ -146,24 +154,11 @@ train_options = options(
     click.option("--device", default="", metavar="WHERE",
                  help="cpu, a GPU's index, or several for a process on each: 0,1.  [the first "
                  "GPU, else cpu]"),
-    click.option("--precision", metavar="NAME",
-                 help="amp-fp16, amp-bf16 or fp32.  [amp-fp16; a CPU: fp32]"),
-    click.option("--memory-format", metavar="NAME",
-                 help="contiguous or channels-last.  [contiguous; --auto-batch chooses]"),
-    click.option("--recompute", metavar="WHAT",
-                 help="Trade time for memory: none, all, or module paths with commas; auto with "
-                 "--auto-batch.  [none]"),
-    click.option("--lean/--no-lean", default=False, show_default=True,
-                 help="Keep for backward only what cannot be rebuilt cheaply: a third to a half "
-                 "less memory, the same results."),
-    click.option("--assigner-parts", type=int, metavar="N",
-                 help="Assign the boxes of crowded batches in N parts: less memory, the same "
-                 "results.  [1; --auto-batch chooses]"),
-    _flag("--fused", "Step the optimizer in fused kernels: SGD, Adam and AdamW have them."),
-    click.option("--compile", "compiled", is_flag=True,
-                 help="Run the model through torch.compile; its memory is not predicted."),
+    lever_options("train"),
     click.option("--guard/--no-guard", default=True, show_default=True,
                  help="When memory runs out, halve the micro-batch and repeat the step."),
+    click.option("--rank-timeout", type=float, default=10.0, show_default=True, metavar="MINUTES",
+                 help="How long one of several processes may keep the others waiting."),
     click.option("--workers", type=int, default=8, show_default=True, metavar="N",
                  help="Most loader processes; 0 loads in the training process."),
     click.option("--cache", is_flag=False, flag_value="ram", default="",
@@ -171,8 +166,6 @@ train_options = options(
                  "val: validation's, in memory."),
     click.option("--epochs", type=int, default=100, show_default=True, metavar="N",
                  help="Passes over the training images; 0 only evaluates --weights."),
-    click.option("--optimizer", default="SGD", show_default=True, metavar="NAME",
-                 help="SGD, Adam, AdamW, RMSprop, Adagrad or LION."),
     _flag("--cos-lr", "Learning rate along a cosine, not a line."),
     _flag("--flat-cos-lr", "Half the epochs flat, then along a cosine."),
     _flag("--fixed-lr", "The same learning rate throughout."),
@@ -191,7 +184,6 @@ train_options = options(
     _flag("--image-weights", "Draw images of rare and badly detected classes more often."),
     _flag("--quad", "Make one image of twice the side from four; --batch counts the four."),
     _flag("--multi-scale", "Resize each batch to a side between half and one and a half of --img."),
-    _flag("--sync-bn", "Batch norm over the images of all GPUs."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Of weights, order and augmentation."),
     click.option("--project", default="runs/train", show_default=True,
@@ -207,5 +199,5 @@ train_options = options(
     _flag("--noval", "Evaluate after the last epoch only."),
     _flag("--noplots", "Write no report.pdf and no plots."),
     _flag("--tensorboard", "Also write TensorBoard events into the run folder."),
-    *map(_refused_option, REFUSED),
+    *map(_unused_option, (*REFUSED, *ACCEPTED)),
 )  # fmt: skip

@@ -7,12 +7,12 @@ copies. Written onto the tape, these events meet the same replay as all others.
 Source: torch/nn/parallel/distributed.py, torch/csrc/distributed/c10d/reducer.cpp and comm.cpp,
 torch/csrc/utils/tensor_flatten.h, torch/nn/modules/_functions.py (SyncBatchNorm); PyTorch 2.11.
 
-`memplan train` exchanges gradients after backward, through one flat copy of 25 MiB at a time
-instead of lasting buckets, so it takes less than this.
+How DDP is set up is one object, `DataParallel`: the trainer takes DDP's arguments from it, the
+prediction its buckets. `training_policy` is the one of `memplan train`.
 
-Limits: one process a card and no communication hooks. Temporaries of NCCL's collectives are freed
-as PyTorch frees them since it stopped recording streams (2.8), and SyncBatchNorm's saved image
-counts, 512 bytes a layer, are left out.
+Limits: one process a card, and communication hooks that work in place. Temporaries of NCCL's
+collectives are freed as PyTorch frees them since it stopped recording streams (2.8), and
+SyncBatchNorm's saved image counts, 512 bytes a layer, are left out.
 """
 
 from __future__ import annotations
@@ -98,8 +98,15 @@ class DataParallel:
     """Whether the graph is stated to be the same in every step."""
     broadcast_buffers: bool = True
     """Whether buffers are broadcast from rank 0 at each forward."""
+    init_sync: bool = True
+    """Whether DDP's construction compares shapes and broadcasts rank 0's model in flat copies."""
     sync_batch_norm: bool = False
     """Whether batch norm is `SyncBatchNorm`."""
+    bucket_cap_bytes: int | None = None
+    """What closes a bucket, a multiple of a MiB; None is PyTorch's 25 MiB, and 1 MiB the first."""
+    settles_buckets: bool = False
+    """Whether the buckets are made anew by passes before training, as `memplan train` does, and not
+    in the second step; gradients then stay in them between steps."""
 
     def __post_init__(self) -> None:
         """Check the number of devices.
@@ -109,6 +116,47 @@ class DataParallel:
         """
         if self.devices < 2:
             raise UsageError(f"--devices {self.devices} needs no DDP. Give 2 or more.")
+
+    @property
+    def bucket_limits(self) -> list[int]:
+        """Bytes that close the first bucket, and the others."""
+        if self.bucket_cap_bytes is None:
+            return [FIRST_BUCKET_BYTES, BUCKET_CAP_BYTES]
+        return [self.bucket_cap_bytes]
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether DDP makes its buckets anew once it knows the order of gradients."""
+        return self.static_graph or not self.find_unused_parameters
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what DistributedDataParallel's constructor is given."""
+        cap = self.bucket_cap_bytes
+        return {
+            "bucket_cap_mb": None if cap is None else cap // MIB,
+            "gradient_as_bucket_view": self.gradient_as_bucket_view,
+            "find_unused_parameters": self.find_unused_parameters,
+            "static_graph": self.static_graph,
+            "broadcast_buffers": self.broadcast_buffers,
+            "init_sync": self.init_sync,
+        }
+
+
+def training_policy(devices: int, *, sync_batch_norm: bool = False) -> DataParallel:
+    """Return how `memplan train` sets DDP up.
+
+    Gradients live in the buckets alone. Rank 0's model was sent before, tensor by tensor. Buffers
+    are not broadcast: training reads no batch-norm statistics, and rank 0's are the ones that are
+    saved either way.
+    """
+    return DataParallel(
+        devices=devices,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,
+        init_sync=False,
+        sync_batch_norm=sync_batch_norm,
+        settles_buckets=True,
+    )
 
 
 def assign_buckets(
@@ -149,25 +197,42 @@ def first_buckets(tensors: ModelTensors, settings: DataParallel) -> list[int]:
     One bucket a dtype, unless unused parameters are looked for: the order of registration says
     little about the order of gradients, so PyTorch reduces once at the end of the first step.
     """
-    limits = [_NO_LIMIT]
-    if settings.find_unused_parameters and not settings.static_graph:
-        limits = [FIRST_BUCKET_BYTES, BUCKET_CAP_BYTES]
+    limits = [_NO_LIMIT] if settings.rebuilds else settings.bucket_limits
     sizes = [one.num_bytes for one in tensors.parameters]
     kinds = [one.dtype for one in tensors.parameters]
     buckets = assign_buckets(sizes, kinds, limits, in_order=False)
     return [sum(sizes[index] for index in bucket) for bucket in reversed(buckets)]
 
 
-def rebuilt_buckets(ready: Sequence[int], kinds: Sequence[Hashable] = ()) -> list[int]:
+def rebuilt_buckets(
+    ready: Sequence[int],
+    kinds: Sequence[Hashable] = (),
+    limits: Sequence[int] = (FIRST_BUCKET_BYTES, BUCKET_CAP_BYTES),
+) -> list[int]:
     """Return the bytes of the buckets after the first step.
 
     Args:
         ready: bytes of the gradients in the order they became ready.
         kinds: their dtypes; empty takes them to be one.
+        limits: as `DataParallel.bucket_limits`.
     """
-    limits = [FIRST_BUCKET_BYTES, BUCKET_CAP_BYTES]
     buckets = assign_buckets(ready, kinds or [""] * len(ready), limits, in_order=True)
     return [sum(ready[index] for index in bucket) for bucket in buckets]
+
+
+def settled_buckets(tensors: ModelTensors, settings: DataParallel) -> list[int]:
+    """Return the bytes of the buckets after the passes that settle them, in order.
+
+    Those passes meet the parameters from the last registered to the first.
+    """
+    if not settings.rebuilds:
+        return first_buckets(tensors, settings)
+    last_first = tensors.parameters[::-1]
+    return rebuilt_buckets(
+        [one.num_bytes for one in last_first],
+        [one.dtype for one in last_first],
+        settings.bucket_limits,
+    )
 
 
 def gradients_in_order(tape: Tape) -> tuple[list[int], list[int]]:
@@ -196,8 +261,10 @@ def with_data_parallel(tape: Tape, tensors: ModelTensors, settings: DataParallel
     if settings.broadcast_buffers and tensors.buffers:
         _broadcast_buffers(editor, tape, tensors)
     _copy_gradients(editor, tape)
-    if settings.static_graph or not settings.find_unused_parameters:
-        _rebuild(editor, tape, tensors)
+    if settings.settles_buckets:
+        _settle(editor, tape, tensors, settings)
+    elif settings.rebuilds:
+        _rebuild(editor, tape, tensors, settings)
     if settings.gradient_as_bucket_view:
         _view_gradients(editor, tape)
     return editor.finish()
@@ -221,11 +288,12 @@ def _build(editor: TapeEditor, tape: Tape, tensors: ModelTensors, settings: Data
     """Write what DDP's construction allocates at the end of the build."""
     end = int(np.count_nonzero(tape.events.section == 0))
     at = editor.at(end, "build", "transfer")
-    # _verify_param_shape_across_processes: sizes and strides of every parameter as int64.
-    at.temporary("ddp.verify", 8 * 2 * sum(len(one.shape) for one in tensors.parameters))
-    states = [*tensors.parameters, *tensors.frozen]
-    states += tensors.buffers if settings.broadcast_buffers else ()
-    _broadcast(editor, end, "build", "transfer", states, tape.description.memory_format)
+    if settings.init_sync:
+        # _verify_param_shape_across_processes: sizes and strides of every parameter as int64.
+        at.temporary("ddp.verify", 8 * 2 * sum(len(one.shape) for one in tensors.parameters))
+        states = [*tensors.parameters, *tensors.frozen]
+        states += tensors.buffers if settings.broadcast_buffers else ()
+        _broadcast(editor, end, "build", "transfer", states, tape.description.spec.memory_format)
     for num_bytes in first_buckets(tensors, settings):
         editor.first_buckets.append(at.allocate("ddp.bucket", num_bytes, "gradient"))
     if settings.find_unused_parameters or settings.static_graph:
@@ -286,21 +354,36 @@ def _copy_gradients(editor: TapeEditor, tape: Tape) -> None:
             editor.operator(name, "micro_batch", "backward", 2 * num_bytes)
 
 
-def _rebuild(editor: TapeEditor, tape: Tape, tensors: ModelTensors) -> None:
+def _rebuild(editor: TapeEditor, tape: Tape, tensors: ModelTensors, settings: DataParallel) -> None:
     """Write the section in which buckets are made anew, run before the second forward."""
-    at = editor.at(len(tape), "bucket_rebuild", "forward")
     _, ready = gradients_in_order(tape)
+    buckets = rebuilt_buckets(ready, limits=settings.bucket_limits)
+    dtypes = {one.dtype for one in tensors.parameters}
+    # Of several dtypes the tape does not say which gradient has which; together they are as large.
+    buckets = buckets if len(dtypes) == 1 else [sum(ready)]
+    _make_anew(editor, editor.at(len(tape), "bucket_rebuild", "forward"), len(ready), buckets)
+
+
+def _settle(editor: TapeEditor, tape: Tape, tensors: ModelTensors, settings: DataParallel) -> None:
+    """Write the passes over all parameters that end the build, and the buckets made anew."""
+    end = int(np.count_nonzero(tape.events.section == 0))
+    at = editor.at(end, "build", "transfer")
+    # A gradient at a time, until it is in its bucket.
+    for one in tensors.parameters[::-1]:
+        at.temporary("ddp.zero_gradient", one.num_bytes)
+    if settings.rebuilds:
+        _make_anew(editor, at, len(tensors.parameters), settled_buckets(tensors, settings))
+
+
+def _make_anew(editor: TapeEditor, at: Any, num_gradients: int, buckets: Sequence[int]) -> None:
     # sync_bucket_indices: the new order goes round as int32 before the old buckets are dropped.
-    indices = at.allocate("ddp.indices", 4 * (len(ready) + 1), "temporary")
-    buckets = rebuilt_buckets(ready)
+    indices = at.allocate("ddp.indices", 4 * (num_gradients + 1), "temporary")
     counts = at.allocate("ddp.indices", 4 * len(buckets), "temporary")
     at.free("ddp.indices", counts)
     at.free("ddp.indices", indices)
     for old in editor.first_buckets:
         at.free("ddp.bucket", old)
-    dtypes = {one.dtype for one in tensors.parameters}
-    # Of several dtypes the tape does not say which gradient has which; together they are as large.
-    for num_bytes in buckets if len(dtypes) == 1 else [sum(ready)]:
+    for num_bytes in buckets:
         at.allocate("ddp.bucket", num_bytes, "gradient")
 
 

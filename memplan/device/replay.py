@@ -248,7 +248,7 @@ def replay(
         card,
         settings,
         torch_version=about.versions.get("torch", "2.11.0"),
-        cudnn_benchmark=about.cudnn_benchmark,
+        cudnn_benchmark=about.spec.cudnn_benchmark,
         cublas_workspace_config=about.cublas_workspace_config,
     )
     program = Program(tape, life or Life())

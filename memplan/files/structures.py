@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -19,6 +22,69 @@ T = TypeVar("T")
 
 class NotStructuredError(ValueError):
     """Values that are not of the types expected; the message is a clause that says which."""
+
+
+class Flat:
+    """Base of records whose fields stand in files at the level of the record that holds them."""
+
+    DERIVED: ClassVar[tuple[str, ...]] = ()
+    """Properties that are written along, for those who read the file, and not read back."""
+
+
+def flattened(value: Any) -> Any:
+    """Return a record as dicts, tuples and plain values, as it stands in files."""
+    if dataclasses.is_dataclass(value):
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if isinstance(item, Flat):
+                found |= flattened(item) | {name: getattr(item, name) for name in item.DERIVED}
+            else:
+                found[field.name] = flattened(item)
+        return found
+    if isinstance(value, dict):
+        return {key: flattened(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [flattened(item) for item in value]
+    return value
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def nested(values: Any, kind: Any) -> Any:
+    """Return values as files hold them, with those of `Flat` records in a dict of their own."""
+    if dataclasses.is_dataclass(kind) and isinstance(values, Mapping):
+        rest, made = dict(values), {}
+        for field in dataclasses.fields(kind):
+            hint = _hints(kind)[field.name]  # type: ignore[arg-type]
+            if isinstance(hint, type) and issubclass(hint, Flat):
+                own = [one.name for one in dataclasses.fields(hint)]  # type: ignore[arg-type]
+                made[field.name] = {name: rest.pop(name) for name in own if name in rest}
+                for name in hint.DERIVED:
+                    rest.pop(name, None)
+            elif field.name in rest:
+                made[field.name] = nested(rest.pop(field.name), hint)
+        return made | rest
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        records = [one for one in arguments if one is not type(None)]
+        return nested(values, records[0]) if len(records) == 1 and values is not None else values
+    if isinstance(values, Mapping) and len(arguments) == 2:
+        return {key: nested(item, arguments[1]) for key, item in values.items()}
+    if (
+        isinstance(values, list | tuple)
+        and len(arguments) in {1, 2}
+        and arguments[-1:]
+        in {
+            (...,),
+            arguments[:1],
+        }
+    ):
+        return [nested(item, arguments[0]) for item in values]
+    return values
 
 
 def converted(values: Any, kind: type[T], *, surplus: bool = False) -> T:
@@ -34,6 +100,7 @@ def converted(values: Any, kind: type[T], *, surplus: bool = False) -> T:
     Raises:
         NotStructuredError: a value is missing, or of another type or range; the message names it.
     """
+    values = nested(values, kind)
     try:
         record = msgspec.convert(values, kind, dec_hook=_other)
     except msgspec.ValidationError as error:

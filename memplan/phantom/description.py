@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from memplan.device.card import Card
 from memplan.device.nccl import communicator_bytes
-from memplan.errors import BadInputError
+from memplan.errors import UsageError
+from memplan.units import format_bytes
 
 MAX_DEVICES = 64
 
@@ -26,17 +27,18 @@ def describe(
         num_devices: how many such cards there are, 1 to 64.
 
     Raises:
-        BadInputError: the capacity leaves nothing, or there are no or too many devices.
+        UsageError: the capacity leaves nothing, or there are no or too many devices.
     """
     capacity_bytes = card.capacity_bytes if capacity_bytes is None else capacity_bytes
     other_bytes = card.context_bytes if other_bytes is None else other_bytes
     if not 0 <= other_bytes < capacity_bytes:
-        raise BadInputError(
-            f"A capacity of {capacity_bytes} bytes of which {other_bytes} are taken by others "
-            f"leaves nothing to train in. Give --capacity more, such as 8GiB."
+        raise UsageError(
+            f"A capacity of {format_bytes(capacity_bytes)}, of which {format_bytes(other_bytes)} "
+            "are the CUDA context's and other processes', leaves nothing to train in. Give "
+            "--capacity more, such as 8GiB."
         )
     if not 1 <= num_devices <= MAX_DEVICES:
-        raise BadInputError(f"{num_devices} devices cannot be described: give 1 to {MAX_DEVICES}.")
+        raise UsageError(f"{num_devices} devices cannot be described: give 1 to {MAX_DEVICES}.")
     return ";".join(
         f"{key}={value}" for key, value in _facts(card, capacity_bytes, other_bytes, num_devices)
     )

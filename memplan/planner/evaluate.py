@@ -19,7 +19,7 @@ from memplan.fit.program import EveryBatch, Fit
 from memplan.planner.recompute import RecomputeLadder, is_inside, parts_of_large
 from memplan.planner.splice import Splicer
 from memplan.planner.throughput import Float64, images_per_second, operator_seconds
-from memplan.spec import StepSpec
+from memplan.spec import Split, StepSpec, of_tape
 from memplan.tape import Int64, Tape
 
 # From this batch on YOLOv9 and torchvision's models keep their structure; smaller ones are read
@@ -59,17 +59,18 @@ class Recordings:
             MemplanError: it cannot be recorded.
         """
         self.need([(settings, batch)])
-        if (settings, batch) in self._failed:
-            raise self._failed[settings, batch]
-        return self._tapes[settings, batch]
+        key = of_tape(settings), batch
+        if key in self._failed:
+            raise self._failed[key]
+        return self._tapes[key]
 
     def has(self, settings: StepSpec, batch: int) -> bool:
         """Return whether a tape was recorded already."""
-        return (settings, batch) in self._tapes
+        return (of_tape(settings), batch) in self._tapes
 
     def failure(self, settings: StepSpec, batch: int) -> MemplanError | None:
         """Return why a tape could not be recorded; None where it was, or was not tried."""
-        return self._failed.get((settings, batch))
+        return self._failed.get((of_tape(settings), batch))
 
     def any_failure(self) -> MemplanError:
         """Return why the first of all that could not be recorded was not."""
@@ -86,7 +87,8 @@ class Recordings:
     def need(self, keys: Sequence[Key]) -> None:
         """Record what is missing, as many at a time as there are cores."""
         known = self._tapes.keys() | self._failed.keys()
-        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        wanted = dict.fromkeys((of_tape(settings), batch) for settings, batch in keys)
+        missing = [key for key in wanted if key not in known]
         for key, one in attempted(partial(_recorded, self.recorder_of), missing, ()).items():
             if isinstance(one, Failed):
                 self._failed[key] = one.error
@@ -95,12 +97,13 @@ class Recordings:
 
     def recorded(self, settings: StepSpec) -> list[Tape]:
         """Return the tapes of a configuration so far, in descending order of their batches."""
-        mine = [(batch, tape) for (of, batch), tape in self._tapes.items() if of == settings]
+        own = of_tape(settings)
+        mine = [(batch, tape) for (of, batch), tape in self._tapes.items() if of == own]
         return [tape for _, tape in sorted(mine, key=lambda one: -one[0])]
 
     def keep(self, settings: StepSpec, batch: int, tape: Tape) -> None:
         """Take a tape that was made elsewhere as recorded."""
-        self._tapes[settings, batch] = tape
+        self._tapes[of_tape(settings), batch] = tape
 
     def fit(self, settings: StepSpec, batches: Sequence[int]) -> Fit | EveryBatch:
         """Return the program of a configuration, recorded at two batches and all known ones.
@@ -115,7 +118,7 @@ class Recordings:
 
         def record_many(batches: Sequence[int]) -> dict[int, Tape]:
             self.need([(settings, batch) for batch in batches])
-            return {one: self._tapes[settings, one] for one in batches if self.has(settings, one)}
+            return {one: self.tape(settings, one) for one in batches if self.has(settings, one)}
 
         first, last = self._ends(settings, batches)
         fitted = fit(record_many, first, last, lambda _, high: high.description.micro_batch_size)
@@ -133,7 +136,7 @@ class Recordings:
             if len(good) == 2:
                 break
         if not good:
-            raise self._failed[settings, ends[1]]
+            raise self._failed[of_tape(settings), ends[1]]
         return min(good), max(good)
 
 
@@ -148,12 +151,29 @@ def ends_of(batches: Sequence[int]) -> tuple[int, int]:
     return (first, last) if (last - first) % 2 else (first, last + 1)
 
 
+def replayed(simulator: Simulator, tape: Tape, split: Split, objects: Sequence[int]) -> Peaks:
+    """Return the peaks of a tape's life on a card.
+
+    Args:
+        simulator: the card.
+        tape: at its micro-batch size.
+        split: whether gradients of several micro-batches are summed.
+        objects: in the fullest image of each step.
+    """
+    life = with_each_crowd(tape, Life(accumulates=split.accumulates), objects)
+    program = Program(tape, life)
+    answers = simulator.device_bytes(tape.convolutions, tape.launches)
+    few = thinned(objects, program.num_steps)
+    sizes = program.sizes(tape.events.requested_bytes, answers, few)
+    return simulator.peaks(program, sizes, tape.convolutions)
+
+
 class Evaluator:
     """Answers for one configuration on one card, whatever the batch and the allocator's options.
 
     Args:
         recordings: shared by all configurations.
-        settings: the configuration.
+        spec: the configuration.
         simulators: the card, by allocator options.
         batches: micro-batch sizes that will be asked about.
         objects: returns, for a micro-batch size, the objects in the fullest image of each step.
@@ -162,18 +182,18 @@ class Evaluator:
     def __init__(
         self,
         recordings: Recordings,
-        settings: StepSpec,
+        spec: StepSpec,
         simulators: Mapping[str, Simulator],
         batches: Sequence[int],
         objects: Callable[[int], Sequence[int]] = as_recorded,
     ) -> None:
-        self.settings = settings
+        self.spec = spec
         self._recordings = recordings
         self._simulators = simulators
         self._objects = objects
         self._any = next(iter(simulators.values()))
         self.card = self._any.card
-        self.fit = recordings.fit(settings, batches)
+        self.fit = recordings.fit(spec, batches)
         self._layers: list[tuple[str, ...]] = []
         self._splicers: dict[int, Splicer] = {}
         self._tapes: dict[int, Tape] = {}
@@ -185,11 +205,11 @@ class Evaluator:
             The largest part of a step's bytes by which a recording is off what the program said of
             it: 0 where all are event by event as expected, infinity where operators differ.
         """
-        self._recordings.need([(self.settings, batch) for batch in batches])
+        self._recordings.need([(self.spec, batch) for batch in batches])
         most = 0.0
         for batch in sorted(set(batches) - set(self.fit.recorded_batches), reverse=True):
-            if self._recordings.has(self.settings, batch):
-                tape = self._recordings.tape(self.settings, batch)
+            if self._recordings.has(self.spec, batch):
+                tape = self._recordings.tape(self.spec, batch)
                 most = max(most, self.fit.piece(batch).deviation(tape))
                 self.fit = self.fit.learned(tape)
         if most:
@@ -202,12 +222,12 @@ class Evaluator:
         Where each batch has operators of its own and this one fails, it is the largest there is.
         """
         if batch not in self._tapes:
-            recorded = self._recordings.has(self.settings, batch)
-            failed = self._recordings.failure(self.settings, batch) is not None
+            recorded = self._recordings.has(self.spec, batch)
+            failed = self._recordings.failure(self.spec, batch) is not None
             known = self.fit.recorded_batches[-1]
             lacks = failed and isinstance(self.fit, EveryBatch)
             self._tapes[batch] = (
-                self._recordings.tape(self.settings, batch)
+                self._recordings.tape(self.spec, batch)
                 if recorded
                 else self.fit.tape(known if lacks else batch)
             )
@@ -217,23 +237,15 @@ class Evaluator:
         """Return what the card answers to a tape's questions."""
         return self._any.device_bytes(tape.convolutions, tape.launches)
 
-    def rate(self, tape: Tape, accumulation_steps: int) -> float:
+    def rate(self, tape: Tape, split: Split) -> float:
         """Return images per second of one device."""
         convolutions = self.answers(tape).convolutions
-        return images_per_second(tape, self._any.card, convolutions, accumulation_steps)
+        return images_per_second(tape, self._any.card, convolutions, split.accumulation_steps)
 
-    def peaks(self, tape: Tape, accumulation_steps: int, allocator: str) -> Peaks:
+    def peaks(self, tape: Tape, split: Split, allocator: str) -> Peaks:
         """Return the peaks of the life of a tape."""
-        batch = tape.description.micro_batch_size
-        crowds = self._objects(batch)
-        life = with_each_crowd(tape, Life(accumulates=accumulation_steps > 1), crowds)
-        program = Program(tape, life)
-        sizes = program.sizes(
-            tape.events.requested_bytes,
-            self.answers(tape),
-            thinned(crowds, program.num_steps),
-        )
-        return self._simulators[allocator].peaks(program, sizes, tape.convolutions)
+        objects = self._objects(tape.description.micro_batch_size)
+        return replayed(self._simulators[allocator], tape, split, objects)
 
     def prepare_recompute(self, blocks: tuple[str, ...], batch: int) -> None:
         """Record what ladders take: every block recomputed, and every part of the large ones.
@@ -244,7 +256,7 @@ class Evaluator:
         """
         parts = parts_of_large(self.tape(batch), blocks)
         layers = [paths for paths in (blocks, parts) if paths]
-        recomputing = {paths: replace(self.settings, recompute=paths) for paths in layers}
+        recomputing = {paths: replace(self.spec, recompute=paths) for paths in layers}
         self._recordings.need([(one, batch) for one in recomputing.values()])
         self._layers = [one for one in layers if self._recordings.has(recomputing[one], batch)]
         self._splicers = {batch: self._spliced(batch)} if self._layers else {}
@@ -256,7 +268,7 @@ class Evaluator:
 
     def _spliced(self, batch: int) -> Splicer:
         layers = [
-            (self._recordings.tape(replace(self.settings, recompute=paths), batch), paths)
+            (self._recordings.tape(replace(self.spec, recompute=paths), batch), paths)
             for paths in self._layers
         ]
         # As the program has it, so that tapes of all batches have one structure.

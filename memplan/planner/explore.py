@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,18 +14,23 @@ from memplan.device.replay import Peaks, Simulator
 from memplan.fit.predictor import Say
 from memplan.fit.program import EveryBatch
 from memplan.parallel import map_processes
-from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, Recordings, ends_of
+from memplan.planner.evaluate import (
+    NOTEWORTHY_FRACTION,
+    Evaluator,
+    Key,
+    Recordings,
+    ends_of,
+)
 from memplan.planner.recompute import NUM_RUNGS, kept_bytes, parts_of_large
 from memplan.planner.space import (
     DEPARTURE_FRACTION,
     Budget,
     Space,
-    Split,
     fits_budget,
     score,
     setting_of,
 )
-from memplan.spec import StepSpec
+from memplan.spec import Split, StepSpec
 
 # Prospects looked into at a time, whatever the number of cores, so that it changes nothing.
 _AT_ONCE = 2
@@ -43,7 +49,8 @@ class Found:
 class Prospect:
     """A micro-batch and allocator of a configuration that may win with some blocks recomputed."""
 
-    settings: StepSpec
+    spec: StepSpec
+    """Without the allocator's further options."""
     split: Split
     allocator: str
     bound: float
@@ -73,25 +80,19 @@ class Exploration:
         self.splits = space.splits()
         self.outside_bytes = next(iter(simulators.values())).outside.num_bytes
         self.evaluators: dict[StepSpec, Evaluator] = {}
-        self.found: dict[tuple[object, ...], Found] = {}
-        self.refuted: set[tuple[object, ...]] = set()
+        self.found: dict[Key, Found] = {}
+        self.refuted: set[Key] = set()
         """What cannot be recorded."""
         self.has_learned = False
         """Whether a recording was not what was expected, so that more is to be looked into."""
-        self._recorded: set[tuple[object, ...]] = set()
+        self._recorded: set[Key] = set()
         self._climbed: set[tuple[StepSpec, Split, str]] = set()
 
-    def add(self, settings: StepSpec, one: Found) -> None:
+    def add(self, one: Found) -> None:
         """Remember what was looked into, unless it was recorded already."""
-        key = self.key(settings, one.setting)
+        key = (one.setting.spec, one.setting.split.micro_batch_size)
         if key not in self._recorded:
             self.found[key] = one
-
-    @staticmethod
-    def key(settings: StepSpec, setting: Setting) -> tuple[object, ...]:
-        """Return what tells settings apart."""
-        of_step = replace(settings, recompute=setting.recompute)
-        return of_step, setting.micro_batch_size, setting.allocator
 
     def fitting(self) -> list[Found]:
         """Return what fits, the best first; of equals the first that was looked into."""
@@ -120,15 +121,11 @@ class Exploration:
         self, evaluator: Evaluator, tape: tapes.Tape, split: Split, allocator: str, rung: int = 0
     ) -> Found:
         """Return what a tape of a configuration takes at its split."""
-        steps = split.accumulation_steps
-        peaks = evaluator.peaks(tape, steps, allocator)
-        settings = evaluator.settings
-        if tape.description.recompute:
-            settings = replace(settings, recompute=tape.description.recompute)
-        rate = evaluator.rate(tape, steps)
-        setting = setting_of(
-            self.space, settings, split.micro_batch_size, peaks, rate, self.num_images, allocator
-        )
+        peaks = evaluator.peaks(tape, split, allocator)
+        recompute = tape.description.spec.recompute or evaluator.spec.recompute
+        spec = replace(evaluator.spec, recompute=recompute, allocator=allocator)
+        rate = evaluator.rate(tape, split)
+        setting = setting_of(self.space, spec, split, peaks, rate, self.num_images)
         return Found(setting, peaks, rung)
 
     # The plain way, for every layout and precision
@@ -152,7 +149,7 @@ class Exploration:
         work = [(settings, split) for settings in several for split in self.splits]
         self._refute([(settings, batch) for settings in several for batch in batches])
         self.say(f"Replaying {len(work)} settings on {self.card.name}")
-        self._look_many(work, self.space.allocator)
+        self._look_many(work, self.space.base.allocator)
 
     @property
     def card(self) -> Card:
@@ -163,14 +160,14 @@ class Exploration:
         """Remember which of some configurations and batches cannot be recorded, so not be run."""
         for settings, batch in keys:
             if self.recordings.failure(settings, batch) is not None:
-                for allocator in (self.space.allocator, *self.space.allocators):
-                    self.refuted.add((settings, batch, allocator))
+                for allocator in self.space.allocators:
+                    self.refuted.add((replace(settings, allocator=allocator), batch))
 
     def _look_many(self, work: Sequence[tuple[StepSpec, Split]], allocator: str) -> None:
         look = partial(self._look_at, allocator)
         made = map_processes(look, work, doing="replaying settings")
-        for (settings, _), one in zip(work, made, strict=True):
-            self.add(settings, one)
+        for one in made:
+            self.add(one)
 
     def _look_at(self, allocator: str, one: tuple[StepSpec, Split]) -> Found:
         settings, split = one
@@ -186,13 +183,13 @@ class Exploration:
 
     def plain(self, settings: StepSpec, split: Split) -> Found:
         """Return what was found for a configuration with the first allocator."""
-        return self.found[settings, split.micro_batch_size, self.space.allocator]
+        return self.found[settings, split.micro_batch_size]
 
     # Other allocator options
 
     def try_allocators(self) -> None:
         """Look into further allocator options where live tensors alone would fit."""
-        for allocator in self.space.allocators:
+        for allocator in self.space.allocators[1:]:
             work = [
                 (settings, split)
                 for settings in self.evaluators
@@ -215,7 +212,7 @@ class Exploration:
                 if not self.may_beat(settings, split, 1) or self.is_outdone(settings, split):
                     continue
                 bound = self._bound(evaluator, split)
-                for extra, allocator in enumerate((self.space.allocator, *self.space.allocators)):
+                for extra, allocator in enumerate(self.space.allocators):
                     most = bound * (1 - DEPARTURE_FRACTION) ** min(extra, 1)
                     climbed = (settings, split, allocator) in self._climbed
                     if most > self.best_score() and not climbed:
@@ -245,7 +242,7 @@ class Exploration:
         As if blocks could be recomputed in part, and kept nothing: a fractional knapsack over
         bytes freed and seconds spent (Dantzig 1957).
         """
-        plain = self.plain(evaluator.settings, split)
+        plain = self.plain(evaluator.spec, split)
         tape = evaluator.tape(split.micro_batch_size)
         missing = plain.peaks.allocated_peak_bytes + self.outside_bytes - self.budget.num_bytes
         parts = parts_of_large(tape, self.space.blocks)
@@ -279,21 +276,20 @@ class Exploration:
         while waiting and waiting[0].bound > self.best_score():
             now = waiting[:_AT_ONCE]
             waiting = waiting[_AT_ONCE:]
-            for settings in dict.fromkeys(one.settings for one in now):
+            for settings in dict.fromkeys(one.spec for one in now):
                 if settings not in done:
                     done.add(settings)
-                    batch = next(o.split.micro_batch_size for o in now if o.settings == settings)
+                    batch = next(o.split.micro_batch_size for o in now if o.spec == settings)
                     self.say(f"Recording what recomputing saves, {describe([settings])}")
                     self.evaluators[settings].prepare_recompute(self.space.blocks, batch)
-            now = [one for one in now if self.evaluators[one.settings].can_recompute]
+            now = [one for one in now if self.evaluators[one.spec].can_recompute]
             if not now:
                 continue
-            self._climbed |= {(one.settings, one.split, one.allocator) for one in now}
+            self._climbed |= {(one.spec, one.split, one.allocator) for one in now}
             self.say(f"Choosing what to recompute at batch {now[0].split.micro_batch_size}")
             made = map_processes(self.climb, now, doing="choosing what to recompute")
-            for one, results in zip(now, made, strict=True):
-                for found in results:
-                    self.add(one.settings, found)
+            for found in itertools.chain.from_iterable(made):
+                self.add(found)
 
     def climb(self, prospect: Prospect) -> list[Found]:
         """Return what was found on the way to the first rung that fits.
@@ -301,7 +297,7 @@ class Exploration:
         Halving over a fixed ladder looks at the same rungs in the same order whatever the budget,
         so a smaller budget never ends on an earlier rung.
         """
-        evaluator = self.evaluators[prospect.settings]
+        evaluator = self.evaluators[prospect.spec]
         ladder = evaluator.ladder(prospect.split.micro_batch_size)
 
         def at(rung: int) -> Found:
@@ -335,12 +331,10 @@ class Exploration:
             self._take_recorded(key)
         return None
 
-    def _take_recorded(self, key: tuple[object, ...]) -> None:
+    def _take_recorded(self, key: Key) -> None:
         """Put what is recorded of a setting in place of what was expected of it."""
-        settings, batch, allocator = key
-        assert isinstance(settings, StepSpec)
-        assert isinstance(batch, int)
-        assert isinstance(allocator, str)
+        spec, batch = key
+        settings = replace(spec, allocator=self.space.base.allocator)
         expected = self.found[key]
         if not self.recordings.has(settings, batch):
             self.say(f"Recording the chosen setting at batch {batch}")
@@ -353,22 +347,21 @@ class Exploration:
         evaluator = (
             self.evaluators.get(settings) or self.evaluators[replace(settings, recompute=())]
         )
-        off = evaluator.check(batch) if evaluator.settings == settings else 0.0
-        split = Split(batch, expected.setting.accumulation_steps)
+        off = evaluator.check(batch) if evaluator.spec == settings else 0.0
         tape = self.recordings.tape(settings, batch)
-        one = self.found_on(evaluator, tape, split, allocator, expected.rung)
-        one = replace(one, setting=replace(one.setting, recompute=settings.recompute))
-        self.found[key] = one
+        split = expected.setting.split
+        one = self.found_on(evaluator, tape, split, spec.allocator, expected.rung)
+        self.found[key] = replace(one, setting=replace(one.setting, spec=spec))
         if off > NOTEWORTHY_FRACTION:
             self.has_learned = True
             self._look_again(evaluator)
 
     def _look_again(self, evaluator: Evaluator) -> None:
         """Look at all that was found for a configuration with its program as it is now."""
-        settings = evaluator.settings
+        settings = evaluator.spec
         for split in self.splits:
-            for allocator in (self.space.allocator, *self.space.allocators):
-                key = (settings, split.micro_batch_size, allocator)
+            for allocator in self.space.allocators:
+                key = (replace(settings, allocator=allocator), split.micro_batch_size)
                 if key in self.found and key not in self._recorded:
                     self.found[key] = self.look(evaluator, split, allocator)
                 self._climbed.discard((settings, split, allocator))
@@ -404,15 +397,10 @@ class Exploration:
         if not evaluator.can_recompute:
             return
         tape = evaluator.ladder(split.micro_batch_size).tape(NUM_RUNGS)
-        for allocator in (self.space.allocator, *self.space.allocators):
-            self.add(settings, self.found_on(evaluator, tape, split, allocator, NUM_RUNGS))
+        for allocator in self.space.allocators:
+            self.add(self.found_on(evaluator, tape, split, allocator, NUM_RUNGS))
 
 
 def describe(several: Sequence[StepSpec]) -> str:
     """Return configurations in a few words."""
-    return "; ".join(
-        f"{one.precision}, {one.memory_format}"
-        + ", lean" * one.lean
-        + (f", {len(one.recompute)} blocks recomputed" if one.recompute else "")
-        for one in several
-    )
+    return "; ".join(one.words() for one in several)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memplan import tape as tapes
@@ -12,11 +13,11 @@ from memplan.device.life import DeviceBytes, Life, Program
 from memplan.errors import InfeasibleError, MemplanError
 from memplan.host_memory import available_host_bytes
 from memplan.processes import num_cores
+from memplan.spec import Split, StepSpec
 from memplan.units import format_bytes, three_digits
 
 if TYPE_CHECKING:
-    from memplan.spec import StepSpec
-    from memplan.workload import OptimizerSettings, Workload
+    from memplan.workload import Workload
 
 # A margin for what the tape does not hold: oneDNN's scratch and re-ordered weights, loader
 # processes, and other programs that start meanwhile.
@@ -24,6 +25,10 @@ MEMORY_SHARE = 0.8
 # 14 to 32 images/s of yolov9-t at 160 pixels on two cores of a server came to 7 to 19 GFLOP/s a
 # core, channels-last above contiguous; it decides nothing here.
 _RATE_PER_CORE = 12e9  # FLOP/s
+
+
+Recorder = Callable[["Workload", int, StepSpec], tapes.Tape]
+"""Records a step of a workload at a micro-batch size, run as a spec says."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,10 @@ class _Life:
 
 def plan_for_host(
     workload: Workload,
+    spec: StepSpec,
+    record: Recorder,
     *,
-    optimizer: OptimizerSettings,
     effective_batch: int | None = None,
-    memory_format: str = "channels-last",
-    recompute: tuple[str, ...] = (),
     images: int | None = None,
     available_bytes: int | None = None,
     command: str = "",
@@ -52,11 +56,10 @@ def plan_for_host(
     sees exactly the images asked for. Larger ones are faster on a processor too.
 
     Args:
-        workload: what is trained, in fp32.
-        optimizer: as training builds it.
+        workload: what is trained.
+        spec: how a step runs; in fp32 whatever it says, as there is no other precision.
+        record: returns the tape of a step so set at a micro-batch size.
         effective_batch: images a step; None takes the workload's nominal batch.
-        memory_format: channels-last is what processors' convolutions are fastest with.
-        recompute: paths of modules that recompute their activations.
         images: training images in an epoch, for its duration; None leaves that out.
         available_bytes: host memory; None asks the system.
         command: the line that runs the plan.
@@ -67,24 +70,17 @@ def plan_for_host(
     Limits: live tensors are counted, not the scratch of the processor's libraries, for which a
     fifth of the available memory is left. The speed is a rough rate, not a measurement.
     """
-    from memplan.spec import StepSpec
-
     started = time.monotonic()
     capacity = available_host_bytes() if available_bytes is None else available_bytes
     budget = int(capacity * MEMORY_SHARE)
     effective = effective_batch or workload.nominal_batch_size
-    settings = StepSpec(
-        precision="fp32",
-        memory_format=memory_format,
-        optimizer=optimizer,
-        recompute=recompute,
-    )
+    spec = replace(spec, precision="fp32")
     # An epoch's images are the most that can ever be at once.
     candidates = [micro for micro in _divisors(effective) if micro <= max(images or effective, 1)]
     life = None
     for micro in candidates:
         try:
-            life = _record(workload, micro, settings, accumulates=effective > micro)
+            life = _life(record(workload, micro, spec), accumulates=effective > micro)
         except MemplanError:  # more at once than the step can run
             if micro == candidates[-1]:
                 raise
@@ -99,9 +95,9 @@ def plan_for_host(
             f"{format_bytes(budget)}, {MEMORY_SHARE:.0%} of the available host memory. "
             "Lower --img, or add --recompute all."
         )
-    setting = _setting(workload, life, effective, images)
+    setting = _setting(workload, spec, life, effective, images)
     return PlanAnswer(
-        workload=_facts(life.tape),
+        workload=_facts(life.tape, spec),
         gpu=GpuFacts(
             name="cpu",
             capacity_bytes=capacity,
@@ -137,10 +133,7 @@ def _divisors(number: int) -> list[int]:
     return [part for part in range(number, 0, -1) if number % part == 0]
 
 
-def _record(workload: Workload, micro: int, settings: StepSpec, *, accumulates: bool) -> _Life:
-    from memplan.trace.record import record
-
-    tape = record(workload, micro, settings)
+def _life(tape: tapes.Tape, *, accumulates: bool) -> _Life:
     program = Program(tape, Life(accumulates=accumulates))
     # A device's workspaces are not the processor's.
     sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
@@ -149,22 +142,18 @@ def _record(workload: Workload, micro: int, settings: StepSpec, *, accumulates: 
     return _Life(tape, int(live[peak]), program.place(peak)[1])
 
 
-def _setting(workload: Workload, life: _Life, effective: int, images: int | None) -> Setting:
+def _setting(
+    workload: Workload, spec: StepSpec, life: _Life, effective: int, images: int | None
+) -> Setting:
     description, operators = life.tape.description, life.tape.operators
     micro = description.micro_batch_size
     of_step = operators.section == tapes.SECTIONS.index("micro_batch")
     flops = max(int(operators.flops[of_step].sum()), 1)
     speed = micro * _RATE_PER_CORE * num_cores() / flops
     return Setting(
-        micro_batch_size=micro,
-        accumulation_steps=effective // micro,
-        effective_batch_size=effective,
+        spec=spec,
+        split=Split(micro_batch_size=micro, accumulation_steps=effective // micro),
         nominal_batch_size=workload.nominal_batch_size,
-        precision="fp32",
-        memory_format=description.memory_format,
-        recompute=description.recompute,
-        allocator="",
-        devices=1,
         predicted=Predicted(
             allocated_peak_bytes=life.peak_bytes,
             reserved_peak_bytes=life.peak_bytes,
@@ -176,16 +165,12 @@ def _setting(workload: Workload, life: _Life, effective: int, images: int | None
     )
 
 
-def _facts(tape: tapes.Tape) -> WorkloadFacts:
+def _facts(tape: tapes.Tape, spec: StepSpec) -> WorkloadFacts:
     description = tape.description
     return WorkloadFacts(
         name=description.workload,
         img=description.image_size,
-        precision=description.precision,
-        memory_format=description.memory_format,
-        optimizer=description.optimizer,
-        recompute=description.recompute,
+        spec=spec,
         parameters=description.parameters,
         objects_per_image=description.objects_per_image,
-        assigner_parts=description.assigner_parts,
     )

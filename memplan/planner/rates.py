@@ -75,7 +75,7 @@ def stretches_of(
         )
         if rows.any():
             about = tape.description
-            found.append(Stretch(about.precision, arithmetic[rows], memory[rows], measured))
+            found.append(Stretch(about.spec.precision, arithmetic[rows], memory[rows], measured))
     return found
 
 

@@ -11,7 +11,7 @@ prospects first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from memplan.answers import Setting
 from memplan.device.replay import Peaks, Simulator
@@ -25,11 +25,13 @@ from memplan.planner.space import (
     configurations,
     fits_budget,
     pareto,
+    plain_configurations,
+    reliefs,
     score,
     setting_of,
 )
 from memplan.planner.throughput import images_per_second
-from memplan.spec import StepSpec
+from memplan.spec import StepSpec, departures
 from memplan.units import format_bytes
 
 __all__ = [
@@ -59,8 +61,6 @@ class Outcome:
     """The best that fits with the very batch asked for; None where there is none."""
     unsplit: Setting | None = None
     """All images of a step at once in the plain way, whether it fits or not."""
-    ceiling: float = 0.0
-    """Score of the best setting that was looked into, whether it fits or not."""
 
 
 class NothingFitsError(InfeasibleError):
@@ -82,7 +82,7 @@ def settings_at(
     predictor: Predictor,
     card: int,
     space: Space,
-    settings: StepSpec,
+    spec: StepSpec,
     batches: Sequence[int],
     num_images: int | None,
 ) -> list[tuple[Setting, Peaks]]:
@@ -96,14 +96,14 @@ def settings_at(
             predictor.device_bytes(card, batch).convolutions,
             max(1, space.share // batch),
         )
-        found.append((setting_of(space, settings, batch, peaks, rate, num_images), peaks))
+        setting = setting_of(space, spec, space.split(batch), peaks, rate, num_images)
+        found.append((setting, peaks))
     return found
 
 
 def search(
     recordings: Recorder | Recordings,
     simulators: Simulator | Mapping[str, Simulator],
-    base: StepSpec,
     space: Space,
     budget: Budget,
     *,
@@ -117,7 +117,6 @@ def search(
         recordings: shared with other searches; or a function that returns, for a configuration,
             the function that records it at a batch.
         simulators: the card, by the allocator options that the space names.
-        base: what all configurations share, such as the optimizer.
         space: what may be chosen.
         budget: what may be taken.
         num_images: training images in an epoch; None when the data set is not known.
@@ -130,14 +129,13 @@ def search(
     if not isinstance(recordings, Recordings):
         recordings = Recordings(recordings)
     if isinstance(simulators, Simulator):
-        simulators = {space.allocator: simulators}
+        simulators = {space.base.allocator: simulators}
     state = Exploration(recordings, simulators, space, budget, num_images, objects, say)
-    every = list(configurations(base, space))
-    first = [one for one in every if one.lean == (space.leans or (base.lean,))[0]]
+    first = plain_configurations(space)
     found = None
     while found is None or state.has_learned:
         state.has_learned = False
-        _look_into(state, first, every)
+        _look_into(state, first)
         found = state.verified()
         if found is None and not state.has_learned:
             found = state.least()
@@ -149,13 +147,12 @@ def search(
         chosen=found.setting,
         pareto=_with(found.setting, good),
         num_evaluated=len(state.found),
-        exact=next((one for one in good if one.effective_batch_size == asked), None),
+        exact=next((one for one in good if one.split.effective_batch_size == asked), None),
         unsplit=_unsplit(state, first),
-        ceiling=max(score(one.setting, space) for one in state.found.values()),
     )
 
 
-def _look_into(state: Exploration, first: Sequence[StepSpec], every: Sequence[StepSpec]) -> None:
+def _look_into(state: Exploration, first: Sequence[StepSpec]) -> None:
     """Look into all that may win, given what is known."""
     space = state.space
     state.evaluate(first)
@@ -164,14 +161,15 @@ def _look_into(state: Exploration, first: Sequence[StepSpec], every: Sequence[St
     def ceiling(one: StepSpec) -> float:
         return score(state.plain(one, state.splits[-1]).setting, space)
 
-    for plain in sorted(first, key=ceiling, reverse=True) if len(every) > len(first) else ():
-        one = replace(plain, lean=not plain.lean)
-        if any(
-            state.may_beat(plain, split, 1) and not state.is_outdone(plain, split)
-            for split in state.splits
-        ):
-            state.evaluate([one])
-            state.try_allocators()
+    for plain in sorted(first, key=ceiling, reverse=True):
+        for one in reliefs(plain, space):
+            count = departures(one, space.base)
+            if any(
+                state.may_beat(plain, split, count) and not state.is_outdone(plain, split)
+                for split in state.splits
+            ):
+                state.evaluate([one])
+                state.try_allocators()
     state.try_recompute()
 
 
@@ -209,16 +207,11 @@ def _unsplit(state: Exploration, several: Sequence[StepSpec]) -> Setting | None:
 def _nothing(state: Exploration, least: Found) -> NothingFitsError:
     need = least.setting.predicted.device_used_peak_bytes
     over = need - state.budget.num_bytes
-    settings = f"{least.setting.precision}, {least.setting.memory_format}"
-    settings += ", lean" * least.setting.lean
-    if least.setting.recompute:
-        settings += f", {len(least.setting.recompute)} blocks recomputed"
-    if least.setting.allocator:
-        settings += f", {least.setting.allocator}"
+    setting = least.setting
     message = (
         f"Nothing fits {state.card.title}: the least is micro-batch "
-        f"{least.setting.micro_batch_size} ({settings}) with {format_bytes(need)} device-used "
-        f"(predicted) against a budget of {format_bytes(state.budget.num_bytes)}, "
+        f"{setting.split.micro_batch_size} ({setting.spec.words()}) with {format_bytes(need)} "
+        f"device-used (predicted) against a budget of {format_bytes(state.budget.num_bytes)}, "
         f"{format_bytes(over)} too much."
     )
     return NothingFitsError(message, least.setting, over)

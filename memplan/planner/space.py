@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from memplan.answers import Predicted, Setting
 from memplan.device.replay import Peaks
-from memplan.spec import StepSpec
+from memplan.spec import LEVER, LEVERS, Split, StepSpec, departures, variants
 
 # How far an effective batch may be from what was asked: what a step's noise does not tell apart.
 # Learning rates are scaled by the root or the ratio of batches, 2.5 to 5 % here, well within the
@@ -20,42 +20,30 @@ ROUNDING_FRACTION = 0.05
 DEPARTURE_FRACTION = 0.01
 
 
-class Split(NamedTuple):
-    """How a device gets through its images of an optimizer step."""
-
-    micro_batch_size: int
-    accumulation_steps: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """What a plan may choose from."""
 
-    precisions: tuple[str, ...]
-    """Precisions to try."""
-    memory_formats: tuple[str, ...]
-    """Tensor layouts to try."""
-    recomputes: tuple[tuple[str, ...], ...]
-    """Sets of module paths to recompute, each tried as a whole."""
+    base: StepSpec
+    """The plain way to run a step, and what all others share with it."""
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values to try by lever, the plain one first; levers without any stay as in `base`."""
     effective_batch_size: int
     """Images an optimizer step sees, >= 1."""
     nominal_batch_size: int
     """The recipe's own, for the record."""
     devices: int = 1
     """Cards that share the effective batch."""
-    allocator: str = ""
-    """PyTorch's option string."""
     blocks: tuple[str, ...] = ()
-    """Paths of modules that may be recomputed, in any combination; empty tries `recomputes` alone.
-    Those in large blocks are found by themselves."""
-    leans: tuple[bool, ...] = ()
-    """Whether blocks are lean, each tried; empty keeps what the step's settings say."""
-    allocators: tuple[str, ...] = ()
-    """Further allocator option strings, tried where `allocator` wastes what would fit."""
-    smallest_micro_batch: int = 1
-    """Images at once that are not gone below."""
+    """Paths of modules that may be recomputed, in any combination; empty tries none but those in
+    `choices`. Those in large blocks are found by themselves."""
     rounding_fraction: float = 0.0
     """How far the effective batch may be from what was asked, as a fraction of it."""
+
+    @property
+    def allocators(self) -> tuple[str, ...]:
+        """Allocator options: the plain ones, and those tried where they waste what would fit."""
+        return self.choices.get("allocator", (self.base.allocator,))
 
     @property
     def share(self) -> int:
@@ -80,11 +68,18 @@ class Space:
             for size in sizes:
                 away = abs(size * steps - self.share) / self.share
                 if away <= self.rounding_fraction and size <= self.share:
-                    found.add(Split(size, steps))
+                    found.add((size, steps))
         best: dict[int, Split] = {}
-        for split in sorted(found, key=lambda one: abs(one[0] * one[1] - self.share)):
-            best.setdefault(split.micro_batch_size, split)
-        return [best[size] for size in sorted(best) if size >= self.smallest_micro_batch]
+        for size, steps in sorted(found, key=lambda one: abs(one[0] * one[1] - self.share)):
+            best.setdefault(size, self.split(size, steps))
+        return [best[size] for size in sorted(best)]
+
+    def split(self, micro_batch_size: int, accumulation_steps: int | None = None) -> Split:
+        """Return a micro-batch with as many to a step as come nearest to the effective batch."""
+        steps = accumulation_steps or max(1, round(self.share / micro_batch_size))
+        return Split(
+            micro_batch_size=micro_batch_size, accumulation_steps=steps, devices=self.devices
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,54 +99,51 @@ class Budget:
         return max(0, whole - self.taken_bytes)
 
 
-def configurations(base: StepSpec, space: Space) -> Iterator[StepSpec]:
+def configurations(space: Space) -> Iterator[StepSpec]:
     """Yield every way to run a step that the space allows, sets of recomputed modules whole."""
-    for precision in space.precisions:
-        for memory_format in space.memory_formats:
-            for lean in space.leans or (base.lean,):
-                for recompute in space.recomputes:
-                    yield replace(
-                        base,
-                        precision=precision,
-                        memory_format=memory_format,
-                        recompute=recompute,
-                        lean=lean,
-                    )
+    recorded = {name: space.choices[name] for name in space.choices if LEVER[name].is_recorded}
+    yield from variants(space.base, recorded)
+
+
+def plain_configurations(space: Space) -> list[StepSpec]:
+    """Return the ways to run a step of which none only costs speed."""
+    return [one for one in configurations(space) if not departures(one, space.base)]
+
+
+def reliefs(plain: StepSpec, space: Space) -> list[StepSpec]:
+    """Return what takes less memory than a plain way at the cost of speed, least cost first."""
+    choices = {
+        lever.name: space.choices[lever.name]
+        for lever in LEVERS
+        if lever.costs_speed and lever.is_recorded and lever.name in space.choices
+    }
+    found = [one for one in variants(plain, choices) if departures(one, space.base)]
+    return sorted(found, key=lambda one: departures(one, space.base))
 
 
 def setting_of(
     space: Space,
-    settings: StepSpec,
-    micro_batch_size: int,
+    spec: StepSpec,
+    split: Split,
     peaks: Peaks,
     rate: float,
     num_images: int | None = None,
-    allocator: str | None = None,
 ) -> Setting:
     """Return the record of one way to run a training.
 
     Args:
-        space: gives the effective batch and what all settings share.
-        settings: precision, layout and recompute.
-        micro_batch_size: images a device and micro-batch.
+        space: gives the recipe's batch.
+        spec: how a step runs.
+        split: of its images.
         peaks: on the card.
         rate: images per second of one device.
         num_images: training images in an epoch; None when the data set is not known.
-        allocator: PyTorch's option string; None takes the space's.
     """
-    accumulation = max(1, round(space.share / micro_batch_size))
-    rate *= space.devices
+    rate *= split.devices
     return Setting(
-        micro_batch_size=micro_batch_size,
-        accumulation_steps=accumulation,
-        effective_batch_size=micro_batch_size * accumulation * space.devices,
+        spec=spec,
+        split=split,
         nominal_batch_size=space.nominal_batch_size,
-        precision=settings.precision,
-        memory_format=settings.memory_format,
-        recompute=settings.recompute,
-        lean=settings.lean,
-        allocator=space.allocator if allocator is None else allocator,
-        devices=space.devices,
         predicted=Predicted(
             allocated_peak_bytes=peaks.allocated_peak_bytes,
             reserved_peak_bytes=peaks.reserved_peak_bytes,
@@ -168,14 +160,10 @@ def score(setting: Setting, space: Space) -> float:
 
     A setting's score depends on nothing else, so the best of more settings is never worse.
     """
-    departures = (
-        bool(setting.recompute) and setting.recompute not in space.recomputes,
-        setting.allocator != space.allocator,
-        setting.lean and len(space.leans) > 1,
-        setting.effective_batch_size != space.share * space.devices,
-    )
+    is_other_batch = setting.split.effective_batch_size != space.share * space.devices
+    count = departures(setting.spec, space.base) + is_other_batch
     rate: float = setting.predicted.images_per_second
-    return rate * (1 - DEPARTURE_FRACTION) ** sum(departures)
+    return rate * (1 - DEPARTURE_FRACTION) ** count
 
 
 def fits_budget(peaks: Peaks, budget: Budget) -> bool:

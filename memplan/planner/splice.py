@@ -197,7 +197,11 @@ class Splicer:
             decided[blocks[deaths == decided[blocks]]] = np.inf
             parts.append(_Part.of_layer(layer, takes, flags))
         description = replace(
-            self.plain.description, recompute=tuple(p for p in self.paths if p in set(chosen))
+            self.plain.description,
+            spec=replace(
+                self.plain.description.spec,
+                recompute=tuple(p for p in self.paths if p in set(chosen)),
+            ),
         )
         return replace(_joined(self.plain, parts), description=description)
 

@@ -53,7 +53,7 @@ def least_arithmetic_seconds(tape: Tape, card: Card) -> Float64:
 
     Convolutions that leave a part of the card idle take longer; see `memplan.planner.waves`.
     """
-    about = tape.description
+    about = tape.description.spec
     peaks = np.full(len(tape.operators.flops), card.peak_flops(cast("Precision", about.precision)))
     if about.precision == "fp32" and about.allow_tf32:
         convolves = np.array([_CONVOLVES in name for name in tape.operator_names], dtype=bool)
@@ -94,7 +94,7 @@ def operator_seconds(tape: Tape, card: Card, workspace_bytes: Int64) -> Float64:
         least_arithmetic_seconds(tape, card),
         least_memory_seconds(tape, card, workspace_bytes),
         card.rates,
-        tape.description.precision,
+        tape.description.spec.precision,
     )
 
 

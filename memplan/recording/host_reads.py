@@ -25,12 +25,20 @@ class HostReads:
         self.num_from_host = 0
         self.by_rule: Counter[tuple[str, str]] = Counter()
         """Reads answered by rule, by line of the script and by what was answered."""
+        self.told: set[str] = set()
+        """Lines that read the value that the user gave them."""
         self._since_step: Counter[str] = Counter()
 
-    def number(self, dtype: torch.dtype) -> float | int | bool:
+    def number(
+        self, dtype: torch.dtype, derived: float | None = None
+    ) -> float | int | bool | complex:
         """Return what the current line reads as one number of a type.
 
         A truth is true: conditions on network outputs guard the work that takes memory.
+
+        Args:
+            dtype: of the number.
+            derived: what follows from the rules for the values it was computed from, if anything.
 
         Raises:
             RuntimeError: the line has read without end.
@@ -38,6 +46,10 @@ class HostReads:
         line = script_line()
         if line in self._rules.at_line:
             value = self._rules.at_line[line]
+            self.told.add(line)
+        elif derived is not None:
+            self._note(line, str(derived))
+            return derived
         elif dtype is torch.bool:
             value = True
         else:

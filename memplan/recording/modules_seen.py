@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from memplan.recording.root_models import RootModels
+
 SEPARATOR = "\x1f"
 
 
@@ -45,8 +47,10 @@ class ModulesSeen:
         self.thread = threading.get_ident()
         self._names: dict[int, str] = {}
         self._root: weakref.ref[torch.nn.Module] | None = None
-        self._stack: list[tuple[int, str]] = []
+        self._stack: list[tuple[int, str, dict[int, str]]] = []
+        self.models = RootModels()
         self._was_leaf = False
+        self._hooks: dict[str, Callable[[Any], None]] = {}
         self.phase = "between"
         self.path = ""
         self.roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -95,20 +99,25 @@ class ModulesSeen:
             self._tell(label(self.phase, self.path))
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self.thread:
+        if threading.get_ident() != self.thread or torch.compiler.is_compiling():
             return
-        root = None if self._root is None else self._root()
-        if not self._stack or module is root or id(module) not in self._names:
-            self._begin_root(module)
+        identity = id(module)
+        outer = self._names
+        if not self._stack or identity not in outer or module is self._current_root():
+            if not self._stack or module is self._current_root():
+                self._begin_root(module)
+            # What no model holds, such as a teacher hidden in a list, has names of its own.
+            self._names = self.models.paths(module)
         self._was_leaf = True
-        self._stack.append((id(module), self.path))
-        self._at(self._names[id(module)])
+        self._stack.append((identity, self.path, outer))
+        self._at(self._names[identity])
+
+    def _current_root(self) -> torch.nn.Module | None:
+        return None if self._root is None else self._root()
 
     def _begin_root(self, module: torch.nn.Module) -> None:
         """Take an outermost module; what an exception left on the stack is dropped."""
-        root = None if self._root is None else self._root()
-        if module is not root:
-            self._names = {id(one): name for name, one in module.named_modules()}
+        if module is not self._current_root():
             self._root = weakref.ref(module)
             self.roots.add(module)
         self._stack.clear()
@@ -117,22 +126,28 @@ class ModulesSeen:
         self.on_root(torch.is_grad_enabled())
 
     def _leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self.thread:
+        if threading.get_ident() != self.thread or torch.compiler.is_compiling():
             return
         if not self._stack or self._stack[-1][0] != id(module):
             return
         path = self.path
-        _, outer = self._stack.pop()
+        _, outer, self._names = self._stack.pop()
         if self._was_leaf and torch.is_grad_enabled():
+            hook = self._in_backward(path)
             for function in _grad_functions(output):
-                function.register_prehook(self._in_backward(path))
+                function.register_prehook(hook)
         self._was_leaf = False
         self._at(outer)
 
     def _in_backward(self, path: str) -> Callable[[Any], None]:
-        def hook(_: Any) -> None:
-            self._at(path)
+        """Return the hook of a module's last node, one for each path."""
+        hook = self._hooks.get(path)
+        if hook is None:
 
+            def hook(_: Any) -> None:
+                self._at(path)
+
+            self._hooks[path] = hook
         return hook
 
     def _at(self, path: str) -> None:

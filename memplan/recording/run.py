@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from memplan.device.card import Card
 from memplan.device.chosen import calibrated_card
+from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.find_batch import find_batch as largest_batch
 from memplan.recording.script import ScriptRequest, run_script
 from memplan.script_answer import ScriptAnswer
@@ -25,7 +26,11 @@ def run(
     read: Mapping[str, float] | None = None,
     timeout_seconds: float = 900.0,
     prints: bool = False,
+    asks: bool = False,
+    tolerance: float = 0.0,
+    trials: int = MOST_TRIALS,
     say: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ScriptAnswer:
     """Return what a training command takes on a card that is not there.
 
@@ -40,13 +45,17 @@ def run(
         read: what single lines of the script read, by `file.py:12`.
         timeout_seconds: end the script after so long.
         prints: whether what the script prints is passed on to standard error.
+        asks: whether the script may read this process's standard input; with `find_batch` none.
+        tolerance: part that the batch found may be short of the largest, >= 0; 0 finds it exactly.
+        trials: how often the command is run to find it, at most.
         say: told what is being done.
+        tell: told what came of each trial.
 
     Raises:
         UnknownNameError: the catalogue has no such card.
         UsageError: a value is out of its range.
         BadInputError: the command is not Python, or never used CUDA.
-        MemplanError: the script did not end in time, or no batch fits.
+        MemplanError: the script did not end in time.
     """
     words = shlex.split(command) if isinstance(command, str) else command
     request = ScriptRequest(
@@ -59,5 +68,8 @@ def run(
         selected=selected,
         at_line=dict(read or {}),
         prints=prints,
+        asks=asks,
     )
-    return largest_batch(request, find_batch, say) if find_batch else run_script(request, say)
+    if not find_batch:
+        return run_script(request, say)
+    return largest_batch(request, find_batch, say, tell, tolerance=tolerance, most_trials=trials)

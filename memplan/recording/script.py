@@ -6,18 +6,15 @@ and `start/sitecustomize.py` on its path; what it prints goes to standard error.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +22,13 @@ from typing import Any
 from memplan.device.card import Card
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.phantom.launch import environment
+from memplan.recording.command_process import run_command
 from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
 from memplan.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError, ScriptTimeline
 
 _START = Path(__file__).parent / "start"
 _MOST_MODULES = 40
-_LAST_SECONDS = 20.0
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,23 @@ class ScriptRequest:
     at_line: dict[str, float] = field(default_factory=dict)
     prints: bool = True
     """Whether what the script prints is passed on."""
+    asks: bool = False
+    """Whether the script reads this process's standard input."""
+
+
+def without_variables(command: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables that a command sets before its program, as a shell or `env` would.
+
+    `CUDA_VISIBLE_DEVICES=0 python train.py` and `env A=1 python train.py` are typed so.
+    """
+    words = list(command)
+    if words and Path(words[0]).name == "env" and words[1:] and not words[1].startswith("-"):
+        words.pop(0)
+    variables = {}
+    while words and _ASSIGNMENT.match(words[0]):
+        name, _, value = words.pop(0).partition("=")
+        variables[name] = value
+    return variables, tuple(words)
 
 
 def check_command(command: Sequence[str]) -> None:
@@ -102,7 +117,8 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
         BadInputError: the command is not Python, or never used CUDA.
         MemplanError: the script did not end in time.
     """
-    check_command(request.command)
+    variables, command = without_variables(request.command)
+    check_command(command)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="memplan-run-") as folder:
         settings = WatchSettings(
@@ -114,79 +130,29 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
         )
         settings.save()
         say(f"Running on a phantom {request.card.title}")
-        code = _child(request, folder)
+        code = run_command(
+            command,
+            _environment(request, command[0], folder) | variables,
+            folder=folder,
+            timeout_seconds=request.timeout_seconds,
+            prints=request.prints,
+            asks=request.asks,
+        )
         seen = [json.loads(path.read_text()) for path in Path(folder).glob(RESULT_PATTERN)]
     return _answer(request, seen, code, time.monotonic() - begun)
 
 
-def _environment(request: ScriptRequest, folder: str) -> dict[str, str]:
+def _environment(request: ScriptRequest, program: str, folder: str) -> dict[str, str]:
     made = environment(
         request.card,
         capacity_bytes=request.capacity_bytes,
         num_devices=request.num_devices,
-        interpreter=interpreter_of(request.command[0]),
+        interpreter=interpreter_of(program),
     )
     made[ENVIRONMENT] = folder
     paths = [str(_START), *filter(None, [made.get("PYTHONPATH", "")])]
     made["PYTHONPATH"] = os.pathsep.join(paths)
     return made
-
-
-def _child(request: ScriptRequest, folder: str) -> int | None:
-    """Run the command in a process group of its own, so that all it started ends with it.
-
-    Returns:
-        Its exit code; None where it had not ended in time.
-    """
-    sys.stderr.flush()
-    output = None if request.prints else subprocess.DEVNULL
-    child = subprocess.Popen(  # noqa: S603 - the user's own command is what is asked to run
-        request.command,
-        env=_environment(request, folder),
-        stdout=sys.stderr.fileno() if request.prints else subprocess.DEVNULL,
-        stderr=output,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    with _ended_by_signals():
-        try:
-            return child.wait(timeout=request.timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end_group(child)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let what ends this process end what it started, too."""
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, leave) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End the command and all it started; watched processes get the time to say what they saw."""
-    for number, seconds in ((signal.SIGTERM, _LAST_SECONDS), (signal.SIGKILL, 0.0)):
-        try:
-            os.killpg(child.pid, number)
-            child.wait(timeout=seconds or None)
-        except (ProcessLookupError, PermissionError):
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    child.wait()
 
 
 def _answer(
@@ -234,11 +200,18 @@ def _answer(
         error=None if error is None else ScriptError(**error),
         from_host=one["host_reads"]["from_host"],
         by_rule=[HostRead(**read) for read in one["host_reads"]["by_rule"]],
+        unmatched_reads=_unmatched(request, using),
         missing_calls=one["missing_calls"],
         num_processes=len(using),
         timed_out=code is None,
         seconds=seconds,
     )
+
+
+def _unmatched(request: ScriptRequest, using: list[dict[str, Any]]) -> list[str]:
+    """Return the lines that were given a value and never read one."""
+    told = {line for one in using for line in one["host_reads"]["told"]}
+    return sorted(set(request.at_line) - told)
 
 
 def _modules(modules: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
@@ -256,6 +229,16 @@ def _ended_by(code: int) -> dict[str, Any]:
     return {"kind": "exit", "message": f"ended with exit code {code}", "file": "", "line": 0}
 
 
+def _hint(message: str) -> str:
+    """Return a way out where an error is known to come of a card that is not there."""
+    if "nvidia-smi" in message:
+        return (
+            " A phantom card has no nvidia-smi: ask torch.cuda or pynvml, which it answers, or "
+            "leave that part of the script out."
+        )
+    return ""
+
+
 def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int | None) -> str:
     """Say in one line why there is nothing to tell of."""
     command = shlex.join(request.command)
@@ -265,6 +248,7 @@ def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int |
             place = f" ({Path(error['file']).name}:{error['line']})" if error["file"] else ""
             return (
                 f"{command} failed before it used CUDA: {error['kind']}: {error['message']}{place}."
+                f"{_hint(error['message'])}"
             )
     if not seen and code is not None and code < 0:
         return f"{command} was killed by {signal.Signals(-code).name}; see its output."

@@ -5,7 +5,7 @@ Works on plain values, so that it needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,7 +187,11 @@ def _by_lifetime(block: _Block) -> str:
 
 
 def breakdown(
-    snapshot: dict[str, Any], device: int, marks: Sequence[Mark], steps: Sequence[dict[str, int]]
+    snapshot: dict[str, Any],
+    device: int,
+    marks: Sequence[Mark],
+    steps: Sequence[dict[str, int]],
+    shown: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """Return what lived at the peak by category and module, and memory over the history.
 
@@ -196,6 +200,7 @@ def breakdown(
         device: index of the card.
         marks: moments at which categories were known.
         steps: allocator counts after each optimizer step.
+        shown: a module's path as people read it.
     """
     traces = snapshot["device_traces"]
     events = traces[device] if device < len(traces) else traces[0]
@@ -215,13 +220,13 @@ def breakdown(
     modules: dict[str, dict[str, int]] = {}
     for block in live:
         categories[block.category] = categories.get(block.category, 0) + block.num_bytes
-        held = modules.setdefault(block.path, {})
+        held = modules.setdefault(shown(block.path), {})
         held[block.category] = held.get(block.category, 0) + block.num_bytes
     phase, path = ("", "") if at < 0 else (history.steps[at][0].phase, history.steps[at][0].path)
     return {
         "peak_bytes": most,
         "peak_phase": phase,
-        "peak_module": path,
+        "peak_module": shown(path),
         "categories": categories,
         "modules": modules,
         "timeline": history.curve([step["num_allocations"] for step in steps]),

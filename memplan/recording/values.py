@@ -21,6 +21,7 @@ import torch
 
 from memplan.phantom import control
 from memplan.recording import operators_list as ops
+from memplan.recording.derived_values import DERIVED, MOST_DERIVED, DerivedValues
 from memplan.recording.host_reads import HostReads
 from memplan.recording.host_values import HostValues
 from memplan.recording.interception import (
@@ -41,6 +42,17 @@ from memplan.recording.value_rules import ValueRules
 Handler = Callable[[Call, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
+class _Here(threading.local):
+    """What this thread is doing."""
+
+    is_host = False
+    """Whether it works on the host's copies."""
+    is_state = False
+    """Whether it moves what a module holds."""
+    is_answering = False
+    """Whether bytes are queued for the read that a kernel makes."""
+
+
 class KnownValues:
     """Keeps the values that came from the host, and answers the host's reads.
 
@@ -55,8 +67,9 @@ class KnownValues:
         """Entered while a tensor moves from the host to the device."""
         self._values = HostValues()
         self._masks = RuledMasks(self._values, rules)
+        self._derived = DerivedValues(self._values, rules)
         self._state: set[int] = set()
-        self._here = threading.local()
+        self._here = _Here()
         self._libraries: list[torch.library.Library] = []
 
     def install(self) -> None:
@@ -119,18 +132,24 @@ class KnownValues:
     def _intercepted(self, call: Call, handler: Handler, *, is_move: bool = False) -> Kernel:
         is_quick = handler in (self._computed, self._forgetting) and call.follows_first
         is_quick = is_quick and call.name not in RULED
-        is_known = self._values.is_known
+        is_copy = call.name == "copy_"
+        # What follows from the rules, for as few elements as a program decides by.
+        derives_below = MOST_DERIVED if call.name in DERIVED else -1
+        is_known, here, run = self._values.is_known, self._here, call.run
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             # Most calls are on what the network computes: nothing to know, nothing to forget.
-            if is_quick and args and isinstance(args[0], Tensor):
-                first: Tensor = args[0]
-                if first.is_cuda and not is_known(first):
-                    return call.run(keyset, args, kwargs)
-            if getattr(self._here, "is_host", False):
-                return call.run(keyset, args, kwargs)
-            if not is_move and not touches_device(args, kwargs):
-                return call.run(keyset, args, kwargs)
+            first = args[0] if args else None
+            if isinstance(first, Tensor) and first.is_cuda:
+                if is_quick:
+                    if first.numel() > derives_below and not is_known(first):
+                        return run(keyset, args, kwargs)
+                elif is_move or (is_copy and not (is_known(first) or self._may_tell(args[1]))):
+                    return run(keyset, args, kwargs)
+            elif not (is_move or touches_device(args, kwargs)):
+                return run(keyset, args, kwargs)
+            if here.is_host:
+                return run(keyset, args, kwargs)
             return handler(call, keyset, args, kwargs)
 
         return kernel
@@ -150,6 +169,10 @@ class KnownValues:
             self._here.is_host = False
             torch.set_num_threads(num_threads)
 
+    def _may_tell(self, source: Any) -> bool:
+        """Return whether a copy's source has values to give."""
+        return not (isinstance(source, Tensor) and source.is_cuda) or self._values.is_known(source)
+
     # -- what becomes of values
 
     def _computed(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
@@ -167,15 +190,27 @@ class KnownValues:
         found = None
         if all(self._values.has_room(one) for one in tensors_in(result)):
             found = self._host_result(call, args, kwargs)
-        if found is None:
+        # What the rules state is finite, and so is what follows from it.
+        if found is None or (found[1] and not self._are_finite(found[0])):
             self._forget(call.writes(args, kwargs))
         else:
             self._keep(result, found[0], by_rule=found[1], is_fresh=not call.written)
         return result
 
+    def _are_finite(self, host: Any) -> bool:
+        with self._on_host():
+            floats = (one for one in tensors_in(host) if one.is_floating_point())
+            return all(bool(torch.isfinite(one).all()) for one in floats)
+
     def _unknown(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator some of whose inputs are unknown."""
         result = call.run(keyset, args, kwargs)
+        if call.name in DERIVED and isinstance(result, Tensor):
+            with self._on_host():
+                host = self._derived.result(call, result, args, kwargs)
+            if host is not None:
+                self._keep(result, host, by_rule=True, is_fresh=not call.written)
+                return result
         if call.written:
             self._forget(call.writes(args, kwargs))
         elif call.name in RULED and isinstance(result, Tensor):
@@ -294,20 +329,22 @@ class KnownValues:
     def _read_number(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Return a number that the host asks for."""
         tensor: Tensor = args[0]
-        if getattr(self._here, "is_answering", False):
+        if self._here.is_answering:
             return call.run(keyset, args, kwargs)
         content = self._values.content(tensor)
         if content is None:
             return self.reads.number(tensor.dtype)
         with self._on_host():
             value = self._values.view(tensor, content).item()
-        self.reads.count(str(value), by_rule=content.by_rule)
+        if content.by_rule:
+            return self.reads.number(tensor.dtype, value)
+        self.reads.count(str(value), by_rule=False)
         return value
 
     def _move(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run a move; the copy inside takes the values along."""
         device = kwargs.get("device")
-        if device is None or args[0].is_cuda or torch.device(device).type != "cuda":
+        if device is None or torch.device(device).type != "cuda":
             return call.run(keyset, args, kwargs)
         self._here.is_state = id(args[0]) in self._state
         try:
@@ -323,7 +360,7 @@ class KnownValues:
             is_unknown = isinstance(source, Tensor) and (
                 source.is_cuda and self._values.content(source) is None
             )
-            if is_unknown or getattr(self._here, "is_state", False):
+            if is_unknown or self._here.is_state:
                 return self._forgetting(call, keyset, args, kwargs)
             return self._computed(call, keyset, args, kwargs)
         result = call.run(keyset, args, kwargs)

@@ -11,9 +11,11 @@ import atexit
 import contextlib
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -60,6 +62,8 @@ class Watch:
         self._device = 0
         self._is_started = False
         self._is_written = False
+        self._is_mine = True
+        """Whether this process is watched: not one forked from another that uses the card."""
         self._begun = time.monotonic()
 
     # -- beginning
@@ -75,8 +79,24 @@ class Watch:
         self._previous_hook = sys.excepthook
         sys.excepthook = self._on_exception
         atexit.register(self.write)
+        os.register_at_fork(after_in_child=self._in_child)
+        multiprocessing.util.register_after_fork(self, Watch._in_process)
         with contextlib.suppress(ValueError):  # only the main thread may
             signal.signal(signal.SIGTERM, self._on_end)
+
+    def _in_child(self) -> None:
+        """Begin anew in a process that was forked: it may be the one that trains."""
+        self._is_mine = not self._is_started
+        self.modules.thread = threading.get_ident()
+        self.error = None
+
+    def _in_process(self) -> None:
+        """Let a process of `multiprocessing`, which ends without `atexit`, write what it saw."""
+        multiprocessing.util.Finalize(None, self._write_if_used, exitpriority=0)
+
+    def _write_if_used(self) -> None:
+        if self._is_started:
+            self.write()
 
     def _on_cuda(self) -> None:
         """Start the allocator's history, as CUDA has just been initialized."""
@@ -89,7 +109,8 @@ class Watch:
         )
         observe: Any = torch._C
         observe._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
-        self.known.install()
+        if self.settings.follows_values:
+            self.known.install()
 
     # -- during the run
 
@@ -207,9 +228,11 @@ class Watch:
 
     def write(self, *, stopped: bool = False) -> None:
         """Write what was seen, once."""
-        if self._is_written or os.getpid() != _PID:
+        if self._is_written or not self._is_mine:
             return
         self._is_written = True
+        if self.out_of_memory is not None:
+            self.out_of_memory["module"] = self.modules.models.shown(self.out_of_memory["module"])
         seen: dict[str, Any] = {
             "pid": os.getpid(),
             "rank": int(os.environ.get("RANK", "0")),
@@ -244,17 +267,20 @@ class Watch:
             "peaks": peaks,
             "device_peak_bytes": control.peak_bytes(self._device),
             "missing_calls": control.missing_calls(),
-            "host_reads": {"from_host": self.known.reads.num_from_host, "by_rule": by_rule},
-            "breakdown": breakdown(snapshot, self._device, self.marks, self.steps),
+            "host_reads": {
+                "from_host": self.known.reads.num_from_host,
+                "by_rule": by_rule,
+                "told": sorted(self.known.reads.told),
+            },
+            "breakdown": breakdown(
+                snapshot, self._device, self.marks, self.steps, self.modules.models.shown
+            ),
         }
 
 
 def _tell(text: str) -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.memory._set_memory_metadata(text)
-
-
-_PID = os.getpid()
 
 
 def begin() -> None:

@@ -28,7 +28,7 @@ from memplan.report.words import (
     batch_words,
     card_name,
     plan_words,
-    recompute_words,
+    words_apart,
     workload_line,
     workload_title,
 )
@@ -54,7 +54,7 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
     while table_width(header, rows, size=size, gap=0.2) > WIDTH * 0.56 and size > 6:
         size -= 0.5
     table_left = LEFT + WIDTH - table_width(header, rows, size=size, gap=0.2)
-    axes = axes_at(figure, LEFT + 0.55, TOP + 0.25, table_left - LEFT - 0.95, height)
+    axes = axes_at(figure, LEFT + 0.55, TOP + 0.25, max(table_left - LEFT - 0.95, 1.0), height)
     draw_alternatives(axes, settings, chosen=chosen, budget_bytes=plan.budget_bytes)
     end = draw_table(
         figure,
@@ -62,7 +62,7 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
         TOP + 0.2,
         header,
         rows,
-        align="lrrllrr",
+        align="lrrlrr",
         size=size,
         gap=0.2,
         emphasised=chosen if chosen is not None and chosen < ROWS else None,
@@ -87,10 +87,8 @@ def by_memory(settings: Sequence[Setting]) -> list[Setting]:
 
 def chosen_index(plan: PlanAnswer, settings: Sequence[Setting]) -> int | None:
     """Return which of the settings the plan chose, or None where it is not among them."""
-    names = ("micro_batch_size", "accumulation_steps", "recompute", "precision", "memory_format")
     for i, setting in enumerate(settings):
-        same = all(getattr(setting, name) == getattr(plan, name) for name in names)
-        if same and setting.allocator == plan.allocator and setting.devices == plan.devices:
+        if (setting.spec, setting.split) == (plan.spec, plan.split):
             return i
     return None
 
@@ -156,17 +154,18 @@ def draw_alternatives(
 
 def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, numbered as in the plot."""
-    header = ["#", "Batch", "Effective", "Precision", "Recompute", "Peak (GiB)", "Images/s"]
+    header = ["#", "Batch", "Effective", "How a step runs", "Peak (GiB)", "Images/s"]
     rows = [
         [
             str(number),
-            f"{s.micro_batch_size} x {s.accumulation_steps}",
-            str(s.effective_batch_size),
-            f"{s.precision}, {'NHWC' if s.memory_format == 'channels-last' else 'NCHW'}",
-            recompute_words(s.recompute),
+            s.split.words,
+            str(s.split.effective_batch_size),
+            how,
             gib(s.predicted.device_used_peak_bytes),
             three_digits(s.predicted.images_per_second),
         ]
-        for number, s in enumerate(settings, start=1)
+        for number, (s, how) in enumerate(
+            zip(settings, words_apart(settings), strict=True), start=1
+        )
     ]
     return header, rows

@@ -160,7 +160,7 @@ def _unknown_words(probe: ProbeAnswer) -> str:
 
 
 def _recompute_words(plan: PlanAnswer) -> str:
-    return f"{plan.gpu.name}: {', '.join(plan.recompute)}" if plan.recompute else ""
+    return f"{plan.gpu.name}: {', '.join(plan.spec.recompute)}" if plan.spec.recompute else ""
 
 
 def _versions_words(answer: ProbeAnswer | PlanAnswer) -> str:

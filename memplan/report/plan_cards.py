@@ -21,7 +21,7 @@ from memplan.report.frame import (
     wrap,
     write_lines,
 )
-from memplan.report.words import recompute_words, workload_title
+from memplan.report.words import words_apart, workload_title
 from memplan.units import format_bytes, gib, three_digits
 
 CARDS_A_PAGE = 8
@@ -39,8 +39,8 @@ def cards_figure(plans: Sequence[PlanAnswer]) -> Figure:
     figure = new_page(
         f"Cards side by side: {workload_title(first.workload)}",
         (
-            f"Unequal cards that train together, {first.effective_batch_size} images a step in all "
-            f"({first.predicted.origin})."
+            f"Unequal cards that train together, {first.split.effective_batch_size} images a step "
+            f"in all ({first.predicted.origin})."
             if together
             else f"The plan of each card, {first.predicted.origin}; speed is a roofline's."
         ),
@@ -58,7 +58,7 @@ def cards_figure(plans: Sequence[PlanAnswer]) -> Figure:
     while table_width(header, rows, size=size) > WIDTH and size > theme.SMALL_POINTS:
         size -= 0.5
     gap = 0.28 if table_width(header, rows, size=size) <= WIDTH else 0.16
-    end = draw_table(figure, LEFT, top, header, rows, align="lrrrllrrr", size=size, gap=gap)
+    end = draw_table(figure, LEFT, top, header, rows, align="lrrrlrrr", size=size, gap=gap)
     note = (
         "Images/s are of all cards together; each step lasts as long as the slowest card's."
         if together
@@ -118,21 +118,20 @@ def _label_rows(axes: Axes, plans: Sequence[PlanAnswer]) -> None:
 def cards_table(plans: Sequence[PlanAnswer]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one card a row."""
     header = [
-        "Card", "Batch", "Devices", "Effective", "Precision", "Recompute", "Peak (GiB)",
+        "Card", "Batch", "Devices", "Effective", "How a step runs", "Peak (GiB)",
         "Headroom (GiB)", "Images/s",
     ]  # fmt: skip
     rows = [
         [
             plan.gpu.name,
-            f"{plan.micro_batch_size} x {plan.accumulation_steps}",
-            str(plan.devices),
-            str(plan.effective_batch_size),
-            f"{plan.precision}, {plan.memory_format}",
-            recompute_words(plan.recompute),
+            plan.split.words,
+            str(plan.split.devices),
+            str(plan.split.effective_batch_size),
+            how,
             gib(plan.predicted.device_used_peak_bytes),
             gib(plan.headroom_bytes),
             three_digits(plan.predicted.images_per_second),
         ]
-        for plan in plans
+        for plan, how in zip(plans, words_apart(plans), strict=True)
     ]
     return header, rows

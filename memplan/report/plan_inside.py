@@ -21,7 +21,7 @@ from memplan.report.frame import (
     wrap,
     write_lines,
 )
-from memplan.report.words import batch_words, card_name, how_words, workload_title
+from memplan.report.words import batch_words, card_name, workload_title
 from memplan.units import format_bytes, format_seconds
 
 _LABEL_WIDTH = 2.35
@@ -119,9 +119,9 @@ def blocks_figure(plan: PlanAnswer) -> Figure:
     cost = sum(block.forward_seconds for block in savings)
     figure = new_page(
         f"What recomputing buys: {workload_title(plan.workload)}, {card_name(plan.gpu)}",
-        f"{len(savings)} blocks recompute at micro-batch {plan.micro_batch_size}: together they "
-        f"need not keep {format_bytes(bought)} and run {format_seconds(cost)} longer a micro-batch "
-        f"({plan.predicted.origin}, the time by a roofline). {how_words(plan)}.",
+        f"{len(savings)} blocks recompute at micro-batch {plan.split.micro_batch_size}: together "
+        f"they need not keep {format_bytes(bought)} and run {format_seconds(cost)} longer a "
+        f"micro-batch ({plan.predicted.origin}, the time by a roofline). {plan.spec.words()}.",
     )
     height = min(BOTTOM - TOP - 1.05, 0.26 * len(savings[:MOST_BLOCKS]) + 0.4)
     axes = axes_at(figure, LEFT + _LABEL_WIDTH, TOP + 0.2, WIDTH - _LABEL_WIDTH - 1.7, height)

@@ -47,7 +47,7 @@ def risk_figure(plan: PlanAnswer) -> Figure:
     size = theme.BODY_POINTS
     while table_width(header, rows, size=size, gap=0.18) > width and size > theme.SMALL_POINTS:
         size -= 0.5
-    chosen = [row.micro_batch_size for row in risk.batches].index(plan.micro_batch_size)
+    chosen = [row.micro_batch_size for row in risk.batches].index(plan.split.micro_batch_size)
     y = draw_table(
         figure, left, TOP + 0.15, header, rows, align="rrrrr", size=size, gap=0.18,
         emphasised=chosen,
@@ -120,7 +120,7 @@ def risk_words(plan: PlanAnswer) -> list[str]:
     """Return what the figures mean, as sentences."""
     risk = plan.risk
     assert risk is not None
-    row = next(row for row in risk.batches if row.micro_batch_size == plan.micro_batch_size)
+    row = next(row for row in risk.batches if row.micro_batch_size == plan.split.micro_batch_size)
     margin = (
         f"With a margin of {risk.safety_fraction:.1%} the chance that any of "
         f"{risk.num_steps:,} micro-batches exceeds the budget is {chance_words(row.chance)}."

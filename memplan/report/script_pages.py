@@ -25,7 +25,7 @@ from memplan.report.frame import (
 )
 from memplan.report.series import stacked_bands
 from memplan.script_answer import ScriptAnswer
-from memplan.units import format_bytes, gib
+from memplan.units import format_bytes
 
 _LEGEND_WIDTH = 2.5
 _MODULES = 15
@@ -167,19 +167,19 @@ def _facts_figure(answer: ScriptAnswer) -> Figure:
     """Return the page with peaks, what was read by rule, and where memory ran out."""
     figure = new_page("What was run, and what was answered by rule", answer.command)
     rows = [
-        ["allocated", gib(answer.allocated_peak_bytes)],
-        ["reserved", gib(answer.reserved_peak_bytes)],
-        ["device-used", gib(answer.device_used_peak_bytes)],
-        ["capacity", gib(answer.capacity_bytes)],
+        ["allocated", format_bytes(answer.allocated_peak_bytes)],
+        ["reserved", format_bytes(answer.reserved_peak_bytes)],
+        ["device-used", format_bytes(answer.device_used_peak_bytes)],
+        ["capacity", format_bytes(answer.capacity_bytes)],
     ]
-    y = draw_table(figure, LEFT, TOP + 0.1, ["Peak (phantom)", "GiB"], rows, align="lr") + 0.3
+    y = draw_table(figure, LEFT, TOP + 0.1, ["Peak (phantom)", "Size"], rows, align="lr") + 0.3
     y = write_lines(figure, LEFT, y, _facts(answer)) + 0.2
     if answer.trials:
         trials = [
-            [str(t.batch), gib(t.device_used_peak_bytes), "yes" if t.runs else "no"]
+            [str(t.batch), format_bytes(t.device_used_peak_bytes), "yes" if t.runs else "no"]
             for t in answer.trials
         ]
-        header = [answer.batch_option, "Device-used GiB", "Runs"]
+        header = [answer.batch_option, "Device-used", "Runs"]
         draw_table(figure, LEFT, y, header, trials, align="rrl")
     left = LEFT + WIDTH / 2
     write(figure, left, TOP + 0.2, "Values that depend on the network", weight="bold")

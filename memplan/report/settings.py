@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from memplan.answers import ProbeAnswer, Setting
 from memplan.report import theme
 from memplan.report.frame import LEFT, TOP, WIDTH, draw_table, new_page, table_width, write
-from memplan.report.words import recompute_words, workload_line, workload_title
+from memplan.report.words import workload_line, workload_title
+from memplan.spec import LEVERS
 from memplan.units import format_seconds, gib, three_digits
 
 CARDS_A_PAGE = 4
@@ -66,10 +67,7 @@ _ROWS = (
     "Devices",
     "Effective batch",
     "Nominal batch",
-    "Precision",
-    "Memory format",
-    "Recompute",
-    "Allocator",
+    *(lever.column for lever in LEVERS if lever.tried),
     "Predicted peak allocated (GiB)",
     "Predicted peak reserved (GiB)",
     "Predicted peak device-used (GiB)",
@@ -84,15 +82,12 @@ def _cells(setting: Setting, capacity_bytes: int) -> tuple[str, ...]:
     predicted = setting.predicted
     seconds = predicted.epoch_seconds
     return (
-        str(setting.micro_batch_size),
-        str(setting.accumulation_steps),
-        str(setting.devices),
-        str(setting.effective_batch_size),
+        str(setting.split.micro_batch_size),
+        str(setting.split.accumulation_steps),
+        str(setting.split.devices),
+        str(setting.split.effective_batch_size),
         str(setting.nominal_batch_size),
-        setting.precision,
-        setting.memory_format,
-        recompute_words(setting.recompute),
-        setting.allocator or "default",
+        *(lever.cell(getattr(setting.spec, lever.name)) for lever in LEVERS if lever.tried),
         gib(predicted.allocated_peak_bytes),
         gib(predicted.reserved_peak_bytes),
         gib(predicted.device_used_peak_bytes),

@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from memplan.answers import GpuFacts, PlanAnswer, ProbeAnswer, Setting, WorkloadFacts
 from memplan.report.series import peaks_at
+from memplan.spec import CHOICE, LEVERS
 from memplan.units import format_bytes, format_seconds, three_digits
-
-
-class _Choice(Protocol):
-    """What `Setting` and `PlanAnswer` share."""
-
-    @property
-    def micro_batch_size(self) -> int: ...
-    @property
-    def accumulation_steps(self) -> int: ...
-    @property
-    def effective_batch_size(self) -> int: ...
-    @property
-    def nominal_batch_size(self) -> int: ...
-    @property
-    def devices(self) -> int: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def memory_format(self) -> str: ...
-    @property
-    def recompute(self) -> tuple[str, ...]: ...
-    @property
-    def allocator(self) -> str: ...
 
 
 def count_of(number: int, noun: str) -> str:
@@ -51,21 +28,11 @@ def workload_line(workload: WorkloadFacts) -> str:
     parts = [
         f"{count_short(workload.parameters)} parameters",
         f"{workload.img} px",
-        workload.precision,
-        workload.memory_format,
-        workload.optimizer,
-        f"recompute {recompute_words(workload.recompute)}",
+        workload.spec.words(leave_out={"optimizer"}),
+        workload.spec.optimizer,
     ]
     if workload.objects_per_image:
         parts.append(f"{workload.objects_per_image} objects an image")
-    switches = {
-        "deterministic": workload.deterministic,
-        "cudnn.benchmark": workload.cudnn_benchmark,
-        "no TF32": not workload.allow_tf32,
-    }
-    if workload.assigner_parts > 1:
-        parts.append(f"objects matched in {workload.assigner_parts} parts")
-    parts += [name for name, is_on in switches.items() if is_on]
     if workload.devices > 1:
         parts.append(count_of(workload.devices, "device"))
     return ", ".join(parts)
@@ -86,35 +53,32 @@ def joined(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
-def recompute_words(recompute: Sequence[str]) -> str:
-    """Return `none`, the names when they are few, or how many modules recompute."""
-    if not recompute:
-        return "none"
-    return ", ".join(recompute) if len(recompute) <= 3 else count_of(len(recompute), "module")
+def words_apart(settings: Sequence[Setting | PlanAnswer]) -> list[str]:
+    """Return how each setting's step runs, without what all have in common but choices."""
+    common = {
+        lever.name
+        for lever in LEVERS
+        if lever.kind != CHOICE
+        and len({getattr(setting.spec, lever.name) for setting in settings}) == 1
+    }
+    return [setting.spec.words(leave_out=common) for setting in settings]
 
 
-def batch_words(choice: _Choice) -> str:
+def batch_words(choice: Setting | PlanAnswer) -> str:
     """Return how the effective batch comes about, such as `16 x 4 = 64`."""
-    factors = f"{choice.micro_batch_size} x {choice.accumulation_steps}"
-    if choice.devices > 1:
-        factors += f" x {choice.devices} devices"
-    text = f"micro-batch {factors} = {choice.effective_batch_size} images a step"
-    shared = choice.micro_batch_size * choice.accumulation_steps * choice.devices
-    if shared != choice.effective_batch_size:  # unequal cards, each with its own micro-batch
+    split = choice.split
+    factors = split.words
+    if split.devices > 1:
+        factors += f" x {split.devices} devices"
+    text = f"micro-batch {factors} = {split.effective_batch_size} images a step"
+    if split.others_batch_size is not None:  # unequal cards, each with its own micro-batch
         text = (
-            f"micro-batch {choice.micro_batch_size} x {choice.accumulation_steps} here, "
-            f"{choice.effective_batch_size} images a step on {choice.devices} devices"
+            f"micro-batch {split.words} here, {split.effective_batch_size} images a step on "
+            f"{split.devices} devices"
         )
-    if choice.nominal_batch_size != choice.effective_batch_size:
+    if choice.nominal_batch_size != split.effective_batch_size:
         text += f" (nominal {choice.nominal_batch_size})"
     return text
-
-
-def how_words(choice: _Choice) -> str:
-    """Return precision, memory format, recompute and allocator of a setting."""
-    text = f"{choice.precision}, {choice.memory_format}, recompute "
-    text += recompute_words(choice.recompute)
-    return f"{text}, {choice.allocator}" if choice.allocator else text
 
 
 def place_words(period: str, phase: str, module: str = "") -> str:
@@ -169,7 +133,7 @@ def recommended_words(probe: ProbeAnswer) -> list[str]:
             f"Recommended: {batch_words(setting)}; peak {format_bytes(used)} device-used, "
             f"headroom {format_bytes(headroom)} ({setting.predicted.origin})."
         ),
-        f"With {how_words(setting)}: {speed_words(setting)} ({setting.predicted.origin}).",
+        f"With {setting.spec.words()}: {speed_words(setting)} ({setting.predicted.origin}).",
     ]
 
 
@@ -189,7 +153,7 @@ def plan_words(plan: PlanAnswer) -> list[str]:
             f"{format_bytes(plan.budget_bytes)}: headroom {format_bytes(plan.headroom_bytes)} "
             f"({predicted.origin})."
         ),
-        f"With {how_words(plan)}: {speed_words(plan)} ({predicted.origin}).",
+        f"With {plan.spec.words()}: {speed_words(plan)} ({predicted.origin}).",
         (
             f"The {predicted.origin} peaks of {format_bytes(predicted.allocated_peak_bytes)} "
             f"allocated and {format_bytes(predicted.reserved_peak_bytes)} reserved are in "

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from memplan.capabilities import MakesOptimizer
 from memplan.errors import UnknownNameError, UsageError
 from memplan.step.lion import Lion
-from memplan.workload import OptimizerSettings
+from memplan.workload import OptimizerSettings, Workload
 
 _Arguments = dict[str, Any]
 
@@ -50,10 +51,23 @@ _FUSED = ("SGD", "Adam", "AdamW")
 OPTIMIZER_NAMES = tuple(_KNOWN)
 
 
+def optimizer_of(
+    workload: Workload, model: torch.nn.Module, settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    """Return a workload's optimizer: its own, else the named one over its parameter groups.
+
+    Raises:
+        UnknownNameError: no such optimizer.
+        UsageError: the optimizer has no fused kernels and `settings` ask for them.
+    """
+    if isinstance(workload, MakesOptimizer):
+        return workload.make_optimizer(model, settings)
+    return make_optimizer(workload.parameter_groups(model, settings), settings)
+
+
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
     settings: OptimizerSettings,
-    **more: Any,
 ) -> torch.optim.Optimizer:
     """Return the named optimizer over parameters or parameter groups.
 
@@ -63,7 +77,6 @@ def make_optimizer(
     Args:
         parameters: parameters, or groups as PyTorch takes them.
         settings: name and numbers.
-        **more: further arguments of the optimizer, such as `amsgrad`.
 
     Raises:
         UnknownNameError: no such optimizer.
@@ -73,7 +86,7 @@ def make_optimizer(
         hint = f"Known: {', '.join(OPTIMIZER_NAMES)}."
         raise UnknownNameError("optimizer", settings.name, _KNOWN, hint)
     kind, arguments_of = _KNOWN[settings.name]
-    arguments = {"lr": settings.learning_rate, **arguments_of(settings), **more}
+    arguments = {"lr": settings.learning_rate, **arguments_of(settings)}
     if settings.fused:
         if settings.name not in _FUSED:
             raise UsageError(

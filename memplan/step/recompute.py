@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 from torch.utils.checkpoint import checkpoint
 
+from memplan.capabilities import Lean
 from memplan.errors import UsageError
 
 
@@ -42,19 +43,22 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _without_recipes(inputs: Any) -> Iterator[None]:
+def _without_recipes(lean: Lean | None, inputs: Any) -> Iterator[None]:
     """Take from tensors how a lean block would make them again.
 
-    They are kept whole for the second run, which sees them without what hangs on them; the first
-    run must save the same tensors.
+    They are kept whole for the second run, which may see what hangs on them or not, as autograd
+    hands them out again; both runs must save the same tensors.
     """
-    taken = [(tensor, vars(tensor).pop("recipe", None)) for tensor in _tensors(inputs)]
+    if lean is None:
+        yield
+        return
+    taken = [(tensor, lean.take_recipe(tensor)) for tensor in _tensors(inputs)]
     try:
         yield
     finally:
         for tensor, recipe in taken:
             if recipe is not None:
-                tensor.recipe = recipe  # type: ignore[attr-defined]
+                lean.give_recipe(tensor, recipe)
 
 
 def _draws_random_numbers(module: torch.nn.Module) -> bool:
@@ -63,36 +67,41 @@ def _draws_random_numbers(module: torch.nn.Module) -> bool:
     )
 
 
-def _wrap(module: torch.nn.Module) -> None:
+def _wrap(module: torch.nn.Module, lean: Lean | None) -> None:
     plain = module.forward
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     preserve = _draws_random_numbers(module)
 
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _without_recipes(lean, (args, kwargs)):
+            return plain(*args, **kwargs)
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not (module.training and torch.is_grad_enabled()):
             return plain(*args, **kwargs)
-        with _without_recipes(args):
-            result = checkpoint(
-                partial(plain, **kwargs),
-                *args,
-                use_reentrant=False,
-                preserve_rng_state=preserve,
-                context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
-            )
-        # How a lean block makes its result again keeps alive what recomputation is to free.
-        for tensor in _tensors(result):
-            vars(tensor).pop("recipe", None)
+        result = checkpoint(
+            partial(run, **kwargs),
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=preserve,
+            context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
+        )
+        if lean is not None:
+            # How a lean block makes its result again keeps alive what recomputation is to free.
+            for tensor in _tensors(result):
+                lean.take_recipe(tensor)
         return result
 
     module.forward = forward
 
 
-def apply_recompute(model: torch.nn.Module, paths: Sequence[str]) -> None:
+def apply_recompute(model: torch.nn.Module, paths: Sequence[str], lean: Lean | None = None) -> None:
     """Make the named modules recompute their activations in backward.
 
     Args:
         model: changed in place.
         paths: dotted module paths; nested choices are redundant but harmless.
+        lean: the workload whose lean blocks the model has; None where it has none.
 
     Raises:
         UsageError: a path names no module of this model.
@@ -106,4 +115,4 @@ def apply_recompute(model: torch.nn.Module, paths: Sequence[str]) -> None:
                 f"--recompute {path!r} names no module of this model. "
                 "`memplan probe --json` lists the modules' paths."
             )
-        _wrap(modules[path])
+        _wrap(modules[path], lean)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from memplan.spec import StepSpec
+from memplan.capabilities import Lean, Resizes, SavesItself
+from memplan.spec import StepSpec, check_step
 from memplan.step.average import ModelAverage
+from memplan.step.optimizers import optimizer_of
 from memplan.step.recompute import apply_recompute
-from memplan.workload import Batch, Workload
+from memplan.workload import Batch, OptimizerSettings, Workload
 
 _AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
 
 
 @contextlib.contextmanager
-def library_settings(settings: StepSpec) -> Iterator[None]:
+def library_settings(spec: StepSpec) -> Iterator[None]:
     """Set PyTorch's switches for its libraries inside the context, as training sets them."""
     cudnn = torch.backends.cudnn
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with cudnn.flags(
         enabled=cudnn.enabled,
-        benchmark=settings.cudnn_benchmark,
-        deterministic=settings.deterministic,
-        allow_tf32=settings.allow_tf32,
+        benchmark=spec.cudnn_benchmark,
+        deterministic=spec.deterministic,
+        allow_tf32=spec.allow_tf32,
     ):
-        torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+        torch.use_deterministic_algorithms(spec.deterministic, warn_only=True)
         try:
             yield
         finally:
@@ -84,14 +89,24 @@ def move_model(model: torch.nn.Module, device: torch.device, memory_format: str)
     return model
 
 
+def as_specified(workload: Workload, spec: StepSpec) -> Workload:
+    """Return the workload as a spec has it: itself, or a copy that matches objects in parts."""
+    if spec.assigner_parts in {0, workload.assigner_parts}:
+        return workload
+    changed = copy.copy(workload)
+    changed.assigner_parts = spec.assigner_parts
+    return changed
+
+
 class TrainingStep:
     """A model with everything that one optimizer step needs, on one device.
 
     Args:
         workload: builds model, loss and optimizer.
-        settings: precision, layout, optimizer, recompute.
+        spec: how the step runs.
         device: where it trains.
         model: an existing model on any device; None builds a fresh one.
+        optimizer: its learning rate and other numbers; None takes the defaults.
         observer: told about the phases; None tells nobody.
         run_backward: differentiates a scalar; None uses PyTorch's engine.
     """
@@ -99,32 +114,45 @@ class TrainingStep:
     def __init__(
         self,
         workload: Workload,
-        settings: StepSpec,
+        spec: StepSpec,
         device: torch.device,
         *,
         model: torch.nn.Module | None = None,
+        optimizer: OptimizerSettings | None = None,
         observer: Observer | None = None,
         run_backward: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
-        self.workload = workload
-        self.settings = settings
+        self.workload = workload = as_specified(workload, spec)
+        self.spec = spec
         self.device = device
         self.observer: Observer = observer or _Unobserved()
         self._run_backward = run_backward or _engine_backward
+        self.keeps_gradients = False
+        """Whether gradients are set to zero where they are, instead of given back."""
         with self.observer.phase("transfer"):
             fresh = workload.build_model() if model is None else model
-            self.model = move_model(fresh, device, settings.memory_format).train()
+            self.model = move_model(fresh, device, spec.memory_format).train()
         with self.observer.phase("average"):
             self.average = ModelAverage(self.model) if workload.keeps_average else None
-        if settings.lean:
-            workload.make_lean(self.model)
-        apply_recompute(self.model, settings.recompute)
-        if settings.compiled:
+        check_step(workload, spec)
+        lean = workload if spec.lean and isinstance(workload, Lean) else None
+        if lean is not None:
+            lean.make_lean(self.model)
+        apply_recompute(self.model, spec.recompute, lean)
+        if spec.compiled:
             self.model.compile()
-        self.optimizer = workload.make_optimizer(self.model, settings.optimizer)
+        self.reset_loss()
+        self.numbers = replace(optimizer or OptimizerSettings(), spec=spec)
+        self.optimizer = optimizer_of(workload, self.model, self.numbers)
         self._use_foreach()
         self.scaler = torch.amp.grad_scaler.GradScaler(
-            device.type, enabled=settings.precision == "amp-fp16"
+            device.type, enabled=spec.precision == "amp-fp16"
+        )
+
+    def reset_loss(self) -> None:
+        """Take the loss from the model itself; `compute_loss` may be replaced by a wrapped one."""
+        self.compute_loss: Callable[[Batch | None], tuple[torch.Tensor, torch.Tensor]] = partial(
+            self.workload.compute_loss, self.model
         )
 
     def _use_foreach(self) -> None:
@@ -140,7 +168,7 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of this step's precision."""
-        dtype = _AUTOCAST.get(self.settings.precision)
+        dtype = _AUTOCAST.get(self.spec.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def to_device(self, batch: Batch) -> Batch:
@@ -156,11 +184,13 @@ class TrainingStep:
 
         Args:
             batch: CPU tensors.
-            side: as `Workload.draw_side` drew it; None means the largest.
+            side: as `Resizes.draw_side` drew it; None means the largest.
         """
         moved = self.to_device(batch)
         with self.observer.phase("transfer"):
-            return self.workload.resize(moved, side)
+            if isinstance(self.workload, Resizes):
+                return self.workload.resize(moved, side)
+            return moved
 
     def accumulate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one micro-batch forward and backward, adding to the gradients.
@@ -171,11 +201,19 @@ class TrainingStep:
         Returns:
             The loss, a detached scalar, and its parts, 1-D, both on the device.
         """
+        loss, parts = self.forward(batch)
+        self.backward(loss)
+        return loss.detach(), parts
+
+    def forward(self, batch: Batch | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a prepared batch's loss, a scalar, and its parts, 1-D."""
         with self.observer.phase("forward"), self.autocast():
-            loss, parts = self.workload.compute_loss(self.model, batch)
+            return self.compute_loss(batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a loss's gradients."""
         with self.observer.phase("backward"):
             self._run_backward(self.scaler.scale(loss))
-        return loss.detach(), parts
 
     def update(self) -> None:
         """Take an optimizer step, drop the gradients and move the average."""
@@ -197,8 +235,8 @@ class TrainingStep:
             self.scaler.update()
 
     def release_gradients(self) -> None:
-        """Give the gradients' memory back."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Give the gradients' memory back, or set them to zero where it is kept."""
+        self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
 
     def move_average(self) -> None:
         """Move the averaged weights, where an average is kept."""
@@ -207,12 +245,15 @@ class TrainingStep:
                 self.average.update()
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Any:
-        """Return the averaged model's (else the model's) predictions for a prepared batch."""
+    def evaluate(self, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+        """Return the averaged model's (else the model's) predictions for a prepared batch.
+
+        With them come the parts of its loss, on the device; None where validation has no loss.
+        """
         model = self.average.model if self.average is not None else self.model.eval()
         try:
             with self.observer.phase("predict"), self.autocast():
-                return self.workload.predict(model, batch)
+                return self.workload.evaluate(model, batch)
         finally:
             self.model.train()
 
@@ -221,7 +262,13 @@ class TrainingStep:
         """Return what a checkpoint takes from the device."""
         with self.observer.phase("save"):
             average = self.average.model if self.average is not None else None
-            return self.workload.checkpoint(self.model, average)
+            if isinstance(self.workload, SavesItself):
+                return self.workload.checkpoint(self.model, average)
+            # Copied to the host, which allocates nothing on the device.
+            for module in (self.model, average):
+                for tensor in () if module is None else module.state_dict().values():
+                    tensor.detach().cpu()
+            return None
 
 
 def _engine_backward(loss: torch.Tensor) -> None:

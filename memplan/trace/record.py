@@ -13,15 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplan import tape
 from memplan._version import __version__
+from memplan.capabilities import Crowds, validation_batch
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import StepSpec
-from memplan.step.run import TrainingStep, library_settings
+from memplan.step.run import TrainingStep, as_specified, library_settings
 from memplan.trace.build import build, make_fake
 from memplan.trace.dynamic import DynamicRecorder
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.recorder import Recorder
-from memplan.workload import Batch, CrowdedBatch, Workload
+from memplan.workload import Batch, CrowdedBatch, OptimizerSettings, Workload
 
 # What a workload's own code raises where it cannot run a step, and the machine where it has not the
 # memory to record one.
@@ -118,7 +119,7 @@ def _record_sections(recorder: Recorder, step: TrainingStep, batches: _Batches) 
     step.move_average()
     if batches.validation is not None:
         recorder.begin("validation")
-        step.predict(step.to_device(batches.validation))
+        step.evaluate(step.to_device(batches.validation))
     recorder.begin("checkpoint")
     step.save()
     if batches.crowded is not None:
@@ -132,7 +133,10 @@ def _accumulate(step: TrainingStep, batch: Batch) -> None:
 
 
 def record(
-    workload: Workload, micro_batch_size: int, settings: StepSpec | None = None
+    workload: Workload,
+    micro_batch_size: int,
+    spec: StepSpec | None = None,
+    optimizer: OptimizerSettings | None = None,
 ) -> tape.Tape:
     """Return the tape of a training's life at one micro-batch size, with no GPU needed.
 
@@ -144,18 +148,19 @@ def record(
     Args:
         workload: what is trained.
         micro_batch_size: images in one forward and backward, >= 1.
-        settings: how the step runs; None takes the defaults.
+        spec: how the step runs; None takes the defaults.
+        optimizer: its numbers, where they decide what it keeps; None takes the defaults.
 
     Raises:
-        UsageError: the micro-batch size is below 1, or the settings ask for torch.compile.
+        UsageError: the micro-batch size is below 1, or the spec asks for torch.compile.
         BadInputError: the step fails at this size, or asks for data-dependent shapes.
     """
     if micro_batch_size < 1:
         raise UsageError(f"--batch {micro_batch_size} is below 1. Give at least one image.")
-    if settings is not None and settings.compiled:
+    if spec is not None and spec.compiled:
         raise UsageError("A step under torch.compile cannot be recorded. Leave out --compile.")
     try:
-        return _recorded(workload, micro_batch_size, settings or StepSpec())
+        return _recorded(workload, micro_batch_size, spec or StepSpec(), optimizer)
     except _FAILURES as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise BadInputError(
@@ -171,22 +176,31 @@ def _recorder(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMo
     return Recorder(DEVICE, fake_mode)
 
 
-def _recorded(workload: Workload, micro_batch_size: int, settings: StepSpec) -> tape.Tape:
+def _recorded(
+    workload: Workload,
+    micro_batch_size: int,
+    spec: StepSpec,
+    optimizer: OptimizerSettings | None,
+) -> tape.Tape:
+    workload = as_specified(workload, spec)
     built = build(workload)
-    with no_garbage_collection(), library_settings(settings), fake_cuda() as fake_mode:
+    with no_garbage_collection(), library_settings(spec), fake_cuda() as fake_mode:
         recorder = _recorder(workload, micro_batch_size, fake_mode)
         observer = _Observer(recorder)
         with recorder:
             model = make_fake(built)
             batches = _Batches(
                 training=workload.make_batch(micro_batch_size),
-                validation=workload.make_validation_batch(micro_batch_size),
-                crowded=workload.make_crowded_batch(micro_batch_size),
+                validation=validation_batch(workload, micro_batch_size),
+                crowded=workload.make_crowded_batch(micro_batch_size)
+                if isinstance(workload, Crowds)
+                else None,
             )
             step = TrainingStep(
                 workload,
-                settings,
+                spec,
                 DEVICE,
+                optimizer=optimizer,
                 model=model,
                 observer=observer,
                 run_backward=observer.walk,
@@ -197,16 +211,7 @@ def _recorded(workload: Workload, micro_batch_size: int, settings: StepSpec) -> 
             workload=workload.name,
             micro_batch_size=micro_batch_size,
             image_size=workload.image_size,
-            precision=settings.precision,
-            memory_format=settings.memory_format,
-            optimizer=settings.optimizer.name,
-            recompute=settings.recompute,
-            deterministic=settings.deterministic,
-            cudnn_benchmark=settings.cudnn_benchmark,
-            allow_tf32=settings.allow_tf32,
-            lean=settings.lean,
-            fused=settings.optimizer.fused,
-            assigner_parts=workload.assigner_parts,
+            spec=step.spec,
             cublas_workspace_config=workload.cublas_workspace_config,
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
             objects_per_image=workload.objects_per_image,

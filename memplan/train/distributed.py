@@ -1,12 +1,8 @@
 """Processes that train together: the group they form, and what they agree on.
 
-Each process (rank) has its own device and its part of every step's images. Gradients are summed
-over the ranks once a step, after all of its micro-batches. The official recipe reaches the same sum
-by multiplying the loss by the number of ranks under DistributedDataParallel, which averages.
-
-Gradients are summed here rather than inside backward, as DistributedDataParallel does, because then
-a rank that runs out of memory can say so before anybody waits for its gradients: all ranks repeat
-the step smaller. The price is that the exchange does not overlap with backward.
+Each process (rank) has its own device and its part of every step's images; `exchange` sums the
+gradients. What is agreed on here travels between CPUs. A rank that ends closes its connections,
+which the others notice in their next exchange; one that only stands still is given `patience`.
 
 Limits: the path over NCCL has not run on cards yet; gloo on CPUs is what the tests run.
 """
@@ -15,22 +11,22 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 
 from memplan.errors import BadInputError, MemplanError
-from memplan.units import MIB
 
-# As DistributedDataParallel's buckets: large enough that a transfer's start does not count.
-_BUCKET_BYTES = 25 * MIB
-# Rank 0 evaluates alone meanwhile, which may take long; a rank that dies ends the run at once.
-_PATIENCE = timedelta(hours=12)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +43,9 @@ class Ranks:
     local_rank: int = 0
     """Place among those of this machine."""
 
+    patience: timedelta = timedelta(minutes=10)
+    """How long another process may be late to an exchange."""
+
     @property
     def is_first(self) -> bool:
         """Whether this process keeps the records."""
@@ -57,7 +56,7 @@ class Ranks:
         if self.size == 1:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.uint8)
-        with _told():
+        with other_is_gone():
             dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised]
 
@@ -66,7 +65,7 @@ class Ranks:
         if self.size == 1:
             return value
         values = [value]
-        with _told():
+        with other_is_gone():
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
@@ -75,7 +74,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_first else None
-        with _told():
+        with other_is_gone():
             dist.gather_object(value, values, dst=0)
         return values
 
@@ -84,7 +83,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         total = tensor.detach().clone()
-        with _told():
+        with other_is_gone():
             dist.all_reduce(total)
         return total
 
@@ -92,62 +91,89 @@ class Ranks:
         """Give all ranks rank 0's parameters and buffers, in place."""
         if self.size == 1:
             return
-        with _told():
+        with other_is_gone():
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace gradients by their sum over the ranks.
+    def alone(self, work: Callable[[], _T]) -> _T:
+        """Return on all ranks what rank 0's work returns, however long that takes.
 
-        A parameter that has a gradient on some ranks only counts as zero on the others, which had
-        no image in this step; one that has none anywhere keeps none.
+        The others wait in rounds of a part of the time-out each, so that a rank that is lost
+        meanwhile ends the run as soon as ever.
         """
         if self.size == 1:
-            return
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        wanted = self.agree([parameter.grad is not None for parameter in trained])
-        gradients = []
-        for parameter, is_wanted in zip(trained, wanted, strict=True):
-            if is_wanted and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if parameter.grad is not None:
-                gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            with _told():
-                dist.all_reduce(flat)
-            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view(gradient.shape))
+            return work()
+        if self.is_first:
+            with self._keeping_others():
+                value = work()
+            self.share(False)
+            return cast("_T", self.share(value))
+        while self.share(None):
+            pass
+        return cast("_T", self.share(None))
+
+    @contextmanager
+    def _keeping_others(self) -> Iterator[None]:
+        """Tell the others now and then to wait on, from a thread, while rank 0 is at work."""
+        done = threading.Event()
+        lost: list[RankLostError] = []
+
+        def tell() -> None:
+            while not done.wait(self.patience.total_seconds() / 4):
+                try:
+                    self.share(True)
+                except RankLostError as error:
+                    lost.append(error)
+                    return
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        if lost:
+            raise lost[0]
 
 
-def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Yield tensors of one type in groups of about `_BUCKET_BYTES`, in order."""
-    bucket: list[torch.Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if bucket and (size + tensor.nbytes > _BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.nbytes
-    if bucket:
-        yield bucket
+class RankLostError(MemplanError):
+    """Another process of the run ended, or did not answer within the time-out."""
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Say in one line that another process is gone, which is what a failed exchange means."""
+def other_is_gone() -> Iterator[None]:
+    """Say in one line that another process is gone, which is what a failed exchange means.
+
+    Raises:
+        RankLostError: it is.
+    """
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
+        text = str(error)
+        # The exchange's own words; a model's errors are others.
+        if not isinstance(error, dist.DistError) and not re.search("gloo|NCCL|TCPStore", text):
+            raise
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise MemplanError(
-            f"Another process of this run is gone ({reason}). Its own message says why; then "
+        reason = text.strip().splitlines()[0] if text else type(error).__name__
+        reason = re.sub(r"^\[[^\]]*\]\s*", "", reason)  # the place in the library
+        lasts = re.search(r"time(d )?-?out", reason, re.IGNORECASE)
+        what = "did not answer in time" if lasts else "is gone"
+        advice = (
+            "Where it was only slow, give more minutes in --rank-timeout; else its own message "
+            "says why"
+            if lasts
+            else "Its own message, where it left one, says why"
+        )
+        raise RankLostError(
+            f"Another process of this run {what} ({reason[:_LONGEST_REASON]}). {advice}; then "
             "continue with --resume."
         ) from None
+
+
+_LONGEST_REASON = 160
 
 
 def is_one_of_several(environment: Mapping[str, str] | None = None) -> bool:
@@ -164,11 +190,12 @@ def place_in_machine() -> tuple[int, int]:
     return int(os.environ.get("LOCAL_RANK") or 0), int(size)
 
 
-def join(device: torch.device) -> Ranks:
+def join(device: torch.device, minutes: float = 10.0) -> Ranks:
     """Return this process's place, in a group with the others once they have come too.
 
     Args:
         device: where this process trains.
+        minutes: that another process may be late to an exchange.
 
     Raises:
         BadInputError: the others cannot be reached.
@@ -177,6 +204,7 @@ def join(device: torch.device) -> Ranks:
     """
     if not is_one_of_several():
         return Ranks()
+    patience = timedelta(minutes=minutes)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
@@ -188,14 +216,27 @@ def join(device: torch.device) -> Ranks:
         # Flags and states travel between CPUs, so that asking does not wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=_PATIENCE)
+            store, rank, size = next(rendezvous("env://", timeout=patience))
+            store.set_timeout(patience)
+            # The agent's store outlives a restart, and so do the addresses that ended processes
+            # left in it: a process that came first would try to reach those.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+            store = distributed_c10d.PrefixStore(f"memplan/{attempt}", store)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=patience
+            )
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BadInputError(
                 f"The processes of this run cannot reach each other: {reason}. Start them with "
                 "torchrun --nproc-per-node N -m memplan train ..."
             ) from None
-    return Ranks(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=place_in_machine()[0])
+    return Ranks(
+        rank=dist.get_rank(),
+        size=dist.get_world_size(),
+        local_rank=place_in_machine()[0],
+        patience=patience,
+    )
 
 
 def leave() -> None:

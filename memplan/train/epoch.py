@@ -4,25 +4,31 @@ Gradients are summed over the micro-batches of a step, as in the official recipe
 loss is expected to grow with the images it sees (a mean would make accumulation change the step).
 A step left incomplete by an epoch's end is taken with the images it has.
 
-Several processes take their part of each round of micro-batches, and agree at the end of a step on
+Several processes take their part of each round of micro-batches, and agree in a step's last one on
 whether everybody found room; where not, all of them read the step's images again in smaller pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from memplan.capabilities import Resizes
+from memplan.device.distributed import training_policy
 from memplan.errors import BadInputError, DeviceOutOfMemoryError
+from memplan.train.exchange import GradientExchange, Losses
 from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, num_samples
 from memplan.train.schedule import Rates, Schedule
 from memplan.train.setup import Setup
 from memplan.workload import Batch, dealt
 
+_T = TypeVar("_T")
 _SIDE_STREAM = 11  # of random numbers that share the run's seed
 
 
@@ -116,6 +122,11 @@ class EpochRunner:
         self._window_start = 0
         self._pending = 0  # micro-batches of the step under way
         self._refusal: OutOfMemory | None = None  # of this process, in this step
+        self._exchange: GradientExchange | None = None
+        if self.ranks.size > 1 and setup.options.epochs:
+            synchronised = setup.spec.sync_bn
+            policy = training_policy(self.ranks.size, sync_batch_norm=synchronised)
+            self._exchange = GradientExchange(self.step, policy)
         self._window_losses: torch.Tensor | None = None
         self._window_images = 0
 
@@ -147,6 +158,11 @@ class EpochRunner:
             num_steps=self.num_steps,
             rates=self._rates,
         )
+
+    def close(self) -> None:
+        """Let go of what only training needs, before the group of processes is left."""
+        if self._exchange is not None:
+            self._exchange.close()
 
     def position(self) -> EpochPosition:
         """Return where the epoch stands; between steps, by all processes at once."""
@@ -183,7 +199,7 @@ class EpochRunner:
         return self.setup.data.training_batches(
             micro_batch_size=self.micro_batch_size,
             epoch=self.epoch,
-            augment_fully=self.epoch < options.epochs - options.close_mosaic,
+            augment_fully=options.augments_fully(self.epoch),
             first_image=first_image,
             rank=self.ranks.rank,
             num_ranks=self.ranks.size,
@@ -194,22 +210,24 @@ class EpochRunner:
         self._apply_rates()
         if not self._pending and self._snapshot is not None:
             self._snapshot.take()
-        left = self._num_images - self.images_seen
         size = self.ranks.size
-        for part in dealt(min(left, self.micro_batch_size * size), self.micro_batch_size,
-                          self.ranks.rank, size):  # fmt: skip
+        count = min(self._num_images - self.images_seen, self.micro_batch_size * size)
+        # In an epoch's last round a process may go without.
+        batch = None
+        for part in dealt(count, self.micro_batch_size, self.ranks.rank, size):
             batch = self._next(batches, len(part))
-            if self._refusal is None:
-                self._refusal = self._accumulate(batch)
         self._pending += 1
-        self.images_seen += min(left, self.micro_batch_size * size)
+        self.images_seen += count
+        is_last = self._pending >= self._rates.accumulation or self.images_seen >= self._num_images
+        if self._exchange is not None and is_last:
+            return self._close_together(self._exchange, batch)
+        if batch is not None and self._refusal is None:
+            self._refusal = self._accumulate(batch)
         # Alone, there is nobody to wait for; together, all come to the step's end first.
         if self._refusal is not None and size == 1:
             self._back_off(self._refusal)
             return False
-        if self._pending >= self._rates.accumulation or self.images_seen >= self._num_images:
-            return self._close_window()
-        return True
+        return self._close_window() if is_last else True
 
     def _next(self, batches: Iterator[Batch], expected: int) -> Batch:
         batch = next(batches, None)
@@ -240,31 +258,73 @@ class EpochRunner:
         """Return the side that this round's images are resized to, alike in all processes."""
         seed = self.setup.options.seed
         generator = np.random.default_rng([seed, self.epoch, self._place, _SIDE_STREAM])
-        return self.setup.workload.draw_side(generator)
+        workload = self.setup.workload
+        return workload.draw_side(generator) if isinstance(workload, Resizes) else None
 
     def _accumulate(self, part: Batch) -> OutOfMemory | None:
         """Add a micro-batch's gradients and losses, or say that there was no room."""
 
         def work() -> torch.Tensor:
-            _, parts = self.step.accumulate(self.step.training_batch(part, self._side()))
-            return parts.float() * num_samples(part)
+            with self._exchange.local() if self._exchange else nullcontext():
+                _, parts = self.step.accumulate(self.step.training_batch(part, self._side()))
+                return parts.float() * num_samples(part)
 
-        losses = attempt(work) if self._snapshot is not None else work()
+        losses = self._attempt(work)
         if isinstance(losses, OutOfMemory):
             return losses
-        total = self._window_losses
-        self._window_losses = losses if total is None else total + losses
-        self._window_images += num_samples(part)
+        self._add_losses(losses, num_samples(part))
         return None
 
+    def _attempt(self, work: Callable[[], _T]) -> _T | OutOfMemory:
+        return work() if self._snapshot is None else attempt(work)
+
+    def _add_losses(self, losses: torch.Tensor, images: int) -> None:
+        """Add a micro-batch's losses, each times its images, to the step's."""
+        total = self._window_losses
+        self._window_losses = losses if total is None else total + losses
+        self._window_images += images
+
     def _close_window(self) -> bool:
-        """Take the step, or go back together where one found no room; return whether taken."""
+        """Take the step; return that it was taken."""
+        wishes = self._wishes()
+        self._update()
+        self._on_step(self, wishes)
+        return True
+
+    def _close_together(self, exchange: GradientExchange, part: Batch | None) -> bool:
+        """Run a step's last micro-batch and take the step, or go back where one found no room.
+
+        See `exchange` for why all come to both agreements.
+        """
+
+        def forward() -> Losses:
+            batch = None if part is None else self.step.training_batch(part, self._side())
+            return self.step.forward(batch)
+
+        found: Losses | OutOfMemory | None = self._refusal
+        if found is None:
+            found = self._attempt(forward)
         wishes = self._wishes()
         refused, stop, save = self.ranks.agree(
-            [self._refusal is not None, wishes.stop, wishes.save]
+            [isinstance(found, OutOfMemory), wishes.stop, wishes.save]
         )
+        done: bool | OutOfMemory = True
+        if not refused and found is not None and not isinstance(found, OutOfMemory):
+            loss, parts = found
+            if part is not None:
+                self._add_losses(parts.float() * num_samples(part), num_samples(part))
+            found = None
+            done = self._attempt(partial(exchange.backward, loss))
+            del loss
+            refused, lacks = self.ranks.agree([isinstance(done, OutOfMemory), not done])
+            if lacks and not refused:
+                self._drop_step()
+                exchange.open(finds_unused=True)
+                return False
         if refused:
-            self._back_off(self._refusal or OutOfMemory("in another process"))
+            refusals = [one for one in (found, done) if isinstance(one, OutOfMemory)]
+            found = None
+            self._back_off(refusals[0] if refusals else OutOfMemory("in another process"))
             return False
         self._update()
         self._on_step(self, Wishes(stop=stop, save=save))
@@ -272,12 +332,7 @@ class EpochRunner:
 
     def _update(self) -> None:
         """Take the optimizer's step with what was gathered."""
-
-        def work() -> None:
-            self.ranks.sum_gradients(self.step.model.parameters())
-            self.step.update()
-
-        refusal = attempt(work)
+        refusal = attempt(self.step.update)
         if isinstance(refusal, OutOfMemory):
             # No activation is alive here, so a smaller micro-batch would free nothing.
             raise DeviceOutOfMemoryError(
@@ -300,6 +355,14 @@ class EpochRunner:
         self._window_losses = None
         self._window_images = 0
 
+    def _drop_step(self) -> None:
+        """Return to the state before this step."""
+        self.step.optimizer.zero_grad(set_to_none=True)
+        if self._snapshot is not None:
+            self._snapshot.restore()
+        self.images_seen = self._window_start
+        self._open_window()
+
     def _back_off(self, refusal: OutOfMemory) -> None:
         """Return to the state before this step and halve the micro-batch."""
         if self.micro_batch_size == 1:
@@ -308,11 +371,9 @@ class EpochRunner:
                 "or add --recompute all.",
                 0,
             )
-        assert self._snapshot is not None
-        self.step.optimizer.zero_grad(set_to_none=True)
-        self._snapshot.restore()
-        self.images_seen = self._window_start
-        self._open_window()
+        self._drop_step()
+        if self._exchange is not None:
+            self._exchange.open()
         self.micro_batch_size //= 2
         self._schedule = self.setup.schedule(self.micro_batch_size)
         self._on_back_off(refusal.message, self.micro_batch_size)

@@ -12,12 +12,12 @@ from typing import NoReturn
 
 from memplan.errors import BadInputError, MemplanError
 from memplan.registry import runs_code
-from memplan.train.checkpoint import Checkpoint, save_checkpoint
+from memplan.train.checkpoint import Checkpoint, save_checkpoint, strip_checkpoint
 from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
-from memplan.train.records import Announce, Records
+from memplan.train.records import Announce, Records, metric_columns
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
 from memplan.train.schedule import accumulation_steps
@@ -69,7 +69,7 @@ class Run:
         self.announce = announce
         self.standing = Standing.of(checkpoint)
         self.stop = stop or StopRequest()
-        size = checkpoint.micro_batch_size if checkpoint else self.options.batch
+        size = checkpoint.micro_batch_size if checkpoint else setup.micro_batch_size
         self.runner = EpochRunner(
             setup,
             size,
@@ -94,8 +94,8 @@ class Run:
             StoppedError: the run was asked to stop, and saved first.
         """
         started = time.monotonic()
-        if self.ranks.is_first and self._checkpoint is None:
-            self._details.draw_data()
+        if self._checkpoint is None:
+            self.ranks.alone(self._details.draw_data)
         position = self._go_on()
         if self.options.epochs == 0:
             self._evaluate_only()
@@ -107,21 +107,35 @@ class Run:
         facts = {**asdict(summary), "run_folder": str(summary.run_folder)}
         del facts["details"]
         self.announce("finished", facts)
-        return replace(summary, details=self._details_of_best())
+        details = self._details_of_best()
+        self._strip_best()
+        return replace(summary, details=details)
+
+    def _strip_best(self) -> None:
+        """Make `best.pt`, which nothing resumes any more, as small as its weights are."""
+        best = self.folder.weights / "best.pt"
+        if not (self.ranks.is_first and self.options.epochs and best.exists()):
+            return
+        try:
+            strip_checkpoint(best)
+        except BadInputError as error:
+            self.records.warn(f"best.pt stays as large as it is: {error}")
 
     def _details_of_best(self) -> str:
         """Return the best epoch's details as text, which rank 0 writes while the others wait."""
-        text = ""
-        if self.ranks.is_first and self._latest is not None:
+
+        def work() -> str:
+            if self._latest is None:
+                return ""
             epoch, evaluator = self._latest
-            text = self._details.of_best(
+            return self._details.of_best(
                 evaluator,
                 self.validation_size,
                 lambda: bool(self.stop.asked),
                 is_latest_best=epoch == self.standing.best_epoch,
             )
-        shared: str = self.ranks.share(text)
-        return shared
+
+        return self.ranks.alone(work)
 
     def _go_on(self) -> EpochPosition:
         """Return where in its epoch the run goes on, the random states as they were there."""
@@ -176,18 +190,19 @@ class Run:
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics, which rank 0 computes and all ranks then know."""
-        answer: tuple[dict[str, float] | None, int] = None, self.validation_size
-        if self.ranks.is_first:
+
+        def work() -> tuple[dict[str, float] | None, int]:
             evaluator = self.setup.data.evaluator()
             self._latest = epoch, evaluator
-            answer = validate(
+            return validate(
                 self.setup,
                 self.validation_size,
                 self._back_off_validation,
                 is_asked_to_stop=lambda: bool(self.stop.asked),
                 evaluator=evaluator,
             )
-        metrics, self.validation_size = self.ranks.share(answer)
+
+        metrics, self.validation_size = self.ranks.alone(work)
         if metrics is None:
             self._stop()
         self.records.add_memory(self.runner, "validation", self.standing.steps)
@@ -197,7 +212,11 @@ class Run:
     def _evaluate_only(self) -> None:
         started = time.monotonic()
         metrics = self._evaluate(0)
-        row = {"epoch": 0, **metrics, "seconds": round(time.monotonic() - started, 3)}
+        row = {
+            "epoch": 0,
+            **metric_columns(metrics),
+            "seconds": round(time.monotonic() - started, 3),
+        }
         self.folder.add_result(row)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         self.progress.note(f"evaluation: {shown}")

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from memplan.bounds import check_number, shown
 from memplan.errors import BadInputError, UsageError
 from memplan.files import converted
-from memplan.files.structures import NotStructuredError
-from memplan.spec import MEMORY_FORMATS, PRECISIONS
+from memplan.files.structures import NotStructuredError, flattened
+from memplan.spec import LEVER, StepSpec
 
 _MOST_LAYERS = 100_000
 
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
     "--evolve": "memplan searches memory settings, not hyperparameters",
+}
+_NO_SERVICE = "memplan reports to no tracking service"
+ACCEPTED = {
     "--noautoanchor": "these heads have no anchors",
     "--local_rank": "torchrun tells each process its place itself",
     "--bucket": "memplan uploads nothing",
-    "--entity": "memplan reports to no tracking service",
+    "--no_wandb": _NO_SERVICE,
+    "--entity": _NO_SERVICE,
     "--upload_dataset": "memplan uploads nothing",
-    "--bbox_interval": "memplan reports to no tracking service",
-    "--artifact_alias": "memplan reports to no tracking service",
+    "--bbox_interval": _NO_SERVICE,
+    "--artifact_alias": _NO_SERVICE,
+    "--save-json": "memplan val --save-json writes COCO's result file of any checkpoint",
 }
+"""Official options, of this or of related recipes, that change no result here, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,9 @@ class TrainOptions:
     image_size: int = 640
     """Side of the square training images, pixels."""
     batch: int = 16
-    """Images in a micro-batch on one device, >= 1 (officially those of all devices together)."""
+    """Images in a micro-batch on all devices together, >= 1; the devices divide it evenly."""
+    batch_per_device: int | None = None
+    """Images in a micro-batch on each device (memplan's own); takes the place of `batch`."""
     val_batch: int | None = None
     """Images validated at once (memplan's own); None leaves it to the workload, twice `batch`."""
     epochs: int = 100
@@ -69,8 +77,6 @@ class TrainOptions:
     """Augment lightly (no mosaic, no mixup) in this many last epochs, also after a resume."""
     min_items: int = 0
     """Leave out training images with fewer objects; 0 keeps all."""
-    optimizer: str = "SGD"
-    """The workload's optimizers are `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad`, `LION`."""
     cos_lr: bool = False
     """Let the learning rate follow a cosine instead of a line."""
     flat_cos_lr: bool = False
@@ -91,8 +97,6 @@ class TrainOptions:
     """Treat every object as one class."""
     multi_scale: bool = False
     """Resize each training batch to a side drawn from 0.5 to 1.5 times `image_size`."""
-    sync_bn: bool = False
-    """Batch norm over the images of all processes; for several GPUs."""
     rect: bool = False
     """Batch images of like aspect ratio in rectangles, in one order, without mosaics."""
     image_weights: bool = False
@@ -117,21 +121,12 @@ class TrainOptions:
     """Micro-batches a step (memplan's own); None follows from the effective batch."""
     effective_batch: int | None = None
     """Images a step (memplan's own); None takes the workload's nominal batch, 64 for YOLOv9."""
-    recompute: tuple[str, ...] = ()
-    """Paths of modules that recompute their activations in backward (memplan's own)."""
-    precision: str | None = None
-    """`amp-fp16`, `amp-bf16` or `fp32`; None is amp-fp16 on a GPU. A CPU trains in fp32."""
-    memory_format: str = "contiguous"
-    """`contiguous` or `channels-last`."""
-    lean: bool = False
-    """Keep for backward only what cannot be rebuilt cheaply (memplan's own)."""
-    assigner_parts: int | None = None
-    """Parts of a batch that the loss assigns one after another (memplan's own); None leaves it to
-    the workload."""
-    fused: bool = False
-    """Step the optimizer in fused kernels (memplan's own)."""
-    compiled: bool = False
-    """Run the model through torch.compile (memplan's own)."""
+    spec: StepSpec = field(default_factory=StepSpec)
+    """How a step runs. A CPU trains in fp32 whatever the precision is."""
+    given: tuple[str, ...] = ()
+    """Levers of `spec` that the user set; the others a plan may choose."""
+    rank_timeout: float = 10.0
+    """Minutes that one of several processes may keep the others waiting (memplan's own)."""
     guard: bool = True
     """Survive running out of memory by halving the micro-batch (memplan's own)."""
 
@@ -144,12 +139,6 @@ class TrainOptions:
                 f"--accumulate {self.accumulate} and --effective-batch {self.effective_batch} "
                 "both set the images a step. Give one of them."
             )
-        for option, value, known in (
-            ("--precision", self.precision or PRECISIONS[0], PRECISIONS),
-            ("--memory-format", self.memory_format, MEMORY_FORMATS),
-        ):
-            if value not in known:
-                raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in 0 to 1.")
         _check_layers(self.freeze)
@@ -159,13 +148,43 @@ class TrainOptions:
             raise UsageError(
                 "--rect fixes the order of images and --image-weights draws it. Give one of them."
             )
-        if self.quad and self.batch % 4:
+        if self.quad and (at_once := self.batch_per_device or self.batch) % 4:
             raise UsageError(
-                f"--batch {self.batch} is no multiple of 4, but --quad makes one image of four. "
-                f"Nearest: {max(4, round(self.batch / 4) * 4)}."
+                f"--batch {at_once} is no multiple of 4, but --quad makes one image of four. "
+                f"Nearest: {max(4, round(at_once / 4) * 4)}."
             )
         if not is_plain_name(self.name):
             raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
+
+    def augments_fully(self, epoch: int) -> bool:
+        """Return whether an epoch, 0-based, has mosaics.
+
+        Source: the official train_dual.py, which closes them on reaching `epochs - close_mosaic`;
+        a number above `epochs` is never reached.
+        """
+        return self.close_mosaic > self.epochs or epoch < self.epochs - self.close_mosaic
+
+    def micro_batch_size(self, num_ranks: int) -> int:
+        """Return the images in a micro-batch on each of as many devices.
+
+        Raises:
+            UsageError: `batch` cannot be divided evenly, or not into what `quad` needs.
+        """
+        if self.batch_per_device is not None:
+            return self.batch_per_device
+        each, rest = divmod(self.batch, num_ranks)
+        if rest or not each:
+            raise UsageError(
+                f"--batch {self.batch} is the images at once on all devices together, as in the "
+                f"official recipe, and {num_ranks} devices cannot divide it evenly. Nearest: "
+                f"{max(1, round(self.batch / num_ranks)) * num_ranks}, or give --batch-per-device."
+            )
+        if self.quad and each % 4:
+            raise UsageError(
+                f"--batch {self.batch} is {each} on each of {num_ranks} devices, but --quad makes "
+                f"one image of four. Nearest: {max(1, round(each / 4)) * 4 * num_ranks}."
+            )
+        return each
 
     @property
     def schedule(self) -> str:
@@ -178,12 +197,10 @@ class TrainOptions:
 
     def as_record(self) -> dict[str, Any]:
         """Return the options as plain values, for YAML and checkpoints."""
-        values = asdict(self)
+        values: dict[str, Any] = flattened(self)
         for name, value in values.items():
             if isinstance(value, Path):
                 values[name] = str(value)
-            elif isinstance(value, tuple):
-                values[name] = list(value)
         return values
 
 
@@ -202,6 +219,11 @@ def options_from_record(values: Mapping[str, Any]) -> TrainOptions:
     Raises:
         BadInputError: a value has the wrong type or range.
     """
+    # Earlier versions wrote None for what was not given.
+    values = {k: one for k, one in values.items() if one is not None or k not in LEVER}
+    if "batch_per_device" not in values:
+        # Of a version in which `batch` was the images on each device.
+        values = {**values, "batch_per_device": values.get("batch")}
     try:
         return converted(values, TrainOptions, surplus=True)
     except NotStructuredError as error:
@@ -230,9 +252,9 @@ def _check_layers(layers: tuple[int, ...]) -> None:
 
 
 def _check_numbers(options: TrainOptions) -> None:
-    for field in fields(options):
-        option = _CALLED.get(field.name, f"--{field.name.replace('_', '-')}")
-        check_number(option, getattr(options, field.name))
+    for one in fields(options):
+        option = _CALLED.get(one.name, f"--{one.name.replace('_', '-')}")
+        check_number(option, getattr(options, one.name))
 
 
 _CALLED = {"image_size": "--img"}

@@ -26,8 +26,8 @@ from memplan.train.epoch import position_of
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
+from memplan.train.restart import after_restart, sign
 from memplan.train.run_folder import RunFolder, create_run_folder
-from memplan.train.schedule import accumulation_steps
 from memplan.train.setup import Setup, WorkloadFactory, prepare
 from memplan.train.stopping import StopRequest
 from memplan.train.summary import RunSummary
@@ -62,8 +62,8 @@ def train(
 
     Args:
         make_workload: a workload, or a factory as `open_training` describes.
-        options: how to train; with `resume`, the saved run's own replace all but device and
-            workers.
+        options: how to train; with `resume`, the saved run's own replace all but device,
+            workers and rank_timeout.
         plan: settings that replace batch, accumulation, precision, layout and recompute.
         data: what `open_training` returned beside this workload; None opens it.
         on_event: told each event, by name and facts; `events.jsonl` holds the same.
@@ -75,6 +75,7 @@ def train(
         DeviceOutOfMemoryError: not even one image fits.
         StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
+    options = after_restart(options)
     path, checkpoint = None, None
     if options.resume is not None:
         path = find_checkpoint(options.resume)
@@ -143,10 +144,18 @@ def _guarded(run: Run) -> RunSummary:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         run.announce("out_of_memory", {"message": reason})
-        way_out = "or train with --guard" if run.setup.ranks.size == 1 else "or leave out --sync-bn"
         raise DeviceOutOfMemoryError(
-            f"Out of memory ({reason}). Lower --batch, {way_out}.", 0
+            f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}.", 0
         ) from None
+    finally:
+        run.runner.close()
+
+
+def _way_out(setup: Setup) -> str:
+    """Return what else than a smaller batch helps, by why nothing was repeated smaller."""
+    if not setup.options.guard:
+        return ", or train with --guard"
+    return "" if setup.guards else ", or leave out --sync-bn, with which the guard is off"
 
 
 def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> TrainOptions:
@@ -163,6 +172,7 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> Tra
         cfg=options.cfg or saved.cfg,
         device=options.device,
         workers=options.workers,
+        rank_timeout=options.rank_timeout,
         noplots=saved.noplots or options.noplots,
         hyp=None,
         hyperparameters=checkpoint.hyperparameters,
@@ -234,6 +244,7 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         drop_partials(folder.weights)
         if own is None:
             folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
+            sign(folder.path)
         else:
             assert checkpoint is not None
             folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)
@@ -252,13 +263,18 @@ def _introduce(
 ) -> None:
     """Say what begins, and everything the user should know beforehand."""
     options, data = setup.options, setup.data
-    steps = setup.schedule(options.batch)
+    steps = setup.schedule(setup.micro_batch_size)
     facts = {
         "workload": setup.workload.name,
         "device": str(setup.step.device),
-        "precision": setup.step.settings.precision,
-        "micro_batch_size": options.batch,
-        "effective_batch_size": setup.effective_batch_size,
+        "precision": setup.step.spec.precision,
+        "micro_batch_size": setup.micro_batch_size,
+        "accumulation_steps": setup.accumulation_steps,
+        "devices": setup.ranks.size,
+        "effective_batch_size": setup.images_a_step,
+        "nominal_batch_size": setup.workload.nominal_batch_size,
+        "weight_decay": setup.step.numbers.weight_decay,
+        "learning_rate": setup.recipe.lr0,
         "training_images": data.num_training_images,
         "validation_images": data.num_validation_images,
         "warmup_iterations": steps.warmup_iterations,
@@ -277,33 +293,38 @@ def _introduce(
         announce("warning", {"message": text})
         progress.note(f"Warning: {text}")
     if not options.epochs:
-        at_once = validation_batch_size(setup, options.batch)
+        at_once = validation_batch_size(setup, setup.micro_batch_size)
         progress.note(
             f"Evaluating {setup.workload.name} on {setup.step.device} in "
-            f"{setup.step.settings.precision}: {data.num_validation_images} images, "
+            f"{setup.step.spec.precision}: {data.num_validation_images} images, "
             f"{at_once} at once; records in {folder.path}"
         )
         return
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
-        f"{setup.step.settings.precision}: {data.num_training_images} images, "
-        f"{options.batch} at once{_on_each(setup)}, about {setup.effective_batch_size:g} a step, "
-        f"{_count_steps(_steps_an_epoch(setup))} an epoch; "
+        f"{setup.step.spec.precision}: {data.num_training_images} images, "
+        f"{_batch_in_words(setup)}, {_count_steps(_steps_an_epoch(setup))} an epoch; "
         f"records in {folder.path}"
     )
 
 
-def _on_each(setup: Setup) -> str:
-    size = setup.ranks.size
-    return "" if size == 1 else f" on each of {size} devices"
+def _batch_in_words(setup: Setup) -> str:
+    """Return what a step will be, and what follows from its images."""
+    size, steps = setup.ranks.size, setup.accumulation_steps
+    each = "" if size == 1 else f" on each of {size} devices"
+    images, meant = setup.images_a_step, setup.effective_batch_size
+    wish = "" if images == meant else f", {meant:g} asked for"
+    return (
+        f"{setup.micro_batch_size} at once{each} x {steps} = {images} a step (nominal "
+        f"{setup.workload.nominal_batch_size}{wish}), weight decay "
+        f"{setup.step.numbers.weight_decay:.3g}, learning rate {setup.recipe.lr0:g}"
+    )
 
 
 def _steps_an_epoch(setup: Setup) -> int:
     """Return the steps of the optimizer in an epoch after warm-up."""
-    at_once = setup.options.batch * setup.ranks.size
-    micro_batches = setup.data.num_batches(at_once)
-    accumulation = accumulation_steps(setup.effective_batch_size, at_once)
-    return math.ceil(micro_batches / accumulation)
+    micro_batches = setup.data.num_batches(setup.micro_batch_size * setup.ranks.size)
+    return math.ceil(micro_batches / setup.accumulation_steps)
 
 
 def _count_steps(steps: int) -> str:
@@ -326,7 +347,7 @@ def _steps_warning(setup: Setup) -> list[str]:
 
 def _warmup_warning(setup: Setup) -> list[str]:
     """Return a warning where a run is over before its learning rate has come up."""
-    schedule = setup.schedule(setup.options.batch)
+    schedule = setup.schedule(setup.micro_batch_size)
     total = setup.options.epochs * schedule.batches_per_epoch
     if not 0 < total <= schedule.warmup_iterations:
         return []

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from memplan.acceptance import DATA_OPTIONS, check_data, check_step
+from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
+from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, reader_of_weights
 from memplan.errors import BadInputError, UsageError
-from memplan.spec import StepSpec
+from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
 from memplan.train.checkpoint import Checkpoint
 from memplan.train.distributed import Ranks, join, place_in_machine, synchronise_norms
@@ -49,7 +50,28 @@ class Setup:
 
         Not with batch norm over all processes: the others would wait in it for one that gave up.
         """
-        return self.options.guard and not (self.options.sync_bn and self.ranks.size > 1)
+        return self.options.guard and not (self.spec.sync_bn and self.ranks.size > 1)
+
+    @property
+    def spec(self) -> StepSpec:
+        """How a step runs: the very object that the plan, where there is one, predicted."""
+        return self.step.spec
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images in a micro-batch on each device, before memory runs out anywhere."""
+        return self.options.micro_batch_size(self.ranks.size)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches a step of the optimizer, once warm-up is over."""
+        at_once = self.micro_batch_size * self.ranks.size
+        return accumulation_steps(self.effective_batch_size, at_once)
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that a step sees, once warm-up is over, on all devices."""
+        return self.micro_batch_size * self.accumulation_steps * self.ranks.size
 
     @property
     def loss_names(self) -> tuple[str, ...] | None:
@@ -59,7 +81,7 @@ class Setup:
     @property
     def hyperparameters(self) -> dict[str, float]:
         """All hyperparameters of the run: the loop's own and the workload's."""
-        return {**vars(self.recipe), **dict(getattr(self.workload, "hyperparameters", {}))}
+        return {**vars(self.recipe), **hyperparameters(self.workload)}
 
     def schedule(self, micro_batch_size: int) -> Schedule:
         """Return the run's rates at a micro-batch size."""
@@ -93,8 +115,6 @@ def open_training(
         arguments["quad"] = True
     if options.multi_scale:
         arguments["multi_scale"] = True
-    if options.assigner_parts is not None:
-        arguments["assigner_parts"] = options.assigner_parts
     if options.val_batch is not None:
         arguments["validation_batch_size"] = options.val_batch
     is_made = isinstance(make_workload, Workload)
@@ -108,8 +128,8 @@ def open_training(
     data_options = _data_options(options)
     known = {name: getattr(data_options, name, None) for name in DATA_OPTIONS}
     check_data(workload, known | dict(data_options.extra or {}))
-    check_step(workload, lean=options.lean, fused=options.fused)
-    data = workload.open_data(data_options)
+    check_step(workload, options.spec)
+    data = reader_of_data(workload, options.data).open_data(data_options)
     num_classes = workload.num_classes or data.num_classes
     if num_classes != data.num_classes:
         if is_made:
@@ -120,6 +140,16 @@ def open_training(
         assert not isinstance(make_workload, Workload)
         workload = make_workload(**arguments, num_classes=data.num_classes)
     return workload, data
+
+
+def step_spec(options: TrainOptions, workload: Workload) -> StepSpec:
+    """Return how the step runs as options say, with what the workload has a say in."""
+    spec = options.spec
+    recompute = spec.recompute
+    if recompute == ALL_BLOCKS:
+        recompute = tuple(workload.recompute_blocks(workload.build_model()))
+    parts = spec.assigner_parts or workload.assigner_parts
+    return replace(spec, recompute=recompute, assigner_parts=parts)
 
 
 def _data_options(options: TrainOptions) -> DataOptions:
@@ -141,7 +171,7 @@ def _extra(options: TrainOptions) -> dict[str, Any] | None:
 
 
 def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Workload) -> TrainOptions:
-    """Return the options with a plan's settings in place of their own; the workload follows too.
+    """Return the options with a plan's settings in place of their own.
 
     Raises:
         UsageError: the plan is for another workload or image size.
@@ -153,19 +183,15 @@ def follow_plan(options: TrainOptions, plan: PlanAnswer | None, workload: Worklo
             f"The plan is for {plan.workload.name} at {plan.workload.img} pixels, not for "
             f"{workload.name} at {options.image_size}. Plan again with --auto-batch."
         )
-    parts = plan.workload.assigner_parts
-    if parts:
-        workload.assigner_parts = parts
+    unknown = {one.name: getattr(options.spec, one.name) for one in LEVERS if not one.is_predicted}
+    differs = any(value != getattr(plan.spec, name) for name, value in unknown.items())
     return replace(
         options,
-        assigner_parts=parts or options.assigner_parts,
-        batch=plan.micro_batch_size,
-        accumulate=plan.accumulation_steps,
+        spec=replace(plan.spec, **unknown) if differs else plan.spec,
+        batch=plan.split.micro_batch_size * plan.split.devices,
+        batch_per_device=plan.split.micro_batch_size,
+        accumulate=plan.split.accumulation_steps,
         effective_batch=None,
-        precision=plan.precision,
-        memory_format=plan.memory_format,
-        recompute=plan.recompute,
-        lean=plan.lean or options.lean,
     )
 
 
@@ -209,19 +235,21 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _precision(options: TrainOptions, device: torch.device) -> tuple[str, list[str]]:
-    if device.type == "cuda":
-        return options.precision or "amp-fp16", []
-    if options.precision in {None, "fp32"}:
-        return "fp32", []
-    return "fp32", [f"--precision {options.precision} needs a GPU; this CPU trains in fp32."]
+def spec_on(spec: StepSpec, device: torch.device) -> StepSpec:
+    """Return how a step runs on a device: a CPU has fp32 only."""
+    if device.type == "cuda" or spec.precision == "fp32":
+        return spec
+    return replace(spec, precision="fp32")
 
 
-def _warnings(options: TrainOptions, data: TrainingData, ranks: Ranks) -> list[str]:
+def _warnings(options: TrainOptions, spec: StepSpec, data: TrainingData, ranks: Ranks) -> list[str]:
     warnings = list(data.warnings)
-    if options.sync_bn and ranks.size == 1:
+    precision = options.spec.precision
+    if "precision" in options.given and spec.precision != precision:
+        warnings.append(f"--precision {precision} needs a GPU; this CPU trains in fp32.")
+    if spec.sync_bn and ranks.size == 1:
         warnings.append("--sync-bn has no effect: one process trains.")
-    elif options.sync_bn and options.guard:
+    elif spec.sync_bn and options.guard:
         warnings.append(
             "With --sync-bn the guard is off: processes that wait for each other in batch norm "
             "cannot repeat a step. Running out of memory ends the run."
@@ -229,6 +257,11 @@ def _warnings(options: TrainOptions, data: TrainingData, ranks: Ranks) -> list[s
     if options.label_smoothing:
         warnings.append(
             f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
+        )
+    if options.close_mosaic > options.epochs > 0:
+        warnings.append(
+            f"--close-mosaic {options.close_mosaic} is above --epochs {options.epochs}, so mosaics "
+            "are never closed, as in the official recipe."
         )
     return warnings
 
@@ -254,31 +287,25 @@ def prepare(
         assert isinstance(make_workload, Workload)
         workload = make_workload
     options = follow_plan(options, plan, workload)
-    ranks = join(device)
+    ranks = join(device, options.rank_timeout)
     _check_ranks(options, plan, ranks, checkpoint)
-    recipe = recipe_of(
-        getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})
-    )
-    precision, warnings = _precision(options, device)
+    recipe = recipe_of(hyperparameters(workload) | dict(options.hyperparameters or {}))
+    spec = spec_on(step_spec(options, workload) if plan is None else options.spec, device)
     effective = _effective_batch_size(options, workload, ranks.size)
     seed_everything(options.seed)
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
-        report = workload.load_weights(model, options.weights)
+        reader = reader_of_weights(workload, options.weights)
+        is_evaluated = options.epochs == 0 and isinstance(reader, LoadsWhole)
+        load = reader.load_whole if is_evaluated else reader.load_weights
+        report = load(model, options.weights)
     freeze(model, options.freeze)
-    if options.sync_bn:
+    if spec.sync_bn:
         model = synchronise_norms(model, device, ranks)
-    settings = StepSpec(
-        precision=precision,
-        memory_format=options.memory_format,
-        optimizer=_optimizer_settings(options, recipe, effective, workload, ranks.size),
-        recompute=options.recompute,
-        lean=options.lean,
-        compiled=options.compiled,
-    )
-    _set_allocator(plan, device)
-    step = TrainingStep(workload, settings, device, model=model)
+    _set_allocator(spec, device)
+    numbers = _optimizer_settings(options, recipe, effective, workload, ranks.size)
+    step = TrainingStep(workload, spec, device, model=model, optimizer=numbers)
     if not ranks.is_first:
         step.average = None  # the first process alone evaluates and saves
     if checkpoint is None and ranks.size > 1:
@@ -289,14 +316,14 @@ def prepare(
         if isinstance(data, ResumableData):
             data.restore(checkpoint.data)
     return Setup(
-        options=options,
+        options=replace(options, spec=spec),
         plan=plan,
-        workload=workload,
+        workload=step.workload,
         data=data,
         recipe=recipe,
         step=step,
         effective_batch_size=effective,
-        warnings=(*warnings, *_warnings(options, data, ranks)),
+        warnings=tuple(_warnings(options, spec, data, ranks)),
         weights_report=report,
         ranks=ranks,
     )
@@ -317,9 +344,9 @@ def _check_ranks(
             f"run(s) now. Resume with torchrun --nproc-per-node {checkpoint.ranks}, or as many "
             "in --device."
         )
-    if plan is not None and plan.devices != ranks.size and plan.gpu.source != "host memory":
+    if plan is not None and plan.split.devices != ranks.size and plan.gpu.source != "host memory":
         raise UsageError(
-            f"The plan is for {plan.devices} device(s), but {ranks.size} train(s). Plan with "
+            f"The plan is for {plan.split.devices} device(s), but {ranks.size} train(s). Plan with "
             f"--devices {ranks.size}."
         )
     if options.image_weights and ranks.size > 1:
@@ -331,7 +358,7 @@ def _check_ranks(
 
 def _effective_batch_size(options: TrainOptions, workload: Workload, num_ranks: int) -> float:
     if options.accumulate is not None:
-        return options.accumulate * options.batch * num_ranks
+        return options.accumulate * options.micro_batch_size(num_ranks) * num_ranks
     return options.effective_batch or workload.nominal_batch_size
 
 
@@ -339,21 +366,19 @@ def _optimizer_settings(
     options: TrainOptions, recipe: Recipe, effective: float, workload: Workload, num_ranks: int
 ) -> OptimizerSettings:
     """Return the settings; weight decay grows with the images a step, as gradients are summed."""
-    at_once = options.batch * num_ranks
+    at_once = options.micro_batch_size(num_ranks) * num_ranks
     images = at_once * accumulation_steps(effective, at_once)
     return OptimizerSettings(
-        name=options.optimizer,
         learning_rate=recipe.lr0,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay * images / workload.nominal_batch_size,
-        fused=options.fused,
     )
 
 
-def _set_allocator(plan: PlanAnswer | None, device: torch.device) -> None:
-    """Set the plan's allocator options, which must happen before the first allocation."""
-    if plan is not None and plan.allocator and device.type == "cuda":
-        torch.cuda.memory._set_allocator_settings(plan.allocator)  # noqa: SLF001 - the only door
+def _set_allocator(spec: StepSpec, device: torch.device) -> None:
+    """Set the allocator's options, which must happen before the first allocation."""
+    if spec.allocator and device.type == "cuda":
+        torch.cuda.memory._set_allocator_settings(spec.allocator)  # noqa: SLF001 - the only door
 
 
 def layer_paths(model: torch.nn.Module) -> list[str]:

@@ -169,6 +169,14 @@ def with_recipe(x: Tensor, recipe: Recipe) -> Tensor:
     return x
 
 
+def take_recipe(x: Tensor) -> Recipe | None:
+    """Take from `x` how it is made again, and return it."""
+    recipe = recipe_of(x)
+    if recipe is not None:
+        del x.recipe  # type: ignore[attr-defined]
+    return recipe
+
+
 def _recipe_or_map(x: Tensor) -> Recipe:
     return recipe_of(x) or Recipe(next, (x.detach(),))
 

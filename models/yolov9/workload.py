@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import UnknownNameError, UsageError
+from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.family import Family
+from memplan.files import Source
 from memplan.workload import (
     Batch,
     CrowdedBatch,
@@ -20,17 +22,19 @@ from memplan.workload import (
 from . import build, loss, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     import torch
 
+    from memplan.inference import DetectOptions, ValidateOptions
+
+    from .losses import DetectionLoss
     from .network import DetectionModel
 
-# What processes that record or load data have from their start.
-imported_when_used = tuple(f"{__package__}.{name}" for name in ("network", "losses", "loader"))
-
+_MODELS = __name__.split(".", maxsplit=1)[0]
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
+_FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
 
@@ -62,7 +66,6 @@ class YoloV9(Workload):
 
     clip_gradient_norm = 10.0
     keeps_average = True
-    offers_lean = True
     data_options = frozenset({"cache", "rect", "image_weights", "single_class", "min_items"})
     nominal_batch_size = 64
     stride = STRIDE
@@ -83,7 +86,7 @@ class YoloV9(Workload):
         validation_batch_size: int | None = None,
         assigner_parts: int = 1,
     ) -> None:
-        from .hyperparameters import load_hyperparameters
+        from ..yolo_data.hyperparameters import read_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
@@ -99,7 +102,8 @@ class YoloV9(Workload):
         self.multi_scale = multi_scale
         self.validation_batch_size = validation_batch_size
         self.assigner_parts = assigner_parts
-        self.hyperparameters = _merged(load_hyperparameters(hyp), hyperparameters or {})
+        values, self._hyp_warnings = read_hyperparameters(hyp)
+        self.hyperparameters = _merged(values, hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
         """Return the network with fresh weights."""
@@ -132,7 +136,7 @@ class YoloV9(Workload):
     @property
     def validation_size(self) -> int:
         """Side of the square validation images, pixels."""
-        from .loader import validation_size
+        from ..yolo_data.loader import validation_size
 
         return validation_size(self.image_size, self.stride)
 
@@ -189,8 +193,14 @@ class YoloV9(Workload):
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss, scaled by the batch size, and its parts (box, cls, dfl) `[3]`."""
+        criterion = self._criterion(model)
+        total, parts = criterion(model(batch["images"]), batch["targets"])
+        # The loss grows with the images, of which there are a quarter as many.
+        return (4 * total if self.quad else total), parts
+
+    def _criterion(self, model: torch.nn.Module) -> DetectionLoss:
         values = self.hyperparameters
-        criterion = loss(
+        return loss(
             _as_network(model),
             box=values["box"],
             cls=values["cls"],
@@ -199,23 +209,17 @@ class YoloV9(Workload):
             fl_gamma=values["fl_gamma"],
             assigner_parts=self.assigner_parts,
         )
-        total, parts = criterion(model(batch["images"]), batch["targets"])
-        # The loss grows with the images, of which there are a quarter as many.
-        return (4 * total if self.quad else total), parts
 
-    def make_optimizer(
+    def parameter_groups(
         self, model: torch.nn.Module, settings: OptimizerSettings
-    ) -> torch.optim.Optimizer:
-        """Return the optimizer over the official groups: biases, weights, norm weights.
+    ) -> list[dict[str, Any]]:
+        """Return the official groups: biases, weights, norm weights.
 
         Each group carries its `kind` (`bias`, `weight`, `norm`); only `weight` is decayed.
-
-        Raises:
-            UnknownNameError: no such optimizer.
         """
         # The official recipe gives AdamW a third state tensor.
         more = {"amsgrad": True} if settings.name == "AdamW" else {}
-        return self.optimizer_over(_parameter_groups(model, settings), settings, **more)
+        return [{**group, **more} for group in _parameter_groups(model, settings)]
 
     def draw_object_counts(
         self,
@@ -257,21 +261,44 @@ class YoloV9(Workload):
                 "SiLU or ReLU. Leave it out, or use --recompute."
             )
 
+    def take_recipe(self, tensor: torch.Tensor) -> object | None:
+        """Take from a map how it is made again, and return it."""
+        from .rebuild import take_recipe
+
+        return take_recipe(tensor)
+
+    def give_recipe(self, tensor: torch.Tensor, recipe: object) -> None:
+        """Let a map know again how it is made."""
+        from .rebuild import Recipe, with_recipe
+
+        assert isinstance(recipe, Recipe)
+        with_recipe(tensor, recipe)
+
     def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the main branch's boxes in pixels and probabilities, `[B, 4 + nc, A]`, float32.
 
         Layers that only the auxiliary branch needs are not run. Maps are decoded in float32:
         half precision has steps of half a pixel at 640.
         """
-        import torch
+        from .network import main_maps
+
+        network = _as_network(model)
+        return _decoded(network, main_maps(network, batch["images"]))
+
+    def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return predictions, as `predict` does, and the main branch's loss (box, cls, dfl) `[3]`.
+
+        The auxiliary branch has no part in it: it is not run.
+        """
+        from dataclasses import replace
 
         from .network import main_maps
 
         network = _as_network(model)
         maps = main_maps(network, batch["images"])
-        with torch.autocast(batch["images"].device.type, enabled=False):
-            full = [part.float() for part in maps]
-            return network.head.decode(full, network.head.branches - 1)
+        predictions = _decoded(network, maps)
+        _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
+        return predictions, parts
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set.
@@ -281,7 +308,7 @@ class YoloV9(Workload):
         """
         from dataclasses import replace
 
-        from .loader import open_yolo_data
+        from ..yolo_data.loader import open_yolo_data
 
         extra = {
             "validation_size": self.validation_size,
@@ -291,7 +318,9 @@ class YoloV9(Workload):
         }
         strengths = options.hyperparameters or self.hyperparameters
         chosen = replace(options, extra=extra, hyperparameters=strengths)
-        return open_yolo_data(chosen)
+        data = open_yolo_data(chosen)
+        data.warnings += self._hyp_warnings
+        return data
 
     def write_sample(self, directory: Path, *, force: bool = False) -> Path:
         """Write the sample data set and return the path of its `data.yaml`; see `write_sample`.
@@ -299,7 +328,7 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the directory holds files and `force` is not given, or cannot be written.
         """
-        from .sample import write_sample
+        from ..yolo_data.sample import write_sample
 
         return write_sample(directory, force=force)
 
@@ -314,6 +343,26 @@ class YoloV9(Workload):
 
         return export(options)
 
+    def validate(self, options: ValidateOptions) -> Iterator[str]:
+        """Evaluate a weights file on a split; see `validate.validate`.
+
+        Raises:
+            BadInputError: weights or data cannot be used.
+        """
+        from .validate import validate
+
+        return validate(options)
+
+    def detect(self, options: DetectOptions) -> Iterator[str]:
+        """Detect in images and videos with a weights file; see `predict.detect`.
+
+        Raises:
+            BadInputError: weights or source cannot be used.
+        """
+        from .predict import detect
+
+        return detect(options)
+
     def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
         """Fill the model from a checkpoint and return one sentence on what matched.
 
@@ -322,31 +371,99 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        return str(load_weights(_as_network(model), path))
+        report = load_weights(_as_network(model), path)
+        if report.fraction >= _FEW_ENTRIES:
+            return str(report)
+        return (
+            f"{path} fills only {len(report.matched)} of {report.total} entries: training starts "
+            f"nearly from fresh weights. {_advice(path)}"
+        )
+
+    def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill every entry of the model from a checkpoint and return one sentence on it.
+
+        Raises:
+            BadInputError: the file cannot be read, is refused as unsafe, or leaves entries.
+        """
+        from .weights import load_weights
+
+        report = load_weights(_as_network(model), path)
+        if report.fraction < 1:
+            raise BadInputError(
+                f"{path} fills only {len(report.matched)} of {report.total} entries of "
+                f"{self.name}, so evaluating it says nothing. {report.mismatches()} "
+                f"{_advice(path)}"
+            )
+        return str(report)
 
 
-def made_by(name: str) -> type[YoloV9]:
-    """Return the class of a configuration's workload, whose arguments `from_name` takes."""
-    del name
-    return YoloV9
+def _advice(path: str | Path) -> str:
+    """Return which configuration a weights file fits, as advice."""
+    from .fitting import fitting_configuration
+    from .weights import read_checkpoint, state_of_checkpoint
+
+    name, matched, total = fitting_configuration(
+        state_of_checkpoint(read_checkpoint(path), path)[1]
+    )
+    if matched / total < _FEW_ENTRIES:
+        return "It fits no configuration here; is it of another program?"
+    return f"It fits --cfg {name} ({matched} of {total})."
 
 
-def from_name(name: str, **arguments: Any) -> YoloV9:
-    """Return the workload of a configuration.
+def _decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
+    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
+    import torch
 
-    Args:
-        name: one of `names()`, or the path of a description file.
-        **arguments: as `YoloV9` takes them.
+    with torch.autocast(maps[0].device.type, enabled=False):
+        full = [part.float() for part in maps]
+        return network.head.decode(full, network.head.branches - 1)
 
-    Raises:
-        UnknownNameError: no such configuration; the nearest is suggested.
-        UsageError: an argument the workload does not take, or out of its range.
-    """
-    try:
+
+class YoloFamily(Family):
+    """YOLOv9 and GELAN: the configurations that ship, and descriptions in their format."""
+
+    # What processes that record or load data have from their start.
+    imported_when_used = (
+        f"{__package__}.network",
+        f"{__package__}.losses",
+        f"{_MODELS}.yolo_data.loader",
+    )
+
+    def cfg_of_weights(self, path: Path) -> str | None:
+        """Return the configuration that a weights file fills; None where there is none.
+
+        Raises:
+            BadInputError: the file cannot be read, or holds no weights.
+        """
+        from .fitting import configuration_of
+
+        return configuration_of(path)
+
+    def names(self) -> list[str]:
+        """Return the configurations that ship with memplan."""
+        return names()
+
+    def reads(self, path: Path) -> bool:
+        """Return whether a file lists layers as the official repository's descriptions do."""
+        content = Source(path=path, what="a model description").yaml()
+        return isinstance(content, dict) and not {"backbone", "head"}.isdisjoint(content)
+
+    def made_by(self, name: str) -> type[YoloV9]:
+        """Return the class of every configuration's workload."""
+        del name
+        return YoloV9
+
+    def make(self, name: str, **arguments: Any) -> YoloV9:
+        """Return the workload of a configuration, or of a description's file.
+
+        Raises:
+            UnknownNameError: no such configuration; the nearest is suggested.
+            UsageError: an argument is out of its range.
+        """
         return YoloV9(name, **arguments)
-    except TypeError as error:
-        reason = str(error).replace("YoloV9.__init__() ", "")
-        raise UsageError(f"{name} cannot be set so: {reason}. Leave that out.") from None
+
+
+FAMILY = YoloFamily()
 
 
 _MOST_CLASSES = 100_000
@@ -386,7 +503,7 @@ def _find_cfg(cfg: str) -> str:
 
 
 def _merged(values: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    from .hyperparameters import check_hyperparameters
+    from ..yolo_data.hyperparameters import check_hyperparameters
 
     for name in given:
         if name not in values:

@@ -177,6 +177,10 @@ def test_a_loop_that_waits_for_a_value_is_named(tmp_path):
     ("text", "words"),
     [
         (
+            "import subprocess, torch\nsubprocess.check_output(['nvidia-smi'])\n",
+            "A phantom card has no nvidia-smi",
+        ),
+        (
             "import torch\nraise ValueError('no such file')\n",
             "ValueError: no such file (script.py:2)",
         ),
@@ -204,6 +208,7 @@ def test_a_second_card_that_is_not_described_is_the_scripts_error(tmp_path):
 
     assert done.returncode == 1
     assert done.stdout.startswith("The command fails at script.py:3")
+    assert "--devices N" in done.stdout
 
 
 def test_an_error_that_the_script_catches_is_told(tmp_path):
@@ -224,6 +229,50 @@ def test_an_error_that_the_script_catches_is_told(tmp_path):
     assert answer["out_of_memory"]["is_caught"]
     assert answer["out_of_memory"]["line"] == 4
     assert answer["out_of_memory"]["requested_bytes"] == 64 << 28
+
+
+def test_what_trains_in_a_forked_process_is_watched(tmp_path):
+    """The parent that only waits is not what is told of; --read that met nothing is said."""
+    command = script(
+        tmp_path,
+        "import multiprocessing, torch\n"
+        "def train():\n"
+        "    net = torch.nn.Linear(512, 512).cuda()\n"
+        "    optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "    for _ in range(3):\n"
+        "        loss = net(torch.ones(4, 512, device='cuda')).sum()\n"
+        "        loss.backward()\n"
+        "        optimizer.step()\n"
+        "        print(loss.item())\n"
+        "child = multiprocessing.get_context('fork').Process(target=train)\n"
+        "child.start()\n"
+        "child.join()\n",
+    )
+    done = memplan_run("--gpu", "t4", "--read", "script.py:8=1", command=command)
+
+    assert done.returncode == 0
+    assert "3 steps watched" in done.stdout
+    assert "--read script.py:8 met no read by rule; these were met: script.py:9." in done.stdout
+    assert " 0.00" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--gpu", "rtx-9999"], "Unknown card 'rtx-9999'"),
+        (["--gpu", "t4", "--capacity", "100MiB"], "A capacity of 100 MiB"),
+        (["--gpu", "t4", "--capacity", "much"], "'much' is not an amount of memory"),
+        (["--gpu", "t4", "--report", "pages.txt"], "--report pages.txt: pages are written as PDF"),
+        (["--gpu", "t4", "--read", "x=1"], "is not FILE:LINE=VALUE"),
+        (["--gpu", "t4", "--find-batch", "--size"], "the command has no --size"),
+    ],
+)
+def test_wrong_usage_ends_with_2(options, words):
+    """One line says the value and the way out."""
+    done = memplan_run(*options, command=[sys.executable, "train.py"])
+
+    assert done.returncode == 2
+    assert words in done.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from cli_set import memplan, memplan_started, write_set
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
@@ -34,7 +34,7 @@ import json, os, signal, sys
 from functools import partial
 from pathlib import Path
 from memplan.train import TrainOptions, train
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 
 kill = int(sys.argv[3])
 saves = []
@@ -47,7 +47,7 @@ def die(name, facts):
 options = TrainOptions(
     data=Path(sys.argv[1]), project=Path(sys.argv[2]), save_every=1e-9, **json.loads(sys.argv[4])
 )
-train(partial(from_name, "yolov9-t"), options, on_event=die)
+train(partial(YoloV9, "yolov9-t"), options, on_event=die)
 """
 
 
@@ -62,7 +62,7 @@ def _straight(data, tmp_path_factory):
     """Return the folder of a run that nothing stopped."""
     project = tmp_path_factory.mktemp("straight")
     options = TrainOptions(data=data, project=project, save_every=0, **_SETTINGS)
-    return train(partial(from_name, "yolov9-t"), options).run_folder
+    return train(partial(YoloV9, "yolov9-t"), options).run_folder
 
 
 # In warm-up a step is one micro-batch of 2 images: an epoch saves at 2, 4, 6, 8 and at its end.
@@ -76,12 +76,13 @@ def test_a_run_killed_within_an_epoch_ends_as_if_it_was_not(straight, data, tmp_
         env=environment,
         capture_output=True,
         check=False,
+        timeout=120,  # its output ends with its last loader process
     )
     assert -signal.SIGKILL == killed.returncode, killed.stderr.decode()
     folder = tmp_path / "run"
     position = load_checkpoint(folder / "weights/last.pt").position
     resumed = TrainOptions(data=data, resume=folder, device="cpu", workers=0)
-    train(partial(from_name, "yolov9-t"), resumed)
+    train(partial(YoloV9, "yolov9-t"), resumed)
 
     assert {1: 2, 4: 8, 7: 4}[kill] == position["images_seen"]
     expected = load_checkpoint(straight / "weights/last.pt")
@@ -121,13 +122,24 @@ def test_a_cluster_s_notice_saves_and_says_how_to_go_on(data, tmp_path):
 
 def test_two_devices_are_two_processes(data, tmp_path):
     """--device cpu,cpu starts both itself; the records are of one run."""
-    arguments = ("--cfg", "yolov9-t", "--data", data, "--img", "64", "--batch", "2", "--noplots")
+    arguments = ("--cfg", "yolov9-t", "--data", data, "--img", "64", "--batch", "64", "--noplots")
     finished = memplan(
-        "train", *arguments, "--device", "cpu,cpu", "--workers", "0", "--epochs", "1", cwd=tmp_path
+        "train",
+        *arguments,
+        "--device",
+        "cpu,cpu",
+        "--workers",
+        "0",
+        "--epochs",
+        "1",
+        *("--effective-batch", "64"),
+        cwd=tmp_path,
     )
 
     assert 0 == finished.returncode, finished.stderr
-    assert "2 at once on each of 2 devices" in finished.stderr
+    # The official --batch is of both, and its weight decay that of the nominal batch.
+    assert "32 at once on each of 2 devices x 1 = 64 a step (nominal 64), " in finished.stderr
+    assert "weight decay 0.0005, learning rate 0.01, " in finished.stderr
     assert 1 == finished.stderr.count("\nepoch 1/1: ")
     assert 1 == finished.stdout.count("Trained 1 epoch")
     assert 2 == load_checkpoint(tmp_path / "runs/train/exp/weights/last.pt").ranks

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UsageError
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
 
-FACTORY = partial(from_name, "yolov9-t")
+FACTORY = partial(YoloV9, "yolov9-t")
 
 
 @pytest.fixture(name="data", scope="module")
@@ -83,7 +83,7 @@ def test_a_run_with_the_option_resumes_to_the_same_bits(data, tmp_path, changes)
         assert torch.equal(tensor, actual.model[name]), name
     assert expected.data == actual.data
     assert changes.items() <= actual.options.items()
-    losses = pd.read_csv(straight / "results.csv")["box_loss"]
+    losses = pd.read_csv(straight / "results.csv")["train/box_loss"]
     assert losses.gt(0).all()
     if changes.get("image_weights"):
         assert 2 == len(actual.data["class_scores"])

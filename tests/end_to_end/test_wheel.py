@@ -79,7 +79,7 @@ def test_the_wheel_holds_the_data_files(wheel):
 
     assert expected | {"memplan/py.typed"} <= names
     assert any(name.startswith("memplan_models/yolov9/cfg/") for name in expected)
-    assert any(name.startswith("memplan_models/yolov9/hyp/") for name in expected)
+    assert any(name.startswith("memplan_models/yolo_data/hyp/") for name in expected)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -183,7 +183,7 @@ def test_the_workloads_are_found_through_entry_points(environment, tmp_path):
         "print(*sorted(e.value for e in entry_points(group='memplan.workloads')))"
     )
     families = ("official", "torchvision", "yolov9.workload")
-    expected = " ".join(f"memplan_models.{family}:from_name" for family in families)
+    expected = " ".join(f"memplan_models.{family}:FAMILY" for family in families)
 
     # Borrowing brings the checkout's own metadata along, so the set is compared.
     assert set(expected.split()) == set(_python(environment, code, tmp_path).split())

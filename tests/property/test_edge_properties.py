@@ -67,9 +67,7 @@ def test_the_largest_batch_fits_when_recorded_and_the_next_does_not(workload, ba
 def test_the_chosen_plan_fits_when_recorded(workload, card, effective):
     """Whatever was read off other batches, the plan's own recording stays within the budget."""
     space = Space(
-        precisions=("fp32",),
-        memory_formats=("contiguous",),
-        recomputes=((),),
+        base=SETTINGS,
         effective_batch_size=effective,
         nominal_batch_size=64,
         rounding_fraction=0.05,
@@ -77,18 +75,18 @@ def test_the_chosen_plan_fits_when_recorded(workload, card, effective):
     budget = Budget(capacity_bytes=card.capacity_bytes, safety_fraction=0.05)
 
     def recorder_of(configuration):
-        return functools.partial(record, workload, settings=configuration)
+        return functools.partial(record, workload, spec=configuration)
 
     try:
-        outcome = search(recorder_of, Simulator(card), SETTINGS, space, budget, say=lambda _: None)
+        outcome = search(recorder_of, Simulator(card), space, budget, say=lambda _: None)
     except InfeasibleError:
         tape = record(workload, 1, SETTINGS)
         life = Life(accumulates=effective > 1)
         assert not fits_budget(replay(tape, card, life=life), budget)
         return
     chosen = outcome.chosen
-    tape = record(workload, chosen.micro_batch_size, SETTINGS)
-    peaks = replay(tape, card, life=Life(accumulates=chosen.accumulation_steps > 1))
+    tape = record(workload, chosen.split.micro_batch_size, SETTINGS)
+    peaks = replay(tape, card, life=Life(accumulates=chosen.split.accumulates))
 
     assert fits_budget(peaks, budget)
     assert peaks.device_used_peak_bytes == chosen.predicted.device_used_peak_bytes

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from memplan import tape as tapes
 from memplan.fit.affine import fit
+from memplan.spec import StepSpec
 
 _bytes = st.integers(0, 1 << 34)
 _per_image = st.integers(0, 1 << 26)
@@ -28,10 +29,7 @@ def _tape(lines, batch, breaks=(), alternates=False):
             workload="lines",
             micro_batch_size=batch,
             image_size=1,
-            precision="fp32",
-            memory_format="contiguous",
-            optimizer="SGD",
-            recompute=(),
+            spec=StepSpec(precision="fp32"),
             parameters=0,
             objects_per_image=0,
             origin="predicted",

@@ -24,7 +24,7 @@ from memplan.planner.search import (
     search,
     settings_at,
 )
-from memplan.spec import StepSpec
+from memplan.spec import Split, StepSpec
 from memplan.trace.record import record
 from memplan.workload import Workload
 
@@ -70,13 +70,11 @@ def recorder_of(configuration):
 
 
 SPACE = Space(
-    precisions=("amp-fp16",),
-    memory_formats=("channels-last",),
-    recomputes=((), BLOCKS),
+    base=StepSpec(memory_format="channels-last"),
+    choices={"recompute": ((), BLOCKS)},
     effective_batch_size=EFFECTIVE,
     nominal_batch_size=64,
 )
-BASE = StepSpec(memory_format="channels-last")
 
 
 @functools.cache
@@ -85,7 +83,7 @@ def planned(capacity_bytes, safety=0.05):
     card = CARD.with_capacity(capacity_bytes)
     budget = Budget(capacity_bytes=capacity_bytes, safety_fraction=safety)
     try:
-        return search(recorder_of, Simulator(card), BASE, SPACE, budget, say=lambda _: None)
+        return search(recorder_of, Simulator(card), SPACE, budget, say=lambda _: None)
     except InfeasibleError:
         return None
 
@@ -96,9 +94,8 @@ EXPANDABLE = "expandable_segments:True"
 TAPES = Recordings(recorder_of)
 CHOOSING = replace(
     SPACE,
-    recomputes=((),),
+    choices={"allocator": ("", EXPANDABLE)},
     blocks=BLOCKS,
-    allocators=(EXPANDABLE,),
     rounding_fraction=0.3,
 )
 
@@ -113,7 +110,7 @@ def chosen(capacity_bytes):
         EXPANDABLE: Simulator(card, AllocatorSettings.parse(EXPANDABLE)),
     }
     try:
-        return search(TAPES, simulators, BASE, CHOOSING, budget, say=lambda _: None)
+        return search(TAPES, simulators, CHOOSING, budget, say=lambda _: None)
     except InfeasibleError:
         return None
 
@@ -200,7 +197,7 @@ def test_search_equals_brute_force(capacity):
     budget = Budget(capacity_bytes=capacity, safety_fraction=0.05)
     simulator = Simulator(card)
     best = 0.0
-    for recompute in SPACE.recomputes:
+    for recompute in SPACE.choices["recompute"]:
         configuration = StepSpec(memory_format="channels-last", recompute=recompute)
         for batch in (1, 2, 4, 8):
             predictor = Predictor(
@@ -216,15 +213,9 @@ def test_search_equals_brute_force(capacity):
 def made(memory, rate):
     """Return a setting of some device memory and speed."""
     return Setting(
-        micro_batch_size=1,
-        accumulation_steps=1,
-        effective_batch_size=1,
+        spec=StepSpec(precision="fp32"),
+        split=Split(micro_batch_size=1),
         nominal_batch_size=64,
-        precision="fp32",
-        memory_format="contiguous",
-        recompute=(),
-        allocator="",
-        devices=1,
         predicted=Predicted(
             allocated_peak_bytes=memory,
             reserved_peak_bytes=memory,

@@ -18,6 +18,7 @@ from memplan.answers import (
     Timeline,
     WorkloadFacts,
 )
+from memplan.spec import Split, StepSpec
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -27,10 +28,7 @@ VERSIONS = {"memplan": "0.1.0", "torch": "2.11.0", "cudnn": "9.19.0", "python": 
 WORKLOAD = WorkloadFacts(
     name="yolov9-s",
     img=640,
-    precision="amp-fp16",
-    memory_format="contiguous",
-    optimizer="SGD",
-    recompute=(),
+    spec=StepSpec(),
     parameters=7_167_475,
     objects_per_image=8,
 )
@@ -185,15 +183,11 @@ def sample_setting(
 ) -> Setting:
     """One setting with its prediction."""
     return Setting(
-        micro_batch_size=micro,
-        accumulation_steps=steps,
-        effective_batch_size=micro * steps,
+        spec=StepSpec(
+            memory_format="channels-last" if micro % 3 == 0 else "contiguous", recompute=recompute
+        ),
+        split=Split(micro_batch_size=micro, accumulation_steps=steps),
         nominal_batch_size=64,
-        precision="amp-fp16",
-        memory_format="channels_last" if micro % 3 == 0 else "contiguous",
-        recompute=recompute,
-        allocator="",
-        devices=1,
         predicted=Predicted(
             allocated_peak_bytes=int((device_used - 370 * MIB) * 0.94),
             reserved_peak_bytes=device_used - 370 * MIB,

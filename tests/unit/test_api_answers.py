@@ -6,16 +6,16 @@ import pytest
 from trace_toy import Counted
 
 import memplan
-from memplan.api import Free, Question
+from memplan.api import Question
 from memplan.api.ask_cards import card_choice, read_prices
 from memplan.api.ask_edge import edge_of
 from memplan.api.ask_second import second_card
-from memplan.api.asking import Planned, most_within, replayed
+from memplan.api.asking import Planned, most_within, replayed_with_rate
 from memplan.api.crowds import Crowds
-from memplan.api.ease import recordings_of
-from memplan.api.planning import plan_one
+from memplan.api.planning import plan_one, recordings_of
 from memplan.api.question import silent
 from memplan.errors import UsageError
+from memplan.spec import FREE, StepSpec
 
 
 def _planned(capacity_bytes=None, effective_batch_size=16, **changes):
@@ -24,12 +24,14 @@ def _planned(capacity_bytes=None, effective_batch_size=16, **changes):
         workload=Counted(validates=True),
         gpus=("rtx-3090",),
         capacity_bytes=capacity_bytes,
-        recompute="none",
-        precision="fp32",
+        spec=StepSpec(precision="fp32"),
         **changes,
     )
     recordings = recordings_of(question)
-    answer = plan_one(question, effective_batch_size=effective_batch_size, recordings=recordings)
+    free = FREE - {"recompute"}
+    answer = plan_one(
+        question, effective_batch_size=effective_batch_size, free=free, recordings=recordings
+    )
     return Planned(
         question=question,
         answer=answer,
@@ -37,6 +39,7 @@ def _planned(capacity_bytes=None, effective_batch_size=16, **changes):
         asked_batch_size=effective_batch_size,
         crowds=Crowds.of(question, None, None),
         safety_fraction=None,
+        free=free,
         say=silent,
     )
 
@@ -58,14 +61,14 @@ def test_edge_is_what_a_replay_of_those_sizes_says():
     planned = _planned()
     edge = edge_of(planned)
     chosen = planned.chosen
-    tape = planned.recordings.tape(planned.settings, chosen.micro_batch_size + 1)
-    peaks, _ = replayed(planned, planned.simulator, tape, chosen.accumulation_steps)
+    tape = planned.recordings.tape(planned.spec, chosen.split.micro_batch_size + 1)
+    peaks, _ = replayed_with_rate(planned, planned.simulator, tape, chosen.split)
 
-    assert chosen.micro_batch_size + 1 == edge.next_micro_batch_size
+    assert chosen.split.micro_batch_size + 1 == edge.next_micro_batch_size
     assert peaks.device_used_peak_bytes == edge.next_peak_bytes
     margin = edge.card_headroom_bytes - edge.headroom_bytes
     assert planned.answer.gpu.capacity_bytes - planned.answer.budget_bytes == margin
-    assert 2 * chosen.micro_batch_size == edge.validation_batch_size
+    assert 2 * chosen.split.micro_batch_size == edge.validation_batch_size
 
 
 def test_cards_are_those_of_plans_made_for_each():
@@ -81,7 +84,7 @@ def test_cards_are_those_of_plans_made_for_each():
     assert 1 < len(choice.cards)
     assert "t4" == choice.best_value
     assert own.predicted.images_per_second == pytest.approx(fastest.images_per_second, rel=0.01)
-    assert own.micro_batch_size == fastest.micro_batch_size
+    assert own.split == fastest.split
     rates = [one.images_per_second for one in choice.cards]
     assert sorted(rates, reverse=True) == rates
 
@@ -96,10 +99,10 @@ def test_prices_that_are_none_are_refused(text):
 def test_second_card_shares_the_images():
     """Two cards take the images of one, and buckets are the gradients' bytes."""
     planned = _planned(effective_batch_size=64)
-    two = second_card(planned, Free(), 640)
+    two = second_card(planned, 640)
     parameters = sum(one.numel() for one in Counted().build_model().parameters())
 
-    assert 64 == two.effective_batch_size == 2 * two.micro_batch_size * two.accumulation_steps
+    assert 64 == two.split.effective_batch_size
     assert 4 * parameters == two.bucket_bytes
     assert two.other_rank_peak_bytes <= two.first_rank_peak_bytes
     rate = planned.chosen.predicted.images_per_second
@@ -111,7 +114,7 @@ def test_images_that_two_cannot_share_are_refused():
     planned = _planned(effective_batch_size=7)
 
     with pytest.raises(UsageError, match="7 images a step"):
-        second_card(planned, Free(), None)
+        second_card(planned, None)
     two = dataclasses.replace(planned.question, devices=2)
     with pytest.raises(UsageError, match="--devices is 2"):
-        second_card(dataclasses.replace(planned, question=two), Free(), None)
+        second_card(dataclasses.replace(planned, question=two), None)

@@ -7,13 +7,12 @@ import torch
 from memplan_models.yolov9.workload import YoloV9
 
 import memplan
-from memplan.api import Free, Question
-from memplan.api.ease import recordings_of
-from memplan.api.planning import plan_one
+from memplan.api import Question
+from memplan.api.planning import plan_one, recordings_of
 
 CROWDED = {"image_size": 160, "objects_per_image": 600}
-SET = Free(memory_format=False, lean=False, allocator=False)
-NOT_EVEN_PARTS = Free(memory_format=False, lean=False, allocator=False, assigner_parts=False)
+SET = {"assigner_parts"}
+NOT_EVEN_PARTS = set()
 
 
 def _used(parts):
@@ -27,9 +26,7 @@ def _used(parts):
 @pytest.fixture(scope="module")
 def plan():
     """Return a function that plans 32 images a step within so many bytes."""
-    question = Question(
-        workload="yolov9-t", arguments=CROWDED, gpus=("rtx-3090",), recompute="none"
-    )
+    question = Question(workload="yolov9-t", arguments=CROWDED, gpus=("rtx-3090",))
     recordings = recordings_of(question)
 
     def made(num_bytes, free):
@@ -54,13 +51,13 @@ def test_parts_are_taken_where_they_alone_make_the_fastest_batch_fit(plan):
     roomy = plan(2 * whole, SET)
 
     assert (4, 32, 1) == (
-        eased.workload.assigner_parts,
-        eased.micro_batch_size,
-        eased.accumulation_steps,
+        eased.spec.assigner_parts,
+        eased.split.micro_batch_size,
+        eased.split.accumulation_steps,
     )
     assert "--assigner-parts 4" in eased.command
     assert eased.predicted.images_per_second > plain.predicted.images_per_second
-    assert (1, 1) == (plain.workload.assigner_parts, roomy.workload.assigner_parts)
+    assert (1, 1) == (plain.spec.assigner_parts, roomy.spec.assigner_parts)
     assert "--assigner-parts" not in roomy.command
     assert roomy.predicted.images_per_second >= eased.predicted.images_per_second
 

@@ -150,7 +150,7 @@ def test_every_case_is_a_question_that_can_be_asked():
     """Settings are checked when a question is made, so that no slice stumbles over one."""
     for case in all_cases():
         question = case.question(H200)
-        assert case.precision == question.step_settings(recompute=()).precision
+        assert case.precision == question.step_spec.precision
         assert case.image_size == question.made.image_size
 
 

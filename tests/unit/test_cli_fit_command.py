@@ -4,6 +4,7 @@ import pytest
 
 from memplan.cli.fit_command import read_command
 from memplan.errors import UsageError
+from memplan.spec import StepSpec
 
 OFFICIAL = "python train_dual.py --workers 8 --device 0 --cfg models/detect/yolov9-s.yaml"
 
@@ -12,9 +13,13 @@ def test_official_command_says_what_a_plan_is_asked():
     """Batch, accumulation to the nominal 64 and the recipe's defaults are those of the script."""
     typed, asked = read_command(f"{OFFICIAL} --batch 16 --img 320 --data no.yaml --weights ''")
 
-    assert (16, 4, True) == (typed.batch, typed.accumulation, typed.is_official)
+    assert (16, 4, True) == (
+        typed.split.micro_batch_size,
+        typed.split.accumulation_steps,
+        typed.is_official,
+    )
     assert ("models/detect/yolov9-s.yaml", 320) == (asked["cfg"], asked["img"])
-    assert ("amp-fp16", "contiguous") == (asked["precision"], asked["memory_format"])
+    assert StepSpec() == typed.spec
     assert 64 == asked["effective_batch"]
     assert ("no.yaml cannot be read on this machine: 20 objects an image are assumed.",) == (
         typed.assumptions

@@ -90,7 +90,7 @@ def test_options_become_a_question():
     assert {"image_size": 96, "num_classes": 7} == question.arguments
     assert [2 << 30, 2 << 30] == [card.capacity_bytes for card in question.cards()]
     assert (96, 7) == (question.made.image_size, question.made.num_classes)
-    assert () == question.recompute_paths()
+    assert () == question.step_spec.recompute
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,11 @@ def test_values_out_of_range_are_wrong_usage(options, words):
         question_from(TYPED | options)
 
 
-def test_settings_are_checked_when_the_step_is_made():
+def test_choices_are_checked_when_they_are_read():
     """Precision and layout are names from a list."""
     for name in ("precision", "memory_format"):
-        question, _ = question_from(TYPED | {name: "nonsense"})
         with pytest.raises(UsageError, match="'nonsense'"):
-            question.step_settings()
+            question_from(TYPED | {name: "nonsense"})
 
 
 def test_recompute_names_modules():
@@ -122,8 +121,8 @@ def test_recompute_names_modules():
     everything, _ = question_from(TYPED | {"recompute": "all"})
     some, _ = question_from(TYPED | {"recompute": "layer1.0, layer1.1,"})
 
-    assert "layer1.0" in everything.recompute_paths()
-    assert ("layer1.0", "layer1.1") == some.recompute_paths()
+    assert "layer1.0" in everything.step_spec.recompute
+    assert ("layer1.0", "layer1.1") == some.step_spec.recompute
 
 
 def test_cards_are_names_indices_or_records():

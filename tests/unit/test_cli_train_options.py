@@ -12,10 +12,11 @@ from memplan.cli.train_options import GROUPS
 from memplan.errors import BadInputError, InfeasibleError, UnknownNameError, UsageError
 from memplan.host_memory import available_host_bytes
 from memplan.planner.host import plan_for_host
-from memplan.train import REFUSED, TrainOptions, train
+from memplan.spec import LEVER, StepSpec
+from memplan.trace.record import record
+from memplan.train import ACCEPTED, REFUSED, TrainOptions, train
 from memplan.train.data_defaults import data_defaults
 from memplan.units import GIB
-from memplan.workload import OptimizerSettings
 
 OFFICIAL = tuple(
     """
@@ -39,10 +40,10 @@ def test_every_official_option_is_known():
     shown = CliRunner().invoke(command, ["--help"]).output
     known = {option for parameter in command.params for option in parameter.opts}
 
-    assert set() == (set(OFFICIAL) | set(REFUSED)) - known
+    assert set() == (set(OFFICIAL) | set(REFUSED) | set(ACCEPTED)) - known
     assert [] == [option for option in OFFICIAL if option not in shown]
     hidden = [parameter for parameter in command.params if getattr(parameter, "hidden", False)]
-    assert set(REFUSED) == {parameter.opts[0] for parameter in hidden}
+    assert {*REFUSED, *ACCEPTED} == {parameter.opts[0] for parameter in hidden}
 
 
 def test_the_help_has_a_place_for_every_option():
@@ -62,12 +63,22 @@ def test_the_help_opens_with_an_example():
 @pytest.mark.parametrize("option", REFUSED)
 def test_a_refused_option_says_why(option):
     """It ends with exit code 2 and the reason, with a value or without."""
-    takes_value = option in {"--local_rank", "--bucket", "--entity", "--bbox_interval",
-                             "--artifact_alias"}  # fmt: skip
-    error = _run(option, *(["1"] if takes_value else []))
+    error = _run(option)
 
     assert isinstance(error, UsageError)
     assert f"{option} is not offered: {REFUSED[option]}. Leave it out." == str(error)
+
+
+@pytest.mark.parametrize("option", ACCEPTED)
+def test_an_option_that_changes_nothing_is_taken_and_said(option):
+    """The reason is printed, and what is really missing is asked for."""
+    takes_value = option in {"--local_rank", "--bucket", "--entity", "--bbox_interval",
+                             "--artifact_alias"}  # fmt: skip
+
+    result = CliRunner().invoke(command, [option, *(["1"] if takes_value else [])])
+
+    assert f"{option} changes nothing: {ACCEPTED[option]}." in result.output
+    assert "--data is missing" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -172,15 +183,15 @@ def test_recommendations_that_cannot_be_used_are_refused(tmp_path, text, error, 
 
 
 def test_what_may_be_recommended_are_options():
-    """Each name is a field of the options."""
+    """Each name is a field of the options, or a lever."""
     from memplan.train.data_defaults import KINDS
 
-    assert set() == set(KINDS) - set(TrainOptions.__dataclass_fields__)
+    assert set() == set(KINDS) - set(TrainOptions.__dataclass_fields__) - set(LEVER)
 
 
-def _host_plan(available_bytes, **settings):
+def _host_plan(available_bytes, spec=None, **settings):
     return plan_for_host(
-        Toy(), optimizer=OptimizerSettings(), available_bytes=available_bytes, **settings
+        Toy(), spec or StepSpec(), record, available_bytes=available_bytes, **settings
     )
 
 
@@ -189,16 +200,16 @@ def test_plenty_of_host_memory_takes_the_whole_step_at_once():
     plan = _host_plan(GIB, effective_batch=12, images=24)
 
     assert (12, 1, 12) == (
-        plan.micro_batch_size,
-        plan.accumulation_steps,
-        plan.effective_batch_size,
+        plan.split.micro_batch_size,
+        plan.split.accumulation_steps,
+        plan.split.effective_batch_size,
     )
     assert ("cpu", GIB, "host memory") == (
         plan.gpu.name,
         plan.gpu.capacity_bytes,
         plan.gpu.source,
     )
-    assert ("fp32", int(GIB * 0.8)) == (plan.precision, plan.budget_bytes)
+    assert ("fp32", int(GIB * 0.8)) == (plan.spec.precision, plan.budget_bytes)
     assert plan.predicted.epoch_seconds == 24 / plan.predicted.images_per_second
     assert type(plan).from_json(plan.to_json()) == plan
 
@@ -208,15 +219,15 @@ def test_little_host_memory_takes_a_divisor_and_accumulates():
     whole = _host_plan(GIB, effective_batch=12).predicted.allocated_peak_bytes
     tight = _host_plan(int(whole / 0.8) - 2, effective_batch=12)
 
-    assert 6 == tight.micro_batch_size
-    assert 2 == tight.accumulation_steps
+    assert 6 == tight.split.micro_batch_size
+    assert 2 == tight.split.accumulation_steps
     assert tight.predicted.allocated_peak_bytes <= tight.budget_bytes
-    assert 12 == _host_plan(int(whole / 0.8) + 2, effective_batch=12).micro_batch_size
+    assert 12 == _host_plan(int(whole / 0.8) + 2, effective_batch=12).split.micro_batch_size
 
 
 def test_no_more_images_at_once_than_the_data_has():
     """With 5 images, 12 a step are gathered from micro-batches of 4."""
-    assert 4 == _host_plan(GIB, effective_batch=12, images=5).micro_batch_size
+    assert 4 == _host_plan(GIB, effective_batch=12, images=5).split.micro_batch_size
 
 
 def test_too_little_host_memory_is_infeasible():
@@ -227,7 +238,7 @@ def test_too_little_host_memory_is_infeasible():
 
 def test_the_predicted_peak_is_what_the_toy_holds():
     """Weights, average, momentum and activations of one image, in blocks of 512 bytes."""
-    peak = _host_plan(GIB, effective_batch=1, memory_format="contiguous")
+    peak = _host_plan(GIB, effective_batch=1)
     parameters = sum(p.numel() for p in Toy().build_model().parameters())
 
     # Weights, their average, gradients and momentum are the least a step can hold.

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from memplan_models.yolov9.augment import (
+from memplan_models.yolo_data.augment import (
     FILL,
     letterbox,
     mix,
@@ -14,9 +14,9 @@ from memplan_models.yolov9.augment import (
     random_flip,
     shift_colours,
 )
-from memplan_models.yolov9.mosaic import compose, draw_places, gather_objects
-from memplan_models.yolov9.scan import LabelledImage
-from memplan_models.yolov9.view import View, _draw_matrix, draw_view, map_objects, render
+from memplan_models.yolo_data.mosaic import compose, draw_places, gather_objects
+from memplan_models.yolo_data.scan import LabelledImage
+from memplan_models.yolo_data.view import View, _draw_matrix, draw_view, map_objects, render
 
 STILL = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0, "perspective": 0.0}
 

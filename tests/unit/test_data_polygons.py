@@ -5,11 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from memplan_models.yolov9.mosaic import add_copies, gather_objects
-from memplan_models.yolov9.pipeline import Request, TrainingSamples
-from memplan_models.yolov9.polygons import Copy, choose_copies, clip_polygon, paste_copies
-from memplan_models.yolov9.scan import LabelledImage
-from memplan_models.yolov9.view import draw_view, map_objects
+from memplan_models.yolo_data.mosaic import add_copies, gather_objects
+from memplan_models.yolo_data.pipeline import Request, TrainingSamples
+from memplan_models.yolo_data.polygons import Copy, choose_copies, clip_polygon, paste_copies
+from memplan_models.yolo_data.scan import LabelledImage
+from memplan_models.yolo_data.view import draw_view, map_objects
 
 STILL = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0, "perspective": 0.0}
 TRIANGLE = np.float32([[10, 10], [30, 10], [20, 30]])

@@ -5,9 +5,9 @@ import hashlib
 import cv2
 import pytest
 import yaml
-from memplan_models.yolov9.dataset import read_description
-from memplan_models.yolov9.sample import NUM_IMAGES, SAMPLE_IMAGE_SIZE, write_sample
-from memplan_models.yolov9.scan import scan_split
+from memplan_models.yolo_data.dataset import read_description
+from memplan_models.yolo_data.sample import NUM_IMAGES, SAMPLE_IMAGE_SIZE, write_sample
+from memplan_models.yolo_data.scan import scan_split
 
 from memplan.errors import BadInputError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memplan_models.yolov9.shared import SharedSequence
+from memplan_models.yolo_data.shared import SharedSequence
 
 from memplan.processes import CleanContext
 

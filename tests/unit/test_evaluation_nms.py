@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from memplan_models.yolov9.nms import non_max_suppression
+from memplan_models.detection_metrics.nms import non_max_suppression
 
 
 def _predictions(*boxes):

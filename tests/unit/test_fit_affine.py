@@ -56,7 +56,7 @@ def test_a_toy_fitted_equals_the_toy_recorded(memory_format, precision):
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
 def test_a_residual_network_fitted_equals_it_recorded(memory_format):
     """The same for ResNet-18 at 64 pixels, with three recordings between 2 and 32."""
-    workload = classifiers.from_name("resnet18", image_size=64)
+    workload = classifiers.FAMILY.make("resnet18", image_size=64)
     recorder = _Recorder(workload, memory_format=memory_format)
     fitted = fit(recorder, 2, 32)
 

@@ -7,6 +7,7 @@ import pytest
 
 from memplan import tape as tapes
 from memplan.fit.align import aligned, same_operators, same_structure
+from memplan.spec import StepSpec
 
 ALLOCATE, FREE = tapes.ALLOCATE, tapes.FREE
 
@@ -28,10 +29,7 @@ def tape(*operators):
             workload="by hand",
             micro_batch_size=1,
             image_size=1,
-            precision="fp32",
-            memory_format="contiguous",
-            optimizer="SGD",
-            recompute=(),
+            spec=StepSpec(precision="fp32"),
             parameters=0,
             objects_per_image=0,
             origin="predicted",

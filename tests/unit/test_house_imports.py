@@ -1,6 +1,7 @@
 """The rooms of the house and which of them may import which."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answers", "bounds", "convolution", "efficient_attention", "errors",
-    "host_memory", "launch", "launches", "parallel", "plan_answers", "processes", "reduction",
-    "registry", "script_answer", "spec", "tape", "topk", "units", "workload",
+    "_version", "acceptance", "answers", "bounds", "capabilities", "convolution",
+    "efficient_attention", "errors", "family", "host_memory", "inference", "launch", "launches",
+    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "spec",
+    "tape", "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -23,21 +25,24 @@ ROOMS = {
     "recording": {"device", "phantom"},
     "step": set(),
     "trace": {"device", "step"},
-    "fit": {"device", "trace"},
-    "planner": {"device", "trace", "fit", "step"},
-    "train": {"device", "trace", "fit", "planner", "step"},
+    "fit": {"device"},
+    # Planner and trainer are handed a recorder.
+    "planner": {"device", "fit"},
+    "train": {"device", "fit", "planner", "step"},
     "report": set(),
     "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "api"},
     "api": {"device", "recording", "step", "trace", "fit", "planner", "train", "report"},
 }
+# What runs when it is imported: the command, and what the server of processes begins with.
+PROGRAMS = {"memplan.__main__", "memplan.api.preload"}
 MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
 FOR_MODELS = {
-    "memplan.workload", "memplan.errors", "memplan.units", "memplan.processes", "memplan.files",
-    "memplan.files.source", "memplan.files.torch_files", "memplan.files.yaml_text",
-    "memplan.files.structures", "memplan.files.archives", "memplan.files.writing",
+    "memplan.workload", "memplan.capabilities", "memplan.family", "memplan.errors", "memplan.units",
+    "memplan.inference",
+    "memplan.processes", "memplan.files", "memplan.files.source", "memplan.files.torch_files",
+    "memplan.files.yaml_text", "memplan.files.structures", "memplan.files.archives",
+    "memplan.files.writing",
 }  # fmt: skip
-# The default optimizer of a workload is the tool's own; a workload may bring another.
-EXCEPTIONS = {("memplan.workload", "memplan.step.optimizers")}
 
 
 def _modules(folder):
@@ -113,7 +118,6 @@ def test_a_room_imports_only_the_rooms_below_it(room):
         for target in _imports(path)
         if target.split(".")[0] == "memplan"
         # The package itself holds nothing but names of other rooms, and the version.
-        and (module, target) not in EXCEPTIONS
         and _room(target) not in allowed
     ]
 
@@ -145,6 +149,55 @@ def test_the_models_know_the_workload_interface_and_nothing_else_of_the_tool():
     assert [] == wrong
 
 
+def _named(module, path, node):
+    """Return the modules of this repository that an import statement names, with their packages."""
+    if isinstance(node, ast.ImportFrom) and node.level:
+        package = module.split(".")[: None if path.name == "__init__.py" else -1]
+        base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+        absolute = ast.ImportFrom(base, node.names, 0)
+    else:
+        absolute = node
+    for target in _targets(absolute):
+        parts = target.split(".")
+        yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _graph():
+    """Return what each module imports anywhere in it, the packages that hold it left out."""
+    graph = {}
+    for module, path in [*_modules("memplan"), *_modules("models")]:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        named = {name for node in nodes for name in _named(module, path, node)}
+        graph[module] = {name for name in named if not f"{module}.".startswith(f"{name}.")}
+    return {module: named & graph.keys() for module, named in graph.items()}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """There is no circle, also not of imports that run late or are for typing only."""
+    graph = _graph()
+
+    assert "memplan.files" in graph["models.yolo_data.scan"]
+    assert "models.yolo_data.labels" in graph["models.yolo_data.scan"]
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    ("package", "below"),
+    [("yolo_data", {"detection_metrics"}), ("detection_metrics", set())],
+)
+def test_data_and_metrics_know_no_network(package, below):
+    """What reads data and what judges detections serve any family."""
+    named = {
+        name.split(".")[1]
+        for module, names in _graph().items()
+        if module.startswith(f"models.{package}")
+        for name in names
+        if name.startswith("models.")
+    }
+
+    assert below == named - {package}
+
+
 def test_torch_is_loaded_by_the_recorder_and_the_trainer_only():
     """Other rooms import torch late or never; snapshot files are read without it."""
     wrong = [
@@ -171,12 +224,11 @@ def test_importing_memplan_does_not_load_torch():
     assert not _loads_torch("import memplan")
 
 
-@pytest.mark.parametrize("room", ["files", "shared", "device", "phantom", "fit", "report"])
+@pytest.mark.parametrize("room", sorted(ROOMS.keys() - MAY_IMPORT_TORCH))
 def test_a_room_without_torch_loads_without_torch(room):
-    """Simulator, fit and reports run on a machine that has no torch."""
-    names = [
-        name for name, _ in _modules("memplan") if _room(name) == room and name != "memplan.api"
-    ]
+    """Simulator, fit, planner, answers and reports run on a machine that has no torch."""
+    names = [name for name, _ in _modules("memplan") if _room(name) == room]
+    names = [name for name in names if name not in PROGRAMS]
 
     assert names
     assert not _loads_torch("\n".join(f"import {name}" for name in names))

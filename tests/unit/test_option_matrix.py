@@ -285,7 +285,7 @@ def _recorded(kind, options, batch=2):
     context = cli.get_command(click.Context(cli), "probe").make_context("probe", arguments)
     question, _ = question_from(dict(context.params))
     question.check()
-    return question.record(batch, question.step_settings())
+    return question.record(batch, question.step_spec)
 
 
 @pytest.mark.parametrize("kind", RUNS)

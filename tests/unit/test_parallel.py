@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -194,6 +195,40 @@ def test_processes_that_stall_are_ended(monkeypatch):
 
     assert "MEMPLAN_PROCESSES=1" in str(caught.value)
     assert [] == _alive()
+
+
+def _hangs_when_it_ends(number):
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+    return number
+
+
+def test_a_process_that_does_not_end_by_itself_is_killed(monkeypatch):
+    """What a library waits for at the end of a process keeps no command waiting."""
+    monkeypatch.setattr(parallel, "_ENDING_SECONDS", 1)
+    started = time.monotonic()
+
+    assert [1, 2] == map_processes(_hangs_when_it_ends, [1, 2], doing="hanging")
+    assert 30 > time.monotonic() - started
+    assert [] == _alive()
+
+
+def test_two_threads_may_ask_how_a_process_ended():
+    """Both are told the exit code, which the server tells only once."""
+    assert {7} == {code for _ in range(5) for code in _codes_seen_by_threads(8)}
+
+
+def _codes_seen_by_threads(num_threads):
+    """Return the exit code of one process as several threads see it at the same time."""
+    process = parallel.CleanProcess(target=os._exit, args=(7,))
+    process.start()
+
+    def waited(_):
+        while (code := process._popen.poll()) is None:
+            time.sleep(0)
+        return code
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return list(threads.map(waited, range(num_threads)))
 
 
 def test_work_goes_on_after_a_process_has_ended():

@@ -23,7 +23,7 @@ def child():
 
 def _compared(case, child):
     question = case.question(child.card)
-    tape = question.record(case.micro_batch_size, question.step_settings())
+    tape = question.record(case.micro_batch_size, question.step_spec)
     return compare(case, predicted_life(case, child.card, tape), child)
 
 
@@ -41,7 +41,7 @@ def test_a_small_network_takes_on_the_phantom_what_is_predicted(child, changes):
 def test_another_size_is_seen(child):
     """A prediction of another batch is not taken for the life of this one."""
     question = SMALL.question(child.card)
-    tape = question.record(3, question.step_settings())
+    tape = question.record(3, question.step_spec)
     found = compare(SMALL, predicted_life(SMALL, child.card, tape), child)
 
     assert 2 * found.num_alike / (found.num_predicted + found.num_phantom) < 0.9

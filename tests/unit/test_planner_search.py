@@ -20,14 +20,12 @@ from memplan.planner.search import (
     search,
     setting_of,
 )
-from memplan.spec import StepSpec
+from memplan.spec import Split, StepSpec
 from memplan.trace.record import record
 
 MIB = 1 << 20
 SPACE = {
-    "precisions": ("fp32",),
-    "memory_formats": ("contiguous",),
-    "recomputes": ((),),
+    "base": StepSpec(precision="fp32"),
     "nominal_batch_size": 64,
 }
 
@@ -35,15 +33,9 @@ SPACE = {
 def setting(memory, speed, micro=1):
     """Return a setting of some device memory and speed."""
     return Setting(
-        micro_batch_size=micro,
-        accumulation_steps=1,
-        effective_batch_size=micro,
+        spec=StepSpec(precision="fp32"),
+        split=Split(micro_batch_size=micro),
         nominal_batch_size=64,
-        precision="fp32",
-        memory_format="contiguous",
-        recompute=(),
-        allocator="",
-        devices=1,
         predicted=Predicted(
             allocated_peak_bytes=memory,
             reserved_peak_bytes=memory,
@@ -103,7 +95,9 @@ def test_splits_come_near_the_effective_batch(effective, devices, splits):
     """Each micro-batch once, with the accumulation that comes nearest, within a twentieth."""
     space = Space(**SPACE, effective_batch_size=effective, devices=devices, rounding_fraction=0.05)
 
-    assert splits == [tuple(split) for split in space.splits()]
+    assert splits == [
+        (split.micro_batch_size, split.accumulation_steps) for split in space.splits()
+    ]
 
 
 @pytest.mark.parametrize("effective", [7, 64, 100, 250])
@@ -115,20 +109,23 @@ def test_splits_without_rounding_are_the_divisors(effective):
 
 
 def test_score_takes_a_percent_for_each_departure():
-    """Recomputing, other allocator options, lean blocks and a rounded batch each cost one."""
-    space = Space(**SPACE, effective_batch_size=4, leans=(False, True), rounding_fraction=0.5)
-    plain = replace(setting(1, 100.0, micro=4), effective_batch_size=4)
+    """Each lever that only costs speed, and a rounded batch; precision and layout are none."""
+    space = Space(**SPACE, effective_batch_size=4, rounding_fraction=0.5)
+    plain = setting(1, 100.0, micro=4)
 
-    assert 100.0 == score(plain, space)
+    def scored(**levers):
+        return score(replace(plain, spec=replace(plain.spec, **levers)), space)
+
+    assert 100.0 == score(plain, space) == scored(precision="amp-fp16")
     for departure in (
         {"recompute": ("0",)},
         {"allocator": "expandable_segments:True"},
         {"lean": True},
-        {"effective_batch_size": 5},
+        {"assigner_parts": 4},
     ):
-        assert pytest.approx(99.0) == score(replace(plain, **departure), space)
-    both = replace(plain, lean=True, recompute=("0",))
-    assert pytest.approx(98.01) == score(both, space)
+        assert pytest.approx(99.0) == scored(**departure)
+    assert pytest.approx(99.0) == score(replace(plain, split=Split(micro_batch_size=5)), space)
+    assert pytest.approx(98.01) == scored(lean=True, recompute=("0",))
 
 
 def test_budget_leaves_what_others_hold():
@@ -165,35 +162,36 @@ def test_pareto_keeps_what_no_other_beats():
 
 def test_setting_of_devices_multiplies_the_rate():
     """Images, accumulation and rate of four cards; the epoch follows from the rate."""
-    space = Space(**SPACE, effective_batch_size=64, devices=4, allocator="a:1")
-    made = setting_of(space, StepSpec(precision="fp32"), 8, peaks(200), 10.0, 400)
+    space = Space(**SPACE, effective_batch_size=64, devices=4)
+    made = setting_of(space, space.base, space.split(8), peaks(200), 10.0, 400)
 
-    assert (8, 2, 64, 4) == (
-        made.micro_batch_size,
-        made.accumulation_steps,
-        made.effective_batch_size,
-        made.devices,
-    )
+    assert Split(micro_batch_size=8, accumulation_steps=2, devices=4) == made.split
+    assert 64 == made.split.effective_batch_size
     assert (40.0, 10.0) == (made.predicted.images_per_second, made.predicted.epoch_seconds)
     assert (170, 190, 200) == (
         made.predicted.allocated_peak_bytes,
         made.predicted.reserved_peak_bytes,
         made.predicted.device_used_peak_bytes,
     )
-    assert None is setting_of(space, StepSpec(), 8, peaks(), 10.0).predicted.epoch_seconds
+    assert (
+        None is setting_of(space, space.base, space.split(8), peaks(), 10.0).predicted.epoch_seconds
+    )
 
 
 def test_configurations_are_the_whole_product():
     """Every precision, layout and recompute set once, on the same base."""
     space = Space(
-        precisions=("fp32", "amp-fp16"),
-        memory_formats=("contiguous", "channels-last"),
-        recomputes=((), ("0",)),
+        base=StepSpec(),
+        choices={
+            "precision": ("fp32", "amp-fp16"),
+            "memory_format": ("contiguous", "channels-last"),
+            "recompute": ((), ("0",)),
+        },
         effective_batch_size=4,
         nominal_batch_size=64,
     )
 
-    made = list(configurations(StepSpec(), space))
+    made = list(configurations(space))
 
     assert 8 == len({(s.precision, s.memory_format, s.recompute) for s in made}) == len(made)
 
@@ -217,7 +215,6 @@ def searched(capacity_bytes, **changes):
     outcome = search(
         recorder_of,
         Simulator(card),
-        StepSpec(precision="fp32"),
         space,
         Budget(capacity_bytes=capacity_bytes, safety_fraction=0.05),
         num_images=40,
@@ -231,7 +228,7 @@ def test_search_takes_the_fastest_that_fits():
     outcome, told = searched(8 << 30)
 
     assert 3 == outcome.num_evaluated
-    assert 4 == outcome.chosen.micro_batch_size
+    assert 4 == outcome.chosen.split.micro_batch_size
     assert outcome.chosen == outcome.pareto[-1]
     assert any("Recording" in text and "fp32, contiguous" in text for text in told)
     rate = outcome.chosen.predicted.images_per_second
@@ -242,7 +239,10 @@ def test_search_with_one_micro_batch_needs_no_more():
     """An effective batch of one image has one way to be run."""
     outcome, _ = searched(8 << 30, effective_batch_size=1)
 
-    assert (1, 1) == (outcome.chosen.micro_batch_size, outcome.chosen.accumulation_steps)
+    assert (1, 1) == (
+        outcome.chosen.split.micro_batch_size,
+        outcome.chosen.split.accumulation_steps,
+    )
 
 
 def test_nothing_that_fits_says_by_how_much():
@@ -255,7 +255,7 @@ def test_nothing_that_fits_says_by_how_much():
     assert 3 == caught.value.exit_code
     text = str(caught.value)
     assert 1 == len(text.splitlines())
-    assert 1 == caught.value.least.micro_batch_size
+    assert 1 == caught.value.least.split.micro_batch_size
     need = caught.value.least.predicted.device_used_peak_bytes
     assert caught.value.over_bytes == need - int((context + MIB) * 0.95)
     for words in ("Nothing fits", "RTX 3090", "device-used (predicted)", "micro-batch 1"):

@@ -77,7 +77,12 @@ def test_convolutions_use_tf32_where_they_may(tape):
     """Single precision is TF32's rate for convolutions, unless that is switched off."""
     card = catalogue.card("a100-80gb")
     busy = loaded(tape, flops=10**12, moved=0)
-    strict = replace(busy, description=replace(busy.description, allow_tf32=False))
+    strict = replace(
+        busy,
+        description=replace(
+            busy.description, spec=replace(busy.description.spec, allow_tf32=False)
+        ),
+    )
 
     seconds = operator_seconds(busy, card, no_workspace(tape))
     without = operator_seconds(strict, card, no_workspace(tape))

@@ -12,13 +12,12 @@ from memplan import tape as tapes
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.workload import OptimizerSettings
 
 SETTINGS = {
     "amp-fp16": {},
     "fp32": {"precision": "fp32"},
     "bf16-channels-last": {"precision": "amp-bf16", "memory_format": "channels-last"},
-    "adam": {"optimizer": OptimizerSettings(name="Adam")},
+    "adam": {"optimizer": "Adam"},
     "recompute": {"recompute": ("0", "3")},
 }
 
@@ -61,7 +60,7 @@ def test_two_steps_put_together_equal_two_steps_recorded(name, accumulation_step
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_residual_network_put_together_equals_one_recorded(accumulation_steps):
     """The law holds where activations are shared and gradients meet, as in ResNet-18."""
-    workload = classifiers.from_name("resnet18", image_size=64)
+    workload = classifiers.FAMILY.make("resnet18", image_size=64)
     settings = StepSpec()
 
     assembled, _ = _assembled(

@@ -7,8 +7,9 @@ import torch
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UnknownNameError
+from memplan.spec import StepSpec
 from memplan.step.lion import Lion
-from memplan.step.optimizers import make_optimizer
+from memplan.step.optimizers import make_optimizer, optimizer_of
 from memplan.workload import OptimizerSettings
 
 
@@ -91,8 +92,10 @@ def test_numbers_out_of_range_are_refused(bad):
 def test_the_recipe_gives_it_three_groups():
     """YOLOv9's groups, momentum as the first beta and 0.99 as the second."""
     workload = YoloV9("yolov9-t", num_classes=2, image_size=64)
-    optimizer = workload.make_optimizer(
-        workload.build_model(), OptimizerSettings(name="LION", momentum=0.9, weight_decay=0.1)
+    optimizer = optimizer_of(
+        workload,
+        workload.build_model(),
+        OptimizerSettings(spec=StepSpec(optimizer="LION"), momentum=0.9, weight_decay=0.1),
     )
 
     assert isinstance(optimizer, Lion)
@@ -104,4 +107,4 @@ def test_the_recipe_gives_it_three_groups():
 def test_an_unknown_name_lists_it():
     """The message of a misspelt optimizer names LION among the known."""
     with pytest.raises(UnknownNameError, match="LION"):
-        make_optimizer(_weights(), OptimizerSettings(name="LIONS"))
+        make_optimizer(_weights(), OptimizerSettings(spec=StepSpec(optimizer="LIONS")))

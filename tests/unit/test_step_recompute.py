@@ -54,6 +54,80 @@ def test_recompute_of_a_module_that_draws_random_numbers_draws_them_again():
         assert torch.equal(ours.grad, theirs.grad)
 
 
+class Noting(torch.nn.Module):
+    """Hangs a note on what it returns, and says what hung on what it took in."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.seen = seen
+
+    def forward(self, x):
+        """Return a product that carries a note."""
+        self.seen.append(getattr(x, "note", None))
+        out = x * self.weight
+        out.note = "mine"
+        return out
+
+
+class Noted(Counted):
+    """Three layers that note, the middle one in a block that may be recomputed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def build_model(self):
+        """Return the layers in a row."""
+        block = torch.nn.Sequential(Noting(self.seen))
+        return torch.nn.Sequential(Noting(self.seen), block, Noting(self.seen))
+
+    def make_lean(self, model):
+        """Leave the layers as they are."""
+
+    def take_recipe(self, tensor):
+        """Return the note, taken off."""
+        return vars(tensor).pop("note", None)
+
+    def give_recipe(self, tensor, recipe):
+        """Hang the note on again."""
+        tensor.note = recipe
+
+
+@pytest.mark.parametrize(
+    ("lean", "seen"),
+    # Forward, then the block again in backward.
+    [(False, [None, "mine", "mine", "mine"]), (True, [None, None, None, None])],
+)
+def test_what_lean_blocks_hang_on_tensors_is_taken_by_the_workload(lean, seen):
+    """Both runs of a recomputed block see the same, by whatever name a workload hangs it on."""
+    workload = Noted()
+    step = TrainingStep(workload, StepSpec(precision="fp32", lean=lean, recompute=("1",)), CPU)
+    step.accumulate({"images": torch.randn(2, 3, 8, 8)})
+
+    assert seen == workload.seen
+
+
+def test_what_was_taken_around_a_recomputed_block_is_given_back():
+    """A later reader of the block's input finds the note there."""
+    workload = Noted()
+    model = workload.build_model()
+    apply_recompute(model, ["1"], workload)
+    x = torch.ones(2, requires_grad=True)
+    x.note = "before"
+
+    result = model[1](x)
+
+    assert [None] == workload.seen
+    assert ("before", None) == (x.note, getattr(result, "note", None))
+
+
+def test_lean_is_refused_where_the_workload_has_none():
+    """A step never silently keeps what --lean was to free."""
+    with pytest.raises(UsageError, match="--lean: workload 'counted' has no lean blocks"):
+        TrainingStep(Counted(), StepSpec(lean=True), CPU)
+
+
 def test_recompute_of_no_module_is_refused_by_name():
     """A path that names nothing is a usage error which says so."""
     with pytest.raises(UsageError, match="--recompute 'nowhere' names no module"):

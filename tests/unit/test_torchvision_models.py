@@ -7,7 +7,6 @@ import torch
 from memplan import tape as tapes
 from memplan.errors import UnknownNameError, UsageError
 from memplan.registry import make_workload
-from memplan.spec import StepSpec
 from memplan.trace.record import record
 from memplan.workload import Choice, OptimizerSettings
 
@@ -37,7 +36,7 @@ def _gradients(tape):
 def test_a_detector_gives_every_parameter_a_gradient(name):
     """The summed losses reach all layers, at a small batch and size."""
     workload = make_workload(f"torchvision:{name}", {"image_size": 64, "objects_per_image": 2})
-    tape = record(workload, 2, StepSpec(optimizer=OptimizerSettings(momentum=0.0)))
+    tape = record(workload, 2, optimizer=OptimizerSettings(momentum=0.0))
     parameters = [p for p in workload.build_model().parameters() if p.requires_grad]
 
     assert len(parameters) == _gradients(tape)

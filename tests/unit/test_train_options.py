@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from memplan.errors import UsageError
+from memplan.spec import StepSpec
 from memplan.train import TrainOptions
 from memplan.train.options import check_image_size, options_from_record
 
@@ -53,6 +54,38 @@ def test_the_schedule_follows_the_flags():
 
 def test_options_survive_their_record():
     """What `as_record` gives as plain values makes the same options again."""
-    options = _options(freeze=(1, 2), recompute=("model.2",), weights=Path("x.pt"))
+    options = _options(
+        freeze=(1, 2), spec=StepSpec(recompute=("model.2",), lean=True), weights=Path("x.pt")
+    )
 
     assert options == options_from_record(options.as_record())
+
+
+def test_batch_is_of_all_devices_together():
+    """The official --batch 64 is 32 on each of two; what does not divide is refused."""
+    options = _options(batch=64)
+
+    assert 32 == options.micro_batch_size(2)
+    assert 64 == _options(batch=16, batch_per_device=64).micro_batch_size(2)
+    with pytest.raises(
+        UsageError, match=r"--batch 64 .* 3 devices cannot.*63, or give --batch-per"
+    ):
+        options.micro_batch_size(3)
+    with pytest.raises(UsageError, match="--batch 8 is 2 on each of 4 devices, but --quad"):
+        _options(batch=8, quad=True).micro_batch_size(4)
+
+
+def test_records_of_before_mean_each_device():
+    """A checkpoint without `batch_per_device` was of a version in which `batch` was that."""
+    record = _options(batch=6).as_record()
+    del record["batch_per_device"]
+
+    assert 6 == options_from_record(record).micro_batch_size(4)
+
+
+@pytest.mark.parametrize(("close", "expected"), [(0, 3), (1, 2), (3, 0), (4, 3)])
+def test_mosaics_close_where_the_official_recipe_closes_them(tmp_path, close, expected):
+    """In the last N of three epochs; a number above the epochs is never reached."""
+    options = TrainOptions(data=tmp_path, epochs=3, close_mosaic=close)
+
+    assert expected == sum(options.augments_fully(epoch) for epoch in range(3))

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from levers import other_value
 from train_toy import Toy, toy_options
 
 from memplan.answers import GpuFacts, PlanAnswer, Predicted, WorkloadFacts, load_answers
 from memplan.errors import UsageError
+from memplan.spec import LEVERS, Split, StepSpec
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
 from memplan.train.setup import follow_plan
@@ -25,10 +27,7 @@ def _plan(**changes):
     workload = WorkloadFacts(
         name="toy",
         img=8,
-        precision="fp32",
-        memory_format="contiguous",
-        optimizer="SGD",
-        recompute=(),
+        spec=StepSpec(precision="fp32"),
         parameters=257,
     )
     gpu = GpuFacts(
@@ -41,15 +40,9 @@ def _plan(**changes):
     values = {
         "workload": workload,
         "gpu": gpu,
-        "micro_batch_size": 2,
-        "accumulation_steps": 4,
-        "effective_batch_size": 8,
+        "spec": StepSpec(precision="fp32", memory_format="channels-last", recompute=("0",)),
+        "split": Split(micro_batch_size=2, accumulation_steps=4),
         "nominal_batch_size": 4,
-        "precision": "fp32",
-        "memory_format": "channels-last",
-        "recompute": ("0",),
-        "allocator": "",
-        "devices": 1,
         "predicted": predicted,
         "budget_bytes": 1 << 34,
         "headroom_bytes": 0,
@@ -115,22 +108,20 @@ def test_a_plan_for_another_training_is_refused(tmp_path):
     facts = WorkloadFacts(
         name="toy",
         img=16,
-        precision="fp32",
-        memory_format="contiguous",
-        optimizer="SGD",
-        recompute=(),
+        spec=StepSpec(precision="fp32"),
         parameters=257,
     )
     with pytest.raises(UsageError, match="The plan is for toy at 16 pixels, not for toy at 8"):
         train(Toy(), toy_options(tmp_path), plan=_plan(workload=facts))
 
 
-def test_a_plan_says_in_how_many_parts_objects_are_matched(tmp_path):
-    """The workload and the options that are kept follow it; without a say, options stay."""
-    workload, options = Toy(), replace(toy_options(tmp_path), assigner_parts=2)
+@pytest.mark.parametrize("lever", [one for one in LEVERS if one.is_predicted], ids=str)
+def test_a_run_takes_each_lever_from_its_plan(tmp_path, lever):
+    """What the options say of it does not matter: the step that runs is the one predicted."""
+    value = other_value(lever)
+    options = toy_options(tmp_path, **{lever.name: value})
     plan = _plan()
-    parted = replace(plan, workload=replace(plan.workload, assigner_parts=4))
 
-    assert 2 == follow_plan(options, plan, workload).assigner_parts
-    assert 0 == workload.assigner_parts
-    assert 4 == follow_plan(options, parted, workload).assigner_parts == workload.assigner_parts
+    assert plan.spec is follow_plan(options, plan, Toy()).spec
+    other = replace(plan, spec=replace(plan.spec, **{lever.name: value}))
+    assert other.spec is follow_plan(toy_options(tmp_path), other, Toy()).spec

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 from train_toy import Toy, toy_options
 
 from memplan.errors import UsageError
@@ -22,7 +22,7 @@ from memplan.train import open_training, train
 )
 def test_sides_are_drawn_as_the_recipe_draws_them(size, least, most):
     """From half the size to one and a half, in whole strides, each about as often."""
-    workload = from_name("yolov9-t", image_size=size, multi_scale=True)
+    workload = YoloV9("yolov9-t", image_size=size, multi_scale=True)
     rng = np.random.default_rng(0)
     drawn = Counter(workload.draw_side(rng) for _ in range(4000))
 
@@ -33,7 +33,7 @@ def test_sides_are_drawn_as_the_recipe_draws_them(size, least, most):
 
 def test_without_the_option_sizes_stay():
     """No side is drawn and a batch passes as it is."""
-    workload = from_name("yolov9-t", image_size=64)
+    workload = YoloV9("yolov9-t", image_size=64)
     batch = workload.prepare(workload.make_batch(1))
 
     assert workload.draw_side(np.random.default_rng(0)) is None
@@ -43,7 +43,7 @@ def test_without_the_option_sizes_stay():
 @pytest.mark.parametrize(("side", "shape"), [(None, (96, 96)), (32, (32, 32)), (64, (64, 64))])
 def test_a_batch_is_resized_bilinearly(side, shape):
     """Images change, targets do not; no side means the largest, which recordings take."""
-    workload = from_name("yolov9-t", image_size=64, multi_scale=True)
+    workload = YoloV9("yolov9-t", image_size=64, multi_scale=True)
     images = torch.rand(2, 3, 64, 64)
     targets = torch.rand(2, 1, 5)
     resized = workload.resize({"images": images, "targets": targets}, side)
@@ -55,7 +55,7 @@ def test_a_batch_is_resized_bilinearly(side, shape):
 
 def test_rectangles_keep_their_proportion():
     """The longer side takes the drawn size, the shorter one is rounded up to whole strides."""
-    workload = from_name("yolov9-t", image_size=128, multi_scale=True)
+    workload = YoloV9("yolov9-t", image_size=128, multi_scale=True)
     resized = workload.resize({"images": torch.zeros(1, 3, 96, 128)}, 192)
 
     assert (144 // 32 * 32 + 32, 192) == tuple(resized["images"].shape[2:])
@@ -64,9 +64,9 @@ def test_rectangles_keep_their_proportion():
 def test_memory_is_recorded_at_the_largest_size():
     """A micro-batch of 64 pixels does the work of one of 96, the largest that is drawn."""
     settings = StepSpec(precision="fp32")
-    many = record(from_name("yolov9-t", image_size=64, multi_scale=True), 1, settings)
-    large = record(from_name("yolov9-t", image_size=96), 1, settings)
-    plain = record(from_name("yolov9-t", image_size=64), 1, settings)
+    many = record(YoloV9("yolov9-t", image_size=64, multi_scale=True), 1, settings)
+    large = record(YoloV9("yolov9-t", image_size=96), 1, settings)
+    plain = record(YoloV9("yolov9-t", image_size=64), 1, settings)
     plain_work, large_work, many_work = map(_work_of_a_micro_batch, (plain, large, many))
 
     assert large_work == many_work

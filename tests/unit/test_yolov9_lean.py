@@ -11,7 +11,7 @@ import pytest
 import torch
 from memplan_models import yolov9
 from memplan_models.yolov9.rebuild import Memo
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan.device import catalogue
@@ -36,7 +36,7 @@ def _one_thread():
 
 @cache
 def _workload(cfg):
-    return from_name(cfg, image_size=SIDE, num_classes=3, objects_per_image=3)
+    return YoloV9(cfg, image_size=SIDE, num_classes=3, objects_per_image=3)
 
 
 @cache
@@ -157,7 +157,7 @@ def test_every_block_alone_recomputes_under_lean(cfg):
 def test_recorded_memory_is_less():
     """On a card too, activations at the peak are at most two thirds; the optimizer is as before."""
     card = catalogue.card("rtx-3090")
-    workload = from_name("yolov9-t", image_size=320, num_classes=3)
+    workload = YoloV9("yolov9-t", image_size=320, num_classes=3)
     plain, lean = (replay(record(workload, 8, StepSpec(lean=one)), card) for one in (False, True))
 
     assert lean.allocated_peak_bytes < 0.67 * plain.allocated_peak_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from memplan.spec import LEVER, StepSpec
 from memplan.train import TrainOptions
 from memplan.workload import Workload, dealt
 
@@ -135,4 +136,6 @@ def toy_options(tmp_path, **changes):
         "project": tmp_path / "runs",
         "name": "toy",
     }
-    return TrainOptions(**(values | changes))
+    levers = {name: changes.pop(name) for name in [*changes] if name in LEVER}
+    values |= {"spec": StepSpec(**levers), "given": tuple(levers)} | changes
+    return TrainOptions(**values)

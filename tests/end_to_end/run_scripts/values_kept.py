@@ -101,6 +101,21 @@ for _ in range(2):
     embedding(of(1, 2, 3)).sum().backward()
     optimizer.step()
 
+# What the rules state goes through arithmetic: an integer is 0, a number 2, finite always.
+output = torch.nn.Linear(4, 3).to(D)(torch.ones(2, 4, device=D))
+count, number = output.argmax(1).sum(), output.sum()
+assert count.item() == 0
+assert count.clamp(min=1).item() == 1
+assert count.clone().clamp_(min=1).float().item() == 1
+assert torch.maximum(count, of(3)).item() == 3
+assert number.item() == 2
+assert number.clamp(max=1).item() == 1
+assert abs((1 / (number + 0.5)).item() - 0.4) < 1e-6
+assert torch.relu(-number).item() == 0
+assert torch.where(number > 3, number, of(7.0)).item() == 7
+assert output.sum(0).clamp(min=1).tolist() == [1, 1, 1]
+assert torch.isfinite(1 / (number - number)).item()
+
 # dtypes come out as without interception, on both devices.
 for where in ("cpu", D):
     half = torch.ones(4, dtype=torch.half, device=where)

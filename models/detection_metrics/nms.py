@@ -1,0 +1,81 @@
+"""Non-maximum suppression of a batch of raw predictions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torchvision.ops import nms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def non_max_suppression(
+    predictions: torch.Tensor,
+    *,
+    confidence: float = 0.001,
+    iou: float = 0.7,
+    max_detections: int = 300,
+    max_candidates: int = 30000,
+    classes: Sequence[int] = (),
+    agnostic: bool = False,
+) -> list[torch.Tensor]:
+    """Return the detections of each image, best first: float32 `[k, 6]`, k <= `max_detections`.
+
+    A box may be detected as several classes. There is no time limit: no image goes without its
+    detections because others took long.
+
+    Args:
+        predictions: `[B, 4 + num_classes, A]`: centre x, centre y, width, height in pixels, then
+            scores from 0 to 1.
+        confidence: the least score of a detection.
+        iou: two boxes of a class that overlap more are one detection.
+        max_detections: kept in an image.
+        max_candidates: considered in an image, the best.
+        classes: that count; none means all.
+        agnostic: boxes of different classes that overlap are one detection too, of the best class.
+
+    Returns:
+        Rows left, top, right, bottom in pixels, score, class.
+    """
+    return [
+        _suppress(
+            _chosen(image, classes), confidence, iou, max_detections, max_candidates, agnostic
+        )
+        for image in predictions.detach().float()
+    ]
+
+
+def _chosen(prediction: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Return the predictions with scores of 0 for classes that do not count."""
+    if not classes:
+        return prediction
+    chosen = torch.zeros_like(prediction)
+    rows = [*range(4), *(4 + label for label in classes if 4 + label < len(prediction))]
+    chosen[rows] = prediction[rows]
+    return chosen
+
+
+def _suppress(
+    prediction: torch.Tensor,
+    confidence: float,
+    iou: float,
+    most: int,
+    max_candidates: int,
+    agnostic: bool,
+) -> torch.Tensor:
+    scores = prediction[4:]
+    classes, anchors = torch.nonzero(scores > confidence, as_tuple=True)
+    kept_scores, order = scores[classes, anchors].sort(descending=True, stable=True)
+    order, kept_scores = order[:max_candidates], kept_scores[:max_candidates]
+    labels = classes[order].to(prediction.dtype)
+    centre, half = prediction[:2, anchors[order]].T, prediction[2:4, anchors[order]].T / 2
+    boxes = torch.cat([centre - half, centre + half], dim=1)
+    if not len(boxes):
+        return prediction.new_zeros(0, 6)
+    # Classes are moved apart, so that one call suppresses within each alone; by no more than is
+    # needed, for far from 0 float32 has too few digits left for small boxes.
+    span = 0 if agnostic else boxes.max() - boxes.min() + 1
+    kept = nms(boxes + labels[:, None] * span, kept_scores, iou)[:most]
+    return torch.cat([boxes, kept_scores[:, None], labels[:, None]], dim=1)[kept]

@@ -1,0 +1,1 @@
+"""Data sets in YOLO layout: labels, images, augmentation and batches, for any detector."""

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 from memplan.errors import BadInputError, MemplanError
 from memplan.registry import runs_code
-from memplan.train.checkpoint import Checkpoint, save_checkpoint
+from memplan.train.checkpoint import LAST, Checkpoint, UnsavedError, save_checkpoint
 from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.train.records import Announce, Records
+from memplan.train.rescue import drop_rescued, rescue
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
 from memplan.train.schedule import accumulation_steps
@@ -83,6 +84,7 @@ class Run:
         self._session = _Session()
         self._details = Details(setup, folder, self.records.warn)
         self._latest: tuple[int, Evaluator] | None = None
+        self._unsaved: set[str] = set()  # checkpoints that could not be written at the last try
 
     def go(self) -> RunSummary:
         """Train to the end and return what came of it.
@@ -331,15 +333,31 @@ class Run:
             try:
                 save_checkpoint(self.folder.weights / name, checkpoint)
                 saved.append(name)
-            except BadInputError as error:
-                if finished:
-                    raise
-                self.records.warn(str(error))
+                self._unsaved.discard(name)
+            except UnsavedError as error:
+                self._save_elsewhere(name, checkpoint, error)
+        if LAST in saved:
+            drop_rescued(self.folder.path)
         facts: dict[str, object] = {"epoch": checkpoint.epoch, "files": saved}
         if position is not None:
             facts["images"] = position["images_seen"]
         self.announce("saved", facts)
         return saved
+
+    def _save_elsewhere(self, name: str, checkpoint: Checkpoint, error: UnsavedError) -> None:
+        """Save what found no room in the run folder in a second place, and say so once.
+
+        Raises:
+            BadInputError: the run is over and its weights are not in the run folder.
+        """
+        place = rescue(self.folder.path, checkpoint) if name == LAST else None
+        where = "" if place is None else f" The state is saved in {place} instead."
+        if checkpoint.finished and name == LAST:
+            raise BadInputError(f"{error}{where} Make room, then continue with --resume.")
+        # At each save the same would be said again.
+        if name not in self._unsaved:
+            self._unsaved.add(name)
+            self.records.warn(f"{error}{where} Training goes on; make room.")
 
     def _summary(self, seconds: float, *, stopped_early: bool) -> RunSummary:
         standing, memory, session = self.standing, self.records.memory, self._session

@@ -17,20 +17,21 @@ from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
 from memplan.files import drop_partials
 from memplan.train.checkpoint import (
     Checkpoint,
-    check_unfinished,
     find_checkpoint,
-    load_checkpoint,
+    load_latest,
+    set_damaged_aside,
 )
 from memplan.train.distributed import leave
 from memplan.train.epoch import position_of
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
+from memplan.train.rescue import drop_rescued, find_rescued
 from memplan.train.restart import after_restart, sign
 from memplan.train.run_folder import RunFolder, create_run_folder
 from memplan.train.setup import Setup, WorkloadFactory, prepare
 from memplan.train.stopping import StopRequest
-from memplan.train.summary import RunSummary
+from memplan.train.summary import RunSummary, finished_summary
 from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
 from memplan.train.validation import validation_batch_size
 from memplan.workload import TrainingData, Workload
@@ -46,7 +47,7 @@ def saved_options(path: Path) -> TrainOptions:
     Raises:
         BadInputError: there is no checkpoint, or it cannot be used.
     """
-    return options_from_record(load_checkpoint(find_checkpoint(path)).options)
+    return options_from_record(load_latest(find_checkpoint(path))[0].options)
 
 
 def train(
@@ -76,11 +77,13 @@ def train(
         StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
     options = after_restart(options)
-    path, checkpoint = None, None
+    path, checkpoint, note = None, None, ""
     if options.resume is not None:
         path = find_checkpoint(options.resume)
-        checkpoint = load_checkpoint(path)
-        check_unfinished(checkpoint, path)
+        checkpoint, note = load_latest(path)
+        checkpoint, note = _or_rescued(path, checkpoint, note)
+        if checkpoint.finished:
+            return finished_summary(checkpoint, _folder_of(path) or path.parent)
         _check_position(checkpoint, path)
         options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)
@@ -99,9 +102,24 @@ def train(
             done = checkpoint.epoch if checkpoint else 0
             stack.enter_context(TensorBoardRecords(folder, done))
         announce = _announcer(folder, on_event if setup.ranks.is_first else None)
+        for text in filter(None, (note, *folder.notes)):
+            announce("warning", {"message": text})
+            progress.note(f"Warning: {text}")
         _introduce(setup, folder, progress, announce, checkpoint)
         stop = stack.enter_context(StopRequest())
         return _guarded(Run(setup, folder, progress, announce, checkpoint, stop))
+
+
+def _or_rescued(path: Path, checkpoint: Checkpoint, note: str) -> tuple[Checkpoint, str]:
+    """Return the state that was saved in a second place where it is ahead of the run folder's."""
+    folder = _folder_of(path)
+    found = None if folder is None else find_rescued(folder, checkpoint.steps)
+    if found is None:
+        return checkpoint, note
+    rescued, place = found
+    return rescued, (
+        f"The run goes on from {place}, which was saved while {folder} could not be written."
+    )
 
 
 def _announcer(folder: RunFolder, on_event: OnEvent | None) -> OnEvent:
@@ -243,8 +261,11 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         if own is None:
             folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
             sign(folder.path)
+            drop_rescued(folder.path)  # of an earlier run that had this name
         else:
             assert checkpoint is not None
+            assert path is not None
+            set_damaged_aside(path)
             folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)
     except BaseException:
         folder.release()

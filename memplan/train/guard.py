@@ -7,11 +7,12 @@ import errno
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from memplan.errors import DeviceOutOfMemoryError
+from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.workload import Batch
 
 _T = TypeVar("_T")
@@ -161,3 +162,35 @@ class BufferSnapshot:
         """Put the remembered values back."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies)
+
+
+class StepStart:
+    """Remembers what a step changes before its update: buffers and random states.
+
+    A step that is repeated draws the same numbers again, as for dropout.
+
+    Args:
+        model: on its device.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._buffers = BufferSnapshot(model)
+        self._states: dict[str, Any] = {}
+
+    def take(self) -> None:
+        """Remember the present values."""
+        self._buffers.take()
+        self._states = capture_random_states()
+
+    def restore(self) -> None:
+        """Put the remembered values back."""
+        self._buffers.restore()
+        if self._states:
+            restore_random_states(self._states)
+
+
+class NoRoomError(DeviceOutOfMemoryError):
+    """Memory ran out where nothing that the run may do makes room; the state is a whole one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 0)

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
 from memplan.files import drop_partials
@@ -21,8 +19,17 @@ from memplan.train.checkpoint import (
     load_latest,
     set_damaged_aside,
 )
-from memplan.train.distributed import leave
+from memplan.train.distributed import is_one_of_several, leave
 from memplan.train.epoch import position_of
+from memplan.train.guard import (
+    NoRoomError,
+    OutOfMemory,
+    attempt,
+    first_line,
+    is_out_of_memory,
+    make_room,
+    persist,
+)
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
@@ -92,7 +99,10 @@ def train(
     if options.tensorboard:
         check_tensorboard()
     with contextlib.ExitStack() as stack:
-        setup = prepare(make_workload, options, plan=plan, data=data, checkpoint=checkpoint)
+        setup = _prepared(
+            lambda: prepare(make_workload, options, plan=plan, data=data, checkpoint=checkpoint),
+            several=is_one_of_several(),
+        )
         stack.callback(leave)
         folder = _folder(setup, path, checkpoint)
         stack.callback(folder.release)
@@ -108,6 +118,22 @@ def train(
         _introduce(setup, folder, progress, announce, checkpoint)
         stop = stack.enter_context(StopRequest())
         return _guarded(Run(setup, folder, progress, announce, checkpoint, stop))
+
+
+def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
+    """Return the set-up run, made again where it found no room.
+
+    Raises:
+        DeviceOutOfMemoryError: it finds none. Processes that wait for each other try once.
+    """
+    found = attempt(work) if several else persist(work)
+    if isinstance(found, OutOfMemory):
+        raise DeviceOutOfMemoryError(
+            f"The model with its average finds no room ({found.message}), whatever the batch. Use "
+            "a smaller model, or a device that other programs leave more of.",
+            0,
+        )
+    return found
 
 
 def _or_rescued(path: Path, checkpoint: Checkpoint, note: str) -> tuple[Checkpoint, str]:
@@ -159,12 +185,16 @@ def _guarded(run: Run) -> RunSummary:
         else:
             run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
         raise
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        run.announce("out_of_memory", {"message": reason})
-        raise DeviceOutOfMemoryError(
-            f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}.", 0
-        ) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        told = isinstance(error, NoRoomError)
+        reason = first_line(error)
+    # Outside the handler: what the failed pass held is free by now.
+    make_room()
+    run.announce("out_of_memory", {"message": reason})
+    text = reason if told else f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}."
+    raise DeviceOutOfMemoryError(f"{text} {run.rescue()}", 0)
 
 
 def _way_out(setup: Setup) -> str:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from memplan.errors import DeviceOutOfMemoryError
 from memplan.train.guard import OutOfMemory, attempt, num_images, split
 from memplan.train.setup import Setup
@@ -26,6 +28,8 @@ def validate(
     on_back_off: Callable[[str, int], None],
     is_asked_to_stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
+    *,
+    on_host: bool = False,
 ) -> tuple[dict[str, float] | None, int]:
     """Return the metrics, None where it was stopped, and the batch size that fitted in the end.
 
@@ -34,6 +38,7 @@ def validate(
         batch_size: images at once, >= 1; halved when memory runs out.
         on_back_off: called with the message and the new size.
         is_asked_to_stop: asked before each batch.
+        on_host: whether predictions leave the device before they are evaluated.
         evaluator: fresh, to be asked more afterwards; None makes one.
 
     Raises:
@@ -49,7 +54,7 @@ def validate(
             part = queue.popleft()
             predictions = attempt(lambda part=part: _predict(setup, part))  # type: ignore[misc]
             if not isinstance(predictions, OutOfMemory):
-                evaluator.update(predictions, part)
+                evaluator.update(_to_host(predictions) if on_host else predictions, part)
                 continue
             if batch_size == 1 or not setup.options.guard:
                 raise DeviceOutOfMemoryError(
@@ -62,6 +67,17 @@ def validate(
             queue = deque(split([part, *queue], batch_size))
     metrics = {name: float(value) for name, value in evaluator.compute().items()}
     return metrics, batch_size
+
+
+def _to_host(value: Any) -> Any:
+    """Return predictions with their tensors on the host."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _to_host(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_to_host(one) for one in value)
+    return value
 
 
 def _predict(setup: Setup, batch: Batch) -> Any:

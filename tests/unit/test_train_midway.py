@@ -144,7 +144,7 @@ def test_a_run_that_backed_off_is_resumed_smaller(folders, kill):
     summary = _resume(_toy(most_images=3), folder)
 
     _assert_same_end(straight, folder)
-    assert (2, 0) == (summary.micro_batch_size, summary.back_offs)
+    assert (3, 0) == (summary.micro_batch_size, summary.back_offs)
 
 
 def _signal_after_steps(number, steps):

@@ -39,7 +39,6 @@ from memplan.workload import Batch, dealt
 
 _T = TypeVar("_T")
 _MOST_UNREAD = 3
-_CROWDED_OUT = "Another program may have taken the memory."
 _SIDE_STREAM = 11  # of random numbers that share the run's seed
 
 
@@ -127,7 +126,9 @@ class EpochRunner:
         self._schedule: Schedule = setup.schedule(
             micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
         )
-        self._snapshot = StepStart(self.step.model) if setup.guards else None
+        self._snapshot: StepStart | None = None
+        if setup.guards:
+            self._snapshot = _persisted(partial(StepStart, self.step.model))
         self._safe_update = SafeUpdate(self.step)
         # What is read at once and what the rates go by. Alone, it stays when memory runs out: each
         # batch is then split, so that a step keeps its images and its rates, whatever the numbers.
@@ -172,7 +173,7 @@ class EpochRunner:
             while self.images_seen < self._num_images and self._one_round(batches):
                 pass
         return EpochResult(
-            losses=_means(self.ranks.sum(self._sums()), self.images_seen),
+            losses=_means(self.ranks.sum(_persisted(self._sums)), self.images_seen),
             num_images=self.images_seen - start.images_seen,
             num_steps=self.num_steps,
             rates=self._rates,
@@ -223,7 +224,7 @@ class EpochRunner:
         """Train every process's next micro-batch; return whether `batches` may go on."""
         self._apply_rates()
         if not self._pending and self._snapshot is not None:
-            self._snapshot.take()
+            _persisted(self._snapshot.take)
         size = self.ranks.size
         count = min(self._num_images - self.images_seen, self._unit * size)
         # In an epoch's last round a process may go without.
@@ -402,10 +403,7 @@ class EpochRunner:
         def work() -> torch.Tensor:
             return new if total is None else total.to(new.device) + new
 
-        sums = persist(work)
-        if isinstance(sums, OutOfMemory):
-            raise NoRoomError(f"The losses find no room ({sums.message}). {_CROWDED_OUT}")
-        self._loss_sums = sums
+        self._loss_sums = _persisted(work)
         self._loss_images += self._window_images
 
     def _open_window(self) -> None:
@@ -462,6 +460,21 @@ class EpochRunner:
         else:
             self.micro_batch_size = -(-self.micro_batch_size // 2)
         self._on_back_off(refusal.message, self.micro_batch_size)
+
+
+def _persisted(work: Callable[[], _T]) -> _T:
+    """Return what small work gives, tried again where it finds no room.
+
+    Raises:
+        NoRoomError: it found none at any try.
+    """
+    found = persist(work)
+    if isinstance(found, OutOfMemory):
+        raise NoRoomError(
+            f"Not even a few numbers find room ({found.message}). Another program may have taken "
+            "the memory: close it."
+        )
+    return found
 
 
 def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as file:
-            torch.save({"schema": SCHEMA, **values}, _Telling(file, told))
+            torch.save({"schema": SCHEMA, **values}, cast("IO[bytes]", _Telling(file, told)))
             if path.name == LAST:
                 _keep_previous(path)
     except (OSError, RuntimeError) as error:

@@ -349,13 +349,15 @@ class EpochRunner:
             batch = None if part is None else self.step.training_batch(part, self._side())
             return self.step.forward(batch)
 
-        found = self._refusal or self._attempt(forward)
+        found: tuple[torch.Tensor, torch.Tensor] | OutOfMemory | None = self._refusal
+        if found is None:
+            found = self._attempt(forward)
         wishes = self._wishes()
         refused, stop, save = self.ranks.agree(
             [isinstance(found, OutOfMemory), wishes.stop, wishes.save]
         )
         done: bool | OutOfMemory = True
-        if not refused and not isinstance(found, OutOfMemory):
+        if not refused and isinstance(found, tuple):
             loss, parts = found
             if part is not None:
                 self._add_losses(parts.float() * num_samples(part), num_samples(part))

@@ -2,7 +2,7 @@
 
 MemplanError                     exit code 1; the message says what, why and the way out
 ├── BadInputError                a file, name or value given by the user cannot be used
-│   ├── UnknownNameError         exit code 2; no such model, card or workload; suggests the nearest
+│   ├── UnknownNameError         no such model, card or workload; suggests the nearest
 │   └── UsageError               exit code 2; an option's value is out of its range
 ├── BadTapeError                 a tape, snapshot, plan or calibration file cannot be read
 ├── ProcessError                 a process that worked for this one ended, or never answered
@@ -53,8 +53,6 @@ class UnknownNameError(BadInputError):
         known: the names that exist; the nearest one is suggested.
         hint: the way to see all of them, as a sentence.
     """
-
-    exit_code = 2
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         spelt = {one.lower(): one for one in sorted(known)}

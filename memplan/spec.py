@@ -491,6 +491,11 @@ def of_tape(spec: StepSpec) -> StepSpec:
     return replace(spec, **{one.name: one.plain for one in LEVERS if not one.is_recorded})
 
 
+def of_plan(spec: StepSpec) -> StepSpec:
+    """Return a spec with what plans do not know as it is without being asked."""
+    return replace(spec, **{one.name: one.plain for one in LEVERS if not one.is_predicted})
+
+
 def departures(spec: StepSpec, base: StepSpec) -> int:
     """Return in how many levers that only cost speed a spec is not as it was asked to be."""
     return sum(

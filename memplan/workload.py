@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from memplan.errors import BadInputError
 from memplan.spec import StepSpec
 
 if TYPE_CHECKING:
@@ -132,13 +131,21 @@ class ExportOptions:
     image_size: int = 640
     """Side of the square images, pixels."""
     format: str = "onnx"
-    """`onnx`, or `pt`."""
+    """`onnx`, `torchscript` or `pt`."""
     half: bool = False
     """Store weights, and compute, in half precision."""
     dynamic_batch: bool = False
     """Take any number of images at once."""
     fuse: bool = True
     """Merge norms into convolutions."""
+    nms: bool = False
+    """Suppress inside the file, where its format can."""
+    confidence: float = 0.25
+    """The least score of a detection, with `nms`; 0 to 1."""
+    iou: float = 0.45
+    """Boxes of a class that overlap more are one detection, with `nms`; 0 to 1."""
+    max_detections: int = 300
+    """Kept of a class in an image, with `nms`."""
 
 
 def dealt(num_images: int, micro_batch_size: int, rank: int, num_ranks: int) -> list[range]:
@@ -275,7 +282,10 @@ class DetailedEvaluator(Protocol):
 
 
 class Workload(abc.ABC):
-    """A training that memplan can record, plan and run.
+    """A training that memplan can record and plan; what more it may offer is a capability.
+
+    `memplan.capabilities` names them: a workload with an `open_data` method can be trained, one
+    with `make_validation_batch` validates, and so on.
 
     Tensors are made on the CPU; memplan moves the model and each batch to the device. Shapes may
     depend on the batch's shapes. Where they also depend on values (`nonzero`, a mask as an index,
@@ -381,15 +391,6 @@ class Workload(abc.ABC):
                 paths.append(name)
         return paths
 
-    def make_validation_batch(self, micro_batch_size: int) -> Batch | None:
-        """Return the batch that validation during training uses, None if there is none.
-
-        `micro_batch_size` is training's; a workload that validates at twice that says so here, and
-        goes by `validation_batch_size` where that is set.
-        """
-        del micro_batch_size
-        return None
-
     def num_chosen(self, choice: Choice) -> int | None:
         """Return how many a choice keeps; asked only where `states_sizes` holds.
 
@@ -414,100 +415,14 @@ class Workload(abc.ABC):
         del question
         return 1
 
-    def make_crowded_batch(self, micro_batch_size: int) -> CrowdedBatch | None:
-        """Return a batch with more objects an image than `make_batch`'s.
-
-        Memory at any number of objects is the line through the two batches, so it should be asked
-        for only where sizes grow with them. None where they do not.
-        """
-        del micro_batch_size
-        return None
-
-    def draw_object_counts(
-        self,
-        counts: np.ndarray[Any, Any],
-        num_draws: int,
-        generator: np.random.Generator,
-    ) -> np.ndarray[Any, Any]:
-        """Return the objects in training images drawn at random, int64 `[num_draws]`.
-
-        The default draws images as they are. A data pipeline that puts several images together
-        says so here.
-
-        Args:
-            counts: objects in each image of the data set, int64 `[images]`, at least one.
-            num_draws: how many to draw.
-            generator: where chance comes from.
-        """
-        return generator.choice(counts, num_draws)
-
-    def checkpoint(self, model: torch.nn.Module, average: torch.nn.Module | None) -> Any:
-        """Return what a checkpoint takes from the device; what it allocates there counts.
-
-        memplan's own trainer copies every tensor to the host, which allocates nothing.
-
-        Args:
-            model: the trained model.
-            average: its moving average; None where none is kept.
-        """
-        for module in (model, average):
-            for tensor in () if module is None else module.state_dict().values():
-                tensor.detach().cpu()
-
-    def draw_side(self, generator: np.random.Generator) -> int | None:
-        """Return the side that a training batch is resized to; None, the default, keeps sizes."""
-        del generator
-        return None
-
-    def resize(self, batch: Batch, side: int | None = None) -> Batch:
-        """Return a prepared training batch at another size, computed on the device.
-
-        The default keeps the batch.
-
-        Args:
-            batch: as `prepare` returns it.
-            side: one that `draw_side` gave; None means the largest it may give, for which memory
-                is planned.
-        """
-        del side
-        return batch
-
     def predict(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return predictions for a prepared validation batch; called without gradients."""
         return model(batch["images"])
 
-    def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
-        """Fill the model from a weights file and return one sentence on what matched.
+    def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+        """Return predictions, as `predict` does, and the parts of the loss, 1-D.
 
-        Raises:
-            BadInputError: the workload reads no weights, or the file cannot be used.
+        The parts are named as those of `compute_loss`; None, as by default, where validation has
+        no loss. Called as `predict` is, and recorded: what the loss takes counts.
         """
-        del model
-        raise BadInputError(
-            f"--weights {path} cannot be used: workload {self.name!r} reads no weights. "
-            "Give it a load_weights method, or leave --weights away."
-        )
-
-    def export(self, options: ExportOptions) -> Sequence[str]:
-        """Write a checkpoint's network for deployment and return what was done, a line each.
-
-        The file must be whole or not there, and must have been compared with the network.
-
-        Raises:
-            BadInputError: the workload exports nothing, or the checkpoint cannot be used.
-        """
-        raise BadInputError(
-            f"Workload {self.name!r} exports nothing, so {options.weights} stays what it is. "
-            "Give the workload an export method, or use a yolov9 workload."
-        )
-
-    def open_data(self, options: DataOptions) -> TrainingData:
-        """Return the checked data set.
-
-        Raises:
-            BadInputError: this workload reads no data sets, or the data cannot be used.
-        """
-        raise BadInputError(
-            f"--data {options.path}: workload {self.name!r} reads no data sets. "
-            "Give the workload an open_data method, or use a yolov9 workload."
-        )
+        return self.predict(model, batch), None

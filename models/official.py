@@ -94,16 +94,16 @@ class Official(Workload):
             raise UsageError(f"--val-batch {validation_batch_size} is below 1.")
         _check(num_classes, image_size, objects_per_image, positives_per_object)
         self.path = _checked_path(Path(path).expanduser())
-        self.cfg = _find(self.path, "models/detect", cfg, "configuration")
+        self.cfg_path = _find(self.path, "models/detect", cfg, "configuration")
         self.hyperparameters = _read(_find_hyp(self.path, hyp))
-        self.name = f"official:{self.cfg.stem}"
+        self.name = f"official:{self.cfg_path.stem}"
         self.num_classes = num_classes
         self.image_size = image_size
         self.objects_per_image = objects_per_image
         self.positives_per_object = positives_per_object
         self.candidates_per_image = min(candidates_per_image, _MOST_CANDIDATES)
         self.validation_batch_size = validation_batch_size
-        self.head = _head_of(self.cfg)
+        self.head = _head_of(self.cfg_path)
         self._loss_module = next(m for kind, m in _LOSSES.items() if kind in self.head)
         names = ("models.yolo", self._loss_module, "utils.torch_utils", "utils.general")
         self._modules: Mapping[str, ModuleType] = import_checkout(self.path, names)
@@ -126,7 +126,7 @@ class Official(Workload):
         """Return the checkout's model of the configuration, fresh."""
         with _quiet():
             model: torch.nn.Module = self._modules["models.yolo"].Model(
-                str(self.cfg), ch=3, nc=self.num_classes
+                str(self.cfg_path), ch=3, nc=self.num_classes
             )
         model.hyp = {**self.hyperparameters, "label_smoothing": 0.0}  # type: ignore[assignment]
         model.nc = self.num_classes  # type: ignore[assignment]

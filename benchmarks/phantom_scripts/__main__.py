@@ -10,7 +10,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from memplan.units import gib
 HERE = Path(__file__).parent
 CARD = "rtx-3090"
 _REPEATS = 5
+_WATCHED = ("nothing", "attribution", "all")
 _YOLO = ("yolov8n", "yolo11s", "yolo26n")
 
 
@@ -111,26 +111,28 @@ def _cells(name: str, answer: ScriptAnswer, seconds: float) -> tuple[str, ...]:
 
 
 def overhead() -> str:
-    """Return a sentence about what watching costs a step, both run by turns."""
-    script = (sys.executable, str(HERE / "plain_steps.py"))
-    card = calibrated_card(CARD)
-    plain, watched = [], []
-    for _ in range(_REPEATS):
-        done = subprocess.run(
-            script, env=environment(card), capture_output=True, text=True, check=True
+    """Return a sentence about what watching costs a step, all run by turns."""
+    script = [sys.executable, str(HERE / "plain_steps.py"), "--watch"]
+    variables = environment(calibrated_card(CARD))
+    rounds = [
+        [_milliseconds([*script, watched], variables) for watched in _WATCHED]
+        for _ in range(_REPEATS)
+    ]
+    alone = statistics.median(one[0] for one in rounds)
+    parts = [f"A step of yolov9-s at batch 16 takes {alone:.0f} ms of CPU on the phantom alone"]
+    for index, what in ((1, "with the history and its modules"), (2, "with values, too")):
+        median = statistics.median(one[index] for one in rounds)
+        ratios = [one[index] / one[0] for one in rounds]
+        parts.append(
+            f"{median:.0f} ms {what}, ratio {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
         )
-        plain.append(float(done.stdout.split()[-1]))
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "seconds"
-            run((*script, str(report)), gpu=CARD, steps=100)
-            watched.append(float(report.read_text()))
-    ratios = [one / other for one, other in zip(watched, plain, strict=True)]
-    return (
-        f"A step of yolov9-s at batch 16: {statistics.median(plain) * 1e3:.0f} ms of CPU on the "
-        f"phantom alone, {statistics.median(watched) * 1e3:.0f} ms watched; ratio median "
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
-        f"{_REPEATS} pairs by turns)."
-    )
+    return f"{'; '.join(parts)}; medians of {_REPEATS} rounds by turns."
+
+
+def _milliseconds(command: list[str], variables: dict[str, str]) -> float:
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def main() -> None:

@@ -1,20 +1,47 @@
-"""Steps of yolov9-s at batch 16; prints, or writes to a file, the median CPU seconds of one."""
+"""Steps of yolov9-s at batch 16; prints the median CPU milliseconds of one, of all threads."""
 
+import argparse
+import os
 import statistics
-import sys
+import tempfile
 import time
-from pathlib import Path
 
 import torch
 from memplan_models import yolov9
 
+from memplan.recording.watch import Watch
+from memplan.recording.watch_settings import WatchSettings
+
 BATCH = 16
+# The first make the optimizer's state, and fill the allocator's cache.
+_NOT_COUNTED = 4
 
 
 def main() -> None:
-    """Train; the first steps, which make the optimizer's state, are not counted.
+    """Train, watched as far as is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--watch", choices=("nothing", "attribution", "all"), default="nothing")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.watch != "nothing":
+            # More steps than are trained, so that the watch does not end the process.
+            Watch(
+                WatchSettings(
+                    folder=folder,
+                    steps=options.steps + 1,
+                    follows_values=options.watch == "all",
+                )
+            ).install()
+        print(1e3 * statistics.median(train(options.steps)[_NOT_COUNTED:] or [0.0]), flush=True)
+        if options.watch != "nothing":
+            os._exit(0)  # what was seen is not asked for
 
-    The second argument, where there is one, is how many steps to train.
+
+def train(num_steps: int) -> list[float]:
+    """Return the CPU seconds of each step.
+
+    Of all threads, not of the wall clock: on a shared machine that says more of the others.
     """
     net = yolov9.build("yolov9-s", nc=80).cuda().train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.937)
@@ -25,8 +52,7 @@ def main() -> None:
     targets[:, 0] = torch.arange(BATCH).repeat_interleave(7)
     targets[:, 1] = 3
     seconds = []
-    for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 24):
-        # Of all threads: a shared machine's wall time says more of the others than of the step.
+    for _ in range(num_steps):
         begun = time.process_time()
         batch = images.cuda(non_blocking=True).float() / 255
         with torch.autocast("cuda", torch.float16):
@@ -36,10 +62,7 @@ def main() -> None:
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.process_time() - begun)
-    median = statistics.median(seconds[4:])
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(str(median))
-    print(median)
+    return seconds
 
 
 if __name__ == "__main__":

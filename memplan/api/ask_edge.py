@@ -11,6 +11,7 @@ import numpy as np
 
 from memplan import tape as tapes
 from memplan.api.asking import Planned, most_within
+from memplan.capabilities import MultiScale, validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import UNLIMITED_BYTES
 from memplan.errors import MemplanError
@@ -134,7 +135,7 @@ class _Inquiry:
         number is that of another micro-batch, and the rest of the life stays.
         """
         workload = self.planned.question.made
-        one, two = (_num_images(workload.make_validation_batch(count)) for count in (1, 2))
+        one, two = (_num_images(validation_batch(workload, count)) for count in (1, 2))
         if one is None or two is None:
             self.evaluator.check(self.batch + 1)
             return _validation(None, None, 0)
@@ -216,12 +217,14 @@ class _Inquiry:
         """Return the largest side under multi-scale and its peak; None where there is none."""
         planned = self.planned
         question = planned.question
-        is_off = getattr(question.made, "multi_scale", None) is False
-        if not is_off or not isinstance(question.workload, str):
+        is_on = not isinstance(question.made, MultiScale) or question.made.multi_scale
+        if is_on or not isinstance(question.workload, str):
             return None, None
         try:
             scaled = replace(question, arguments={**question.arguments, "multi_scale": True})
-            small = scaled.made.resize(scaled.made.prepare(scaled.made.make_batch(1)))
+            made = scaled.made
+            assert isinstance(made, MultiScale)
+            small = made.resize(made.prepare(made.make_batch(1)))
             tape = scaled.record(self.batch, planned.spec)
         except MemplanError:
             return None, None

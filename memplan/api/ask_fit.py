@@ -15,6 +15,7 @@ from typing import Any
 from memplan.api.asking import Planned
 from memplan.api.question import Question
 from memplan.api.typed import TypedCommand
+from memplan.capabilities import validation_batch
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
@@ -59,7 +60,7 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
         ways = [inquiry.anew(one) if one in told else one for one in ways]
         told = _worth_telling(_good(inquiry, ways, fits=fits))
     used = plain.peaks.device_used_peak_bytes
-    validation = planned.question.made.make_validation_batch(1)
+    validation = validation_batch(planned.question.made, 1)
     return CommandFit(
         command=typed.text,
         spec=inquiry.base,
@@ -276,7 +277,7 @@ class _Inquiry:
         sizes = program.sizes(tape.events.requested_bytes, evaluator.answers(tape), crowds)
         simulator = self.simulators[self.base.allocator]
         alone = simulator.peaks(program, sizes, tape.convolutions)
-        validates = question.made.make_validation_batch(1) is not None
+        validates = validation_batch(question.made, 1) is not None
         if not validates or not fits_budget(alone, self.planned.budget):
             return
         count = self.typed.validation_batch or 2 * self.batch

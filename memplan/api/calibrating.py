@@ -23,7 +23,6 @@ from memplan.planner.rates import Stretch, fit_rates, stretches_of
 from memplan.registry import make_workload
 from memplan.spec import PRECISIONS, StepSpec
 from memplan.tape import Tape
-from memplan.trace.record import record
 
 # Two sizes, so that launches and rates are told apart; small enough for a card of 6 GB.
 _BATCHES = (1, 8)
@@ -43,6 +42,8 @@ class Timed:
 
     def record(self) -> Tape:
         """Return the tape of what was timed."""
+        from memplan.trace.record import record
+
         made = make_workload(self.workload, dict(self.arguments))
         return record(made, self.micro_batch_size, self.settings)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memplan.answers import InputPipeline, PlanAnswer
+from memplan.capabilities import reader_of_data
 from memplan.errors import UsageError
 from memplan.workload import Batch, DataOptions, Workload
 
@@ -67,7 +68,9 @@ def input_pipeline(
 
 def _measured(workload: Workload, data: Path, clock: Callable[[], float]) -> float:
     """Return the images a second that one process reads and augments."""
-    opened = workload.open_data(DataOptions(path=data, image_size=workload.image_size))
+    opened = reader_of_data(workload, data).open_data(
+        DataOptions(path=data, image_size=workload.image_size)
+    )
     batches = iter(opened.training_batches(micro_batch_size=_BATCH, epoch=0, augment_fully=True))
     first = next(batches)
     images = _num_images(first)

@@ -29,6 +29,7 @@ from memplan.api.question import (
 )
 from memplan.api.ranks import other_ranks
 from memplan.api.remedies import NoPlanError, below_context, explain
+from memplan.capabilities import Described, MultiScale
 from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Simulator
@@ -359,7 +360,7 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
     """Return the line that runs a plan."""
     workload, split = question.made, chosen.split
     words = [*chosen.spec.variables("train"), "memplan", "train"]
-    cfg = getattr(workload, "cfg", None)
+    cfg = workload.cfg if isinstance(workload, Described) else None
     words += ["--cfg", cfg] if cfg else ["--workload", workload.name]
     words += ["--data", data, "--img", str(workload.image_size)]
     words += ["--batch", str(split.micro_batch_size)]
@@ -368,7 +369,8 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
         words += ["--val-batch", str(workload.validation_batch_size)]
     # Blocks that were never looked for are not all of them.
     words += chosen.spec.options("train", blocks=question.__dict__.get("all_blocks", ()))
-    words += ["--multi-scale"] * bool(getattr(workload, "multi_scale", False))
+    if isinstance(workload, MultiScale) and workload.multi_scale:
+        words.append("--multi-scale")
     if split.devices > 1:
         words += ["--device", ",".join(map(str, range(split.devices)))]
     return shlex.join(words)

@@ -63,8 +63,14 @@ def _lever_option(lever: Lever) -> Callable[[F], F]:
         names = f"{lever.option}/{lever.negative}" if lever.negative else lever.option
         return click.option(names, lever.name, is_flag=True, default=False, help=lever.help)
     kind = int if lever.kind == NUMBER else str
-    metavar = _METAVARS[lever.kind]
-    return click.option(lever.option, lever.name, type=kind, metavar=metavar, help=lever.help)
+    return click.option(
+        lever.option,
+        lever.name,
+        type=kind,
+        default=lever.plain if lever.kind == NAME else None,
+        metavar=_METAVARS[lever.kind],
+        help=lever.help,
+    )
 
 
 def given_levers(context: click.Context) -> dict[str, Any]:

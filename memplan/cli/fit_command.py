@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from memplan.api.typed import TypedCommand
+from memplan.capabilities import reader_of_data
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.spec import LEVER, LEVERS, Split, spec_of
 
@@ -186,7 +187,7 @@ def _opens(data: Path, asked: dict[str, Any]) -> bool:
 
     made = make_workload(workload_name(asked["cfg"], asked["workload"]))
     try:
-        made.open_data(DataOptions(path=data, image_size=made.image_size))
+        reader_of_data(made, data).open_data(DataOptions(path=data, image_size=made.image_size))
     except BadInputError:
         return False
     return True

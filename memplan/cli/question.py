@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.bounds import MOST_BATCHES, check_number
+from memplan.capabilities import reader_of_data
 from memplan.errors import UsageError
 from memplan.spec import spec_of
 from memplan.units import parse_bytes
@@ -76,7 +77,9 @@ def _add_data(data: Path, workload: str, arguments: dict[str, Any]) -> TrainingD
     from memplan.workload import DataOptions
 
     made = make_workload(workload, arguments)
-    opened = made.open_data(DataOptions(path=data, image_size=made.image_size))
+    opened = reader_of_data(made, data).open_data(
+        DataOptions(path=data, image_size=made.image_size)
+    )
     crowd = Crowd.of_data(made, opened.objects_per_image)
     said = {
         "objects_per_image": max(1, round(crowd.mean)),

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from memplan.cli.common import Progress, check_writable, show, table, write_pages
-from memplan.errors import UsageError
+from memplan.errors import UnknownNameError, UsageError
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run
 from memplan.script_answer import ScriptAnswer
@@ -96,23 +96,27 @@ def command(script: tuple[str, ...], **values: Any) -> None:
         progress.done()
         click.echo(text, err=True)
 
-    answer = run(
-        script,
-        gpu=values["gpu"],
-        capacity=values["capacity"],
-        devices=values["devices"],
-        steps=values["steps"],
-        find_batch=values["find_batch"],
-        selected=values["selected"],
-        read=_lines(values["reads"]),
-        timeout_seconds=values["timeout"],
-        prints=not values["quiet"],
-        asks=True,
-        tolerance=values["tolerance"],
-        trials=values["trials"],
-        say=progress,
-        tell=tell,
-    )
+    try:
+        answer = run(
+            script,
+            gpu=values["gpu"],
+            capacity=values["capacity"],
+            devices=values["devices"],
+            steps=values["steps"],
+            find_batch=values["find_batch"],
+            selected=values["selected"],
+            read=_lines(values["reads"]),
+            timeout_seconds=values["timeout"],
+            prints=not values["quiet"],
+            asks=True,
+            tolerance=values["tolerance"],
+            trials=values["trials"],
+            say=progress,
+            tell=tell,
+        )
+    except UnknownNameError as error:
+        # The card is the one name that is looked up here: an option's value, as any other.
+        raise UsageError(str(error)) from None
     progress.done()
     if not values["quiet"]:
         click.echo(err=True)  # what the script printed last may have no end of line
@@ -167,6 +171,8 @@ def _trials(answer: ScriptAnswer) -> str:
 
 def _largest(answer: ScriptAnswer) -> str:
     card = f"{answer.gpu} ({format_bytes(answer.capacity_bytes)})"
+    if all(one.error for one in answer.trials):
+        return f"The command fails at its own {answer.batch_option}; no other was tried."
     if answer.largest_batch is None:
         return (
             f"No {answer.batch_option} that was tried runs on {card} (phantom); below, the\n"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.answers import PlanAnswer, load_answers
+from memplan.capabilities import KnowsWeights
 from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
-from memplan.registry import SavedName, make_workload, runs_code, takes
-from memplan.spec import LEVER, LEVERS, free_levers, spec_of
+from memplan.registry import SavedName, families, make_workload, runs_code, stride_of, takes
+from memplan.spec import LEVER, LEVERS, free_levers, of_plan, spec_of
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
@@ -176,12 +177,23 @@ class _Session:
         for line in self._take_from_data():
             if _is_first():
                 click.echo(line, err=True)
-        options = self._options(name)
+        options = self._rounded(self._options(name), name)
         if "img" not in self.given and not takes(name, "image_size"):
             options = replace(options, image_size=make_workload(name).image_size)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
         return workload, data, options, device
+
+    def _rounded(self, options: TrainOptions, name: str | SavedName) -> TrainOptions:
+        """Return the options with `--img` rounded up to whole strides, as officially; say so."""
+        stride, asked = stride_of(name), options.image_size
+        rounded = -(-asked // stride) * stride
+        if rounded != asked and _is_first():
+            click.echo(
+                f"--img {asked} is no multiple of the stride {stride}: {rounded} is taken.",
+                err=True,
+            )
+        return replace(options, image_size=rounded)
 
     def _planned_name(self) -> SavedName | None:
         """Return what the plan was made for, None without a plan."""
@@ -190,7 +202,7 @@ class _Session:
         return SavedName(self.plan.workload.name, str(self.values["plan_file"]))
 
     def _cfg_of_weights(self) -> SavedName:
-        """Return the configuration that memplan's own checkpoint was trained with; take its size.
+        """Return the configuration that the weights are of; of memplan's own, take the size too.
 
         Raises:
             UsageError: there are no weights, or they do not say.
@@ -206,7 +218,16 @@ class _Session:
         try:
             saved = saved_options(path)
         except BadInputError:
-            raise UsageError(f"{missing} {path} does not say what it was trained as.") from None
+            known = (
+                family.cfg_of_weights(path)
+                for family in families().values()
+                if isinstance(family, KnowsWeights)
+            )
+            name = next(filter(None, known), None)
+            if name is None:
+                text = f"{missing} {path} does not say what it was trained as."
+                raise UsageError(text) from None
+            return SavedName(name, str(path))
         if "img" not in self.given:
             self.values["img"] = saved.image_size
         return SavedName(saved.cfg, str(path))
@@ -260,6 +281,11 @@ class _Session:
         recommended = data_defaults(self.values["data"])
         if {"accumulate", "effective_batch"} & self.given:
             recommended.pop("effective_batch", None)
+        # Hyperparameters, optimizer and images a step were found together: rates of one recipe
+        # are none for another's.
+        if {"hyp", "optimizer"} & self.given:
+            for option in ("hyp", "optimizer", "effective_batch"):
+                recommended.pop(option, None)
         taken = {name: value for name, value in recommended.items() if name not in self.given}
         self.values |= taken
         lines = []
@@ -335,7 +361,7 @@ class _Session:
         question = Question(
             workload=workload,
             gpus=(index if values["gpu"] is None else values["gpu"],),
-            spec=step_spec(options, workload),
+            spec=of_plan(step_spec(options, workload)),
             devices=num_ranks,
             calibration=values["calibration"],
             object_counts=counts,
@@ -381,7 +407,7 @@ class _Session:
             raise UsageError(f"--precision {values['precision']} needs a GPU; a CPU has fp32.")
         click.echo(_PLANNING, err=True)
         _fill_images(workload, data, values["objects_per_image"])
-        spec = step_spec(options, workload)
+        spec = of_plan(step_spec(options, workload))
         if "memory_format" in self._free(options):
             spec = replace(spec, memory_format="channels-last")
         return plan_for_host(

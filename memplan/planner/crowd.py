@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memplan.capabilities import object_counts
 from memplan.tape import Int64
 from memplan.workload import Workload
 
@@ -42,7 +43,7 @@ class Crowd:
         generator = np.random.default_rng(_SEED)
         if not len(counts):
             return cls(np.zeros(1, dtype=np.int64))
-        return cls(np.sort(workload.draw_object_counts(counts, _NUM_DRAWS, generator)))
+        return cls(np.sort(object_counts(workload, counts, _NUM_DRAWS, generator)))
 
     @property
     def mean(self) -> float:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memplan.capabilities import object_counts
 from memplan.planner.crowd import Crowd
 from memplan.tape import Int64
 from memplan.workload import Workload
@@ -102,7 +103,7 @@ class CrowdTail:
 def most_objects(workload: Workload, counts: Int64) -> int:
     """Return the most objects that augmentation makes of a data set: all images as its fullest."""
     fullest = np.full(len(counts), counts.max())
-    drawn = workload.draw_object_counts(fullest, 10_000, np.random.default_rng(_SEED))
+    drawn = object_counts(workload, fullest, 10_000, np.random.default_rng(_SEED))
     return max(int(drawn.max()), int(counts.max()))
 
 
@@ -132,7 +133,7 @@ class RunCrowd:
         chance = np.random.default_rng(_SEED)
 
         def tail(some: Int64, draws: int) -> CrowdTail:
-            drawn = workload.draw_object_counts(some, draws, chance)
+            drawn = object_counts(workload, some, draws, chance)
             return CrowdTail(drawn, max(most_objects(workload, some), int(drawn.max())))
 
         resampled = tuple(

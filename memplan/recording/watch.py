@@ -109,7 +109,8 @@ class Watch:
         )
         observe: Any = torch._C
         observe._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
-        self.known.install()
+        if self.settings.follows_values:
+            self.known.install()
 
     # -- during the run
 

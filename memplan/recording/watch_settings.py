@@ -24,6 +24,8 @@ class WatchSettings:
     number: float = 2.0
     at_line: dict[str, float] = field(default_factory=dict)
     """Values of single reads, see `ValueRules`."""
+    follows_values: bool = True
+    """Whether values that came from the host are followed, or only where memory goes."""
     most_events: int = 400_000
     """Allocator events that are kept; of a longer run the last ones are."""
 

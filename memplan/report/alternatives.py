@@ -28,6 +28,7 @@ from memplan.report.words import (
     batch_words,
     card_name,
     plan_words,
+    words_apart,
     workload_line,
     workload_title,
 )
@@ -53,7 +54,7 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
     while table_width(header, rows, size=size, gap=0.2) > WIDTH * 0.56 and size > 6:
         size -= 0.5
     table_left = LEFT + WIDTH - table_width(header, rows, size=size, gap=0.2)
-    axes = axes_at(figure, LEFT + 0.55, TOP + 0.25, table_left - LEFT - 0.95, height)
+    axes = axes_at(figure, LEFT + 0.55, TOP + 0.25, max(table_left - LEFT - 0.95, 1.0), height)
     draw_alternatives(axes, settings, chosen=chosen, budget_bytes=plan.budget_bytes)
     end = draw_table(
         figure,
@@ -159,10 +160,12 @@ def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[lis
             str(number),
             s.split.words,
             str(s.split.effective_batch_size),
-            s.spec.words(),
+            how,
             gib(s.predicted.device_used_peak_bytes),
             three_digits(s.predicted.images_per_second),
         ]
-        for number, s in enumerate(settings, start=1)
+        for number, (s, how) in enumerate(
+            zip(settings, words_apart(settings), strict=True), start=1
+        )
     ]
     return header, rows

@@ -21,7 +21,7 @@ from memplan.report.frame import (
     wrap,
     write_lines,
 )
-from memplan.report.words import workload_title
+from memplan.report.words import words_apart, workload_title
 from memplan.units import format_bytes, gib, three_digits
 
 CARDS_A_PAGE = 8
@@ -127,11 +127,11 @@ def cards_table(plans: Sequence[PlanAnswer]) -> tuple[list[str], list[list[str]]
             plan.split.words,
             str(plan.split.devices),
             str(plan.split.effective_batch_size),
-            plan.spec.words(),
+            how,
             gib(plan.predicted.device_used_peak_bytes),
             gib(plan.headroom_bytes),
             three_digits(plan.predicted.images_per_second),
         ]
-        for plan in plans
+        for plan, how in zip(plans, words_apart(plans), strict=True)
     ]
     return header, rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from memplan.answers import GpuFacts, PlanAnswer, ProbeAnswer, Setting, WorkloadFacts
 from memplan.report.series import peaks_at
+from memplan.spec import CHOICE, LEVERS
 from memplan.units import format_bytes, format_seconds, three_digits
 
 
@@ -50,6 +51,17 @@ def card_name(gpu: GpuFacts) -> str:
 def joined(words: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`."""
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def words_apart(settings: Sequence[Setting | PlanAnswer]) -> list[str]:
+    """Return how each setting's step runs, without what all have in common but choices."""
+    common = {
+        lever.name
+        for lever in LEVERS
+        if lever.kind != CHOICE
+        and len({getattr(setting.spec, lever.name) for setting in settings}) == 1
+    }
+    return [setting.spec.words(leave_out=common) for setting in settings]
 
 
 def batch_words(choice: Setting | PlanAnswer) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from memplan.capabilities import Lean
+from memplan.capabilities import Lean, Resizes, SavesItself
 from memplan.spec import StepSpec, check_step
 from memplan.step.average import ModelAverage
 from memplan.step.optimizers import optimizer_of
@@ -184,11 +184,13 @@ class TrainingStep:
 
         Args:
             batch: CPU tensors.
-            side: as `Workload.draw_side` drew it; None means the largest.
+            side: as `Resizes.draw_side` drew it; None means the largest.
         """
         moved = self.to_device(batch)
         with self.observer.phase("transfer"):
-            return self.workload.resize(moved, side)
+            if isinstance(self.workload, Resizes):
+                return self.workload.resize(moved, side)
+            return moved
 
     def accumulate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one micro-batch forward and backward, adding to the gradients.
@@ -243,12 +245,15 @@ class TrainingStep:
                 self.average.update()
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Any:
-        """Return the averaged model's (else the model's) predictions for a prepared batch."""
+    def evaluate(self, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+        """Return the averaged model's (else the model's) predictions for a prepared batch.
+
+        With them come the parts of its loss, on the device; None where validation has no loss.
+        """
         model = self.average.model if self.average is not None else self.model.eval()
         try:
             with self.observer.phase("predict"), self.autocast():
-                return self.workload.predict(model, batch)
+                return self.workload.evaluate(model, batch)
         finally:
             self.model.train()
 
@@ -257,7 +262,13 @@ class TrainingStep:
         """Return what a checkpoint takes from the device."""
         with self.observer.phase("save"):
             average = self.average.model if self.average is not None else None
-            return self.workload.checkpoint(self.model, average)
+            if isinstance(self.workload, SavesItself):
+                return self.workload.checkpoint(self.model, average)
+            # Copied to the host, which allocates nothing on the device.
+            for module in (self.model, average):
+                for tensor in () if module is None else module.state_dict().values():
+                    tensor.detach().cpu()
+            return None
 
 
 def _engine_backward(loss: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from memplan.capabilities import validation_batch
 from memplan.device import nvml
 from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep, library_settings
@@ -166,7 +167,7 @@ class Batches:
     @classmethod
     def of(cls, workload: Workload, micro_batch_size: int) -> Batches:
         """Return a workload's own batches, with noise in their images."""
-        validation = workload.make_validation_batch(micro_batch_size)
+        validation = validation_batch(workload, micro_batch_size)
         return cls(
             training=with_random_images(workload.make_batch(micro_batch_size)),
             validation=None if validation is None else with_random_images(validation),
@@ -198,7 +199,7 @@ def run_life(
     for number in range(num_steps):
         if batches.validation is not None and number == num_steps - 1:
             begin("validation")
-            step.predict(step.to_device(batches.validation))
+            step.evaluate(step.to_device(batches.validation))
             begin("checkpoint")
             step.save()
         begin("micro_batch")

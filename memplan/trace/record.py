@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplan import tape
 from memplan._version import __version__
+from memplan.capabilities import Crowds, validation_batch
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep, as_specified, library_settings
@@ -118,7 +119,7 @@ def _record_sections(recorder: Recorder, step: TrainingStep, batches: _Batches) 
     step.move_average()
     if batches.validation is not None:
         recorder.begin("validation")
-        step.predict(step.to_device(batches.validation))
+        step.evaluate(step.to_device(batches.validation))
     recorder.begin("checkpoint")
     step.save()
     if batches.crowded is not None:
@@ -190,8 +191,10 @@ def _recorded(
             model = make_fake(built)
             batches = _Batches(
                 training=workload.make_batch(micro_batch_size),
-                validation=workload.make_validation_batch(micro_batch_size),
-                crowded=workload.make_crowded_batch(micro_batch_size),
+                validation=validation_batch(workload, micro_batch_size),
+                crowded=workload.make_crowded_batch(micro_batch_size)
+                if isinstance(workload, Crowds)
+                else None,
             )
             step = TrainingStep(
                 workload,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -181,6 +181,43 @@ def _keep_previous(path: Path) -> None:
         link.unlink(missing_ok=True)
         link.hardlink_to(path)
         link.replace(previous)
+
+
+def strip_checkpoint(path: Path) -> None:
+    """Leave in a finished run's checkpoint what is needed to use its weights.
+
+    The averaged weights, else the trained ones, stay in half precision where it holds them; the
+    optimizer and all else that only resuming needs goes, as in the official recipe.
+
+    Raises:
+        BadInputError: the file cannot be read or written.
+    """
+    whole = load_checkpoint(path)
+    state = whole.model if whole.ema is None else whole.ema
+    nothing: dict[str, Any] = {}
+    save_checkpoint(
+        path,
+        replace(
+            whole,
+            finished=True,
+            model={name: _halved(tensor) for name, tensor in state.items()},
+            ema=None,
+            optimizer=nothing,
+            scaler=nothing,
+            random_states=nothing,
+            data=nothing,
+            position=None,
+            other_random_states=[],
+        ),
+    )
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a float32 tensor in half precision, unless a value is too large for that."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    return half if bool(half.isfinite().all()) else tensor
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

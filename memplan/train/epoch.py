@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
 from memplan.errors import BadInputError
-from memplan.train.exchange import GradientExchange
+from memplan.train.exchange import GradientExchange, Losses
 from memplan.train.guard import (
     NoRoomError,
     OutOfMemory,
@@ -179,6 +180,11 @@ class EpochRunner:
             rates=self._rates,
         )
 
+    def close(self) -> None:
+        """Let go of what only training needs, before the group of processes is left."""
+        if self._exchange is not None:
+            self._exchange.close()
+
     def position(self) -> EpochPosition:
         """Return where the epoch stands; between steps, by all processes at once."""
         total = self.ranks.sum(self._sums())
@@ -214,7 +220,7 @@ class EpochRunner:
         return self.setup.data.training_batches(
             micro_batch_size=self._unit,
             epoch=self.epoch,
-            augment_fully=self.epoch < options.epochs - options.close_mosaic,
+            augment_fully=options.augments_fully(self.epoch),
             first_image=first_image,
             rank=self.ranks.rank,
             num_ranks=self.ranks.size,
@@ -308,7 +314,8 @@ class EpochRunner:
         """Return the side that this round's images are resized to, alike in all processes."""
         seed = self.setup.options.seed
         generator = np.random.default_rng([seed, self.epoch, self._place, _SIDE_STREAM])
-        return self.setup.workload.draw_side(generator)
+        workload = self.setup.workload
+        return workload.draw_side(generator) if isinstance(workload, Resizes) else None
 
     def _accumulate(self, part: Batch) -> OutOfMemory | None:
         """Add a micro-batch's gradients and losses, or say that there was no room."""
@@ -345,11 +352,11 @@ class EpochRunner:
         See `exchange` for why all come to both agreements.
         """
 
-        def forward() -> tuple[torch.Tensor, torch.Tensor]:
+        def forward() -> Losses:
             batch = None if part is None else self.step.training_batch(part, self._side())
             return self.step.forward(batch)
 
-        found: tuple[torch.Tensor, torch.Tensor] | OutOfMemory | None = self._refusal
+        found: Losses | OutOfMemory | None = self._refusal
         if found is None:
             found = self._attempt(forward)
         wishes = self._wishes()
@@ -357,7 +364,7 @@ class EpochRunner:
             [isinstance(found, OutOfMemory), wishes.stop, wishes.save]
         )
         done: bool | OutOfMemory = True
-        if not refused and isinstance(found, tuple):
+        if not refused and found is not None and not isinstance(found, OutOfMemory):
             loss, parts = found
             if part is not None:
                 self._add_losses(parts.float() * num_samples(part), num_samples(part))

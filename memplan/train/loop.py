@@ -14,13 +14,19 @@ from typing import NoReturn, TypeVar
 
 from memplan.errors import BadInputError, MemplanError
 from memplan.registry import runs_code
-from memplan.train.checkpoint import LAST, Checkpoint, UnsavedError, save_checkpoint
+from memplan.train.checkpoint import (
+    LAST,
+    Checkpoint,
+    UnsavedError,
+    save_checkpoint,
+    strip_checkpoint,
+)
 from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
 from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
-from memplan.train.records import Announce, Records
+from memplan.train.records import Announce, Records, metric_columns
 from memplan.train.rescue import drop_rescued, rescue
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
@@ -129,7 +135,19 @@ class Run:
         facts = {**asdict(summary), "run_folder": str(summary.run_folder)}
         del facts["details"]
         self.announce("finished", facts)
-        return replace(summary, details=self._details_of_best())
+        details = self._details_of_best()
+        self._strip_best()
+        return replace(summary, details=details)
+
+    def _strip_best(self) -> None:
+        """Make `best.pt`, which nothing resumes any more, as small as its weights are."""
+        best = self.folder.weights / "best.pt"
+        if not (self.ranks.is_first and self.options.epochs and best.exists()):
+            return
+        try:
+            strip_checkpoint(best)
+        except BadInputError as error:
+            self.records.warn(f"best.pt stays as large as it is: {error}")
 
     def _details_of_best(self) -> str:
         """Return the best epoch's details as text, which rank 0 writes while the others wait."""
@@ -241,7 +259,11 @@ class Run:
     def _evaluate_only(self) -> None:
         started = time.monotonic()
         metrics = self._evaluate(0)
-        row = {"epoch": 0, **metrics, "seconds": round(time.monotonic() - started, 3)}
+        row = {
+            "epoch": 0,
+            **metric_columns(metrics),
+            "seconds": round(time.monotonic() - started, 3),
+        }
         self.folder.add_result(row)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         self.progress.note(f"evaluation: {shown}")

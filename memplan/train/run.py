@@ -117,7 +117,7 @@ def train(
             progress.note(f"Warning: {text}")
         _introduce(setup, folder, progress, announce, checkpoint)
         stop = stack.enter_context(StopRequest())
-        return _guarded(Run(setup, folder, progress, announce, checkpoint, stop))
+        return _closed(Run(setup, folder, progress, announce, checkpoint, stop))
 
 
 def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
@@ -172,6 +172,14 @@ def _progress(
         position = checkpoint.position or {"images_seen": 0}
         done = checkpoint.epoch + position["images_seen"] / setup.data.num_training_images
     return Progress(setup.options.epochs, done, stream)
+
+
+def _closed(run: Run) -> RunSummary:
+    """Return the run's summary, what it opened closed whatever happens."""
+    try:
+        return _guarded(run)
+    finally:
+        run.runner.close()
 
 
 def _guarded(run: Run) -> RunSummary:

@@ -10,6 +10,7 @@ import torch
 
 from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
+from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, reader_of_weights
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
@@ -80,7 +81,7 @@ class Setup:
     @property
     def hyperparameters(self) -> dict[str, float]:
         """All hyperparameters of the run: the loop's own and the workload's."""
-        return {**vars(self.recipe), **dict(getattr(self.workload, "hyperparameters", {}))}
+        return {**vars(self.recipe), **hyperparameters(self.workload)}
 
     def schedule(self, micro_batch_size: int) -> Schedule:
         """Return the run's rates at a micro-batch size."""
@@ -128,7 +129,7 @@ def open_training(
     known = {name: getattr(data_options, name, None) for name in DATA_OPTIONS}
     check_data(workload, known | dict(data_options.extra or {}))
     check_step(workload, options.spec)
-    data = workload.open_data(data_options)
+    data = reader_of_data(workload, options.data).open_data(data_options)
     num_classes = workload.num_classes or data.num_classes
     if num_classes != data.num_classes:
         if is_made:
@@ -257,6 +258,11 @@ def _warnings(options: TrainOptions, spec: StepSpec, data: TrainingData, ranks: 
         warnings.append(
             f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
         )
+    if options.close_mosaic > options.epochs > 0:
+        warnings.append(
+            f"--close-mosaic {options.close_mosaic} is above --epochs {options.epochs}, so mosaics "
+            "are never closed, as in the official recipe."
+        )
     return warnings
 
 
@@ -283,16 +289,17 @@ def prepare(
     options = follow_plan(options, plan, workload)
     ranks = join(device, options.rank_timeout)
     _check_ranks(options, plan, ranks, checkpoint)
-    recipe = recipe_of(
-        getattr(workload, "hyperparameters", {}) | dict(options.hyperparameters or {})
-    )
+    recipe = recipe_of(hyperparameters(workload) | dict(options.hyperparameters or {}))
     spec = spec_on(step_spec(options, workload) if plan is None else options.spec, device)
     effective = _effective_batch_size(options, workload, ranks.size)
     seed_everything(options.seed)
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
-        report = workload.load_weights(model, options.weights)
+        reader = reader_of_weights(workload, options.weights)
+        is_evaluated = options.epochs == 0 and isinstance(reader, LoadsWhole)
+        load = reader.load_whole if is_evaluated else reader.load_weights
+        report = load(model, options.weights)
     freeze(model, options.freeze)
     if spec.sync_bn:
         model = synchronise_norms(model, device, ranks)

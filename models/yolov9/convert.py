@@ -16,7 +16,7 @@ from .blocks import Conv, RepConvN
 from .network import DetectionModel, main_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 _ONE_BRANCH = {"DualDDetect": "DDetect", "TripleDDetect": "DDetect"}
 
@@ -134,11 +134,6 @@ def fuse(net: DetectionModel) -> DetectionModel:
     for parameter in fused.parameters():
         parameter.requires_grad = False
     return fused
-
-
-def is_fused(state: Mapping[str, Any]) -> bool:
-    """Return whether a state_dict is of a fused network: it has convolutions and no norms."""
-    return not any(name.endswith(".running_mean") for name in state)
 
 
 def _merged(parts: list[Conv]) -> nn.Conv2d:

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from memplan_models.yolov9.weights import read_checkpoint
+from memplan_models.yolov9.weights import read_checkpoint, state_of_checkpoint
 from report_samples import sample_plan, sample_probe
 from test_device_calibration import measured
 from train_toy import Toy, toy_options
@@ -255,10 +255,9 @@ def test_modules_within_themselves_end(tmp_path):
     content = b"\x80\x02}q\x00X\x05\x00\x00\x00model" + cls + b")R" + b"q\x01"
     content += b"}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00ah\x01ss" + b"bs."
     path = _pt(tmp_path / "x.pt", content)
-    from memplan_models.yolov9.weights import read_state
 
     with pytest.raises(BadInputError):
-        read_state(path)
+        state_of_checkpoint(read_checkpoint(path), path)
 
 
 def test_an_edited_file_is_taken_once_its_checksum_is_removed(tmp_path):

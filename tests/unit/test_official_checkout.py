@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from memplan import tape as tapes
+from memplan.capabilities import reader_of_data
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.registry import make_workload
 from memplan.spec import StepSpec
 from memplan.trace.record import record
-from memplan.workload import DataOptions
 
 # The indices of every section but the one that only DistributedDataParallel adds.
 ONE_DEVICE = set(range(len(tapes.SECTIONS))) - {tapes.SECTIONS.index("bucket_rebuild")}
@@ -153,7 +153,8 @@ def test_settings_name_cfg_and_hyp(checkout):
     assert 1.5 == workload.hyperparameters["box"]
     assert 7.5 == _make(checkout).hyperparameters["box"]
     assert (
-        "official:yolov9-c" == _make(checkout, cfg=str(workload.cfg.parent / "yolov9-c.yaml")).name
+        "official:yolov9-c"
+        == _make(checkout, cfg=str(workload.cfg_path.parent / "yolov9-c.yaml")).name
     )
 
 
@@ -221,10 +222,8 @@ def test_an_optimizer_that_the_checkout_lacks_is_refused(checkout):
 
 def test_training_data_is_not_read(checkout):
     """The trainer of memplan does not run a checkout."""
-    workload, options = _make(checkout), DataOptions(path=Path("data.yaml"))
-
     with pytest.raises(BadInputError, match="reads no data sets"):
-        workload.open_data(options)
+        reader_of_data(_make(checkout), Path("data.yaml"))
 
 
 @pytest.mark.skipif(REAL is None, reason="MEMPLAN_OFFICIAL_CHECKOUT names no checkout")

@@ -15,7 +15,9 @@ from memplan.trace.record import record
 aten = torch.ops.aten
 
 
-A100 = Processors(multiprocessors=108, threads_per_multiprocessor=2048, compute_capability=(8, 0))
+A100 = Processors(
+    multiprocessors=108, threads_per_multiprocessor=2048, shared_memory_per_block_bytes=166912
+)
 
 
 def asked_by(overload, *args):

@@ -33,7 +33,9 @@ def test_backing_off_equals_having_started_small(tmp_path):
         torch.testing.assert_close(weight, _weights(refused)[name], rtol=1e-6, atol=1e-8)
     assert (2, 2, 1) == (refused.micro_batch_size, refused.accumulation_steps, refused.back_offs)
     expected, actual = (pd.read_csv(run.run_folder / "results.csv") for run in (small, refused))
-    assert expected["error"].tolist() == pytest.approx(actual["error"].tolist(), rel=1e-6)
+    assert expected["train/error"].tolist() == pytest.approx(
+        actual["train/error"].tolist(), rel=1e-6
+    )
     assert expected["steps"].tolist() == actual["steps"].tolist()
 
 

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "acceptance", "answers", "bounds", "capabilities", "convolution",
     "efficient_attention", "errors", "family", "host_memory", "inference", "launch", "launches",
-    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "spec",
-    "tape", "topk", "units", "workload",
+    "lean", "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer",
+    "spec", "tape", "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {

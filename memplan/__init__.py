@@ -17,9 +17,10 @@ from memplan._version import __version__
 if TYPE_CHECKING:
     from memplan.api import plan, probe, record, replay
     from memplan.recording.run import run
+    from memplan.trainers.find_batch import find_batch
     from memplan.trainers.guard import guard
 
-__all__ = ["__version__", "guard", "plan", "probe", "record", "replay", "run"]
+__all__ = ["__version__", "find_batch", "guard", "plan", "probe", "record", "replay", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
         from memplan.recording.run import run
 
         return run
+    if name == "find_batch":
+        from memplan.trainers.find_batch import find_batch
+
+        return find_batch
     if name == "guard":
         from memplan.trainers.guard import guard
 

@@ -133,7 +133,8 @@ class guard:  # noqa: N801 - reads as the function it is used as
             loss = function(part, *others, **names)
             if self._is_mean and len(parts) > 1:
                 loss = loss * (samples / count)
-            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+            scaled = loss if self._scaler is None else self._scaler.scale(loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total

@@ -26,7 +26,7 @@ ROOMS = {
     "fit": {"device", "trace"},
     "planner": {"device", "trace", "fit", "step"},
     "train": {"device", "trace", "fit", "planner", "step"},
-    "trainers": {"step", "train"},
+    "trainers": {"device", "phantom", "step", "train"},
     "report": set(),
     "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "api"},
     # `memplan/__init__.py` counts as this room, and names what people import.
@@ -40,7 +40,7 @@ ROOMS = {
         "train",
         "report",
         "trainers",
-    },  # fmt: skip
+    },
 }
 MAY_IMPORT_TORCH = {"step", "trace", "train", "trainers", "recording"}
 FOR_MODELS = {

@@ -48,7 +48,7 @@ def read_batches(
             worker_init_fn=_start_worker if num_workers else None,
             # This process has computed by now, so copies of it could wait for ever.
             multiprocessing_context=CleanContext() if num_workers else None,
-            timeout=answer_seconds() if num_workers else 0,
+            timeout=_LOOK_SECONDS if num_workers else 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF),
         )
@@ -81,7 +81,7 @@ class Batches:
             message = ""
             before = given
             try:
-                for batch in loader:
+                for batch in _each(loader):
                     given += 1
                     yield batch
             except BadInputError as error:
@@ -105,6 +105,27 @@ class Batches:
                 raise BadInputError(message)
 
 
+def _each(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield a loader's batches, looking now and then whether its processes are still there.
+
+    torch looks when its time-out has passed, and may be called again after that.
+    """
+    iterator, waited = iter(loader), 0
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            waited += _LOOK_SECONDS
+            if waited >= answer_seconds() or not str(error).startswith("DataLoader timed out"):
+                raise
+        else:
+            waited = 0
+            yield batch
+
+
+_LOOK_SECONDS = 2
 _MOST_LOST = 3  # processes lost in a row without a batch between them
 
 

@@ -28,6 +28,7 @@ from memplan.train.data_defaults import data_defaults
 from memplan.units import format_seconds
 
 MODEL = "yolov9-t"
+_SCORES = tuple(f"metrics/{name}" for name in ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95"))
 GOAL = 0.90  # mAP@0.5 on the validation images
 CPU_BUDGET_SECONDS = 20 * 60
 _BATCH = 4  # images at once, as many as the data set recommends for a step
@@ -77,8 +78,8 @@ def rows_of(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     spent = 0.0
     for row in table.to_dict("records"):
         spent += row["seconds"]
-        losses = (f"{row[name]:.3f}" for name in ("box_loss", "cls_loss", "dfl_loss"))
-        scores = (f"{row[name]:.3f}" for name in ("precision", "recall", "mAP50", "mAP50-95"))
+        losses = (f"{row[f'train/{name}_loss']:.3f}" for name in ("box", "cls", "dfl"))
+        scores = (f"{row[name]:.3f}" for name in _SCORES)
         yield (f"{row['epoch']:.0f}", f"{spent:.0f}", *losses, *scores)
 
 
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figure = training_figure(read_run(Path(scratch) / MODEL))
         RESULTS.mkdir(exist_ok=True)
         figure.savefig(RESULTS / "learns.png", dpi=120)
-    best = float(table["mAP50"].max())
+    best = float(table["metrics/mAP_0.5"].max())
     where = f"a CPU, {trial.threads} thread(s)" if is_cpu else torch.cuda.get_device_name()
     # Other work on the same cores makes a run longer, not dearer.
     on_time = not is_cpu or processor <= CPU_BUDGET_SECONDS

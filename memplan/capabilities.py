@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from memplan.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     import torch
 
+    from memplan.inference import DetectOptions, ValidateOptions
     from memplan.workload import (
         Batch,
         CrowdedBatch,
@@ -42,36 +43,6 @@ class MakesOptimizer(Protocol):
         Raises:
             UnknownNameError: the workload does not know the optimizer.
         """
-
-
-@runtime_checkable
-class Lean(Protocol):
-    """Has blocks that keep less for backward (`--lean`).
-
-    A lean block may tell the next ones how its result is made again, by a recipe that it hangs on
-    the tensor. A module that is recomputed must see its inputs the same way both times, and its
-    result must not keep alive what recomputing frees; so memplan takes recipes away around it, and
-    knows nothing of them but the two methods here.
-    """
-
-    @abstractmethod
-    def make_lean(self, model: torch.nn.Module) -> None:
-        """Make blocks keep for backward only what they cannot rebuild cheaply, in place.
-
-        Loss, gradients, running statistics and the state_dict's keys stay what they are. Called on
-        the device, before modules are wrapped to recompute.
-
-        Raises:
-            UsageError: no block of the model can be lean.
-        """
-
-    @abstractmethod
-    def take_recipe(self, tensor: torch.Tensor) -> object | None:
-        """Take a tensor's recipe from it and return it; None where it has none."""
-
-    @abstractmethod
-    def give_recipe(self, tensor: torch.Tensor, recipe: object) -> None:
-        """Hang on a tensor the recipe that was taken from it."""
 
 
 @runtime_checkable
@@ -209,6 +180,55 @@ class Exports(Protocol):
 
         Raises:
             BadInputError: the checkpoint cannot be used.
+        """
+
+
+@runtime_checkable
+class RunsTrained(Protocol):
+    """Evaluates a weights file, and detects with it (`memplan val`, `memplan predict`)."""
+
+    @abstractmethod
+    def validate(self, options: ValidateOptions) -> Iterator[str]:
+        """Evaluate a split of a data set, write the details, and yield lines to print.
+
+        Raises:
+            BadInputError: weights or data cannot be used.
+            UsageError: an option is out of its range.
+        """
+
+    @abstractmethod
+    def detect(self, options: DetectOptions) -> Iterator[str]:
+        """Detect in images and videos, write what was found, and yield a line for each.
+
+        Raises:
+            BadInputError: weights or source cannot be used.
+            UsageError: an option is out of its range.
+        """
+
+
+@runtime_checkable
+class LoadsWhole(Protocol):
+    """Loads weights for evaluation, which few entries of a network make worthless."""
+
+    @abstractmethod
+    def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill every entry of the model from a weights file and return one sentence on it.
+
+        Raises:
+            BadInputError: the file cannot be used, or an entry of the model stays as it was.
+        """
+
+
+@runtime_checkable
+class KnowsWeights(Protocol):
+    """A family that knows which of its configurations a weights file is of."""
+
+    @abstractmethod
+    def cfg_of_weights(self, path: Path) -> str | None:
+        """Return the configuration's name; None where the file is of none.
+
+        Raises:
+            BadInputError: the file cannot be read, or holds no weights.
         """
 
 

@@ -20,7 +20,8 @@ class Processors:
     multiprocessors: int
     threads_per_multiprocessor: int
     """Most that are resident at once."""
-    compute_capability: tuple[int, int]
+    shared_memory_per_block_bytes: int
+    """Most that one block may ask for."""
 
 
 class Launch(

@@ -275,6 +275,19 @@ def takes(name: str | SavedName, argument: str) -> bool:
     return taken is None or argument in taken
 
 
+def stride_of(name: str | SavedName) -> int:
+    """Return what a workload's image size must be a multiple of, pixels; 1 where it does not say.
+
+    Raises:
+        UnknownNameError: no such workload.
+    """
+    maker = _found(name.text if isinstance(name, SavedName) else name)[0]
+    if not isinstance(maker, functools.partial):
+        return 1
+    family: Family = maker.func.__self__  # type: ignore[attr-defined]  # as `_of_family` made it
+    return int(getattr(family.made_by(maker.args[0]), "stride", 1))
+
+
 def make_workload(name: str | SavedName, arguments: Mapping[str, Any] | None = None) -> Workload:
     """Return the workload that a name stands for.
 

@@ -131,13 +131,21 @@ class ExportOptions:
     image_size: int = 640
     """Side of the square images, pixels."""
     format: str = "onnx"
-    """`onnx`, or `pt`."""
+    """`onnx`, `torchscript` or `pt`."""
     half: bool = False
     """Store weights, and compute, in half precision."""
     dynamic_batch: bool = False
     """Take any number of images at once."""
     fuse: bool = True
     """Merge norms into convolutions."""
+    nms: bool = False
+    """Suppress inside the file, where its format can."""
+    confidence: float = 0.25
+    """The least score of a detection, with `nms`; 0 to 1."""
+    iou: float = 0.45
+    """Boxes of a class that overlap more are one detection, with `nms`; 0 to 1."""
+    max_detections: int = 300
+    """Kept of a class in an image, with `nms`."""
 
 
 def dealt(num_images: int, micro_batch_size: int, rank: int, num_ranks: int) -> list[range]:
@@ -410,3 +418,11 @@ class Workload(abc.ABC):
     def predict(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return predictions for a prepared validation batch; called without gradients."""
         return model(batch["images"])
+
+    def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+        """Return predictions, as `predict` does, and the parts of the loss, 1-D.
+
+        The parts are named as those of `compute_loss`; None, as by default, where validation has
+        no loss. Called as `predict` is, and recorded: what the loss takes counts.
+        """
+        return self.predict(model, batch), None

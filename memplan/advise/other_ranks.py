@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memplan.advise.question import Question
 from memplan.answers import RankPeaks
-from memplan.device.distributed import gradients_in_order, of_other_rank
+from memplan.device.distributed import of_other_rank
 from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator
 from memplan.tape import Tape
@@ -33,11 +33,10 @@ def other_ranks(
         crowds[-program.num_steps :],
     )
     peaks = simulator.peaks(program, sizes, tape.convolutions)
-    _, gradients = gradients_in_order(tape)
     return RankPeaks(
         micro_batch_size=about.micro_batch_size,
         allocated_peak_bytes=peaks.allocated_peak_bytes,
         reserved_peak_bytes=peaks.reserved_peak_bytes,
         device_used_peak_bytes=peaks.device_used_peak_bytes,
-        bucket_bytes=sum(gradients),
+        bucket_bytes=sum(one.num_bytes for one in question.model_tensors.parameters),
     )

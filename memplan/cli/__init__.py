@@ -22,6 +22,8 @@ _COMMANDS = {
     "run": ("memplan.cli.run", "Your own command on a card that is not there."),
     "plan": ("memplan.cli.plan", "The fastest settings that fit a card."),
     "train": ("memplan.cli.train", "Start the training run, planned and guarded."),
+    "val": ("memplan.cli.val", "Precision, recall and mAP of a trained network."),
+    "predict": ("memplan.cli.predict", "Detections in images and videos, drawn and written."),
     "export": ("memplan.cli.export", "A trained network as a file to deploy, checked."),
     "report": ("memplan.cli.report", "PDF pages from saved probes, plans and runs."),
     "replay": ("memplan.cli.replay", "A tape or PyTorch snapshot on another card or allocator."),

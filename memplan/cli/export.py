@@ -12,7 +12,7 @@ from memplan.capabilities import exporter
 from memplan.cli.common import check_writable, wrote
 from memplan.errors import UsageError
 
-_SUFFIXES = {"onnx": ".onnx", "pt": "-converted.pt"}
+_SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "pt": "-converted.pt"}
 
 
 @click.command()
@@ -44,8 +44,8 @@ _SUFFIXES = {"onnx": ".onnx", "pt": "-converted.pt"}
     "kind",
     default="onnx",
     show_default=True,
-    metavar="onnx|pt",
-    help="ONNX, or PyTorch weights.",
+    metavar="onnx|torchscript|pt",
+    help="ONNX, TorchScript, or PyTorch weights.",
 )
 @click.option(
     "--output",
@@ -61,8 +61,33 @@ _SUFFIXES = {"onnx": ".onnx", "pt": "-converted.pt"}
     show_default=True,
     help="Merge batch norms into convolutions; without, pt weights can be trained on.",
 )
+@click.option("--nms", is_flag=True, help="ONNX: suppress inside the file; it gives detections.")
 @click.option(
-    "--nms", default="no", metavar="no", help="Suppression is never in the file: run it after."
+    "--conf-thres",
+    "confidence",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    metavar="SCORE",
+    help="With --nms: the least score of a detection.",
+)
+@click.option(
+    "--iou-thres",
+    "iou",
+    type=click.FloatRange(0, 1),
+    default=0.45,
+    show_default=True,
+    metavar="IOU",
+    help="With --nms: boxes of a class that overlap more are one.",
+)
+@click.option(
+    "--max-det",
+    "max_detections",
+    type=click.IntRange(1),
+    default=300,
+    show_default=True,
+    metavar="N",
+    help="With --nms: detections kept of a class in an image.",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 def command(**values: Any) -> None:
@@ -74,26 +99,21 @@ def command(**values: Any) -> None:
     The auxiliary branch is dropped and batch norms are merged into the convolutions. The file is
     run on noise and on real images, and kept only if its boxes and scores agree with the trained
     network's. ONNX files take images [batch, 3, height, width], RGB from 0 to 1, and give
-    [batch, 4 + classes, boxes]: centre x, centre y, width, height in pixels, then scores.
+    [batch, 4 + classes, boxes]: centre x, centre y, width, height in pixels, then scores; with
+    --nms, rows of image, left, top, right, bottom, score, class.
     """
     from memplan.advise import DEFAULT_WORKLOAD
     from memplan.registry import make_workload
     from memplan.workload import ExportOptions
 
     kind, weights = values["kind"], values["weights"]
-    if kind not in _SUFFIXES:
-        raise UsageError(f"--format {kind} is not offered. Give {' or '.join(_SUFFIXES)}.")
-    if values["nms"] != "no":
-        raise UsageError(
-            f"--nms {values['nms']} is not offered: suppression depends on thresholds that belong "
-            "to the program that runs the file. Leave it out, and suppress the file's output."
-        )
-    output = values["output"] or weights.with_name(weights.stem + _SUFFIXES[kind])
+    output = values["output"] or weights.with_name(weights.stem + _SUFFIXES.get(kind, ""))
     if os.path.realpath(output) == os.path.realpath(weights):
         raise UsageError(f"--output {output} is the weights file itself. Give another path.")
     check_writable((output,), force=values["force"])
     workload = make_workload(values["cfg"] or DEFAULT_WORKLOAD, {})
-    names = ("cfg", "data", "image_size", "half", "dynamic_batch", "fuse")
+    names = ("cfg", "data", "image_size", "half", "dynamic_batch", "fuse", "nms", "confidence",
+             "iou", "max_detections")  # fmt: skip
     options = ExportOptions(
         weights=weights,
         output=output,

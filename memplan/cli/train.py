@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.answers import PlanAnswer, load_answers
+from memplan.capabilities import KnowsWeights
 from memplan.cli.common import Progress, typed_command
 from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
-from memplan.registry import SavedName, make_workload, runs_code, takes
+from memplan.registry import SavedName, families, make_workload, runs_code, stride_of, takes
 from memplan.spec import LEVER, LEVERS, free_levers, of_plan, spec_of
 from memplan.train import TrainOptions
 from memplan.train.stopping import StoppedError
@@ -175,12 +177,23 @@ class _Session:
         for line in self._take_from_data():
             if _is_first():
                 click.echo(line, err=True)
-        options = self._options(name)
+        options = self._rounded(self._options(name), name)
         if "img" not in self.given and not takes(name, "image_size"):
             options = replace(options, image_size=make_workload(name).image_size)
         device = _find_device(options.device)
         workload, data = open_training(_factory(name), options)
         return workload, data, options, device
+
+    def _rounded(self, options: TrainOptions, name: str | SavedName) -> TrainOptions:
+        """Return the options with `--img` rounded up to whole strides, as officially; say so."""
+        stride, asked = stride_of(name), options.image_size
+        rounded = -(-asked // stride) * stride
+        if rounded != asked and _is_first():
+            click.echo(
+                f"--img {asked} is no multiple of the stride {stride}: {rounded} is taken.",
+                err=True,
+            )
+        return replace(options, image_size=rounded)
 
     def _planned_name(self) -> SavedName | None:
         """Return what the plan was made for, None without a plan."""
@@ -189,7 +202,7 @@ class _Session:
         return SavedName(self.plan.workload.name, str(self.values["plan_file"]))
 
     def _cfg_of_weights(self) -> SavedName:
-        """Return the configuration that memplan's own checkpoint was trained with; take its size.
+        """Return the configuration that the weights are of; of memplan's own, take the size too.
 
         Raises:
             UsageError: there are no weights, or they do not say.
@@ -205,7 +218,16 @@ class _Session:
         try:
             saved = saved_options(path)
         except BadInputError:
-            raise UsageError(f"{missing} {path} does not say what it was trained as.") from None
+            known = (
+                family.cfg_of_weights(path)
+                for family in families().values()
+                if isinstance(family, KnowsWeights)
+            )
+            name = next(filter(None, known), None)
+            if name is None:
+                text = f"{missing} {path} does not say what it was trained as."
+                raise UsageError(text) from None
+            return SavedName(name, str(path))
         if "img" not in self.given:
             self.values["img"] = saved.image_size
         return SavedName(saved.cfg, str(path))
@@ -259,6 +281,11 @@ class _Session:
         recommended = data_defaults(self.values["data"])
         if {"accumulate", "effective_batch"} & self.given:
             recommended.pop("effective_batch", None)
+        # Hyperparameters, optimizer and images a step were found together: rates of one recipe
+        # are none for another's.
+        if {"hyp", "optimizer"} & self.given:
+            for option in ("hyp", "optimizer", "effective_batch"):
+                recommended.pop(option, None)
         taken = {name: value for name, value in recommended.items() if name not in self.given}
         self.values |= taken
         lines = []
@@ -468,7 +495,17 @@ def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> N
     """Print what the run came to, and draw it."""
     shown = {name: value for name, value in summary.best_metrics.items() if name != "fitness"}
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    if not summary.epochs_done:
+    last = summary.run_folder / "weights" / "last.pt"
+    if summary.was_finished:
+        click.echo(
+            f"The run in {summary.run_folder} finished after {summary.epochs_done} epochs: nothing "
+            f"is left to train. To train on from its weights, start a new run with "
+            f"--weights {shlex.quote(str(last))}"
+        )
+        if metrics:
+            click.echo(f"Best epoch {summary.best_epoch}: {metrics} (measured)")
+        draws = draws and not (summary.run_folder / "report.pdf").exists()
+    elif not summary.epochs_done:
         click.echo(f"Evaluated in {format_seconds(summary.seconds)}: {metrics} (measured)")
     else:
         epochs = f"{summary.epochs_done} epoch" + ("" if summary.epochs_done == 1 else "s")

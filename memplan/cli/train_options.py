@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from memplan.cli.common import lever_options, options
 from memplan.errors import UsageError
 from memplan.spec import LEVERS
-from memplan.train import REFUSED
+from memplan.train import ACCEPTED, REFUSED
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -81,16 +82,20 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
 
 
 def _refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Say why an official option is not offered."""
+    """Say why an official option is not offered, or that it changes nothing."""
     if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.DEFAULT:
         return
     del value
     option = parameter.opts[0]
+    if option in ACCEPTED:
+        if os.environ.get("RANK", "0") == "0":
+            click.echo(f"{option} changes nothing: {ACCEPTED[option]}.", err=True)
+        return
     raise UsageError(f"{option} is not offered: {REFUSED[option]}. Leave it out.")
 
 
-def _refused_option(name: str) -> _Decorator:
-    """Return an option that is known by name, hidden, and refused with its reason."""
+def _unused_option(name: str) -> _Decorator:
+    """Return an option that is known by name, hidden, and answered with its reason."""
     spellings = [name, name.replace("_", "-")] if "_" in name else [name]
     kind: dict[str, Any] = {"is_flag": True}
     if name in _TAKE_A_VALUE:
@@ -194,5 +199,5 @@ train_options = options(
     _flag("--noval", "Evaluate after the last epoch only."),
     _flag("--noplots", "Write no report.pdf and no plots."),
     _flag("--tensorboard", "Also write TensorBoard events into the run folder."),
-    *map(_refused_option, REFUSED),
+    *map(_unused_option, (*REFUSED, *ACCEPTED)),
 )  # fmt: skip

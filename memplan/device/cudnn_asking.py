@@ -22,7 +22,7 @@ from typing import Any
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device import catalogue, cudnn_plans
-from memplan.device.cudnn_descriptors import version_number
+from memplan.device.cudnn_descriptors import open_compilers, version_number
 from memplan.device.cudnn_plans import Mode, Note, Plan
 from memplan.errors import MemplanError
 
@@ -32,14 +32,15 @@ _ERRATA_ENGINE = 23
 _ERRATA_VERSIONS = {"forward": (90800, 91500), "input_gradient": (8000, 1 << 30)}
 
 
-# The child of this process, or one that a forked process has from its parent.
-_children: dict[str, Any] = {}
+# The children of this process, or those that a forked process has from its parent, by whether they
+# are asked for every plan. Those need no engine that cuDNN compiles first: a second each.
+_children: dict[bool, Any] = {}
 
 
 def start() -> None:
     """Start the child, so that it is there when it is asked; forked processes share it then."""
     with suppress(MemplanError):  # told when it is asked
-        _child()
+        _child(every=False)
 
 
 @functools.cache
@@ -52,7 +53,8 @@ def asked_by() -> str:
     from memplan.phantom import control
     from memplan.phantom.build import library_folder
 
-    digest = hashlib.sha256()
+    # Answers kept before cuDNN's runtime compiler was opened lack the engines it compiles.
+    digest = hashlib.sha256(b"with the runtime compiler")
     if control.is_loaded():
         facts = os.environ.get("PHANTOM_DEVICE", "").split(";")
         digest.update(";".join(one for one in facts if one.startswith("cublaslt_")).encode())
@@ -67,7 +69,8 @@ def workspaces(
 ) -> list[tuple[int, ...]]:
     """Return the workspaces of plans for each problem, in the order PyTorch tries them, bytes.
 
-    Takes about half a second for the first of a process, then 0.2 ms a problem.
+    Takes about half a second for the first of a process, then 0.2 ms a problem, or a second where
+    cuDNN compiles the engine that it plans with.
 
     Args:
         device: the card asked about, as cuDNN's JSON text.
@@ -84,27 +87,33 @@ def workspaces(
     if control.is_loaded():
         found = answer(**arguments)
     else:
-        found = _child().call(answer, arguments, fresh=False)
+        found = _child(every=every).call(answer, arguments, fresh=False)
     return [tuple(one) for one in found]
 
 
-def _child() -> Any:
+def _child(*, every: bool) -> Any:
     from memplan.phantom.child import PhantomChild
 
-    if "child" not in _children:
+    if every not in _children:
         owner = os.getpid()
-        child = _children["child"] = PhantomChild(catalogue.cards()[0], imports=(__name__,))
+        child = _children[every] = PhantomChild(catalogue.cards()[0], imports=(__name__,))
 
         def end() -> None:
             if os.getpid() == owner:
                 child.close()
 
         atexit.register(end)
-    return _children["child"]
+    return _children[every]
 
 
 def answer(*, device: str, problems: list[dict[str, Any]], every: bool) -> list[list[int]]:
-    """Return what cuDNN answers in this process; see `workspaces`."""
+    """Return what cuDNN answers in this process; see `workspaces`.
+
+    Where every plan counts, those of engines that cuDNN would compile first are left out: trying
+    all of them takes seconds a problem.
+    """
+    if not every:
+        open_compilers()
     on = cudnn_plans.device(device)
     found = []
     for one in problems:

@@ -65,6 +65,23 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+@functools.cache
+def open_compilers() -> None:
+    """Open the libraries that cuDNN compiles some of its engines with, and looks for by name.
+
+    torch opens them when it is imported. Where they are missing, cuDNN leaves those engines out
+    without a word, and the plan that PyTorch takes on a card is not the one found here.
+    """
+    for path in _compilers():
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+
+def _compilers() -> list[Path]:
+    folders = Path(_path()).parents[2:3]  # of all of NVIDIA's wheels, from nvidia/cudnn/lib
+    found = {one.name: one for folder in folders for one in folder.glob("*/lib/libnvrtc*.so.*")}
+    return [found[name] for name in sorted(found) if ".alt." not in name]
+
+
 def _path() -> str:
     for wheel in WHEELS:
         try:

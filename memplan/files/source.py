@@ -62,6 +62,8 @@ class Source:
     """A sentence: what to do where there is no such file."""
     most_bytes: int = 64 * MIB
     """Larger files are refused before they are read."""
+    any_encoding: bool = False
+    """Whether text need not be UTF-8: its encoding is then guessed, and `encoding` says so."""
     error: type[MemplanError] = BadInputError
 
     @property
@@ -122,11 +124,22 @@ class Source:
 
     def text(self) -> str:
         """Return the text of the file, a byte-order mark left out."""
+        content = self.content()
         try:
-            text = self.content().decode("utf-8-sig")
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise self.bad(f"it is no text in UTF-8 (byte {error.start})") from None
-        return text
+            if not self.any_encoding:
+                raise self.bad(f"it is no text in UTF-8 (byte {error.start})") from None
+        return content.decode(_guessed(content), errors="replace")
+
+    def encoding(self) -> str:
+        """Return what `text` takes the file's encoding for: `utf-8`, or a guess."""
+        content = self.content()
+        try:
+            content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return _guessed(content)
+        return "utf-8"
 
     def yaml(self) -> Any:
         """Return the value of a YAML file: plain containers, numbers and texts, and dates."""
@@ -139,3 +152,11 @@ class Source:
             return parse_yaml(text)
         except NotYamlError as error:
             raise self.bad(f"it is no YAML: {error}") from None
+
+
+def _guessed(content: bytes) -> str:
+    """Return the likeliest encoding of bytes that are not UTF-8; `utf-8` where none is likely."""
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(content).best()
+    return "utf-8" if best is None else best.encoding

@@ -52,7 +52,7 @@ def read_run(folder: Path) -> RunRecord:
         training_losses={n: v for n, v in losses.items() if "val" not in n.lower()},
         validation_losses={n: v for n, v in losses.items() if "val" in n.lower()},
         scores={n: v for n, v in results.items() if "map" in n.lower()},
-        rates={n: v for n, v in results.items() if "learning_rate" in n.lower()},
+        rates={n: v for n, v in results.items() if n.startswith("x/lr")},
         steps=_counter(memory, ("global_step", "step", "iteration", "batch")),
         memory=_memory_columns(memory),
     )

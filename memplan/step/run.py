@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from memplan.capabilities import Lean, Resizes, SavesItself
+from memplan.capabilities import Resizes, SavesItself
+from memplan.lean import Lean
 from memplan.spec import StepSpec, check_step
 from memplan.step.average import ModelAverage
 from memplan.step.optimizers import optimizer_of
@@ -245,12 +246,15 @@ class TrainingStep:
                 self.average.update()
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Any:
-        """Return the averaged model's (else the model's) predictions for a prepared batch."""
+    def evaluate(self, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+        """Return the averaged model's (else the model's) predictions for a prepared batch.
+
+        With them come the parts of its loss, on the device; None where validation has no loss.
+        """
         model = self.average.model if self.average is not None else self.model.eval()
         try:
             with self.observer.phase("predict"), self.autocast():
-                return self.workload.predict(model, batch)
+                return self.workload.evaluate(model, batch)
         finally:
             self.model.train()
 

@@ -80,7 +80,7 @@ def _count_dependencies(root: Node) -> dict[Node, int]:
 def _conform(gradient: torch.Tensor, node: Node, index: int) -> torch.Tensor:
     """Reduce and cast a gradient to the input that `node` declared in forward."""
     metadata = node._input_metadata[index]
-    if gradient.shape != metadata.shape:
+    if gradient.shape != torch.Size(metadata.shape):  # the binding gives a list
         gradient = gradient.sum_to_size(metadata.shape)
     if gradient.dtype != metadata.dtype:
         gradient = gradient.to(metadata.dtype)

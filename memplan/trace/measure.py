@@ -199,7 +199,7 @@ def run_life(
     for number in range(num_steps):
         if batches.validation is not None and number == num_steps - 1:
             begin("validation")
-            step.predict(step.to_device(batches.validation))
+            step.evaluate(step.to_device(batches.validation))
             begin("checkpoint")
             step.save()
         begin("micro_batch")

@@ -29,6 +29,7 @@ from memplan.trace import (  # noqa: F401 - importing them registers their rules
     operators_sorting,
     operators_vision,
 )
+from memplan.trace.layouts import laid_out_on_device
 from memplan.trace.operators_base import (
     OUTPUTS_ONLY,
     RULES,
@@ -42,6 +43,7 @@ from memplan.trace.operators_base import (
     Temporary,
     Workspace,
 )
+from memplan.trace.operators_matrix import adds_bias_in_place
 
 __all__ = [
     "LightMatrixWorkspace",
@@ -53,8 +55,10 @@ __all__ = [
     "Scratch",
     "Temporary",
     "Workspace",
+    "adds_bias_in_place",
     "in_place_on_device",
     "is_understood",
+    "laid_out_on_device",
     "requests",
 ]
 

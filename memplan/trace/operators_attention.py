@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
+from memplan.efficient_attention import EfficientAttention
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,
     Output,
     Release,
     Request,
+    Scratch,
     Temporary,
     aten,
     ceil_div,
@@ -214,7 +216,9 @@ def _flash_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Req
 
 @rule("aten::_scaled_dot_product_efficient_attention")
 def _efficient_forward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The output, the log-sum of each row, the generator's state; wide half outputs add in float32.
+    """The output and the log-sum of each row; wide half outputs add in float32.
+
+    The generator's state stays on the host outside CUDA graphs.
 
     Source: `_efficient_attention_forward` in cuda/attention.cu: values wider than 128 are not kept
     in registers.
@@ -222,8 +226,6 @@ def _efficient_forward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[
     del args
     yield Output(0)
     yield Output(1)
-    yield Output(2)
-    yield Output(3)
     result = outputs[0]
     if result.shape[3] > 128 and result.dtype in _LOW:
         yield Temporary(4 * result.numel())
@@ -231,14 +233,12 @@ def _efficient_forward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[
 
 @rule("aten::_scaled_dot_product_efficient_attention_backward")
 def _efficient_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """Gradients, then the product of gradient and output, summed in each row.
+    """Gradients, then the product of gradient and output, summed in each row, then the workspace.
 
-    Half precision does that in the kernel, and adds up the query's gradient in float32.
+    Half precision sums the product in the kernel.
 
     Source: `_efficient_attention_backward` in cuda/attention_backward.cu; `kKernelComputesDelta`
-    and `workspace_size` in cuda/mem_eff_attention/kernel_backward.h.
-
-    Limits: a key split over several blocks, which happens with few rows, is not modelled.
+    in cuda/mem_eff_attention/kernel_backward.h.
     """
     query, key = args[1], args[2]
     batch, heads, length, width = query.shape
@@ -246,18 +246,22 @@ def _efficient_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     for index, output in enumerate(outputs):
         if isinstance(output, torch.Tensor):
             yield Output(index)
-    if query.dtype not in _LOW:
+    half = query.dtype in _LOW
+    if half:
+        yield Temporary(rows)
+    else:
         yield Temporary(rows * args[0].shape[3])
         yield Temporary(rows)
         yield Temporary(rows)
         yield Release(2, keep=1)
-        return
-    yield Temporary(rows)
-    wide = _round_up(width, 64 if width <= 64 else 128)
-    yield Temporary(4 * batch * heads * _round_up(length, 64) * wide)
-    if width > 128:
-        for _ in ("key", "value"):
-            yield Temporary(4 * batch * heads * _round_up(key.shape[2], 64) * wide)
+    launch = EfficientAttention(
+        heads=batch * heads,
+        queries=length,
+        keys=key.shape[2],
+        width=max(width, args[0].shape[3]),
+        half=half,
+    )
+    yield Scratch(launch, "efficient_attention_workspace")
 
 
 @rule("aten::_scaled_dot_product_cudnn_attention")

@@ -185,11 +185,12 @@ def _convolution_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterat
     if backend in _CUDNN:
         yield from _library_gradients(args, outputs, layout)
     else:
-        yield from held(copy_bytes(tensor, layout))
-        yield from held(copy_bytes(gradient, layout))
+        copies = [*held(copy_bytes(tensor, layout)), *held(copy_bytes(gradient, layout))]
+        yield from copies
         # The depthwise kernel makes the weight's gradient first, whole; the input's it resizes.
         order = (1, 0) if backend == "CudaDepthwise2d" else (0, 1)
         yield from (Output(index) for index in order if outputs[index] is not None)
+        yield from [Release(len(copies))] * bool(copies)
     if outputs[2] is not None:
         yield Output(2)
         yield from reduction_scratch(gradient, [0, *range(2, gradient.dim())], element_bytes=4)
@@ -208,12 +209,12 @@ def _library_gradients(
     """
     gradient, tensor, weight = args[0], args[1], args[2]
     problem_args = [tensor, weight, *args[4:10]]
-    if outputs[1] is not None:
-        yield from held(copy_bytes(tensor, layout))
+    shared = [*held(copy_bytes(tensor, layout))] if outputs[1] is not None else []
     copied = copy_bytes(gradient, layout)
     if suggested_layout(gradient) is not suggested_layout(tensor):
-        yield from held(copied)
+        shared += held(copied)
         copied = 0
+    yield from shared
     if outputs[0] is not None:
         copies = [*held(copy_bytes(weight, layout)), *held(copied)]
         yield Output(0)
@@ -226,3 +227,4 @@ def _library_gradients(
         yield Output(1)
         yield Workspace(_problem("weight_gradient", problem_args, gradient.shape, layout))
         yield from [Release(len(copies))] * bool(copies)
+    yield from [Release(len(shared))] * bool(shared)

@@ -137,15 +137,32 @@ def _softmax(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield from held(copy_bytes(args[0]))
 
 
-@rule("aten::_softmax_backward_data", "aten::_log_softmax_backward_data")
-def _softmax_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The output, then contiguous copies of the gradient and of the softmax.
+@rule("aten::_log_softmax_backward_data")
+def _log_softmax_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, then contiguous copies of the gradient and of the result.
 
     Source: `host_softmax_backward` in aten/src/ATen/native/cuda/SoftMax.cu, PyTorch 2.11.
     """
     yield from all_outputs(outputs)
     yield from held(copy_bytes(args[0]))
     yield from held(copy_bytes(args[1]))
+
+
+@rule("aten::_softmax_backward_data")
+def _softmax_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, gradient times result, then contiguous copies of the product and of the result.
+
+    Source: `softmax_backward_cuda_out` in aten/src/ATen/native/cuda/SoftMax.cu, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    gradient, result = (
+        torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+        for one in args[:2]
+    )
+    product = gradient * result
+    yield from held(product.nbytes)
+    yield from held(copy_bytes(product))
+    yield from held(copy_bytes(result))
 
 
 @rule("aten::_safe_softmax")

@@ -6,6 +6,7 @@ CublasHandlePool.cpp, PyTorch 2.11.
 
 from __future__ import annotations
 
+import contextvars
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,6 +23,37 @@ from memplan.trace.operators_base import (
     is_dense,
     rule,
 )
+
+_ask_pytorch = torch.nn.functional.linear
+_in_linear = contextvars.ContextVar("_in_linear", default=False)
+
+
+def linear(
+    input: torch.Tensor,  # noqa: A002 - PyTorch's name
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return what `torch.nn.functional.linear` returns, known to the recorder while it runs.
+
+    Stands in for PyTorch's function while recording: see `adds_bias_in_place`.
+    """
+    token = _in_linear.set(True)
+    try:
+        return _ask_pytorch(input, weight, bias)
+    finally:
+        _in_linear.reset(token)
+
+
+def adds_bias_in_place(overload: Any) -> bool:
+    """Return whether a sum is that of a linear layer's bias, which a device adds in place.
+
+    A layer whose input is no matrix nor contiguous multiplies first, then adds; for subclasses of
+    tensors, such as fake ones, out of place.
+
+    Source: `linear` in aten/src/ATen/native/Linear.cpp (`isTensorSubclassLike`), PyTorch 2.11.
+    """
+    return overload is torch.ops.aten.add.Tensor and _in_linear.get()
+
 
 _LIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from memplan.topk import TopK
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,
     Output,
     Release,
     Request,
+    Scratch,
     Temporary,
     all_outputs,
     broadcast,
@@ -158,23 +160,19 @@ def _wants_many_blocks(rows: int, row: int) -> bool:
 def _many_block_scratch(rows: int, row: int, item_bytes: int) -> Iterator[Request]:
     """Yield the counters of a `topk` over several thread blocks a row.
 
-    Source: `mbtopk::launch` and `get_items_per_thread` in TensorTopK.cu: 40 registers a thread, 256
-    threads a block, 65536 registers a multiprocessor.
+    Source: `mbtopk::launch` in TensorTopK.cu: the k-th value of each row, what is still sought and
+    to whom blocks belong, counts of digits by block and by row, then two scans over blocks.
     """
-    threads = 256
-    blocks_at_once = MULTIPROCESSORS * min(65536 // (40 * threads), 32)
-    items = min(max(ceil_div(row * rows, blocks_at_once * threads), 4), 64)
-    blocks = rows * ceil_div(row, items * threads)
+    launch = TopK(rows=rows, row=row)
     yield Temporary(rows * item_bytes)
-    yield Temporary(rows * 4)
-    yield Temporary(2 * rows * 4)
-    yield Temporary(2 * rows * max(4, item_bytes))
-    yield Temporary(blocks * _RADIX_DIGITS * 2)
-    yield Temporary(blocks * 4)
-    yield Temporary(blocks * 4)
-    tiles = ceil_div(blocks, 128 * 9)
+    yield Temporary(8 * rows)
+    yield Temporary(8 * rows)
+    yield Scratch(launch, "topk_digit_counts")
+    yield Temporary(rows * _RADIX_DIGITS * 4)
+    yield Scratch(launch, "topk_block_numbers")
+    yield Scratch(launch, "topk_block_numbers")
     for _ in range(2):
-        yield Temporary(_together((tiles + 32) * 16, 4 * (tiles + 1)))
+        yield Scratch(launch, "topk_scan")
         yield Release()
 
 

@@ -119,7 +119,7 @@ def _record_sections(recorder: Recorder, step: TrainingStep, batches: _Batches) 
     step.move_average()
     if batches.validation is not None:
         recorder.begin("validation")
-        step.predict(step.to_device(batches.validation))
+        step.evaluate(step.to_device(batches.validation))
     recorder.begin("checkpoint")
     step.save()
     if batches.crowded is not None:

@@ -355,6 +355,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
             return self.stand_in(args[0])
+        if operators.adds_bias_in_place(func) and self._is_here(args[0]):
+            self._play(self._cost(func, args, kwargs, args[0], []), [])
+            return torch.ops.aten.alias.default(args[0])
         if _returns_its_input(func) or self._writes_in_place(func, args):
             # Nothing is allocated and no shape changes, so the fake kernel would tell nothing.
             returned = args[0] if func._schema.returns else None
@@ -394,6 +397,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "recorded without a GPU. Use an operator with a fixed output shape, or state the "
                 "size (states_sizes and num_chosen of memplan.workload.Workload)."
             ) from None
+        result = operators.laid_out_on_device(func, args, result)
         outputs = list(result) if isinstance(result, tuple | list) else [result]
         cost = None
         if not func.is_view and any(self._is_here(tensor) for tensor in _tensors(outputs)):

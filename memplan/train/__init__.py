@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from memplan.train.options import REFUSED, TrainOptions
+from memplan.train.options import ACCEPTED, REFUSED, TrainOptions
 from memplan.train.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memplan.workload import TrainingData, Workload
 
 __all__ = [
+    "ACCEPTED",
     "REFUSED",
     "RunSummary",
     "TrainOptions",

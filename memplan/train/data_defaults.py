@@ -56,7 +56,7 @@ def data_defaults(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = Source(path=path, what="a data description").yaml()
+        content = Source(path=path, what="a data description", any_encoding=True).yaml()
     except BadInputError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -47,7 +47,7 @@ class Details:
             data.write_pictures(
                 plots,
                 micro_batch_size=self._setup.micro_batch_size,
-                augment_fully=options.epochs > options.close_mosaic,
+                augment_fully=options.augments_fully(0),
             )
         except Exception as error:  # noqa: BLE001 - a picture is not worth a run
             self._warn(f"The data could not be drawn ({_reason(error)}).")
@@ -94,10 +94,8 @@ class Details:
         """Return what evaluated a checkpoint's weights, None where it was asked to stop."""
         step = self._setup.step
         best = load_checkpoint(path)
-        if step.average is not None and best.ema is not None:
-            step.average.model.load_state_dict(best.ema)
-        else:
-            step.model.load_state_dict(best.model)
+        evaluated = step.model if step.average is None else step.average.model
+        evaluated.load_state_dict(best.model if best.ema is None else best.ema)
         evaluator = self._setup.data.evaluator()
         metrics, _ = validate(
             self._setup,

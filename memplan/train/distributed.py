@@ -21,6 +21,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 
 from memplan.errors import BadInputError, MemplanError
 
@@ -156,13 +158,14 @@ def other_is_gone() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = text.strip().splitlines()[0] if text else type(error).__name__
+        reason = re.sub(r"^\[[^\]]*\]\s*", "", reason)  # the place in the library
         lasts = re.search(r"time(d )?-?out", reason, re.IGNORECASE)
         what = "did not answer in time" if lasts else "is gone"
         advice = (
             "Where it was only slow, give more minutes in --rank-timeout; else its own message "
             "says why"
             if lasts
-            else "Its own message says why"
+            else "Its own message, where it left one, says why"
         )
         raise RankLostError(
             f"Another process of this run {what} ({reason[:_LONGEST_REASON]}). {advice}; then "
@@ -213,7 +216,15 @@ def join(device: torch.device, minutes: float = 10.0) -> Ranks:
         # Flags and states travel between CPUs, so that asking does not wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=patience)
+            store, rank, size = next(rendezvous("env://", timeout=patience))
+            store.set_timeout(patience)
+            # The agent's store outlives a restart, and so do the addresses that ended processes
+            # left in it: a process that came first would try to reach those.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+            store = distributed_c10d.PrefixStore(f"memplan/{attempt}", store)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=patience
+            )
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BadInputError(

@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -93,7 +92,7 @@ class _Sums:
         """Start the sum of the next bucket."""
         if len(self.started) == len(self.buckets):
             self.buckets.append(bucket)
-        work = dist.all_reduce(bucket, async_op=True)
+        work: dist.Work = dist.all_reduce(bucket, async_op=True)
         self.started.append(work)
         return work
 
@@ -110,17 +109,14 @@ class _Sums:
         return bool(left_out)
 
 
-def _sum_bucket(sums: _Sums, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _sum_bucket(sums: _Sums, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     future = sums.start(bucket.buffer()).get_future()
     done: torch.futures.Future[torch.Tensor] = future.then(lambda one: one.value()[0])
     return done
 
 
-# DDP compares the annotations themselves, which are text in this file.
-_sum_bucket.__annotations__ = {
-    "bucket": dist.GradBucket,
-    "return": torch.futures.Future[torch.Tensor],
-}
+# DDP compares annotations with its types, and here they are text.
+_sum_bucket.__annotations__ = {}
 
 
 class GradientExchange:
@@ -140,6 +136,7 @@ class GradientExchange:
         self._step = step
         self.policy = policy
         self._ddp: DistributedDataParallel | None = None
+        self._sums: _Sums | None = None
         self.open()
 
     def open(self, *, finds_unused: bool = False) -> None:
@@ -149,7 +146,7 @@ class GradientExchange:
             finds_unused: look for parameters without gradients from here on.
         """
         step = self._step
-        self._close()
+        self.close()
         if finds_unused:
             self.policy = replace(self.policy, find_unused_parameters=True)
         keeps = not self.policy.find_unused_parameters
@@ -157,14 +154,14 @@ class GradientExchange:
         if not trained:
             raise BadInputError("--freeze leaves no layer to train. Freeze fewer.")
         loss = _Loss(step.workload, step.model, touches_all=keeps)
-        self._sums = _Sums(len(trained), step.device, sums_used=not keeps)
+        sums = self._sums = _Sums(len(trained), step.device, sums_used=not keeps)
         with other_is_gone():
             self._ddp = DistributedDataParallel(loss, **self.policy.arguments())
             hook: Any = _sum_bucket
-            self._ddp.register_comm_hook(self._sums, hook)
+            self._ddp.register_comm_hook(sums, hook)
             for _ in range(2):  # of the first, DDP learns the buckets that the second one has
-                self._sums.buckets.clear()
-                self._sums.started.clear()
+                sums.buckets.clear()
+                sums.started.clear()
                 self._ddp(None)[0].backward()
         step.compute_loss = self._ddp
         # Gradients stay where they are, in the buckets. One that no rank has must stay away, since
@@ -172,17 +169,20 @@ class GradientExchange:
         step.keeps_gradients = keeps
         step.release_gradients()
 
-    def _close(self) -> None:
-        """Make sure that the old reducer is gone, whose hooks would sum beside the new one's."""
+    def close(self) -> None:
+        """Take DDP away.
+
+        Its reducer must be gone at once, whose hooks would sum beside those of a new one, and which
+        keeps the group's threads alive; so the collector of cycles is not waited for.
+        """
         if self._ddp is None:
             return
-        old = weakref.ref(self._ddp)
         self._step.optimizer.zero_grad(set_to_none=True)
         self._step.reset_loss()
+        self._step.keeps_gradients = False
         self._ddp = None
-        del self._sums
+        self._sums = None
         gc.collect()
-        assert old() is None
 
     @contextlib.contextmanager
     def local(self) -> Iterator[None]:
@@ -196,6 +196,7 @@ class GradientExchange:
 
         It could not where a parameter has no gradient: `open(finds_unused=True)` is for that.
         """
+        assert self._sums is not None
         self._sums.started.clear()
         try:
             with other_is_gone():

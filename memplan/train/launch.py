@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -33,6 +34,17 @@ def launch(command: Sequence[str], count: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Its tables of failures say less than the failed process does.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # The agent leaves its handlers behind.
+    caught = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in caught}
+    try:
+        return _launched(command, count)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _launched(command: Sequence[str], count: int) -> int:
     program, *arguments = command
     with tempfile.TemporaryDirectory(prefix="memplan-ranks-") as logs:
         config = LaunchConfig(

@@ -18,14 +18,20 @@ _MOST_LAYERS = 100_000
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
     "--evolve": "memplan searches memory settings, not hyperparameters",
+}
+_NO_SERVICE = "memplan reports to no tracking service"
+ACCEPTED = {
     "--noautoanchor": "these heads have no anchors",
     "--local_rank": "torchrun tells each process its place itself",
     "--bucket": "memplan uploads nothing",
-    "--entity": "memplan reports to no tracking service",
+    "--no_wandb": _NO_SERVICE,
+    "--entity": _NO_SERVICE,
     "--upload_dataset": "memplan uploads nothing",
-    "--bbox_interval": "memplan reports to no tracking service",
-    "--artifact_alias": "memplan reports to no tracking service",
+    "--bbox_interval": _NO_SERVICE,
+    "--artifact_alias": _NO_SERVICE,
+    "--save-json": "memplan val --save-json writes COCO's result file of any checkpoint",
 }
+"""Official options, of this or of related recipes, that change no result here, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +156,14 @@ class TrainOptions:
         if not is_plain_name(self.name):
             raise UsageError(f"--name {self.name!r} is not a folder's name. Use --project PATH.")
 
+    def augments_fully(self, epoch: int) -> bool:
+        """Return whether an epoch, 0-based, has mosaics.
+
+        Source: the official train_dual.py, which closes them on reaching `epochs - close_mosaic`;
+        a number above `epochs` is never reached.
+        """
+        return self.close_mosaic > self.epochs or epoch < self.epochs - self.close_mosaic
+
     def micro_batch_size(self, num_ranks: int) -> int:
         """Return the images in a micro-batch on each of as many devices.
 
@@ -184,6 +198,10 @@ class TrainOptions:
     def as_record(self) -> dict[str, Any]:
         """Return the options as plain values, for YAML and checkpoints."""
         values: dict[str, Any] = flattened(self)
+        # Found from any folder that the run is resumed in.
+        values["data"] = self.data.absolute()
+        if self.cfg.endswith((".yaml", ".yml")) and Path(self.cfg).is_file():
+            values["cfg"] = str(Path(self.cfg).absolute())
         for name, value in values.items():
             if isinstance(value, Path):
                 values[name] = str(value)

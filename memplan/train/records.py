@@ -18,6 +18,23 @@ _MEMORY_INTERVAL = 10  # steps of the optimizer between rows of memory.csv
 Announce = Callable[[str, Mapping[str, Any]], None]
 
 
+_OFFICIAL_COLUMNS = {
+    "precision": "metrics/precision",
+    "recall": "metrics/recall",
+    "mAP50": "metrics/mAP_0.5",
+    "mAP50-95": "metrics/mAP_0.5:0.95",
+}
+"""How the official tool's `results.csv` names what evaluators return."""
+
+
+def metric_columns(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics by their column of `results.csv`; those with a section keep their name."""
+    return {
+        _OFFICIAL_COLUMNS.get(name, name if "/" in name else f"metrics/{name}"): value
+        for name, value in metrics.items()
+    }
+
+
 class Records:
     """Writes the run folder's rows and keeps people informed.
 
@@ -110,10 +127,11 @@ class Records:
         self.folder.add_result(
             {
                 "epoch": runner.epoch + 1,
-                **dict(zip(names, result.losses, strict=True)),
-                **metrics,
-                "learning_rate": result.rates.learning_rate,
-                "bias_learning_rate": result.rates.bias_learning_rate,
+                **{f"train/{n}": loss for n, loss in zip(names, result.losses, strict=True)},
+                **metric_columns(metrics),
+                "x/lr0": result.rates.bias_learning_rate,
+                "x/lr1": result.rates.learning_rate,
+                "x/lr2": result.rates.learning_rate,
                 "micro_batch_size": runner.micro_batch_size,
                 "accumulation_steps": result.rates.accumulation,
                 "steps": result.num_steps,
@@ -143,6 +161,12 @@ class Records:
         self.announce("backed_off", facts if steps is None else {**facts, "accumulation": steps})
         rest = "" if steps is None else f", {steps} a step; the same images are repeated"
         self.progress.note(f"Out of memory in {phase}: now {size} images at once{rest}.")
+
+    def try_again(self, runner: EpochRunner) -> None:
+        """Tell that the planned micro-batch, which did not fit once, is tried again."""
+        facts = {"epoch": runner.epoch + 1, "micro_batch_size": runner.micro_batch_size}
+        self.announce("micro_batch_tried_again", facts)
+        self.progress.note(f"Trying {runner.micro_batch_size} images at once again.")
 
     def warn(self, text: str) -> None:
         """Tell what the user should know, and go on."""

@@ -10,7 +10,7 @@ import torch
 
 from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
-from memplan.capabilities import hyperparameters, reader_of_data, reader_of_weights
+from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, reader_of_weights
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
@@ -258,6 +258,11 @@ def _warnings(options: TrainOptions, spec: StepSpec, data: TrainingData, ranks: 
         warnings.append(
             f"--label-smoothing {options.label_smoothing} has no effect, as in the official recipe."
         )
+    if options.close_mosaic > options.epochs > 0:
+        warnings.append(
+            f"--close-mosaic {options.close_mosaic} is above --epochs {options.epochs}, so mosaics "
+            "are never closed, as in the official recipe."
+        )
     return warnings
 
 
@@ -291,7 +296,11 @@ def prepare(
     model = workload.build_model()
     report = None
     if options.weights is not None and checkpoint is None:
-        report = reader_of_weights(workload, options.weights).load_weights(model, options.weights)
+        reader = reader_of_weights(workload, options.weights)
+        if options.epochs == 0 and isinstance(reader, LoadsWhole):
+            report = reader.load_whole(model, options.weights)
+        else:
+            report = reader.load_weights(model, options.weights)
     freeze(model, options.freeze)
     if spec.sync_bn:
         model = synchronise_norms(model, device, ranks)

@@ -12,10 +12,8 @@ from memplan.errors import BadInputError
 if TYPE_CHECKING:
     from memplan.train.run_folder import RunFolder
 
-# Where a column of results.csv is shown; the rest are losses and metrics.
+# Where a column of results.csv is shown; the rest name their section.
 _SECTIONS = {
-    "learning_rate": "rate",
-    "bias_learning_rate": "rate",
     "micro_batch_size": "batch",
     "accumulation_steps": "batch",
     "steps": "batch",
@@ -85,8 +83,8 @@ class TensorBoardRecords:
         epoch = int(row["epoch"])
         for name, value in row.items():
             if name != "epoch" and math.isfinite(value):
-                section = _SECTIONS.get(name, "loss" if "loss" in name else "metric")
-                self._writer.add_scalar(f"{section}/{name}", value, epoch)
+                tag = f"{_SECTIONS[name]}/{name}" if name in _SECTIONS else name
+                self._writer.add_scalar(tag, value, epoch)
         for name, peak in self._peaks.items():
             self._writer.add_scalar(f"memory/{name}", peak, epoch)
         self._peaks.clear()

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from memplan.capabilities import validation_batch
 from memplan.errors import DeviceOutOfMemoryError
 from memplan.train.guard import OutOfMemory, attempt, num_images, split
@@ -27,6 +29,8 @@ def validate(
     on_back_off: Callable[[str, int], None],
     is_asked_to_stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
+    *,
+    on_host: bool = False,
 ) -> tuple[dict[str, float] | None, int]:
     """Return the metrics, None where it was stopped, and the batch size that fitted in the end.
 
@@ -35,6 +39,7 @@ def validate(
         batch_size: images at once, >= 1; halved when memory runs out.
         on_back_off: called with the message and the new size.
         is_asked_to_stop: asked before each batch.
+        on_host: whether predictions leave the device before they are evaluated.
         evaluator: fresh, to be asked more afterwards; None makes one.
 
     Raises:
@@ -42,28 +47,66 @@ def validate(
     """
     if evaluator is None:
         evaluator = setup.data.evaluator()
+    losses = _Losses()
     for batch in setup.data.validation_batches(micro_batch_size=batch_size):
         if is_asked_to_stop():
             return None, batch_size
         queue = deque(split([batch], batch_size))
         while queue:
             part = queue.popleft()
-            predictions = attempt(lambda part=part: _predict(setup, part))  # type: ignore[misc]
-            if not isinstance(predictions, OutOfMemory):
-                evaluator.update(predictions, part)
+            answer = attempt(lambda part=part: _evaluate(setup, part))  # type: ignore[misc]
+            if not isinstance(answer, OutOfMemory):
+                predictions, parts = answer
+                evaluator.update(_to_host(predictions) if on_host else predictions, part)
+                losses.add(parts, num_images(part))
                 continue
             if batch_size == 1 or not setup.options.guard:
                 raise DeviceOutOfMemoryError(
-                    f"Validation at {batch_size} image(s) finds no room ({predictions.message}). "
+                    f"Validation at {batch_size} image(s) finds no room ({answer.message}). "
                     "Lower --val-batch or --img.",
                     0,
                 )
             batch_size //= 2
-            on_back_off(predictions.message, batch_size)
+            on_back_off(answer.message, batch_size)
             queue = deque(split([part, *queue], batch_size))
     metrics = {name: float(value) for name, value in evaluator.compute().items()}
-    return metrics, batch_size
+    return {**metrics, **losses.means(setup.loss_names)}, batch_size
 
 
-def _predict(setup: Setup, batch: Batch) -> Any:
-    return setup.step.predict(setup.step.to_device(batch))
+def _to_host(value: Any) -> Any:
+    """Return predictions with their tensors on the host."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _to_host(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_to_host(one) for one in value)
+    return value
+
+
+class _Losses:
+    """The parts of the loss over the validation set, a mean of its images."""
+
+    def __init__(self) -> None:
+        self._sums: torch.Tensor | None = None
+        self._images = 0
+
+    def add(self, parts: torch.Tensor | None, images: int) -> None:
+        """Add a batch's parts, means over its images; None where there are none."""
+        if parts is not None:
+            weighted = parts.double().cpu() * images
+            self._sums = weighted if self._sums is None else self._sums + weighted
+            self._images += images
+
+    def means(self, names: tuple[str, ...] | None) -> dict[str, float]:
+        """Return each part as `val/NAME`; empty where validation has no loss."""
+        if self._sums is None:
+            return {}
+        values = (self._sums / self._images).tolist()
+        if names is None or len(names) != len(values):
+            names = tuple(f"loss_{part}" for part in range(len(values)))
+        return {f"val/{name}": value for name, value in zip(names, values, strict=True)}
+
+
+def _evaluate(setup: Setup, batch: Batch) -> tuple[Any, torch.Tensor | None]:
+    return setup.step.evaluate(setup.step.to_device(batch))

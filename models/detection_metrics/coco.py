@@ -1,27 +1,33 @@
-"""COCO's matching of detections with objects, by pycocotools."""
+"""COCO's matching of detections with objects, computed for many images at once.
+
+The rules are pycocotools' own, and tests hold both to the same numbers. pycocotools itself wants a
+dictionary for each detection: 1.5 million of them, as COCO's validation set gives, take gigabytes.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
 Floats = npt.NDArray[np.float64]
+_Integers = npt.NDArray[np.int64]
+_Booleans = npt.NDArray[np.bool_]
 
 RECALLS = np.linspace(0, 1, 101)
 """Where COCO reads precision: its own 101 points."""
+IOUS = np.linspace(0.5, 0.95, 10)
+"""The overlaps that COCO's mean is over."""
 
 _MAX_DETECTIONS = 100  # of a class in an image; COCO's own setting
-_EVERY_AREA = [0.0, 1e10]
+_MOST_AT_ONCE = 30_000  # detections, so that pairs with objects take some 20 MiB
 
 
 @dataclass(frozen=True)
@@ -50,95 +56,178 @@ class PicturedImage:
 
 @dataclass(frozen=True)
 class Matching:
-    """What COCO makes of all images; K classes."""
+    """What becomes of all images' detections; K classes."""
 
     precision: Floats
-    """Interpolated precision `[10, 101, K]` at IoUs 0.50 to 0.95 and `RECALLS`; zeros for a class
+    """COCO's interpolated precision `[10, 101, K]` at `IOUS` and `RECALLS`; zeros for a class
     without objects."""
     scores: tuple[Floats, ...]
     """Each class's detections' scores, any order."""
-    correct: tuple[npt.NDArray[np.bool_], ...]
-    """Whether each of them matched an object at an IoU of 0.50."""
+    correct: tuple[_Booleans, ...]
+    """Whether each of them found an object at an IoU of 0.50, by the official tool's rule."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The detections of some images: by image, and in an image the best first."""
+
+    scores: Floats
+    labels: _Integers
+    hits: _Booleans
+    """By COCO's rule, at each of `IOUS`, `[n, 10]`."""
+    counted: _Booleans
+    """Whether COCO looks at the detection at all."""
+    correct: _Booleans
+    """By the official tool's rule."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Detections and the objects of their image and class that they overlap by half or more."""
+
+    detection: _Integers
+    object: _Integers
+    iou: Floats
 
 
 def match(images: Mapping[int, ImageRecord], num_classes: int) -> Matching:
-    """Return COCO's precision and matches; all zero where there is no object or no detection."""
-    objects = _annotations(images, is_detection=False)
-    detections = _annotations(images, is_detection=True)
-    if not objects or not detections:
-        scores = _scores_of(images, num_classes)
-        wrong = tuple(np.zeros(len(values), np.bool_) for values in scores)
-        return Matching(np.zeros((10, len(RECALLS), num_classes)), scores, wrong)
-    evaluation = _evaluate(images, objects, detections, num_classes)
-    # [IoU, recall, class, area, detections]; -1 where a class has no objects
-    precision = np.maximum(evaluation.eval["precision"][..., 0, 0], 0)
-    found, correct = [], []
-    # One entry for each class and image, class by class, as areas and detections have one setting.
-    for entries in np.array_split(np.array(evaluation.evalImgs, dtype=object), num_classes):
-        matched = [entry for entry in entries if entry is not None]
-        found.append(np.concatenate([np.zeros(0), *(entry["dtScores"] for entry in matched)]))
-        hits = [np.asarray(entry["dtMatches"][0] > 0) for entry in matched]
-        correct.append(np.concatenate([np.zeros(0, np.bool_), *hits]))
-    return Matching(precision, tuple(found), tuple(correct))
+    """Return COCO's precision, and which detections found an object.
+
+    Args:
+        images: by number, which orders detections of equal score.
+        num_classes: K, >= 1.
+    """
+    ordered = [images[number] for number in sorted(images)]
+    parts = [_match_some(some, num_classes) for some in _portions(ordered)]
+    scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(part.labels for part in parts)])
+    hits = np.concatenate([np.zeros((0, len(IOUS)), np.bool_), *(part.hits for part in parts)])
+    counted = np.concatenate([np.zeros(0, np.bool_), *(part.counted for part in parts)])
+    correct = np.concatenate([np.zeros(0, np.bool_), *(part.correct for part in parts)])
+    objects = np.concatenate([np.zeros(0), *(image.objects[:, 0] for image in ordered)])
+    num_objects = np.bincount(objects.astype(np.int64), minlength=num_classes)
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))[:-1]
+    of_class = np.split(np.argsort(labels, kind="stable"), ends)
+    precision = np.zeros((len(IOUS), len(RECALLS), num_classes))
+    for label, members in enumerate(of_class):
+        seen = members[counted[members]]
+        if num_objects[label] and len(seen):
+            precision[..., label] = _precision(scores[seen], hits[seen], int(num_objects[label]))
+    return Matching(
+        precision,
+        tuple(scores[members] for members in of_class),
+        tuple(correct[members] for members in of_class),
+    )
 
 
-def _scores_of(images: Mapping[int, ImageRecord], num_classes: int) -> tuple[Floats, ...]:
-    rows = np.concatenate([np.zeros((0, 6)), *(image.detections for image in images.values())])
-    return tuple(rows[rows[:, 5] == label, 4] for label in range(num_classes))
+def _portions(images: Sequence[ImageRecord]) -> Iterator[list[ImageRecord]]:
+    """Yield consecutive images with about `_MOST_AT_ONCE` detections together."""
+    some: list[ImageRecord] = []
+    total = 0
+    for image in images:
+        some.append(image)
+        total += len(image.detections)
+        if total >= _MOST_AT_ONCE:
+            yield some
+            some, total = [], 0
+    if some:
+        yield some
 
 
-def _annotations(images: Mapping[int, ImageRecord], *, is_detection: bool) -> list[dict[str, Any]]:
-    """Return COCO annotations; numbers start at 1, for COCO reads 0 as no match."""
-    found: list[dict[str, Any]] = []
-    for image_id, image in images.items():
-        rows = image.detections if is_detection else image.objects
-        corners = rows[:, :4] if is_detection else rows[:, 1:]
-        labels = rows[:, 5 if is_detection else 0]
-        sizes = corners[:, 2:] - corners[:, :2]
-        boxes = np.concatenate([corners[:, :2], sizes], axis=1).tolist()
-        scores: Sequence[float] = rows[:, 4].tolist() if is_detection else [1.0] * len(rows)
-        found += [
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": int(label),
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-                "score": score,
-            }
-            for number, (box, label, score) in enumerate(
-                zip(boxes, labels, scores, strict=True), start=len(found) + 1
-            )
-        ]
-    return found
+def _match_some(images: Sequence[ImageRecord], num_classes: int) -> _Found:
+    objects = np.concatenate([image.objects for image in images])
+    detections = np.concatenate([image.detections for image in images])
+    places = np.arange(len(images)) * num_classes
+    # Objects and detections of one image and class have one key.
+    object_keys = objects[:, 0].astype(np.int64)
+    object_keys += np.repeat(places, [len(image.objects) for image in images])
+    labels = detections[:, 5].astype(np.int64)
+    keys = labels + np.repeat(places, [len(image.detections) for image in images])
+    order = np.lexsort((-detections[:, 4], keys))
+    keys, labels, detections = keys[order], labels[order], detections[order]
+    object_order = np.argsort(object_keys, kind="stable")
+    object_keys, boxes = object_keys[object_order], objects[object_order, 1:]
+    pairs = _overlapping(detections[:, :4], keys, boxes, object_keys)
+    rank = np.arange(len(keys)) - np.searchsorted(keys, keys)
+    counted = rank < _MAX_DETECTIONS
+    hits = np.zeros((len(keys), len(IOUS)), np.bool_)
+    within = counted[pairs.detection]
+    _give(_Pairs(*(column[within] for column in vars(pairs).values())), keys, len(boxes), hits)
+    return _Found(detections[:, 4], labels, hits, counted, _nearest(pairs, len(keys)))
 
 
-def _evaluate(
-    images: Mapping[int, ImageRecord],
-    objects: list[dict[str, Any]],
-    detections: list[dict[str, Any]],
-    num_classes: int,
-) -> Any:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+def _overlapping(
+    detections: Floats, keys: _Integers, objects: Floats, object_keys: _Integers
+) -> _Pairs:
+    """Return the pairs, by detection, least overlap first; of like overlap the first object."""
+    first = np.searchsorted(object_keys, keys, side="left")
+    count = np.searchsorted(object_keys, keys, side="right") - first
+    detection = np.repeat(np.arange(len(keys)), count)
+    step = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+    other = first[detection] + step
+    iou = _ious(detections[detection], objects[other])
+    near = iou >= IOUS[0]
+    detection, other, iou = detection[near], other[near], iou[near]
+    order = np.lexsort((other, iou, detection))
+    return _Pairs(detection[order], other[order], iou[order])
 
-    shapes = [
-        {"id": image_id, "height": image.height, "width": image.width}
-        for image_id, image in images.items()
-    ]
-    categories = [{"id": label, "name": str(label)} for label in range(num_classes)]
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports progress by print
-        sides = []
-        for annotations in (objects, detections):
-            side = COCO()
-            side.dataset = {"images": shapes, "categories": categories, "annotations": annotations}
-            side.createIndex()
-            sides.append(side)
-        evaluation = COCOeval(*sides, iouType="bbox")
-        evaluation.params.areaRng = [_EVERY_AREA]
-        evaluation.params.areaRngLbl = ["all"]
-        evaluation.params.maxDets = [_MAX_DETECTIONS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
+
+def _ious(one: Floats, other: Floats) -> Floats:
+    """Return the overlap of each pair of boxes, by the sums that pycocotools makes of sizes."""
+    one_size, other_size = one[:, 2:] - one[:, :2], other[:, 2:] - other[:, :2]
+    low = np.maximum(one[:, :2], other[:, :2])
+    high = np.minimum(one[:, :2] + one_size, other[:, :2] + other_size)
+    common = (high - low).clip(0).prod(axis=1)
+    union = one_size.prod(axis=1) + other_size.prod(axis=1) - common
+    return np.asarray(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
+
+
+def _give(pairs: _Pairs, keys: _Integers, num_objects: int, hits: _Booleans) -> None:
+    """Mark what COCO matches: the best detection of an image and class first takes its object.
+
+    Each takes what it overlaps most among the objects that are left, at every threshold on its own.
+    All images and classes take their first turn together, then their second, and so on.
+    """
+    if not len(pairs.detection):
+        return
+    starts = np.flatnonzero(np.diff(pairs.detection, prepend=-1))
+    takers = pairs.detection[starts]
+    turns = np.arange(len(takers)) - np.searchsorted(keys[takers], keys[takers])
+    sizes = np.diff(starts, append=len(pairs.detection))
+    pair_turns = np.repeat(turns, sizes)
+    taken = np.zeros((len(IOUS), num_objects), np.bool_)
+    for turn in range(int(turns.max()) + 1):
+        chosen = np.flatnonzero(pair_turns == turn)
+        objects = pairs.object[chosen]
+        free = (pairs.iou[chosen] >= IOUS[:, None]) & ~taken[:, objects]
+        now = turns == turn
+        begins = np.cumsum(sizes[now]) - sizes[now]
+        best = np.maximum.reduceat(np.where(free, np.arange(len(chosen)), -1), begins, axis=1)
+        threshold, taker = np.nonzero(best >= 0)
+        taken[threshold, objects[best[threshold, taker]]] = True
+        hits[takers[now]] = (best >= 0).T
+
+
+def _nearest(pairs: _Pairs, num_detections: int) -> _Booleans:
+    """Return which detections the official tool counts as correct at an IoU of 0.50.
+
+    A detection stands for the object it overlaps most, and of those that stand for one object the
+    best is correct. (With COCO, a detection whose object is gone takes another.)
+    """
+    correct = np.zeros(num_detections, np.bool_)
+    last = np.flatnonzero(np.diff(pairs.detection, append=-1))
+    _, first = np.unique(pairs.object[last], return_index=True)
+    correct[pairs.detection[last[first]]] = True
+    return correct
+
+
+def _precision(scores: Floats, hits: _Booleans, num_objects: int) -> Floats:
+    """Return a class's interpolated precision `[10, 101]`."""
+    order = np.argsort(-scores, kind="stable")
+    true = hits[order].cumsum(axis=0, dtype=np.float64)
+    precision = true / (np.arange(1, len(order) + 1)[:, None] + np.spacing(1))
+    ceiling = np.maximum.accumulate(precision[::-1])[::-1]
+    read = np.zeros((len(IOUS), len(RECALLS)))
+    for row, recall, values in zip(read, (true / num_objects).T, ceiling.T, strict=True):
+        row[:] = np.append(values, 0.0)[np.searchsorted(recall, RECALLS, side="left")]
+    return read

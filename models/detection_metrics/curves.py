@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-CONFIDENCES = np.linspace(0, 1, 1001)
-"""Where the curves against confidence are read."""
+CONFIDENCES = np.linspace(0, 1, 1000)
+"""Where the curves against confidence are read, as the official tool does."""
+
+_SMOOTHED_OVER = 101  # confidences around each; the official tool's tenth of the range
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,11 @@ class Curves:
     """The curves of K classes, at an IoU of 0.50; classes without objects have zeros."""
 
     precision: Floats
-    """`[K, 1001]`, at `CONFIDENCES`; 0 where no detection is left."""
+    """`[K, 1000]`, at `CONFIDENCES`; 1 where no detection is left."""
     recall: Floats
-    """`[K, 1001]`."""
+    """`[K, 1000]`."""
     f1: Floats
-    """`[K, 1001]`."""
+    """`[K, 1000]`."""
     last_confidence: Floats
     """The highest score of each class's detections, `[K]`; 0 where it has none."""
     precision_at_recall: Floats
@@ -38,14 +40,21 @@ class Curves:
 
     @property
     def best(self) -> int:
-        """The place in `CONFIDENCES` where the classes' mean F1 is highest."""
+        """The place in `CONFIDENCES` where the classes' mean F1, smoothed, is highest.
+
+        Source: the official evaluation, which reports precision and recall there: a moving mean
+        over a tenth of the confidences, the ends repeated.
+        """
         if not self.has_objects.any():
             return 0
-        return int(self.f1[self.has_objects].mean(axis=0).argmax())
+        mean = self.f1[self.has_objects].mean(axis=0)
+        padded = np.pad(mean, _SMOOTHED_OVER // 2, mode="edge")
+        window = np.full(_SMOOTHED_OVER, 1 / _SMOOTHED_OVER)
+        return int(np.convolve(padded, window, mode="valid").argmax())
 
 
 def curves_of(matching: Matching, num_objects: npt.NDArray[np.int64]) -> Curves:
-    """Return the curves of COCO's matches.
+    """Return the curves of a matching, linear between the scores of detections.
 
     Args:
         matching: of all images.
@@ -56,11 +65,13 @@ def curves_of(matching: Matching, num_objects: npt.NDArray[np.int64]) -> Curves:
     for label, (scores, correct) in enumerate(zip(matching.scores, matching.correct, strict=True)):
         if not num_objects[label] or not len(scores):
             continue
-        order = np.argsort(scores)
-        num_left = len(scores) - np.searchsorted(scores[order], CONFIDENCES)
-        hits = np.concatenate([[0], np.cumsum(correct[order][::-1])])[num_left]
-        precision[label] = hits / np.maximum(num_left, 1)
-        recall[label] = hits / num_objects[label]
+        order = np.argsort(-scores, kind="stable")
+        hits = correct[order].cumsum()
+        rising = scores[order][::-1]
+        at_score = (hits / np.arange(1, len(order) + 1))[::-1]
+        precision[label] = np.interp(CONFIDENCES, rising, at_score, right=1)
+        found = (hits / num_objects[label])[::-1]
+        recall[label] = np.interp(CONFIDENCES, rising, found, right=0)
         last[label] = scores.max()
     return Curves(
         precision=precision,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torchvision.ops import nms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def non_max_suppression(
@@ -13,6 +18,8 @@ def non_max_suppression(
     iou: float = 0.7,
     max_detections: int = 300,
     max_candidates: int = 30000,
+    classes: Sequence[int] = (),
+    agnostic: bool = False,
 ) -> list[torch.Tensor]:
     """Return the detections of each image, best first: float32 `[k, 6]`, k <= `max_detections`.
 
@@ -26,18 +33,37 @@ def non_max_suppression(
         iou: two boxes of a class that overlap more are one detection.
         max_detections: kept in an image.
         max_candidates: considered in an image, the best.
+        classes: that count; none means all.
+        agnostic: boxes of different classes that overlap are one detection too, of the best class.
 
     Returns:
         Rows left, top, right, bottom in pixels, score, class.
     """
     return [
-        _suppress(image, confidence, iou, max_detections, max_candidates)
+        _suppress(
+            _chosen(image, classes), confidence, iou, max_detections, max_candidates, agnostic
+        )
         for image in predictions.detach().float()
     ]
 
 
+def _chosen(prediction: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Return the predictions with scores of 0 for classes that do not count."""
+    if not classes:
+        return prediction
+    chosen = torch.zeros_like(prediction)
+    rows = [*range(4), *(4 + label for label in classes if 4 + label < len(prediction))]
+    chosen[rows] = prediction[rows]
+    return chosen
+
+
 def _suppress(
-    prediction: torch.Tensor, confidence: float, iou: float, most: int, max_candidates: int
+    prediction: torch.Tensor,
+    confidence: float,
+    iou: float,
+    most: int,
+    max_candidates: int,
+    agnostic: bool,
 ) -> torch.Tensor:
     scores = prediction[4:]
     classes, anchors = torch.nonzero(scores > confidence, as_tuple=True)
@@ -50,6 +76,6 @@ def _suppress(
         return prediction.new_zeros(0, 6)
     # Classes are moved apart, so that one call suppresses within each alone; by no more than is
     # needed, for far from 0 float32 has too few digits left for small boxes.
-    span = boxes.max() - boxes.min() + 1
+    span = 0 if agnostic else boxes.max() - boxes.min() + 1
     kept = nms(boxes + labels[:, None] * span, kept_scores, iou)[:most]
     return torch.cat([boxes, kept_scores[:, None], labels[:, None]], dim=1)[kept]

@@ -52,12 +52,12 @@ def letterbox(
     return image, (new_width / width, new_height / height, float(left), float(top))
 
 
-def resize(image: Image, height: int, width: int) -> Image:
-    """Return the image at another size: averaged when shrinking, bilinear when growing."""
+def resize(image: Image, height: int, width: int, *, averages: bool = False) -> Image:
+    """Return the image at another size, bilinear; with `averages`, averaged when it shrinks."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if averages and shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
 
 

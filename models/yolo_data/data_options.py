@@ -11,8 +11,14 @@ from .hyperparameters import check_hyperparameters, load_hyperparameters
 if TYPE_CHECKING:
     from memplan.workload import DataOptions
 
-_EXTRAS = frozenset({"cache", "image_weights", "quad", "rect", "stride", "validation_size"})
+_EXTRAS = frozenset(
+    {
+        *("cache", "image_weights", "quad", "rect", "rect_validation"),
+        *("shrinking", "stride", "validation_size"),
+    }
+)
 _CACHES = ("", "ram", "disk", "val")
+_SHRINKING = ("", "linear", "area", "decoder")
 
 
 def check_options(options: DataOptions) -> None:
@@ -35,6 +41,9 @@ def check_options(options: DataOptions) -> None:
     cache = extra.get("cache") or ""
     if cache not in _CACHES:
         raise BadInputError(f"cache {cache!r} is not offered. Use ram, disk or val.")
+    shrinking = extra.get("shrinking") or ""
+    if shrinking not in _SHRINKING:
+        raise BadInputError(f"shrinking {shrinking!r} is not offered. Use linear, area or decoder.")
     if extra.get("rect") and extra.get("image_weights"):
         raise UsageError(
             "--rect fixes the order of the images and --image-weights draws it anew. Give one of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,63 +65,121 @@ class DataDescription:
 def read_description(path: Path) -> DataDescription:
     """Return the data set that a `data.yaml` describes.
 
-    `path` inside the file is the root: absolute, or relative to the file's own directory, or else
-    to the working directory. `train`, `val` and `test` are each a directory, a list file, or a list
-    of those. `names` is a list or a map from number to name. `download` is never followed: nothing
-    touches the network and no script of a data set is run; `warnings` says so.
+    `train`, `val` and `test` are each a directory, a list file, or a list of those, relative to
+    `path` inside the file. Where that is relative too, or missing, it is looked for where the
+    official tool looks (the working directory stands for its checkout), then beside the file; at
+    either, `../` at a beginning may be one too many, as in Roboflow's files. `warnings` says what
+    was taken unless it lies beside the file.
+
+    `names` is a list or a map from number to name. `download` is never followed: nothing touches
+    the network and no script of a data set is run.
 
     Raises:
         BadInputError: the file or a directory is missing, or an entry cannot be used.
     """
-    raw = _read_mapping(path)
-    root = _find_root(path, raw.get("path"))
-    class_names = _read_names(path, raw)
-    splits = {
-        split: _find_sources(path, root, split, raw[split])
-        for split in SPLITS
-        if raw.get(split) is not None
-    }
+    raw, warnings = _read_mapping(path)
+    class_names = _read_names(path, raw, warnings)
     for split in ("train", "val"):
-        if split not in splits:
+        if raw.get(split) is None:
             raise BadInputError(
-                f"{path} has no entry {split!r}. Add it: a directory of images under {root}."
+                f"{path} has no entry {split!r}. Add it: a directory of images, such as "
+                f"{path.absolute().parent / 'images' / split}."
             )
-    ignored = (
-        (f"{path}: download is passed over; memplan downloads no data and runs no script of it.",)
-        if raw.get("download")
-        else ()
-    )
+    entries = {split: _entries(path, split, raw[split]) for split in SPLITS if raw.get(split)}
+    root, splits = _find_splits(path, raw.get("path"), entries, warnings)
+    if raw.get("download"):
+        warnings.append(
+            f"{path}: download is passed over; memplan downloads no data and runs no script of it."
+        )
     return DataDescription(
-        path=path, root=root, class_names=class_names, splits=splits, warnings=ignored
+        path=path, root=root, class_names=class_names, splits=splits, warnings=tuple(warnings)
     )
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    raw = Source(
+def _read_mapping(path: Path) -> tuple[dict[str, Any], list[str]]:
+    source = Source(
         path=path,
         what="a data description",
         missing="Give a data.yaml, or write the sample set with `memplan data sample DIR`.",
-    ).yaml()
+        any_encoding=True,
+    )
+    raw = source.yaml()
     if not isinstance(raw, dict):
         raise BadInputError(f"{path} holds no mapping. It needs train, val and names.")
-    return {str(key): value for key, value in raw.items()}
+    encoding = source.encoding()
+    warnings = []
+    if encoding != "utf-8":
+        warnings.append(f"{path} is not in UTF-8; it was read as {encoding}. Save it as UTF-8.")
+    return {str(key): value for key, value in raw.items()}, warnings
 
 
-def _find_root(path: Path, entry: Any) -> Path:
+def _entries(path: Path, split: str, value: Any) -> tuple[Path, ...]:
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise BadInputError(f"{path}: {split} is {brief(value)}; give a directory or a list file.")
+    return tuple(_place(path, split, item) for item in items)
+
+
+Splits = dict[str, tuple[Path, ...]]
+
+
+def _find_splits(
+    path: Path, given: Any, entries: Splits, warnings: list[str]
+) -> tuple[Path, Splits]:
+    """Return the root and the splits' places under it; what is not beside the file is told."""
+    roots = _roots(path, given)
+    found = [(root, splits) for root in roots if (splits := _under(root, entries)) is not None]
+    if not found:
+        wanted = ", ".join(str(place) for split in ("train", "val") for place in entries[split])
+        looked = ", ".join(map(str, roots))
+        raise BadInputError(
+            f"{path}: train and val name {wanted}, of which something does not exist, looked for "
+            f"in {looked}. memplan downloads no data: correct path, train and val."
+        )
+    root, splits = found[0]
+    beside = Path(os.path.normpath(path.absolute().parent / (given or ".")))
+    taken = splits["train"][0]
+    if root != beside or taken != Path(os.path.normpath(root / entries["train"][0])):
+        others = {str(other["train"][0]) for _, other in found[1:]} - {str(taken)}
+        rest = f" There is {' and '.join(sorted(others))} too." if others else ""
+        warnings.append(f"{path}: training images are taken from {taken}.{rest}")
+    gone = [split for split in entries if split not in splits]
+    warnings += [f"{path}: {split} does not exist and is passed over." for split in gone]
+    return root, splits
+
+
+def _roots(path: Path, given: Any) -> list[Path]:
+    """Return where the splits may lie, in the order they are looked for, each once."""
+    if given is not None and not isinstance(given, str):
+        raise BadInputError(f"{path}: path is {brief(given)}, but it must be one directory.")
+    place = _place(path, "path", given or ".")
     here = path.absolute().parent
-    if entry is None:
-        return here
-    if not isinstance(entry, str):
-        raise BadInputError(f"{path}: path is {brief(entry)}, but it must be one directory.")
-    # The official files give a root relative to where training is started.
-    place = _place(path, "path", entry)
-    for root in (here / place, place.absolute()):
-        if root.is_dir():
-            return root.resolve()
-    raise BadInputError(
-        f"{path}: path {entry} is no directory, neither beside the file nor in the working "
-        "directory. memplan downloads no data."
-    )
+    roots = [Path.cwd() / place, here / place]
+    if not place.is_absolute():
+        shorter = _without_parent(place)
+        roots += [Path.cwd() / shorter, here / shorter, here.parent / place]
+    return list(dict.fromkeys(Path(os.path.normpath(root)) for root in roots))
+
+
+def _under(root: Path, entries: Splits) -> Splits | None:
+    """Return the splits' places under a root; None unless all of train and val exist."""
+    splits: Splits = {}
+    for split, names in entries.items():
+        places = [
+            next((p for p in (root / name, root / _without_parent(name)) if p.exists()), None)
+            for name in names
+        ]
+        known = [Path(os.path.normpath(place)) for place in places if place is not None]
+        if len(known) == len(names):
+            splits[split] = tuple(known)
+        elif split != "test":
+            return None
+    return splits
+
+
+def _without_parent(place: Path) -> Path:
+    """Return a relative path without `..` at its beginning."""
+    return Path(*place.parts[1:]) if place.parts[:1] == ("..",) else place
 
 
 def _place(path: Path, name: str, entry: str) -> Path:
@@ -142,7 +201,7 @@ _LONGEST_PATH = 4096  # Linux's PATH_MAX
 _MOST_CLASSES = 100_000
 
 
-def _read_names(path: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_names(path: Path, raw: Mapping[str, Any], warnings: list[str]) -> tuple[str, ...]:
     names, num_classes = raw.get("names"), raw.get("nc")
     if num_classes is not None and (
         type(num_classes) is not int or not 1 <= num_classes <= _MOST_CLASSES
@@ -162,21 +221,11 @@ def _read_names(path: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise BadInputError(f"{path}: names must be a list of class names or a map from number.")
     if num_classes is not None and num_classes != len(names):
-        raise BadInputError(f"{path}: nc is {num_classes} but there are {len(names)} names.")
+        warnings.append(
+            f"{path}: nc is {num_classes} but there are {len(names)} names; the names are trusted, "
+            "as by the official code."
+        )
     return tuple(str(name) for name in names)
-
-
-def _find_sources(path: Path, root: Path, split: str, entry: Any) -> tuple[Path, ...]:
-    entries = entry if isinstance(entry, list) else [entry]
-    if not entries or not all(isinstance(item, str) and item for item in entries):
-        raise BadInputError(f"{path}: {split} is {brief(entry)}; give a directory or a list file.")
-    sources = tuple(root / _place(path, split, item) for item in entries)
-    for source in sources:
-        if not source.exists():
-            raise BadInputError(
-                f"{path}: {split} names {source}, which does not exist. memplan downloads no data."
-            )
-    return sources
 
 
 def _images_below(directory: Path) -> list[Path]:

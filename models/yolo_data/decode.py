@@ -9,7 +9,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from memplan.units import KIB, format_bytes
 from .augment import Image, Shape, resize
 from .index import user_cache
 from .labels import file_stamp
+from .orientation import upright_pixels
 from .shared import SharedBytes, SharedSequence
 
 if TYPE_CHECKING:
@@ -55,9 +56,12 @@ def decode(image: LabelledImage, least_side: int | None = None) -> Image:
     pixels = cv2.imdecode(encoded, flag) if encoded.size else None
     expected = (-(-image.height // factor), -(-image.width // factor))
     if pixels is None or pixels.shape[:2] != expected:
-        raise BadInputError(
-            f"{image.path} is not the image it was when the data set was checked. Start again."
-        )
+        # OpenCV knows fewer kinds of files, and of orientations, than the check.
+        pixels = upright_pixels(image.path)
+        if pixels is None or pixels.shape[:2] != (image.height, image.width):
+            raise BadInputError(
+                f"{image.path} is not the image it was when the data set was checked. Start again."
+            )
     return np.asarray(pixels, np.uint8)
 
 
@@ -70,23 +74,35 @@ def _reduction(image: LabelledImage, least_side: int | None) -> tuple[int, int]:
 
 
 def resized_shape(image: LabelledImage, size: int) -> Shape:
-    """Return height and width once the longer side is `size` pixels."""
+    """Return height and width once the longer side is `size` pixels.
+
+    Source: the official loader, which cuts fractions off.
+    """
     ratio = size / max(image.height, image.width)
-    return max(round(image.height * ratio), 1), max(round(image.width * ratio), 1)
+    if ratio == 1:
+        return image.height, image.width
+    return max(int(image.height * ratio), 1), max(int(image.width * ratio), 1)
 
 
-def load_resized(image: LabelledImage, size: int, *, exact: bool = False) -> Image:
+Shrinking = Literal["linear", "area", "decoder"]
+"""How images larger than samples become smaller: `linear` interpolates between the pixels around
+each point, as the official training does; `area` averages all, as its validation does; `decoder`
+lets JPEG's decoder average most of them, in half the time."""
+
+
+def load_resized(image: LabelledImage, size: int, shrinking: Shrinking = "linear") -> Image:
     """Return the image with its longer side at `size` pixels.
 
     Args:
         image: as it was when the data set was checked.
         size: pixels.
-        exact: decode every pixel of large files, for evaluation.
+        shrinking: of larger images.
 
     Raises:
         BadInputError: the file cannot be read any more.
     """
-    return resize(decode(image, None if exact else size), *resized_shape(image, size))
+    pixels = decode(image, size if shrinking == "decoder" else None)
+    return resize(pixels, *resized_shape(image, size), averages=shrinking != "linear")
 
 
 class _Kept:
@@ -121,13 +137,15 @@ class ImageStore:
     Args:
         images: of a split.
         size: pixels of the longer side.
-        exact: as `load_resized` takes it.
+        shrinking: as `load_resized` takes it.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], size: int, *, exact: bool = False) -> None:
+    def __init__(
+        self, images: Sequence[LabelledImage], size: int, shrinking: Shrinking = "linear"
+    ) -> None:
         self._images = images
         self._size = size
-        self._exact = exact
+        self._shrinking = shrinking
         self._in_memory: _Kept | None = None
         self._on_disk: Sequence[Path] | None = None
 
@@ -147,7 +165,7 @@ class ImageStore:
         return self._load(place)
 
     def _load(self, place: int) -> Image:
-        return load_resized(self._images[place], self._size, exact=self._exact)
+        return load_resized(self._images[place], self._size, self._shrinking)
 
     @property
     def num_bytes(self) -> int:
@@ -182,8 +200,8 @@ class ImageStore:
         Raises:
             BadInputError: no place can be written, or the disk has too little room.
         """
-        # Another way of decoding gives other pixels, so a folder of its own.
-        name = f"memplan-cache-{self._size}" + ("-exact" if self._exact else "")
+        # Another way of shrinking gives other pixels, so a folder of its own.
+        name = f"memplan-cache-{self._size}-{self._shrinking}"
         folder = _writable((root / name, user_cache() / name))
         names = [_kept_name(image.path) for image in self._images]
         known = {entry.name for entry in os.scandir(folder)}

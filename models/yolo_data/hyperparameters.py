@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from memplan.errors import BadInputError, UnknownNameError
+from memplan.errors import BadInputError
 from memplan.files import Source, brief, is_there
 from memplan.files.yaml_text import NotYamlError, parse_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _DEFAULT = "scratch-high.yaml"
 _PROBABILITIES = frozenset({"flipud", "fliplr", "mosaic", "mixup", "copy_paste"})
 # What may be below 0: nothing. What must stay below 1, or an image could shrink to nothing.
 _BELOW_ONE = frozenset({"scale", "momentum", "warmup_momentum"})
+
+
+GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
+"""What the official loss multiplies by, whatever a file says. Source: its loss_tal files."""
 
 
 def load_hyperparameters(path: Path | str | None = None) -> dict[str, float]:
@@ -24,21 +33,35 @@ def load_hyperparameters(path: Path | str | None = None) -> dict[str, float]:
             None takes scratch-high.
 
     Raises:
-        UnknownNameError: a key is no hyperparameter; the nearest is suggested.
+        BadInputError: the file is missing, or a value is no number or out of its range.
+    """
+    return read_hyperparameters(path)[0]
+
+
+def read_hyperparameters(path: Path | str | None) -> tuple[dict[str, float], list[str]]:
+    """Return what `load_hyperparameters` does, and warnings of what a file has of other recipes.
+
+    Raises:
         BadInputError: the file is missing, or a value is no number or out of its range.
     """
     values = _parse(_DEFAULT, _shipped(_DEFAULT))
     if path is None:
-        return values
-    text = _read(Path(path))
-    given = _parse(str(path), text)
-    for name in given:
-        if name not in values:
-            raise UnknownNameError(
-                "hyperparameter", name, values, f"Correct {path}, or see {_DEFAULT} for all."
-            )
+        return values, []
+    found = _parse(str(path), _read(Path(path)), only=values)
+    given = {name: value for name, value in found.items() if name in values}
     check_hyperparameters(given, source=str(path))
-    return values | given
+    warnings = []
+    for name in found.keys() - values.keys():
+        near = difflib.get_close_matches(name, values, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        warnings.append(f"{path}: {name} is no hyperparameter here and is passed over.{hint}")
+    warnings += [
+        f"{path}: {name} is {given[name]:g}, which counts here; the official loss multiplies by "
+        f"{official:g} whatever the file says. Write {name}: {official:g} for that."
+        for name, official in GAINS.items()
+        if given.get(name, official) != official
+    ]
+    return values | given, sorted(warnings)
 
 
 def check_hyperparameters(values: dict[str, float], *, source: str) -> None:
@@ -73,7 +96,8 @@ def _read(path: Path) -> str:
     return Source(path=path, what="hyperparameters").text()
 
 
-def _parse(source: str, text: str) -> dict[str, float]:
+def _parse(source: str, text: str, only: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return the file's numbers; of names that are not in `only`, whatever they hold, 0."""
     try:
         raw = parse_yaml(text)
     except NotYamlError as error:
@@ -82,7 +106,8 @@ def _parse(source: str, text: str) -> dict[str, float]:
         raise BadInputError(f"{source} holds no mapping of hyperparameters to numbers.")
     values: dict[str, float] = {}
     for name, value in raw.items():
-        values[str(name)] = _number(source, str(name), value)
+        is_known = only is None or str(name) in only
+        values[str(name)] = _number(source, str(name), value) if is_known else 0.0
     return values
 
 

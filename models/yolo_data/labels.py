@@ -97,10 +97,7 @@ def read_labels(path: Path, num_classes: int) -> Labels:
 
 def _parse_row(fields: list[str], where: str, num_classes: int) -> tuple[Row, tuple[float, ...]]:
     if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
-        raise _BadRowError(
-            f"{where} has {len(fields)} columns; a box has 5 (class x y width height), a polygon "
-            "a class and 3 or more points"
-        )
+        raise _BadRowError(_wrong_columns(fields, where))
     try:
         values = [float(field) for field in fields]
     except ValueError:
@@ -123,6 +120,22 @@ def _parse_row(fields: list[str], where: str, num_classes: int) -> tuple[Row, tu
     if len(coordinates) == 4:
         return (int(label), *coordinates), ()
     return (int(label), *_bounding_box(coordinates)), coordinates
+
+
+def _wrong_columns(fields: list[str], where: str) -> str:
+    """Return what is likely wrong with a row that is neither a box nor a polygon."""
+    if any("," in field or ";" in field for field in fields):
+        return f"{where} has commas or semicolons between its numbers; put spaces there"
+    count = len(fields)
+    if count > 5 and (count - 5) % 3 == 0:
+        return (
+            f"{where} has {count} columns, as a pose row of a box and {(count - 5) // 3} keypoints "
+            "has; boxes are trained here: keep the first five"
+        )
+    return (
+        f"{where} has {count} columns; a box has 5 (class x y width height), a polygon "
+        "a class and 3 or more points"
+    )
 
 
 def _bounding_box(points: tuple[float, ...]) -> tuple[float, float, float, float]:

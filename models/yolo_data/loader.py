@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from memplan.workload import Batch, DataOptions
 
+    from .augment import Shape
+
 _PICTURED_BATCHES = 3  # of the first epoch
 _VALIDATION_PADDING = 0.5  # strides, of the official recipe
 
@@ -51,8 +53,11 @@ class YoloData:
 
             - `cache`: "ram" or "disk" keeps the resized images of both splits, "val" those of the
               validation split in host memory, "" none.
-            - `rect`: batches of images of like aspect ratio, letterboxed to a common rectangle;
-              no mosaics, and every epoch in the same order.
+            - `rect`: training batches of images of like aspect ratio, letterboxed to a common
+              rectangle; no mosaics, and every epoch in the same order.
+            - `rect_validation`: the same of validation, whatever `rect` says; default True.
+            - `shrinking`: how training images become smaller, see `decode.Shrinking`; default
+              "linear".
             - `image_weights`: an epoch draws images by their classes, see `order.image_weights`.
             - `quad`: four samples become one image of twice the side.
             - `validation_size`: pixels of the square validation samples; default image_size.
@@ -78,10 +83,14 @@ class YoloData:
         validation = self._scan("val")
         self._warn_of_shared(training, validation)
         size = options.image_size
-        self.training = TrainingSamples(
-            training, size=size, strengths=self.hyperparameters, seed=options.seed
-        )
         self._extra = dict(options.extra or {})
+        self.training = TrainingSamples(
+            training,
+            size=size,
+            strengths=self.hyperparameters,
+            seed=options.seed,
+            shrinking=self._extra.get("shrinking") or "linear",
+        )
         self._stride = int(self._extra.get("stride") or 32)
         self._validation_size = int(self._extra.get("validation_size") or size)
         self.validation = ValidationSamples(validation, image_size=min(size, self._validation_size))
@@ -233,29 +242,23 @@ class YoloData:
         return math.ceil(len(self.training) / micro_batch_size)
 
     def validation_batches(self, *, micro_batch_size: int) -> Iterable[Batch]:
-        """Return the validation set once, letterboxed, in the order of its file names.
+        """Return the validation set once, letterboxed, in the order of aspect ratios.
 
-        With `rect` it is in the order of aspect ratios, each batch in its own rectangle.
+        Each batch has its own rectangle; without `rect_validation` all are square and in the order
+        of file names.
 
         Besides `images` and `targets`: `image_ids` int64 `[B]`, `original_shapes` int64 `[B, 2]`
         (height, width), `letterbox` float64 `[B, 4]` (scale x, scale y, left, top; from original
         pixels to the batch's).
         """
-        _check_size(micro_batch_size)
-        images = self.validation.images
-        rect = bool(self._extra.get("rect"))
-        order = by_aspect(images) if rect else np.arange(len(images))
-        size = self._validation_size
-        groups = []
-        for start in range(0, len(order), micro_batch_size):
-            places = order[start : start + micro_batch_size].tolist()
-            shape = (size, size)
-            if rect:
-                members = [images[place] for place in places]
-                padding = _VALIDATION_PADDING if size > self.options.image_size else 0.0
-                side = min(size, self.options.image_size)
-                shape = common_shape(members, side, self._stride, padding)
-            groups.append([(place, shape) for place in places])
+        groups = validation_groups(
+            self.validation.images,
+            micro_batch_size,
+            image_size=self.options.image_size,
+            padded_size=self._validation_size,
+            stride=self._stride,
+            rect=bool(self._extra.get("rect_validation", True)),
+        )
         return self._batches(self.validation, groups, collate)
 
     def evaluator(self) -> DetectionEvaluator:
@@ -301,7 +304,7 @@ class YoloData:
         self.warnings += scanned.warnings
         if not self.options.single_class:
             return list(scanned.images)
-        return [_as_single_class(image) for image in scanned.images]
+        return [as_single_class(image) for image in scanned.images]
 
     def _drop_sparse(self, images: list[LabelledImage]) -> list[LabelledImage]:
         kept = [image for image in images if len(image.labels) >= self.options.min_items]
@@ -312,6 +315,40 @@ class YoloData:
                 f"{len(fullest.labels)}, in {label_path(fullest.path)}. Lower --min-items."
             )
         return kept
+
+
+def validation_groups(
+    images: Sequence[LabelledImage],
+    micro_batch_size: int,
+    *,
+    image_size: int,
+    padded_size: int,
+    stride: int,
+    rect: bool,
+) -> list[list[tuple[int, Shape]]]:
+    """Return the samples of each validation batch: places, and the batch's height and width.
+
+    Args:
+        images: of the split.
+        micro_batch_size: images a batch, >= 1.
+        image_size: the longer side of the images, pixels.
+        padded_size: side of square samples, pixels; larger than `image_size` asks for the official
+            padding of rectangles too.
+        stride: what the sides of rectangles are multiples of, pixels.
+        rect: by aspect ratio, each batch in its own rectangle; else square, by file name.
+    """
+    _check_size(micro_batch_size)
+    order = by_aspect(images) if rect else np.arange(len(images))
+    padding = _VALIDATION_PADDING if padded_size > image_size else 0.0
+    groups = []
+    for start in range(0, len(order), micro_batch_size):
+        places = order[start : start + micro_batch_size].tolist()
+        shape = (padded_size, padded_size)
+        if rect:
+            members = [images[place] for place in places]
+            shape = common_shape(members, min(padded_size, image_size), stride, padding)
+        groups.append([(place, shape) for place in places])
+    return groups
 
 
 def open_yolo_data(options: DataOptions) -> YoloData:
@@ -342,7 +379,8 @@ def _num_polygons(image: LabelledImage) -> int:
     return sum(len(points) > 0 for points in image.polygons)
 
 
-def _as_single_class(image: LabelledImage) -> LabelledImage:
+def as_single_class(image: LabelledImage) -> LabelledImage:
+    """Return the image with every object of class 0."""
     labels = image.labels.copy()
     labels[:, 0] = 0
     return replace(image, labels=labels)

@@ -93,5 +93,5 @@ def common_shape(
 
 
 def _rounded(side: float, stride: int, padding: float) -> int:
-    # A side that is a whole number of strides but for rounding is not to grow by one.
-    return max(math.ceil(round(side / stride, 6) + padding), 1) * stride
+    # As the official code reckons it, so that a rectangle is never of another size than there.
+    return max(math.ceil(side / stride + padding), 1) * stride

@@ -31,6 +31,7 @@ from .view import draw_view, map_objects, render, sees
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .decode import Shrinking
     from .scan import LabelledImage
 
 
@@ -94,6 +95,7 @@ class TrainingSamples(_Samples):
         size: side of the samples, pixels.
         strengths: hyperparameters by their official names.
         seed: of everything random.
+        shrinking: of images larger than the samples.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class TrainingSamples(_Samples):
         size: int,
         strengths: Mapping[str, float],
         seed: int,
+        shrinking: Shrinking = "linear",
     ) -> None:
-        super().__init__(images, ImageStore(images, size))
+        super().__init__(images, ImageStore(images, size, shrinking))
         self._size = size
         self._strengths = dict(strengths)
         self._seed = seed
@@ -184,7 +187,7 @@ class ValidationSamples(_Samples):
     """
 
     def __init__(self, images: Sequence[LabelledImage], *, image_size: int) -> None:
-        super().__init__(images, ImageStore(images, image_size, exact=True))
+        super().__init__(images, ImageStore(images, image_size, "area"))
 
     def __len__(self) -> int:
         """Return the number of images."""

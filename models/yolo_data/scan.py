@@ -18,6 +18,7 @@ from memplan.files import Source
 
 from .index import index_files, pack_points, read_index, unpack_points, write_index
 from .labels import Labels, UnreadableLabelsError, file_stamp, label_path, read_labels
+from .orientation import upright_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from .dataset import DataDescription
 
 _SMALLEST_SIDE = 10  # pixels; the official scan refuses smaller images too
-_EXIF_ORIENTATION = 0x0112
-_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 _UNREADABLE_MODES = frozenset({"F", "I"})  # OpenCV reads no TIFF of 32 bits a sample as colours
 
 
@@ -135,6 +134,8 @@ def _summarise(
 def _why_nothing(counts: _Counts, path: Path) -> str:
     if counts.bad_rows:
         return f"{counts.num_bad} rows are no objects; the first: {counts.bad_rows[0]}."
+    if counts.num_labelled and not counts.num_unlabelled:
+        return f"All labels are empty; one is {label_path(path)}."
     return f"The labels of {path} are looked for at {label_path(path)}."
 
 
@@ -225,7 +226,7 @@ def _check_image(path: Path) -> tuple[int, int, str | None]:
             with Image.open(path) as image:
                 image.verify()  # the image cannot be used afterwards
             with Image.open(path) as image:
-                width, height = _upright_size(image)
+                width, height = upright_size(image)
                 if image.format == "TIFF" and image.mode in _UNREADABLE_MODES:
                     return 0, 0, "32 bits a sample, where 8 or 16 can be read"
             if not _is_complete(path):
@@ -236,17 +237,6 @@ def _check_image(path: Path) -> tuple[int, int, str | None]:
     if min(height, width) < _SMALLEST_SIDE:
         return 0, 0, f"{width} x {height} pixels; the smallest side used is {_SMALLEST_SIDE}"
     return height, width, None
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height after the EXIF orientation is applied, from the header alone."""
-    width, height = image.size
-    if image.format == "TIFF":  # Pillow has turned the size of these, in its later versions
-        tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        width, height = tags.get(_TIFF_WIDTH, width), tags.get(_TIFF_HEIGHT, height)
-    if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
-        return height, width
-    return width, height
 
 
 def _is_complete(path: Path) -> bool:

@@ -6,11 +6,9 @@ the trained network's outputs, within `TOLERANCES`, on noise and on images of th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +19,12 @@ from torch import Tensor, nn
 from memplan.errors import BadInputError, UsageError
 from memplan.units import format_bytes
 
-from ..yolo_data.dataset import read_description
+from ..detection_metrics.nms import non_max_suppression
 from .convert import drop_auxiliary, fuse
-from .network import DetectionModel, build, main_maps
-from .weights import CheckpointFacts, facts_of, load_state, read_checkpoint, state_of_checkpoint
+from .export_nms import OUTPUT, add_suppression, check_suppression
+from .network import DetectionModel, main_maps
+from .trained import read_trained
+from .weights import read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,21 +33,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "memplan.export/1"
 OPSET = 17  # of ONNX; TensorRT 8.6, OpenVINO 2023 and ONNX Runtime 1.13 read it
-INPUT, OUTPUT = "images", "detections"
+INPUT = "images"
 TOLERANCES = {False: (0.05, 1e-3), True: (2.0, 2e-2)}
 """Largest difference of boxes (pixels) and of scores from the trained network, by `half`."""
 
 _SAMPLE_IMAGES = 3
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What the weights file holds, as a network."""
-
-    net: DetectionModel
-    class_names: tuple[str, ...]
-    facts: CheckpointFacts
-    notes: tuple[str, ...]
 
 
 class Deployed(nn.Module):
@@ -81,13 +71,13 @@ def export(options: ExportOptions) -> list[str]:
         UsageError: an option is out of its range.
     """
     _check(options)
-    trained = _read_trained(options)
+    trained = read_trained(options.weights, options.cfg, options.data)
     conversion = drop_auxiliary(trained.net)
     small = conversion.net
     ready = fuse(small) if options.fuse else small
     if options.half:
         ready = _halved(ready)
-    write, read = (_write_onnx, _read_onnx) if options.format == "onnx" else (_write_pt, _read_pt)
+    write, read = _FORMATS[options.format]
     parent = options.output.parent
     try:
         # A folder of our own, under a name that nobody can have laid a link at.
@@ -122,18 +112,23 @@ def load_exported(path: str | Path) -> DetectionModel:
 
 
 def _check(options: ExportOptions) -> None:
-    if options.format not in {"onnx", "pt"}:
-        raise UsageError(f"--format {options.format!r} is not offered. Give onnx or pt.")
+    if options.format in _BY_OTHERS:
+        raise UsageError(
+            f"--format {options.format} is made of the ONNX file by that tool's own program: "
+            f"memplan export, then {_BY_OTHERS[options.format]}."
+        )
+    if options.format not in _FORMATS:
+        raise UsageError(f"--format {options.format!r} is not offered. Give {', '.join(_FORMATS)}.")
+    if options.nms and options.format != "onnx":
+        raise UsageError("--nms is for --format onnx; other files give all boxes.")
     if options.image_size < 32 or options.image_size % 32:
         nearest = max(32, round(options.image_size / 32) * 32)
         raise UsageError(
             f"--img {options.image_size} is no multiple of the stride 32. Nearest: {nearest}."
         )
+    if options.format != "pt" and not options.fuse:
+        raise UsageError("--no-fuse is for --format pt; other files are to be run, not trained.")
     if options.format == "onnx":
-        if not options.fuse:
-            raise UsageError(
-                "--no-fuse is for --format pt; an ONNX file is to be run, not trained."
-            )
         try:
             import onnx  # noqa: F401 - asked for before any work is done
             import onnxruntime  # noqa: F401
@@ -143,68 +138,9 @@ def _check(options: ExportOptions) -> None:
                 "Install it with: pip install 'memplan[export]'"
             ) from None
     elif options.dynamic_batch:
-        raise UsageError("--dynamic-batch is for --format onnx; a .pt file takes any batch.")
-
-
-def _read_trained(options: ExportOptions) -> _Trained:
-    """Return the network of the weights file, every entry filled."""
-    content = read_checkpoint(options.weights)
-    facts = facts_of(content)
-    slot, state = state_of_checkpoint(content, options.weights)
-    description = options.cfg or facts.description or facts.cfg
-    if description is None:
-        raise BadInputError(
-            f"{options.weights} does not say which architecture it is of. "
-            "Give --cfg, such as --cfg yolov9-s."
+        raise UsageError(
+            "--dynamic-batch is for --format onnx; a .pt file takes any batch, TorchScript one."
         )
-    num_classes = facts.num_classes or _classes_in(state)
-    if isinstance(description, str):
-        net = build(_cfg_name(description), num_classes)
-    else:
-        net = DetectionModel(description, num_classes, "checkpoint")
-    report = load_state(net, slot, state, options.weights)
-    if report.missing or report.reshaped:
-        raise BadInputError(
-            f"{options.weights} does not fill {net.name}: {report.mismatches()} "
-            "Give the --cfg that it was trained with."
-        )
-    names, notes = _class_names(options, facts, net.nc)
-    return _Trained(net.eval(), names, facts, (str(report), *notes))
-
-
-def _cfg_name(cfg: str) -> str:
-    """Return a configuration's name, or the path of a file that exists."""
-    path = Path(cfg)
-    return path.stem if path.suffix in {".yaml", ".yml"} and not path.is_file() else cfg
-
-
-def _classes_in(state: dict[str, Tensor]) -> int | None:
-    """Return how many classes the last class convolution has; None where there is none."""
-    biases = [t for name, t in state.items() if ".cv3." in name and name.endswith(".2.bias")]
-    return len(biases[0]) if biases else None
-
-
-def _class_names(
-    options: ExportOptions, facts: CheckpointFacts, count: int
-) -> tuple[tuple[str, ...], list[str]]:
-    """Return names by class number, and a note where they are numbers only."""
-    if options.data is not None:
-        names = read_description(options.data).class_names
-        if len(names) != count:
-            raise BadInputError(
-                f"{options.data} names {len(names)} classes, but the weights are of {count}. "
-                "Give the data.yaml that they were trained with."
-            )
-        return names, []
-    found = facts.class_names
-    if found is None and facts.data and Path(facts.data).is_file():
-        with contextlib.suppress(BadInputError):
-            found = read_description(Path(facts.data)).class_names
-    if found is not None and len(found) == count:
-        return found, []
-    return tuple(map(str, range(count))), [
-        "Classes are named by their numbers; --data data.yaml gives them names."
-    ]
 
 
 def _halved(net: DetectionModel) -> DetectionModel:
@@ -245,6 +181,50 @@ def _read_pt(path: Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
+def _facts(
+    net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
+) -> dict[str, str]:
+    """Return what a file says of itself, as texts."""
+    side = options.image_size
+    return {
+        # A Python literal, as readers of YOLO files expect; and the same as JSON.
+        "names": str(dict(enumerate(class_names))),
+        "class_names": json.dumps(list(class_names)),
+        "stride": str(int(max(net.strides))),
+        "imgsz": str([side, side]),
+        "image_size": str(side),
+        "half": str(options.half).lower(),
+        "nms": str(options.nms).lower(),
+    }
+
+
+def _write_torchscript(
+    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
+) -> None:
+    dtype = torch.float16 if options.half else torch.float32
+    images = torch.zeros(1, 3, options.image_size, options.image_size, dtype=dtype)
+    with warnings.catch_warnings(), torch.no_grad():
+        # Shapes are constants of the file, and TorchScript is deprecated, which stays its use.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(Deployed(net).eval(), images)  # type: ignore[no-untyped-call]
+        facts = json.dumps(_facts(net, class_names, options))
+        traced.save(str(path), _extra_files={"config.txt": facts.encode()})
+
+
+def _read_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    dtype = next(module.parameters()).dtype
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        found: Tensor = module(images.to(dtype))
+        return found
+
+    return run
+
+
 def _write_onnx(
     path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
 ) -> None:
@@ -270,16 +250,9 @@ def _write_onnx(
             dynamo=False,
         )
     model = onnx.load(str(path))
-    facts = {
-        # A Python literal, as readers of YOLO files expect; and the same as JSON.
-        "names": str(dict(enumerate(class_names))),
-        "class_names": json.dumps(list(class_names)),
-        "stride": str(int(max(net.strides))),
-        "imgsz": str([side, side]),
-        "image_size": str(side),
-        "half": str(options.half).lower(),
-    }
-    for key, value in facts.items():
+    if options.nms:
+        add_suppression(model, options)
+    for key, value in _facts(net, class_names, options).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.checker.check_model(model, full_check=True)
@@ -304,6 +277,17 @@ def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
+_FORMATS = {
+    "onnx": (_write_onnx, _read_onnx),
+    "torchscript": (_write_torchscript, _read_torchscript),
+    "pt": (_write_pt, _read_pt),
+}
+_BY_OTHERS = {
+    "openvino": "ovc FILE.onnx",
+    "engine": "trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
+}
+
+
 @torch.no_grad()
 def _compare(
     net: DetectionModel, run: Callable[[Tensor], Tensor], options: ExportOptions
@@ -317,8 +301,7 @@ def _compare(
     for kind, images in _test_images(options):
         decoded, _ = net(images)
         expected = decoded[-1] if isinstance(decoded, list) else decoded
-        gap = (expected - run(images)).abs()
-        gaps = float(gap[:, :4].max()), float(gap[:, 4:].max())
+        gaps = _gaps(expected, run(images), options)
         # `max` of Python would let a value pass that is no number.
         before = largest.get(kind, (0.0, 0.0))
         largest[kind] = (
@@ -326,6 +309,20 @@ def _compare(
             float(np.maximum(before[1], gaps[1])),
         )
     return [_judged(kind, gaps, options) for kind, gaps in largest.items()]
+
+
+def _gaps(expected: Tensor, found: Tensor, options: ExportOptions) -> tuple[float, float]:
+    """Return the largest differences of boxes and of scores."""
+    if options.nms:
+        kept = non_max_suppression(
+            expected,
+            confidence=options.confidence,
+            iou=options.iou,
+            max_detections=options.max_detections * (expected.shape[1] - 4),
+        )
+        return check_suppression(found, expected, kept, TOLERANCES[options.half])
+    gap = (expected - found).abs()
+    return float(gap[:, :4].max()), float(gap[:, 4:].max())
 
 
 def _judged(kind: str, gaps: tuple[float, float], options: ExportOptions) -> str:

@@ -42,10 +42,19 @@ class LoadReport:
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     """Entries of another shape: name, the file's shape, the network's shape."""
 
+    @property
+    def total(self) -> int:
+        """Entries of the network."""
+        return len(self.matched) + len(self.missing) + len(self.reshaped)
+
+    @property
+    def fraction(self) -> float:
+        """How much of the network was filled, 0 to 1."""
+        return len(self.matched) / max(self.total, 1)
+
     def __str__(self) -> str:
         """Return the report as a sentence or two; what did not match is named."""
-        total = len(self.matched) + len(self.missing) + len(self.reshaped)
-        sentence = f"Loaded {len(self.matched)} of {total} entries from {self.slot!r}."
+        sentence = f"Loaded {len(self.matched)} of {self.total} entries from {self.slot!r}."
         mismatches = self.mismatches()
         return f"{sentence} {mismatches}" if mismatches else sentence
 

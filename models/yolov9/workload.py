@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import UnknownNameError, UsageError
+from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.family import Family
 from memplan.files import Source
 from memplan.workload import (
@@ -22,15 +22,19 @@ from memplan.workload import (
 from . import build, loss, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     import torch
 
+    from memplan.inference import DetectOptions, ValidateOptions
+
+    from .losses import DetectionLoss
     from .network import DetectionModel
 
 _MODELS = __name__.split(".", maxsplit=1)[0]
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
+_FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
 
@@ -82,7 +86,7 @@ class YoloV9(Workload):
         validation_batch_size: int | None = None,
         assigner_parts: int = 1,
     ) -> None:
-        from ..yolo_data.hyperparameters import load_hyperparameters
+        from ..yolo_data.hyperparameters import read_hyperparameters
 
         _check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
@@ -98,7 +102,8 @@ class YoloV9(Workload):
         self.multi_scale = multi_scale
         self.validation_batch_size = validation_batch_size
         self.assigner_parts = assigner_parts
-        self.hyperparameters = _merged(load_hyperparameters(hyp), hyperparameters or {})
+        values, self._hyp_warnings = read_hyperparameters(hyp)
+        self.hyperparameters = _merged(values, hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
         """Return the network with fresh weights."""
@@ -188,8 +193,14 @@ class YoloV9(Workload):
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss, scaled by the batch size, and its parts (box, cls, dfl) `[3]`."""
+        criterion = self._criterion(model)
+        total, parts = criterion(model(batch["images"]), batch["targets"])
+        # The loss grows with the images, of which there are a quarter as many.
+        return (4 * total if self.quad else total), parts
+
+    def _criterion(self, model: torch.nn.Module) -> DetectionLoss:
         values = self.hyperparameters
-        criterion = loss(
+        return loss(
             _as_network(model),
             box=values["box"],
             cls=values["cls"],
@@ -198,9 +209,6 @@ class YoloV9(Workload):
             fl_gamma=values["fl_gamma"],
             assigner_parts=self.assigner_parts,
         )
-        total, parts = criterion(model(batch["images"]), batch["targets"])
-        # The loss grows with the images, of which there are a quarter as many.
-        return (4 * total if self.quad else total), parts
 
     def parameter_groups(
         self, model: torch.nn.Module, settings: OptimizerSettings
@@ -272,15 +280,25 @@ class YoloV9(Workload):
         Layers that only the auxiliary branch needs are not run. Maps are decoded in float32:
         half precision has steps of half a pixel at 640.
         """
-        import torch
+        from .network import main_maps
+
+        network = _as_network(model)
+        return _decoded(network, main_maps(network, batch["images"]))
+
+    def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return predictions, as `predict` does, and the main branch's loss (box, cls, dfl) `[3]`.
+
+        The auxiliary branch has no part in it: it is not run.
+        """
+        from dataclasses import replace
 
         from .network import main_maps
 
         network = _as_network(model)
         maps = main_maps(network, batch["images"])
-        with torch.autocast(batch["images"].device.type, enabled=False):
-            full = [part.float() for part in maps]
-            return network.head.decode(full, network.head.branches - 1)
+        predictions = _decoded(network, maps)
+        _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
+        return predictions, parts
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set.
@@ -300,7 +318,9 @@ class YoloV9(Workload):
         }
         strengths = options.hyperparameters or self.hyperparameters
         chosen = replace(options, extra=extra, hyperparameters=strengths)
-        return open_yolo_data(chosen)
+        data = open_yolo_data(chosen)
+        data.warnings += self._hyp_warnings
+        return data
 
     def write_sample(self, directory: Path, *, force: bool = False) -> Path:
         """Write the sample data set and return the path of its `data.yaml`; see `write_sample`.
@@ -323,6 +343,26 @@ class YoloV9(Workload):
 
         return export(options)
 
+    def validate(self, options: ValidateOptions) -> Iterator[str]:
+        """Evaluate a weights file on a split; see `validate.validate`.
+
+        Raises:
+            BadInputError: weights or data cannot be used.
+        """
+        from .validate import validate
+
+        return validate(options)
+
+    def detect(self, options: DetectOptions) -> Iterator[str]:
+        """Detect in images and videos with a weights file; see `predict.detect`.
+
+        Raises:
+            BadInputError: weights or source cannot be used.
+        """
+        from .predict import detect
+
+        return detect(options)
+
     def load_weights(self, model: torch.nn.Module, path: str | Path) -> str:
         """Fill the model from a checkpoint and return one sentence on what matched.
 
@@ -331,7 +371,52 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        return str(load_weights(_as_network(model), path))
+        report = load_weights(_as_network(model), path)
+        if report.fraction >= _FEW_ENTRIES:
+            return str(report)
+        return (
+            f"{path} fills only {len(report.matched)} of {report.total} entries: training starts "
+            f"nearly from fresh weights. {_advice(path)}"
+        )
+
+    def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
+        """Fill every entry of the model from a checkpoint and return one sentence on it.
+
+        Raises:
+            BadInputError: the file cannot be read, is refused as unsafe, or leaves entries.
+        """
+        from .weights import load_weights
+
+        report = load_weights(_as_network(model), path)
+        if report.fraction < 1:
+            raise BadInputError(
+                f"{path} fills only {len(report.matched)} of {report.total} entries of "
+                f"{self.name}, so evaluating it says nothing. {report.mismatches()} "
+                f"{_advice(path)}"
+            )
+        return str(report)
+
+
+def _advice(path: str | Path) -> str:
+    """Return which configuration a weights file fits, as advice."""
+    from .fitting import fitting_configuration
+    from .weights import read_checkpoint, state_of_checkpoint
+
+    name, matched, total = fitting_configuration(
+        state_of_checkpoint(read_checkpoint(path), path)[1]
+    )
+    if matched / total < _FEW_ENTRIES:
+        return "It fits no configuration here; is it of another program?"
+    return f"It fits --cfg {name} ({matched} of {total})."
+
+
+def _decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
+    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
+    import torch
+
+    with torch.autocast(maps[0].device.type, enabled=False):
+        full = [part.float() for part in maps]
+        return network.head.decode(full, network.head.branches - 1)
 
 
 class YoloFamily(Family):
@@ -343,6 +428,16 @@ class YoloFamily(Family):
         f"{__package__}.losses",
         f"{_MODELS}.yolo_data.loader",
     )
+
+    def cfg_of_weights(self, path: Path) -> str | None:
+        """Return the configuration that a weights file fills; None where there is none.
+
+        Raises:
+            BadInputError: the file cannot be read, or holds no weights.
+        """
+        from .fitting import configuration_of
+
+        return configuration_of(path)
 
     def names(self) -> list[str]:
         """Return the configurations that ship with memplan."""

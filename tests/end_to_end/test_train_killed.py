@@ -122,13 +122,24 @@ def test_a_cluster_s_notice_saves_and_says_how_to_go_on(data, tmp_path):
 
 def test_two_devices_are_two_processes(data, tmp_path):
     """--device cpu,cpu starts both itself; the records are of one run."""
-    arguments = ("--cfg", "yolov9-t", "--data", data, "--img", "64", "--batch", "2", "--noplots")
+    arguments = ("--cfg", "yolov9-t", "--data", data, "--img", "64", "--batch", "64", "--noplots")
     finished = memplan(
-        "train", *arguments, "--device", "cpu,cpu", "--workers", "0", "--epochs", "1", cwd=tmp_path
+        "train",
+        *arguments,
+        "--device",
+        "cpu,cpu",
+        "--workers",
+        "0",
+        "--epochs",
+        "1",
+        *("--effective-batch", "64"),
+        cwd=tmp_path,
     )
 
     assert 0 == finished.returncode, finished.stderr
-    assert "2 at once on each of 2 devices" in finished.stderr
+    # The official --batch is of both, and its weight decay that of the nominal batch.
+    assert "32 at once on each of 2 devices x 1 = 64 a step (nominal 64), " in finished.stderr
+    assert "weight decay 0.0005, learning rate 0.01, " in finished.stderr
     assert 1 == finished.stderr.count("\nepoch 1/1: ")
     assert 1 == finished.stdout.count("Trained 1 epoch")
     assert 2 == load_checkpoint(tmp_path / "runs/train/exp/weights/last.pt").ranks

@@ -83,7 +83,7 @@ def test_a_run_with_the_option_resumes_to_the_same_bits(data, tmp_path, changes)
         assert torch.equal(tensor, actual.model[name]), name
     assert expected.data == actual.data
     assert changes.items() <= actual.options.items()
-    losses = pd.read_csv(straight / "results.csv")["box_loss"]
+    losses = pd.read_csv(straight / "results.csv")["train/box_loss"]
     assert losses.gt(0).all()
     if changes.get("image_weights"):
         assert 2 == len(actual.data["class_scores"])

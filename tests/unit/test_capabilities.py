@@ -59,7 +59,7 @@ def test_three_methods_are_a_workload_with_no_capability():
 
     assert set() == _offered(workload)
     assert (2, 4) == batch["images"].shape
-    assert (2, 2) == step.predict(batch).shape
+    assert (2, 2) == step.evaluate(batch)[0].shape
 
 
 def test_each_family_offers_what_it_has():
@@ -68,7 +68,9 @@ def test_each_family_offers_what_it_has():
     official = Official.__new__(Official)
     official.hyperparameters = {}
 
-    assert EVERY.keys() - {"MakesOptimizer", "SavesItself"} == _offered(YoloV9("yolov9-t"))
+    assert EVERY.keys() - {"KnowsWeights", "MakesOptimizer", "SavesItself"} == _offered(
+        YoloV9("yolov9-t")
+    )
     assert {"Validates"} == _offered(classifier)
     assert {
         "Crowds", "MakesOptimizer", "SavesItself", "Tuned", "Validates",

@@ -14,7 +14,7 @@ from memplan.host_memory import available_host_bytes
 from memplan.planner.host import plan_for_host
 from memplan.spec import LEVER, StepSpec
 from memplan.trace.record import record
-from memplan.train import REFUSED, TrainOptions, train
+from memplan.train import ACCEPTED, REFUSED, TrainOptions, train
 from memplan.train.data_defaults import data_defaults
 from memplan.units import GIB
 
@@ -40,10 +40,10 @@ def test_every_official_option_is_known():
     shown = CliRunner().invoke(command, ["--help"]).output
     known = {option for parameter in command.params for option in parameter.opts}
 
-    assert set() == (set(OFFICIAL) | set(REFUSED)) - known
+    assert set() == (set(OFFICIAL) | set(REFUSED) | set(ACCEPTED)) - known
     assert [] == [option for option in OFFICIAL if option not in shown]
     hidden = [parameter for parameter in command.params if getattr(parameter, "hidden", False)]
-    assert set(REFUSED) == {parameter.opts[0] for parameter in hidden}
+    assert {*REFUSED, *ACCEPTED} == {parameter.opts[0] for parameter in hidden}
 
 
 def test_the_help_has_a_place_for_every_option():
@@ -63,12 +63,22 @@ def test_the_help_opens_with_an_example():
 @pytest.mark.parametrize("option", REFUSED)
 def test_a_refused_option_says_why(option):
     """It ends with exit code 2 and the reason, with a value or without."""
-    takes_value = option in {"--local_rank", "--bucket", "--entity", "--bbox_interval",
-                             "--artifact_alias"}  # fmt: skip
-    error = _run(option, *(["1"] if takes_value else []))
+    error = _run(option)
 
     assert isinstance(error, UsageError)
     assert f"{option} is not offered: {REFUSED[option]}. Leave it out." == str(error)
+
+
+@pytest.mark.parametrize("option", ACCEPTED)
+def test_an_option_that_changes_nothing_is_taken_and_said(option):
+    """The reason is printed, and what is really missing is asked for."""
+    takes_value = option in {"--local_rank", "--bucket", "--entity", "--bbox_interval",
+                             "--artifact_alias"}  # fmt: skip
+
+    result = CliRunner().invoke(command, [option, *(["1"] if takes_value else [])])
+
+    assert f"{option} changes nothing: {ACCEPTED[option]}." in result.output
+    assert "--data is missing" in str(result.exception)
 
 
 @pytest.mark.parametrize(

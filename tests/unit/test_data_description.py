@@ -59,13 +59,12 @@ def test_the_root_may_be_relative_to_the_working_directory(root, tmp_path, monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: images/train\nval: images/val\nnc: 3\nnames: [a, b]\n", "nc is 3 but there are 2"),
         ("train: images/train\nval: images/val\nnames: {0: a, 2: b}\n", "numbered 0 to 1"),
         ("train: images/train\nval: images/val\nnc: many\n", "nc is 'many'"),
         ("train: images/train\nval: images/val\n", "names must be"),
         ("train: images/train\nnames: [a]\n", "no entry 'val'"),
-        ("train: images/gone\nval: images/val\nnames: [a]\n", "which does not exist"),
-        ("path: gone\ntrain: images/train\nval: images/val\nnames: [a]\n", "path gone is no"),
+        ("train: images/gone\nval: images/val\nnames: [a]\n", "something does not exist"),
+        ("path: gone\ntrain: images/train\nval: images/val\nnames: [a]\n", "looked for in .*gone"),
         ("train: [1]\nval: images/val\nnames: [a]\n", "give a directory"),
         ("[", "it is no YAML"),
         ("- train\n", "holds no mapping"),
@@ -94,3 +93,86 @@ def test_a_directory_without_images_is_refused(root):
 
     with pytest.raises(BadInputError, match=r"No images for 'train'.*\.png"):
         description.find_images("train")
+
+
+def _taken(description):
+    return [description.splits[split][0] for split in ("train", "val")]
+
+
+def test_one_parent_too_many_is_left_out(root, tmp_path_factory, monkeypatch):
+    """Roboflow writes `../train/images` beside `data.yaml`; started from anywhere, it is found."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("anywhere"))
+    text = "train: ../images/train\nval: ../images/val\ntest: ../images/test\nnames: [a]\n"
+
+    description = read_description(_write(root, text))
+
+    assert [root / "images/train", root / "images/val"] == _taken(description)
+    assert f"training images are taken from {root / 'images/train'}." in description.warnings[0]
+    assert "test does not exist and is passed over" in description.warnings[1]
+
+
+def test_entries_may_name_the_project_from_its_parent(root, tmp_path, monkeypatch):
+    """`proj/images/train` in `proj/data.yaml` is found from the parent and from elsewhere."""
+    project = tmp_path / "proj"
+    project.mkdir()
+    (root / "images").rename(project / "images")
+    file = _write(project, "train: proj/images/train\nval: proj/images/val\nnames: [a]\n")
+    for place in (tmp_path, project):
+        monkeypatch.chdir(place)
+
+        assert project / "images/train" == _taken(read_description(file))[0]
+
+
+def test_a_root_beside_the_checkout_is_found(root, tmp_path, monkeypatch):
+    """Ultralytics' `path: ../datasets/x` is looked for from the working directory."""
+    (tmp_path / "datasets").mkdir()
+    (root / "images").rename(tmp_path / "datasets/images")
+    (tmp_path / "code/data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "code")
+    text = "path: ../datasets\ntrain: images/train\nval: images/val\nnames: [a]\n"
+
+    description = read_description(_write(tmp_path / "code/data", text))
+
+    assert tmp_path / "datasets" == description.root
+
+
+def test_the_working_directory_goes_first_and_the_other_is_named(root, tmp_path, monkeypatch):
+    """Where both exist the official place is taken, and a warning names both."""
+    here = tmp_path / "other"
+    for split in ("train", "val"):
+        (here / "images" / split).mkdir(parents=True)
+    monkeypatch.chdir(root)
+
+    description = read_description(
+        _write(here, "train: images/train\nval: images/val\nnames: [a]\n")
+    )
+
+    assert root / "images/train" == _taken(description)[0]
+    assert f"There is {here / 'images/train'} too" in description.warnings[0]
+
+
+def test_names_are_trusted_over_their_number(root):
+    """`nc` that disagrees with `names` is told and passed over, as officially."""
+    description = read_description(
+        _write(root, "train: images/train\nval: images/val\nnc: 1\nnames: [a, b]\n")
+    )
+
+    assert ("a", "b") == description.class_names
+    assert "nc is 1 but there are 2 names" in description.warnings[0]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "cp1252", "utf-16"])
+def test_a_description_in_another_encoding_is_read(root, encoding):
+    """A legacy encoding is guessed and told; what is ASCII in it is as it was."""
+    text = (
+        "# 数据集的说明文件 训练图像和验证图像\n"
+        if encoding != "cp1252"
+        else "# für Bäume à côté\n"
+    )
+    text += "train: images/train\nval: images/val\nnames: [dog, cat]\n"
+    (root / "data.yaml").write_bytes(text.encode(encoding))
+
+    description = read_description(root / "data.yaml")
+
+    assert ("dog", "cat") == description.class_names
+    assert "is not in UTF-8; it was read as" in description.warnings[0]

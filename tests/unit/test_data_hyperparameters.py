@@ -1,9 +1,9 @@
 """Hyperparameters: official values, and what is refused."""
 
 import pytest
-from memplan_models.yolo_data.hyperparameters import load_hyperparameters
+from memplan_models.yolo_data.hyperparameters import load_hyperparameters, read_hyperparameters
 
-from memplan.errors import BadInputError, UnknownNameError
+from memplan.errors import BadInputError
 
 OFFICIAL = {
     "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3,
@@ -57,11 +57,26 @@ def test_a_bad_value_is_told_by_name(tmp_path, text, message):
 
 
 def test_an_unknown_key_suggests_the_nearest(tmp_path):
-    """A misspelt key is refused by name with the nearest known one."""
-    (tmp_path / "hyp.yaml").write_text("mosiac: 1\n")
+    """A misspelt key is passed over and told with the nearest known one; others' keys as well."""
+    (tmp_path / "hyp.yaml").write_text("mosiac: 1\npaste_in: [no number]\nlr0: 0.02\n")
 
-    with pytest.raises(UnknownNameError, match="Did you mean 'mosaic'"):
-        load_hyperparameters(tmp_path / "hyp.yaml")
+    values, warnings = read_hyperparameters(tmp_path / "hyp.yaml")
+
+    assert (0.02, 1.0) == (values["lr0"], values["mosaic"])
+    assert ["mosiac is no hyperparameter here and is passed over. Did you mean mosaic?",
+            "paste_in is no hyperparameter here and is passed over."] == [
+        warning.partition(": ")[2] for warning in warnings
+    ]  # fmt: skip
+
+
+def test_gains_that_the_official_loss_does_not_read_are_told_with_both_values(tmp_path):
+    """`box: 0.05` of another YOLO release counts here, where the official loss has 7.5."""
+    (tmp_path / "hyp.yaml").write_text("box: 0.05\ncls: 0.5\n")
+
+    values, [warning] = read_hyperparameters(tmp_path / "hyp.yaml")
+
+    assert 0.05 == values["box"]
+    assert "box is 0.05, which counts here; the official loss multiplies by 7.5" in warning
 
 
 def test_a_missing_file_names_those_that_ship(tmp_path):

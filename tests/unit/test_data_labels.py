@@ -56,6 +56,8 @@ def test_duplicates_and_empty_boxes_are_counted(tmp_path):
         ("0 .5 .5 nan .1", "coordinate nan outside 0 to 1"),
         ("0 .5 .5 .1", "has 4 columns"),
         ("0 .5 .5 .1 .1 .1", "has 6 columns"),
+        ("0,.5,.5,.1,.1", "has commas or semicolons between"),
+        ("0 " + ".5 " * 55, "pose row of a box and 17 keypoints"),
         ("0 .5 .5 .1 x", "not made of numbers"),
     ],
 )

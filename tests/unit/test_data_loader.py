@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from memplan_models.yolo_data.batches import read_batches
 from memplan_models.yolo_data.loader import open_yolo_data, validation_size
 from memplan_models.yolo_data.sample import write_sample
 
@@ -157,7 +159,7 @@ def test_caching_changes_nothing_but_speed(small, cache):
 def test_the_cache_on_disk_is_read_again_and_notices_changes(small):
     """A kept image stands for its file until that changes; its earlier state is removed then."""
     _open(small, extra={"cache": "disk"})
-    folder = small.parent / "memplan-cache-64"
+    folder = small.parent / "memplan-cache-64-linear"
     before = {file.name for file in folder.iterdir()}
     changed = small.parent / "images" / "train" / "0000.jpg"
     shutil.copy(small.parent / "images" / "train" / "0001.jpg", changed)
@@ -173,7 +175,7 @@ def test_the_cache_on_disk_is_read_again_and_notices_changes(small):
 def test_a_lost_cache_file_is_replaced_by_the_image(small):
     """A file that vanishes from the cache during training costs time, nothing else."""
     data = _open(small, extra={"cache": "disk"})
-    shutil.rmtree(small.parent / "memplan-cache-64")
+    shutil.rmtree(small.parent / "memplan-cache-64-linear")
 
     assert _same(_train(_open(small)), _train(data))
 
@@ -302,15 +304,35 @@ def test_workers_are_copies_of_no_process_that_has_computed(small):
     assert f"PPid:\t{os.getpid()}\n" not in status
 
 
-def test_a_worker_that_is_gone_is_told_in_one_line(small):
-    """A loader process that the system has ended is said, with the way out."""
-    data = _open(small, num_workers=1)
-    iterator = iter(data.training_batches(**FIRST | {"micro_batch_size": 1}))
-    next(iterator)
+def _kill_worker():
     (worker,) = (one for one in multiprocessing.active_children() if one.daemon)
     worker.kill()
 
+
+def test_a_worker_that_is_gone_is_replaced(small):
+    """The batches go on where it was, with the same content."""
+    arguments = FIRST | {"micro_batch_size": 1}
+    expected = list(_open(small).training_batches(**arguments))
+    iterator = iter(_open(small, num_workers=1).training_batches(**arguments))
+    found = [next(iterator)]
+    _kill_worker()
+    found += iterator
+
+    assert len(expected) == len(found)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one["images"], other["images"])
+
+
+class _Deadly(torch.utils.data.Dataset):
+    """Ends the process that reads it."""
+
+    def __getitem__(self, place):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_are_gone_again_and_again_are_told_in_one_line():
+    """Loader processes that the system keeps ending are said, with the way out."""
     with pytest.raises(ProcessError, match=r"gone or stuck .*--workers 0") as caught:
-        list(iterator)
+        list(read_batches(_Deadly(), [[0]], list, 1, 0))
 
     assert "\n" not in str(caught.value)

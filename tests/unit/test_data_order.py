@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from memplan_models.yolo_data.decode import resized_shape
 from memplan_models.yolo_data.loader import open_yolo_data
 from memplan_models.yolo_data.order import common_shape, image_weights
 from memplan_models.yolo_data.scan import LabelledImage
@@ -211,3 +212,22 @@ def test_the_loss_of_quads_counts_four_times():
     assert 4 * totals[0] == pytest.approx(totals[1])
     quads = YoloV9("yolov9-t", num_classes=2, image_size=64, quad=True).make_batch(8)
     assert (2, 3, 128, 128) == tuple(quads["images"].shape)
+
+
+def test_validation_is_rectangular_without_being_asked_for_and_square_on_demand(data_yaml):
+    """Training's `rect` decides nothing about validation, whose own option does."""
+    shapes = [
+        {tuple(b["images"].shape[2:]) for b in data.validation_batches(micro_batch_size=2)}
+        for data in (
+            _open(data_yaml, validation_size=96),
+            _open(data_yaml, validation_size=96, rect_validation=False),
+        )
+    ]
+
+    assert (64, 96) in shapes[0]
+    assert {(96, 96)} == shapes[1]
+
+
+def test_a_resized_image_has_the_official_size():
+    """Fractions of the shorter side are cut off, not rounded: 427 at 416 / 640 is 277.55."""
+    assert (277, 416) == resized_shape(_image(427, 640), 416)

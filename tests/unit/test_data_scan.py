@@ -358,5 +358,59 @@ def test_large_photographs_are_decoded_smaller(root):
 
     assert (200, 300, 3) == decode(image, 300).shape
     assert (400, 600, 3) == decode(image, 301).shape
-    exact = load_resized(image, 200, exact=True).astype(int)
-    assert np.abs(exact - load_resized(image, 200)).max() <= 3
+    exact = load_resized(image, 200, "area").astype(int)
+    assert np.abs(exact - load_resized(image, 200, "decoder")).max() <= 3
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description '
+    b'tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def test_an_orientation_that_stands_in_xmp_alone_is_not_applied(root):
+    """Check and load agree on it, as OpenCV and the official tool do: it is left out."""
+    file = root / "images" / "a.jpg"
+    Image.new("RGB", (40, 20)).save(file, xmp=XMP)
+
+    image = _scan(root).images[0]
+
+    assert (20, 40) == (image.height, image.width) == decode(image).shape[:2]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_every_orientation_of_every_kind_is_loaded_as_it_was_checked(root, suffix, turn):
+    """Whatever a file says of its orientation, what is loaded has the size that was checked."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    (root / "images" / "a.jpg").unlink()
+    Image.new("RGB", (40, 20)).save(root / "images" / f"a{suffix}", exif=exif)
+
+    image = _scan(root).images[0]
+
+    assert (image.height, image.width) == decode(image).shape[:2]
+
+
+def test_shrunk_training_images_are_sharper_than_shrunk_validation_images(root):
+    """Linear interpolation keeps more contrast than the mean of all pixels, as officially."""
+    pixels = np.random.default_rng(0).integers(0, 255, (400, 600, 3), np.uint8)
+    cv2.imwrite(str(root / "images" / "a.png"), pixels)
+    (root / "images" / "a.jpg").unlink()
+    image = _scan(root).images[0]
+
+    linear, area = (load_resized(image, 150, kind) for kind in ("linear", "area"))
+
+    assert (100, 150) == linear.shape[:2] == area.shape[:2]
+    assert (cv2.resize(pixels, (150, 100), interpolation=cv2.INTER_LINEAR) == linear).all()
+    assert (cv2.resize(pixels, (150, 100), interpolation=cv2.INTER_AREA) == area).all()
+    assert linear.std() > 2 * area.std()
+
+
+def test_empty_labels_are_told(root):
+    """Where every label file is empty, that is said, and not where labels are looked for."""
+    for file in (root / "labels").iterdir():
+        file.write_text("")
+
+    with pytest.raises(BadInputError, match="All labels are empty; one is"):
+        _scan(root)

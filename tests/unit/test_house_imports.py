@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answers", "bounds", "capabilities", "convolution", "errors",
-    "family", "host_memory", "launch", "launches", "parallel", "plan_answers", "processes",
-    "reduction", "registry",
-    "script_answer", "spec", "tape", "units", "workload",
+    "_version", "acceptance", "answers", "bounds", "capabilities", "convolution",
+    "efficient_attention", "errors", "family", "host_memory", "inference", "launch", "launches",
+    "lean", "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer",
+    "spec", "tape", "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -29,13 +29,28 @@ ROOMS = {
     # Planner and trainer are handed a recorder.
     "planner": {"device", "fit"},
     "train": {"device", "fit", "planner", "step"},
+    "trainers": {"device", "phantom", "step", "train"},
     "report": set(),
     "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "advise"},
-    "advise": {"device", "recording", "step", "trace", "fit", "planner", "train", "report"},
+    # `memplan/__init__.py` counts as this room, and names what people import.
+    "advise": {
+        "device",
+        "recording",
+        "step",
+        "trace",
+        "fit",
+        "planner",
+        "train",
+        "report",
+        "trainers",
+    },
 }
-MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
+# What runs when it is imported: the command, and what the server of processes begins with.
+PROGRAMS = {"memplan.__main__", "memplan.advise.preload"}
+MAY_IMPORT_TORCH = {"step", "trace", "train", "trainers", "recording"}
 FOR_MODELS = {
     "memplan.workload", "memplan.capabilities", "memplan.family", "memplan.errors", "memplan.units",
+    "memplan.inference",
     "memplan.processes", "memplan.files", "memplan.files.source", "memplan.files.torch_files",
     "memplan.files.yaml_text", "memplan.files.structures", "memplan.files.archives",
     "memplan.files.writing",
@@ -225,7 +240,7 @@ def test_importing_memplan_does_not_load_torch():
 def test_a_room_without_torch_loads_without_torch(room):
     """Simulator, fit, planner, answers and reports run on a machine that has no torch."""
     names = [name for name, _ in _modules("memplan") if _room(name) == room]
-    names = [name for name in names if name != "memplan.__main__"]  # it is the command itself
+    names = [name for name in names if name not in PROGRAMS]
 
     assert names
     assert not _loads_torch("\n".join(f"import {name}" for name in names))

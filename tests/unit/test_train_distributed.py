@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,9 @@ from memplan.train.launch import launch
 from memplan.train.setup import find_device, prepare
 from memplan.workload import dealt
 
+# torch's launcher leaves the logs of its processes to be closed by the collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 # What each process runs: a Toy with keyword arguments, trained with options, or resumed.
 _PROCESS = """
 import json, os, signal, sys
@@ -32,8 +36,15 @@ from memplan.train import TrainOptions, train
 given = json.loads(sys.argv[1])
 folder = Path(given["folder"])
 
+calls = 0
+
 class Uneven(Toy):
     def compute_loss(self, model, batch):
+        global calls
+        calls += 1
+        if calls == given.get("ends_at") and os.environ["RANK"] == "1":
+            if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0):
+                os.kill(os.getpid(), given["signal"])
         # Only the second process is short of memory.
         self.most_images = given.get("most_images") if os.environ["RANK"] == "1" else None
         return super().compute_loss(model, batch)
@@ -71,6 +82,29 @@ def _together(folder, **given):
         return launch(_command(folder, given), 2)
 
 
+def _environment(**more):
+    path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def _torchrun(folder, *options, **given):
+    """Start torchrun with a process that trains in a folder."""
+    module = ("-m", "torch.distributed.run", *options, "--no-python")
+    return subprocess.Popen(
+        [sys.executable, *module, *_command(folder, given)],
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
 def _alone(folder, workload=None, **options):
     folder.mkdir()
     return train(workload or Toy(), toy_options(folder, **options)).run_folder
@@ -91,14 +125,14 @@ def _assert_close(one, other):
         torch.testing.assert_close(weight, _last(other).ema[name], rtol=1e-5, atol=1e-7)
     left, right = (_results(folder).drop(columns=["seconds", "images_per_second"]) for folder in
                    (one, other))  # fmt: skip
-    both = ["error", "fitness", "learning_rate", "accumulation_steps", "steps"]
+    both = ["train/error", "metrics/fitness", "x/lr1", "accumulation_steps", "steps"]
     pd.testing.assert_frame_equal(left[both], right[both], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("batch", "effective"),
-    [(2, 4), (1, 4), (4, 8)],
-    ids=["one-round", "accumulated", "uneven-end"],
+    [(1, 4), (4, 8)],
+    ids=["accumulated", "uneven-end"],
 )
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective):
     """Weights, average, losses and rates agree; of ten images the last round is uneven."""
@@ -108,16 +142,9 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, batch, effective
 
     assert 0 == code
     _assert_close(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to read threads from")
-def test_no_thread_of_the_group_outlives_training(tmp_path):
-    """One that lived on into the interpreter's end would abort a process that has trained well."""
-    code = _together(tmp_path, options={"batch": 4, "effective_batch": 4, "epochs": 1})
-
-    assert 0 == code
-    for rank in range(2):
-        names = json.loads((tmp_path / f"threads-{rank}.json").read_text())
+    # A thread of the group that lived on into the interpreter's end would abort the process.
+    for rank in range(2 if Path("/proc/self/task").exists() else 0):
+        names = json.loads((tmp_path / f"b/threads-{rank}.json").read_text())
         assert names
         assert not [name for name in names if "gloo" in name]
 
@@ -150,6 +177,9 @@ def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
     assert 0 == _together(tmp_path / "a", **given)
     assert 1 == _together(tmp_path / "b", **given, stop_at=4)
     stopped = _last(tmp_path / "b")
+    # One process refuses what two have saved, and names the way.
+    with pytest.raises(BadInputError, match=r"of a run with 2 process.*nproc-per-node 2"):
+        train(Toy(), TrainOptions(data=tmp_path, resume=tmp_path / "b/runs/toy", device="cpu"))
     assert 0 == _together(tmp_path / "b", resume=True, workload={"dropout": 0.3})
 
     assert (2, 1, 6) == (
@@ -162,15 +192,6 @@ def test_a_stop_asked_of_one_process_stops_all_and_resumes(tmp_path):
         assert torch.equal(weight, other.model[name]), name
     for left, right in zip(one.other_random_states, other.other_random_states, strict=True):
         assert torch.equal(left["torch"], right["torch"])
-
-
-def test_a_run_goes_on_with_as_many_processes(tmp_path):
-    """One process refuses what two have saved, and names the way."""
-    given = {"options": {"batch": 2, "effective_batch": 2, "save_every": 1e-9}}
-    assert 1 == _together(tmp_path / "b", **given, stop_at=4)
-
-    with pytest.raises(BadInputError, match=r"of a run with 2 process.*nproc-per-node 2"):
-        train(Toy(), TrainOptions(data=tmp_path, resume=tmp_path / "b/runs/toy", device="cpu"))
 
 
 def test_batch_norm_over_processes_needs_gpus(tmp_path, capfd):
@@ -251,10 +272,138 @@ def test_devices_are_matched_with_processes(monkeypatch):
 
 def test_image_weights_are_of_one_process(monkeypatch, tmp_path):
     """They follow the evaluation, which only rank 0 makes."""
-    monkeypatch.setattr("memplan.train.setup.join", lambda _: Ranks(size=2))
+    monkeypatch.setattr("memplan.train.setup.join", lambda *_: Ranks(size=2))
     toy = Toy()
     toy.data_options = frozenset({"image_weights"})
     with pytest.raises(UsageError, match="--image-weights follows the evaluation"):
         prepare(toy, toy_options(tmp_path, image_weights=True))
 
     assert NUM_IMAGES == Toy().open_data(toy_options(tmp_path)).num_training_images
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    """Return what rank 0 found in `rank_checks`, by check, of one start of two processes."""
+    folder = tmp_path_factory.mktemp("checks")
+    names = ("out_of_memory", "unused", "lean", "waiting")
+    script = str(Path(__file__).parent / "rank_checks.py")
+    command = [sys.executable, script, str(folder), *names]
+    options = ("--standalone", "--nproc-per-node=2", "--no-python")
+    finished = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *options, *command],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert 0 == finished.returncode, finished.stderr
+    return {name: json.loads((folder / f"{name}-0.json").read_text()) for name in names}
+
+
+def test_memory_may_run_out_anywhere_in_a_step(findings):
+    """Wherever it does on one rank, all repeat the step smaller, and no image is lost."""
+    for one in findings["out_of_memory"]["found"]:
+        assert [["in another process", 1]] == one["told"], one
+        assert NUM_IMAGES == one["images"], one
+        assert one["same"], one
+        assert one["distance"] < 1e-4, one
+    assert 6 == len(findings["out_of_memory"]["found"])
+
+
+def test_buckets_are_as_predicted(findings):
+    """DDP's buckets have the predicted bytes, and gradients live in them between steps."""
+    found = findings["out_of_memory"]
+
+    assert found["predicted"] == found["buckets"]
+    assert 3 == len(found["buckets"])
+    assert found["in_buckets"]
+
+
+def test_a_parameter_without_gradient_is_looked_for(findings):
+    """The step is repeated with unused parameters looked for; the layer's weights stay."""
+    found = findings["unused"]
+
+    assert found["finds"]
+    assert found["stays"]
+    assert found["same"]
+    assert found["distance"] < 1e-4
+
+
+def test_lean_blocks_and_recomputation_live_under_ddp(findings):
+    """Gradients are those of one process with the same images, for a plain network and a lean."""
+    for name in ("plain", "recompute"):
+        assert findings["lean"][name]["done"], name
+        assert findings["lean"][name]["distance"] < 1e-5, name
+
+
+def test_the_others_wait_while_rank_0_works(findings):
+    """Twice the time-out passes, and its value reaches all."""
+    assert "done" == findings["waiting"]["value"]
+    assert findings["waiting"]["seconds"] >= 4
+
+
+def test_a_killed_run_is_restarted_where_it_was_saved(tmp_path):
+    """One rank is killed: the other says so in one line, and torchrun's restart resumes."""
+    options = {"batch": 2, "effective_batch": 2, "epochs": 3, "save_every": 1e-9}
+    process = _torchrun(
+        tmp_path,
+        *("--standalone", "--nproc-per-node=2", "--max-restarts=1"),
+        options=options,
+        ends_at=8,
+        signal=signal.SIGKILL,
+    )
+    text, _ = process.communicate(timeout=180)
+
+    assert 0 == process.returncode, text
+    assert "Resuming after 1 of 3 epochs and 4 of 10 images." in text
+    assert ["toy"] == [one.name for one in (tmp_path / "runs").iterdir()]
+    assert [1, 2, 3] == _results(tmp_path)["epoch"].tolist()
+    assert 1 == text.count("rank 0: Another process of this run is gone")
+
+
+def test_two_hosts_train_together(tmp_path):
+    """Two agents on the loopback address, a process each: one run, as of one host."""
+    port = _free_port()
+    options = {"batch": 4, "effective_batch": 4, "epochs": 1}
+    agents = [
+        _torchrun(
+            tmp_path,
+            *("--nnodes=2", "--nproc-per-node=1", f"--node-rank={number}"),
+            *("--master-addr=127.0.0.1", f"--master-port={port}"),
+            options={**options, "device": "cpu"},
+        )
+        for number in range(2)
+    ]
+    texts = [agent.communicate(timeout=180)[0] for agent in agents]
+
+    assert [0, 0] == [agent.returncode for agent in agents], texts
+    assert "2 at once on each of 2 devices x 1 = 4 a step" in "".join(texts)
+    assert 2 == _last(tmp_path).ranks
+
+
+def test_a_rank_that_stands_still_ends_the_run_after_the_time_out(tmp_path):
+    """The other waits for the minutes that were given, then says so and how to give more."""
+    given = {"options": {"batch": 2, "effective_batch": 2, "rank_timeout": 0.05}}
+    command = _command(tmp_path, {**given, "ends_at": 3, "signal": signal.SIGSTOP})
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=_environment(RANK=str(rank), LOCAL_RANK=str(rank), **place),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        _, text = ranks[0].communicate(timeout=120)
+    finally:
+        for one in ranks:
+            one.kill()
+            one.communicate()
+
+    assert 1 == ranks[0].returncode, text
+    assert "did not answer in time" in text
+    assert "--rank-timeout" in text
+    assert "Traceback" not in text

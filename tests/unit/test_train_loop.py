@@ -1,6 +1,7 @@
 """The run: steps, evaluation, early stop, what is frozen, saved and written."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from train_toy import NUM_IMAGES, Toy, ToyData, toy_options
 
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.train.checkpoint import load_checkpoint, save_checkpoint, strip_checkpoint
 from memplan.train.setup import find_device, freeze, layer_paths, prepare
 
 
@@ -36,7 +37,7 @@ def test_a_run_leaves_its_records(tmp_path):
     ] == sorted(path.name for path in summary.run_folder.iterdir())
     assert 4 == yaml.safe_load((summary.run_folder / "args.yaml").read_text())["batch"]
     assert 0.001 == yaml.safe_load((summary.run_folder / "hyp.yaml").read_text())["lr0"]
-    assert ["epoch", "error", "fitness"] == _results(summary).columns[:3].tolist()
+    assert ["epoch", "train/error", "metrics/fitness"] == _results(summary).columns[:3].tolist()
 
 
 def test_on_a_cpu_memory_is_the_process_s(tmp_path):
@@ -104,6 +105,30 @@ def test_the_best_epoch_is_kept_and_equal_counts_as_better(tmp_path):
     assert {"fitness": 0.1} == summary.metrics
 
 
+def test_the_best_weights_are_stripped_once_the_run_is_done(tmp_path):
+    """best.pt keeps weights, in half precision, and facts; last.pt keeps all that it had."""
+    summary = train(Toy(), toy_options(tmp_path, epochs=2))
+
+    best, last = (load_checkpoint(summary.run_folder / f"weights/{n}.pt") for n in ("best", "last"))
+    assert (None, {}, {}) == (best.ema, best.optimizer, best.random_states)
+    assert {torch.float16} == {tensor.dtype for tensor in best.model.values()}
+    assert last.optimizer["param_groups"]
+    kept = last.model if last.ema is None else last.ema
+    assert all(torch.equal(best.model[name], kept[name].half()) for name in kept)
+
+
+def test_a_weight_that_half_precision_does_not_hold_stays_as_it_is(tmp_path):
+    """A value above 65,504 would be infinite."""
+    path = train(Toy(), toy_options(tmp_path, epochs=1)).run_folder / "weights/last.pt"
+    whole = load_checkpoint(path)
+    state = {name: tensor * 0 + 1e6 for name, tensor in whole.model.items()}
+    save_checkpoint(path, replace(whole, model=state, ema=None))
+
+    strip_checkpoint(path)
+
+    assert all(torch.equal(tensor, state[n]) for n, tensor in load_checkpoint(path).model.items())
+
+
 def test_patience_stops_a_run_that_gets_no_better(tmp_path):
     """Two epochs without a better fitness end the run; it counts as finished."""
     workload = _with_fitness([0.5, 0.4, 0.3, 0.2, 0.1])
@@ -117,7 +142,7 @@ def test_noval_evaluates_the_last_epoch_only(tmp_path):
     """The metrics' columns hold one value, in the last row."""
     summary = train(Toy(), toy_options(tmp_path, epochs=3, noval=True))
 
-    assert [True, True, False] == _results(summary)["fitness"].isna().tolist()
+    assert [True, True, False] == _results(summary)["metrics/fitness"].isna().tolist()
 
 
 def test_nosave_saves_at_the_end_only(tmp_path):
@@ -136,7 +161,7 @@ def test_save_period_keeps_epochs(tmp_path):
     """Every second epoch stays as a file of its own."""
     summary = train(Toy(), toy_options(tmp_path, epochs=4, save_period=2))
 
-    assert ["best.pt", "epoch2.pt", "epoch4.pt", "last.pt"] == sorted(
+    assert ["best.pt", "epoch2.pt", "epoch4.pt", "last.pt", "previous.pt"] == sorted(
         path.name for path in (summary.run_folder / "weights").iterdir()
     )
 
@@ -252,7 +277,7 @@ def test_losses_are_means_over_the_images(tmp_path):
         outputs = model.eval()(workload.data.images).squeeze(1)
     expected = float((outputs - workload.data.targets).square().mean())
     assert NUM_IMAGES == len(outputs)
-    assert math.isclose(expected, _results(summary)["error"][0], rel_tol=1e-5)
+    assert math.isclose(expected, _results(summary)["train/error"][0], rel_tol=1e-5)
 
 
 def test_a_run_that_ends_within_its_warm_up_is_warned_of(tmp_path):

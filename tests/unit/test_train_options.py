@@ -81,3 +81,11 @@ def test_records_of_before_mean_each_device():
     del record["batch_per_device"]
 
     assert 6 == options_from_record(record).micro_batch_size(4)
+
+
+@pytest.mark.parametrize(("close", "expected"), [(0, 3), (1, 2), (3, 0), (4, 3)])
+def test_mosaics_close_where_the_official_recipe_closes_them(tmp_path, close, expected):
+    """In the last N of three epochs; a number above the epochs is never reached."""
+    options = TrainOptions(data=tmp_path, epochs=3, close_mosaic=close)
+
+    assert expected == sum(options.augments_fully(epoch) for epoch in range(3))

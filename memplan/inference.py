@@ -1,0 +1,76 @@
+"""What is asked of a trained network: to be evaluated, or to detect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """Which network, where it runs, and which of its detections count."""
+
+    weights: Path
+    """A checkpoint, an export, or an ONNX or TorchScript file."""
+    folder: Path
+    """Where results go; exists."""
+    cfg: str | None = None
+    """The configuration of a checkpoint; None asks the checkpoint."""
+    data: Path | None = None
+    """A `data.yaml`: what is evaluated, or the names of the classes."""
+    image_size: int = 640
+    """The longer side of images, pixels; a file of a fixed size has its own."""
+    device: str = "cpu"
+    """As torch names it."""
+    half: bool = False
+    """Compute in half precision."""
+    confidence: float = 0.001
+    """The least score of a detection, 0 to 1."""
+    iou: float = 0.7
+    """Boxes of a class that overlap more are one detection, 0 to 1."""
+    max_detections: int = 300
+    """Kept in an image."""
+    saves_txt: bool = False
+    """Write `labels/IMAGE.txt`: class and box, normalised."""
+    saves_confidence: bool = False
+    """Add the score to each row of those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions(InferenceOptions):
+    """What the user asked of `memplan val`."""
+
+    split: str = "val"
+    """`train`, `val` or `test`, of `data`."""
+    batch_size: int = 32
+    """Images at once, >= 1."""
+    num_workers: int = 0
+    """Processes that load images."""
+    square: bool = False
+    """Square images without padding, as the official speed task; else rectangles."""
+    single_class: bool = False
+    """Take all classes for one."""
+    saves_json: bool = False
+    """Write the detections as COCO's result file."""
+    draws: bool = True
+    """Draw curves and images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions(InferenceOptions):
+    """What the user asked of `memplan predict`."""
+
+    source: str
+    """An image, a video, a folder, a glob pattern, or a text file that lists images."""
+    classes: tuple[int, ...] = ()
+    """Class numbers that count; empty means all."""
+    agnostic: bool = False
+    """Boxes of different classes that overlap are one detection too."""
+    saves_images: bool = True
+    """Write images and videos with the boxes drawn."""
+    line_thickness: int = 3
+    """Of the boxes, pixels, >= 1."""
+    shows_labels: bool = True
+    shows_confidence: bool = True
+    video_stride: int = 1
+    """Every how many-th frame of a video is looked at, >= 1."""

@@ -1,0 +1,142 @@
+"""A weights file evaluated on a split of a data set: `memplan val`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from memplan.errors import BadInputError, UsageError
+
+from ..detection_metrics.evaluation import DetectionEvaluator
+from ..detection_metrics.nms import non_max_suppression
+from ..detection_metrics.written import coco_results, write_rows
+from ..yolo_data.batches import read_batches
+from ..yolo_data.collate import collate
+from ..yolo_data.dataset import read_description
+from ..yolo_data.loader import as_single_class, validation_groups, validation_size
+from ..yolo_data.pipeline import ValidationSamples
+from ..yolo_data.scan import scan_split
+from .detector import load_detector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from memplan.inference import ValidateOptions
+    from memplan.workload import Batch
+
+    from ..yolo_data.batches import Batches
+    from ..yolo_data.scan import LabelledImage
+    from .detector import Detector
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage."""
+
+    totals: dict[str, float] = field(default_factory=dict)
+
+    def stop(self, stage: str, started: float, device: torch.device) -> float:
+        """Add the time since `started` to a stage and return the time now."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        self.totals[stage] = self.totals.get(stage, 0.0) + now - started
+        return now
+
+
+def validate(options: ValidateOptions) -> Iterator[str]:
+    """Evaluate and yield lines: warnings, the table by class, speed, and what was written.
+
+    Raises:
+        BadInputError: weights or data cannot be used, or are of different classes.
+        UsageError: an option is out of its range.
+    """
+    if options.data is None:
+        raise UsageError("Give --data, the data.yaml of what is to be evaluated.")
+    detector = load_detector(options, options.data if not options.single_class else None)
+    description = read_description(options.data)
+    names = ("object",) if options.single_class else description.class_names
+    if not options.single_class and len(names) != len(detector.class_names):
+        raise BadInputError(
+            f"{options.weights} is of {len(detector.class_names)} classes, but {options.data} has "
+            f"{len(names)}. Give the data.yaml it was trained with."
+        )
+    scanned = scan_split(description, options.split)
+    yield from (*detector.notes, *description.warnings, *scanned.warnings)
+    images = list(scanned.images)
+    if options.single_class:
+        images = [as_single_class(image) for image in images]
+    evaluator = DetectionEvaluator(names)
+    clock = _Clock()
+    for batch in _batches(options, detector, images):
+        _evaluate(options, detector, evaluator, batch, clock)
+    yield evaluator.write_details(options.folder, draws=options.draws)
+    each = ", ".join(
+        f"{seconds / len(images) * 1000:.1f} ms {stage}" for stage, seconds in clock.totals.items()
+    )
+    yield f"An image took {each} (measured, {options.device})"
+    yield from _write(options, evaluator, images)
+
+
+def _batches(
+    options: ValidateOptions, detector: Detector, images: Sequence[LabelledImage]
+) -> Batches:
+    side = detector.fixed_size or options.image_size
+    rect = detector.fixed_size is None and not options.square
+    groups = validation_groups(
+        images,
+        options.batch_size,
+        image_size=side,
+        padded_size=validation_size(side, detector.stride) if rect else side,
+        stride=detector.stride,
+        rect=rect,
+    )
+    samples = ValidationSamples(images, image_size=side)
+    return read_batches(samples, groups, collate, options.num_workers, seed=0)
+
+
+def _evaluate(
+    options: ValidateOptions,
+    detector: Detector,
+    evaluator: DetectionEvaluator,
+    batch: Batch,
+    clock: _Clock,
+) -> None:
+    now = time.perf_counter()
+    raw = detector(batch["images"])
+    now = clock.stop("inference", now, detector.device)
+    if options.single_class:  # the best class stands for all
+        raw = torch.cat([raw[:, :4], raw[:, 4:].amax(1, keepdim=True)], 1)
+    found = non_max_suppression(
+        raw,
+        confidence=options.confidence,
+        iou=options.iou,
+        max_detections=options.max_detections,
+    )
+    clock.stop("NMS", now, detector.device)
+    evaluator.update(found, batch)
+
+
+def _write(
+    options: ValidateOptions, evaluator: DetectionEvaluator, images: Sequence[LabelledImage]
+) -> Iterator[str]:
+    if options.saves_txt:
+        folder = options.folder / "labels"
+        folder.mkdir(exist_ok=True)
+        for number, record in evaluator.images.items():
+            path = folder / f"{images[number].path.stem}.txt"
+            shape = (record.height, record.width)
+            write_rows(path, record.detections, shape, confidence=options.saves_confidence)
+        yield f"Wrote {len(evaluator.images)} label files to {folder}"
+    if options.saves_json:
+        path = options.folder / f"{options.weights.stem}_predictions.json"
+        rows: list[dict[str, Any]] = []
+        is_coco = any("val2017" in str(image.path) for image in images[:1])
+        for number, record in evaluator.images.items():
+            rows += coco_results(images[number].path.stem, record.detections, is_coco=is_coco)
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        yield f"Wrote {len(rows)} detections to {path}"

@@ -23,7 +23,7 @@ from memplan.advise.inside_plan import block_savings
 from memplan.device import catalogue
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks
-from memplan.planner.throughput import images_per_second
+from memplan.evaluation.throughput import images_per_second
 from memplan.report.claims_page import Claim, claims_figures, write_claims
 from memplan.spec import StepSpec
 from memplan.tape import Int64, Tape

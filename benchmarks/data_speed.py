@@ -24,7 +24,7 @@ from memplan_models.yolo_data.view import View
 import memplan
 from benchmarks.common import publish
 from memplan.device.catalogue import card
-from memplan.planner.throughput import images_per_second
+from memplan.evaluation.throughput import images_per_second
 from memplan.workload import DataOptions
 
 SIZE = 640

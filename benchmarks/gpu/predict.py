@@ -14,9 +14,9 @@ from memplan.convolution import ConvolutionProblem
 from memplan.device.card import Card
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.replay import Peaks, Simulator
+from memplan.evaluation.throughput import images_per_second
 from memplan.fit.predictor import Predictor
 from memplan.planner.rates import stretches_of
-from memplan.planner.throughput import images_per_second
 from memplan.tape import Int64, Tape
 
 PEAKS = ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes")

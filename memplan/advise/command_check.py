@@ -10,19 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from memplan.advise.planned import Planned
 from memplan.advise.question import Question
 from memplan.advise.training_command import TypedCommand
 from memplan.capabilities import validation_batch
-from memplan.device.life import Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import Peaks
 from memplan.errors import MemplanError
+from memplan.evaluation.bisection import last_holding
+from memplan.evaluation.evaluate import evaluate
 from memplan.parallel import map_processes
 from memplan.plan_answers import CommandChange, CommandFit
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
-from memplan.planner.recompute import NUM_RUNGS
+from memplan.planner.recompute import NUM_RUNGS, RecomputeLadder
 from memplan.planner.space import DEPARTURE_FRACTION, fits_budget
 from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, Split, StepSpec, departures, variants
 from memplan.tape import Tape
@@ -238,20 +241,17 @@ class _Inquiry:
             if not evaluator.can_recompute:
                 continue
             ladder = evaluator.ladder(self.batch)
-            low, high = 0, NUM_RUNGS
-            if not self._recomputed_fits(spec, ladder.chosen(high)):
+            if not self._recomputed_fits(spec, ladder.chosen(NUM_RUNGS)):
                 continue
-            while high - low > 1:
-                middle = (low + high) // 2
-                fits = self._fits(evaluator, ladder.tape(middle))
-                low, high = (low, middle) if fits else (middle, high)
-            way = self._recorded(spec, ladder.chosen(high))
+            is_over = partial(self._is_over, evaluator, ladder)
+            rung = last_holding(is_over, 0, NUM_RUNGS) + 1
+            way = self._recorded(spec, ladder.chosen(rung))
             if way is not None:
                 yield way
 
-    def _fits(self, evaluator: Evaluator, tape: Tape) -> bool:
-        peaks = evaluator.peaks(tape, self.split, self.base.allocator)
-        return fits_budget(peaks, self.planned.budget)
+    def _is_over(self, evaluator: Evaluator, ladder: RecomputeLadder, rung: int) -> bool:
+        peaks = evaluator.peaks(ladder.tape(rung), self.split, self.base.allocator)
+        return not fits_budget(peaks, self.planned.budget)
 
     def _recomputed_fits(self, spec: StepSpec, paths: tuple[str, ...]) -> bool:
         way = self._recorded(spec, paths)
@@ -272,11 +272,8 @@ class _Inquiry:
         tape = self.planned.recordings.tape(self.base, self.batch)
         evaluator = self.evaluators[self.base]
         life = Life(accumulates=self.split.accumulates, validates=False)
-        program = Program(tape, life)
-        crowds = self.planned.objects(self.batch)[-program.num_steps :]
-        sizes = program.sizes(tape.events.requested_bytes, evaluator.answers(tape), crowds)
         simulator = self.simulators[self.base.allocator]
-        alone = simulator.peaks(program, sizes, tape.convolutions)
+        alone = evaluate(tape, life, simulator, self.planned.objects(self.batch)).peaks
         validates = validation_batch(question.made, 1) is not None
         if not validates or not fits_budget(alone, self.planned.budget):
             return

@@ -17,14 +17,15 @@ from memplan.advise.planning import plan_one
 from memplan.answers import Setting
 from memplan.device import catalogue
 from memplan.device.card import Card
-from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import InfeasibleError, MemplanError, UsageError
+from memplan.evaluation.evaluate import evaluate
+from memplan.evaluation.throughput import images_per_second
 from memplan.parallel import map_processes
 from memplan.plan_answers import CardChoice, CardOption
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.space import Budget, configurations, fits_budget, score, setting_of
-from memplan.planner.throughput import images_per_second
 from memplan.spec import MEMORY_FORMATS, Split, StepSpec
 from memplan.tape import Tape
 from memplan.units import GIB
@@ -247,9 +248,8 @@ class _Inquiry:
         tape = self.tapes[number, split.micro_batch_size]
         key = (number, split.micro_batch_size)
         if key not in self._live:
-            program = Program(tape, Life(accumulates=split.accumulates))
-            sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
-            self._live[key] = int(program.live_by_category(sizes).sum(axis=0).max())
+            alone = evaluate(tape, Life(accumulates=split.accumulates), None)
+            self._live[key] = int(alone.live_bytes.max())
         return self._live[key]
 
     def _any(self, card: Card) -> Setting | None:

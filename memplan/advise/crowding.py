@@ -9,8 +9,9 @@ from functools import cache, partial
 from memplan.advise.question import Question
 from memplan.answers import BatchRisk, RunRisk
 from memplan.device.life import Life, Program
-from memplan.device.replay import UNLIMITED_BYTES, Simulator
+from memplan.device.replay import Simulator
 from memplan.errors import UsageError
+from memplan.evaluation.bisection import last_holding
 from memplan.fit.predictor import Predictor, Say
 from memplan.parallel import map_processes
 from memplan.planner.risk import (
@@ -18,7 +19,6 @@ from memplan.planner.risk import (
     RUN_QUANTILE,
     SAFETY_WITHOUT_DATA,
     RunCrowd,
-    tolerated_objects,
 )
 from memplan.spec import StepSpec
 
@@ -144,7 +144,7 @@ def run_risk(
     batches = [batch for batch in batches if batch in predictor.attempts.tapes]
     capacity = simulator.card.capacity_bytes
     limits = (int(capacity * (1 - safety_fraction)), capacity)
-    tolerated = partial(_tolerated, predictor, crowds, life, limits)
+    tolerated = partial(_tolerated, predictor, crowds, limits)
     made = map_processes(tolerated, batches, doing="looking for the most objects that fit")
     rows = []
     for batch, (within_budget, within_card) in zip(batches, made, strict=True):
@@ -174,31 +174,37 @@ def run_risk(
 
 
 def _tolerated(
-    predictor: Predictor, crowds: Crowds, life: Life, limits: Sequence[int], batch: int
+    predictor: Predictor, crowds: Crowds, limits: Sequence[int], batch: int
 ) -> list[int | None]:
-    """Return the most objects within each limit; see `tolerated_objects`."""
+    """Return the most objects within each limit; -1 where not even none fit, None where any do."""
     assert crowds.run is not None
-    bytes_at = _bytes_by_objects(predictor, crowds, batch, life)
-    return [tolerated_objects(bytes_at, limit, crowds.run.tail.most) for limit in limits]
+    bytes_at = _bytes_by_objects(predictor, crowds, batch)
+    most = crowds.run.tail.most
+    return [
+        None
+        if bytes_at(most) <= limit
+        else last_holding(partial(_stays_within, bytes_at, limit), -1, most)
+        for limit in limits
+    ]
 
 
-def _bytes_by_objects(
-    predictor: Predictor, crowds: Crowds, batch: int, life: Life
-) -> Callable[[int], int]:
+def _stays_within(bytes_at: Callable[[int], int], limit: int, objects: int) -> bool:
+    return bytes_at(objects) <= limit
+
+
+def _bytes_by_objects(predictor: Predictor, crowds: Crowds, batch: int) -> Callable[[int], int]:
     """Return the device bytes of a life by the objects in its fullest image."""
     run, crowd = crowds.run, crowds.question.crowd
     assert run is not None
     assert crowd is not None
-    simulator = predictor.simulators[0]
-    piece = predictor.fit.piece(batch)
-    program = Program(piece.low, replace(life, num_steps=len(crowd.steps(batch))))
-    requested, device = piece.requested_bytes(batch), predictor.device_bytes(0, batch)
+    # Few objects may be too few to matter; the program that they are counted on is one for all.
+    program = Program(
+        predictor.fit.piece(batch).low, replace(predictor.life, num_steps=len(crowd.steps(batch)))
+    )
+    own = replace(predictor.evaluation(0, batch), program=program)
 
     @cache
     def bytes_at(objects: int) -> int:
-        steps = run.steps(crowd, batch, objects)
-        sizes = program.sizes(requested, device, steps)
-        result = simulator.run(program, sizes, UNLIMITED_BYTES)
-        return int(result.reserved_peak_bytes) + simulator.outside.num_bytes
+        return own.with_objects(run.steps(crowd, batch, objects)).used_bytes
 
     return bytes_at

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 
 from memplan import tape as tapes
-from memplan.advise.planned import Planned, most_within
+from memplan.advise.planned import Planned
 from memplan.capabilities import MultiScale, validation_batch
-from memplan.device.life import Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import UNLIMITED_BYTES
 from memplan.errors import MemplanError
+from memplan.evaluation.bisection import most_within
+from memplan.evaluation.evaluate import Evaluation, evaluate
 from memplan.fit.align import aligned
 from memplan.fit.edge import Largest, Verdict, largest_fitting
-from memplan.fit.predictor import thinned, with_each_crowd
 from memplan.fit.program import EveryBatch
 from memplan.parallel import map_processes
 from memplan.plan_answers import Edge
 from memplan.planner.evaluate import Evaluator
-from memplan.tape import Int64, Tape
+from memplan.tape import Tape
 
 # More objects than a mosaic of four crowded photographs holds, mixed with another such mosaic.
 _MOST_OBJECTS = 1000
@@ -87,34 +88,21 @@ class _Inquiry:
         """Return what the method of a name answers."""
         return getattr(self, name)()
 
-    def _life(self) -> Life:
+    def _evaluation(self, tape: Tape) -> Evaluation:
         life = Life(accumulates=self.split.accumulates)
-        return with_each_crowd(self.tape, life, self.planned.objects(self.batch))
-
-    def _used(self, program: Program, sizes: Int64) -> int:
-        result = self.simulator.run(program, sizes, UNLIMITED_BYTES)
-        return int(result.reserved_peak_bytes) + self.simulator.outside.num_bytes
-
-    def _sizes(self, program: Program, tape: Tape, crowds: Any) -> Int64:
-        answers = self.evaluator.answers(tape)
-        return program.sizes(
-            tape.events.requested_bytes, answers, thinned(crowds, program.num_steps)
-        )
+        return evaluate(tape, life, self.simulator, self.planned.objects(self.batch))
 
     def objects(self) -> tuple[tuple[int | None, int | None], int, int]:
         """Return the most objects within budget and card, those expected, and the most tried."""
-        program = Program(self.tape, self._life())
-        requested = self.tape.events.requested_bytes
-        if not self.expected or not program.largest_varying_bytes(requested, self.expected):
+        own = self._evaluation(self.tape)
+        requested = own.requested
+        if not self.expected or not own.program.largest_varying_bytes(requested, self.expected):
             return (None, None), self.expected, 0
-        answers = self.evaluator.answers(self.tape)
         usual = self.planned.objects(self.batch)[:-1]
 
         @cache
         def bytes_at(count: int) -> int:
-            crowds = [*(one for one in usual if one < count), count]
-            chosen = thinned(crowds, program.num_steps)
-            return self._used(program, program.sizes(requested, answers, chosen))
+            return own.with_objects([*(one for one in usual if one < count), count]).used_bytes
 
         within = self._within(bytes_at, self.expected, max(_MOST_OBJECTS, 2 * self.expected))
         return within, self.expected, max(_MOST_OBJECTS, 2 * self.expected)
@@ -194,13 +182,13 @@ class _Inquiry:
         pair = aligned(self.tape, self.evaluator.fit.tape(batch))
         if pair is None:
             return None
-        program = Program(pair[0], self._life())
-        crowds = self.planned.objects(self.batch)
-        own, other = (self._sizes(program, tape, crowds) for tape in pair)
+        own = self._evaluation(pair[0])
+        other = self.evaluator.answers(pair[1])
+        sizes = replace(own, requested=pair[1].events.requested_bytes, device=other).sizes
         validates = np.array(
-            pair[0].events.section[program.rows] == tapes.SECTIONS.index("validation")
+            pair[0].events.section[own.program.rows] == tapes.SECTIONS.index("validation")
         )
-        return self._used(program, np.where(validates, other, own))
+        return own.used_with(np.where(validates, sizes, own.sizes))
 
     @property
     def is_next_recorded(self) -> bool:

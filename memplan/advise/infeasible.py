@@ -11,11 +11,12 @@ from memplan.advise.question import Question, gpu_facts, versions
 from memplan.answers import Change, InfeasibleAnswer, Setting
 from memplan.device import catalogue
 from memplan.device.card import Card
-from memplan.device.life import Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import InfeasibleError, MemplanError
+from memplan.evaluation.evaluate import evaluate
 from memplan.fit.predictor import Say
-from memplan.planner.evaluate import Recordings, replayed
+from memplan.planner.evaluate import Recordings
 from memplan.planner.search import NothingFitsError
 from memplan.planner.space import Budget, Space, fits_budget
 from memplan.spec import ALL_BLOCKS, FLAG, LEVERS, MODULES
@@ -89,7 +90,8 @@ class _Refused:
     def peaks(self, question: Question, tape: Tape) -> Peaks:
         """Return the peaks of the least setting as another question has it: as a plan would."""
         simulator = question.simulator(self.least.spec.allocator)
-        return replayed(simulator, tape, self.least.split, self.crowds.objects(self.batch))
+        life = Life(accumulates=self.least.split.accumulates)
+        return evaluate(tape, life, simulator, self.crowds.objects(self.batch)).peaks
 
     def change(self, what: str, peaks: Peaks, budget: Budget) -> Change:
         """Return a change that makes the least setting fit."""
@@ -154,10 +156,7 @@ def explain(
 
 def _lasting_bytes(simulator: Simulator, tape: Tape) -> int:
     """Return what a life holds at its end: parameters, optimizer state, average, workspaces."""
-    program = Program(tape, Life())
-    device = simulator.device_bytes(tape.convolutions, tape.launches)
-    sizes = program.sizes(tape.events.requested_bytes, device)
-    return int(program.live_by_category(sizes)[:, -1].sum())
+    return int(evaluate(tape, Life(), simulator).live_bytes[-1])
 
 
 def _freed(refused: _Refused, say: Say) -> Iterator[Change]:

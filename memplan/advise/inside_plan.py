@@ -9,10 +9,11 @@ import numpy as np
 
 from memplan import tape as tapes
 from memplan.answers import BlockSaving, PhasePeak
-from memplan.device.life import Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import MemplanError
-from memplan.planner.throughput import operator_seconds
+from memplan.evaluation.evaluate import evaluate
+from memplan.evaluation.throughput import operator_seconds
 from memplan.spec import StepSpec
 from memplan.tape import Tape
 
@@ -28,10 +29,8 @@ def phase_peaks(
         objects: in the fullest image of each step.
         accumulates: whether gradients of several micro-batches are summed before a step.
     """
-    program = Program(tape, Life(accumulates=accumulates))
-    device = simulator.device_bytes(tape.convolutions, tape.launches)
-    sizes = program.sizes(tape.events.requested_bytes, device, objects[-program.num_steps :])
-    live = program.live_by_category(sizes).sum(axis=0)
+    own = evaluate(tape, Life(accumulates=accumulates), simulator, objects)
+    program, live = own.program, own.live_bytes
     operators = np.maximum(tape.events.operator[program.rows], 0)
     phases = tape.operators.phase[operators]
     found: list[PhasePeak] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memplan.advise.planned import Planned, replayed_with_rate
+from memplan.evaluation.bisection import last_holding
 from memplan.fit.attempts import Attempt, Failed
 from memplan.parallel import map_processes
 from memplan.plan_answers import ImageOption
@@ -82,15 +83,11 @@ def _largest(planned: Planned, way: _Way) -> ImageOption | None:
         return None
     other = min(2 * side, high - stride) // stride * stride
     low, high = (other, high) if fits(other) else (low, other)
-    halves = False
-    while high - low > stride:
-        middle = (low + high) // 2 // stride * stride
-        if not halves and len(used) > 1:
-            middle = _guess(used, planned.budget.num_bytes, stride)
-        middle = min(max(low + stride, middle), high - stride)
-        low, high = (middle, high) if fits(middle) else (low, middle)
-        halves = not halves
-    return tried[low]
+
+    def by_area(*_: int) -> int | None:
+        return _guess(used, planned.budget.num_bytes, stride) if len(used) > 1 else None
+
+    return tried[last_holding(fits, low, high, guess=by_area, step=stride)]
 
 
 def _guess(used: dict[int, int], limit_bytes: int, stride: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from memplan.advise.question import Question
 from memplan.answers import RankPeaks
 from memplan.device.distributed import of_other_rank
-from memplan.device.life import Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import Simulator
+from memplan.evaluation.evaluate import evaluate
 from memplan.tape import Tape
 
 
@@ -25,14 +26,8 @@ def other_ranks(
         return None
     about = tape.description
     other = of_other_rank(tape)
-    program = Program(other, Life(accumulates=accumulates, validates=False))
-    crowds = question.objects(about.micro_batch_size)
-    sizes = program.sizes(
-        other.events.requested_bytes,
-        simulator.device_bytes(tape.convolutions, tape.launches),
-        crowds[-program.num_steps :],
-    )
-    peaks = simulator.peaks(program, sizes, tape.convolutions)
+    life = Life(accumulates=accumulates, validates=False)
+    peaks = evaluate(other, life, simulator, question.objects(about.micro_batch_size)).peaks
     return RankPeaks(
         micro_batch_size=about.micro_batch_size,
         allocated_peak_bytes=peaks.allocated_peak_bytes,

@@ -9,11 +9,12 @@ from functools import cached_property
 from memplan.advise.crowding import Crowds
 from memplan.advise.question import Question
 from memplan.answers import PlanAnswer, Setting
+from memplan.device.life import Life
 from memplan.device.replay import Peaks, Simulator
+from memplan.evaluation.evaluate import evaluate, rate_of
 from memplan.fit.predictor import Say
-from memplan.planner.evaluate import Recordings, replayed
+from memplan.planner.evaluate import Recordings
 from memplan.planner.space import ROUNDING_FRACTION, Budget, Space
-from memplan.planner.throughput import images_per_second
 from memplan.spec import Split, StepSpec
 from memplan.tape import Tape
 
@@ -83,36 +84,6 @@ class Planned:
         return replace(own, **changes)  # type: ignore[arg-type]
 
 
-def most_within(
-    bytes_at: Callable[[int], int], limit_bytes: int, low: int, high: int
-) -> int | None:
-    """Return the largest number whose bytes stay within a limit.
-
-    Interpolates and halves in turn: bytes are nearly a line, but for what the allocator rounds.
-
-    Args:
-        bytes_at: device bytes at a number, rising but for small steps down.
-        limit_bytes: not to be exceeded.
-        low: a number that is taken to stay within.
-        high: the largest to try.
-
-    Returns:
-        The number; None where `high` stays within, `low` where no other tried one does.
-    """
-    if bytes_at(high) <= limit_bytes:
-        return None
-    is_straight = True
-    while high - low > 1:
-        middle = (low + high) // 2
-        if is_straight:
-            at_low, at_high = bytes_at(low), bytes_at(high)
-            share = (limit_bytes - at_low) / max(1, at_high - at_low)
-            middle = min(max(low + 1, low + int(share * (high - low))), high - 1)
-        low, high = (middle, high) if bytes_at(middle) <= limit_bytes else (low, middle)
-        is_straight = not is_straight
-    return low
-
-
 def replayed_with_rate(
     planned: Planned, simulator: Simulator, tape: Tape, split: Split
 ) -> tuple[Peaks, float]:
@@ -125,7 +96,6 @@ def replayed_with_rate(
         split: how many micro-batches go to an optimizer step.
     """
     objects = planned.objects(tape.description.micro_batch_size)
-    peaks = replayed(simulator, tape, split, objects)
-    convolutions = simulator.device_bytes(tape.convolutions, tape.launches).convolutions
-    rate = images_per_second(tape, simulator.card, convolutions, split.accumulation_steps)
-    return peaks, rate
+    life = Life(accumulates=split.accumulates)
+    peaks = evaluate(tape, life, simulator, objects).peaks
+    return peaks, rate_of(tape, simulator, split)

@@ -31,9 +31,10 @@ from memplan.answers import (
 )
 from memplan.capabilities import Described, MultiScale
 from memplan.device.card import Card
-from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.life import Life
 from memplan.device.replay import Simulator
 from memplan.errors import UsageError
+from memplan.evaluation.evaluate import evaluate
 from memplan.fit.predictor import Say
 from memplan.parallel import kept_processes
 from memplan.planner.evaluate import Recordings, ends_of
@@ -265,11 +266,9 @@ def _crowded_fraction(space: Space, recordings: Recordings, crowds: Crowds) -> f
     if not recordings.has(several[0], ends[1]):
         return 0.0
     tape = recordings.tape(several[0], ends[1])
-    program = Program(tape, Life())
-    requested = tape.events.requested_bytes
-    sizes = program.sizes(requested, DeviceBytes.none(tape), objects[-program.num_steps :])
-    live = program.live_by_category(sizes).sum(axis=0).max()
-    return float(program.largest_varying_bytes(requested, max(objects)) / live)
+    alone = evaluate(tape, Life(), None, objects)
+    largest = alone.program.largest_varying_bytes(alone.requested, max(objects))
+    return float(largest / alone.live_bytes.max())
 
 
 def _batch_facts(outcome: Outcome, asked: int, nominal: int) -> BatchFacts:

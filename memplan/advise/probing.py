@@ -293,7 +293,8 @@ def probe_many(
         ]
         largest = edges[card].batch
         reference = _reference(rows)
-        program, sizes = predictor.loaded(card, reference)
+        loaded = predictor.evaluation(card, reference)
+        program, sizes = loaded.program, loaded.sizes
         peaks = predictor.peaks(card, reference)
         fallback = simulator.fallback(program, predictor.convolutions(reference))
         timeline = _timeline(program, sizes, simulator, peaks, fallback)

@@ -13,6 +13,8 @@ from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.one_by_one import OneByOne
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError, first_sentence
+from memplan.evaluation.bisection import last_holding
+from memplan.evaluation.evaluate import Evaluation, crowds_matter
 from memplan.fit.affine import fit
 from memplan.fit.attempts import Attempts
 from memplan.fit.edge import MOST_IMAGES, Largest, Verdict, largest_fitting
@@ -20,11 +22,8 @@ from memplan.fit.growth import Growth, faster_growth
 from memplan.fit.piece import Piece
 from memplan.fit.program import EveryBatch, Fit
 from memplan.parallel import map_processes
-from memplan.tape import Int64, Tape
+from memplan.tape import Tape
 
-# Blocks that vary with the objects leave gaps in reserved memory; below this share of the live
-# peak they fit into what other tensors leave free.
-_CROWD_MATTERS = 0.01
 # A line through known batches that is off by no more than this tells without a replay.
 _SURELY_OVER = 1.03
 _SURELY_WITHIN = 0.7
@@ -39,44 +38,6 @@ def _silent(_: str) -> None:
 def as_recorded(_: int) -> Sequence[int]:
     """Return no number of objects, which means the batch as it was recorded."""
     return ()
-
-
-def thinned(numbers: Sequence[int], count: int) -> Sequence[int]:
-    """Return `count` of the numbers, evenly spaced and with both ends; all when they are fewer."""
-    if len(numbers) <= count:
-        return numbers
-    return [numbers[round(i * (len(numbers) - 1) / (count - 1))] for i in range(count)]
-
-
-def crowds_matter(tape: Tape, program: Program, requested: Int64, crowds: Sequence[int]) -> bool:
-    """Return whether blocks that vary with the objects are more than gaps that others leave.
-
-    Args:
-        tape: of the program's structure.
-        program: a life of few steps.
-        requested: bytes by event of the tape, at the micro-batch size in question.
-        crowds: objects in the fullest image of each step.
-    """
-    largest = program.largest_varying_bytes(requested, max(crowds))
-    if not largest:
-        return False
-    sizes = program.sizes(requested, DeviceBytes.none(tape))
-    live = int(program.live_by_category(sizes).sum(axis=0).max())
-    return largest >= _CROWD_MATTERS * live
-
-
-def with_each_crowd(tape: Tape, life: Life, crowds: Sequence[int]) -> Life:
-    """Return the life in which each crowd is met in a step of its own, if they matter that much.
-
-    Args:
-        tape: at the micro-batch size in question.
-        life: which parts of a life count.
-        crowds: objects in the fullest image of each step.
-    """
-    if len(crowds) <= life.num_steps:
-        return life
-    matter = crowds_matter(tape, Program(tape, life), tape.events.requested_bytes, crowds)
-    return replace(life, num_steps=len(crowds)) if matter else life
 
 
 class Predictor:
@@ -203,10 +164,10 @@ class Predictor:
         """Return the convolutions of the program that answers at a batch."""
         return self.fit.piece(batch).convolutions(batch)
 
-    def loaded(
+    def evaluation(
         self, card: int, batch: int, one_by_one: OneByOne = OneByOne.AS_ASKED
-    ) -> tuple[Program, Int64]:
-        """Return the program that answers at a batch, and its sizes on a card.
+    ) -> Evaluation:
+        """Return the program that answers at a batch, on a card.
 
         Args:
             card: index into `simulators`.
@@ -214,15 +175,16 @@ class Predictor:
             one_by_one: which workspaces cuBLASLt is taken to want for 1x1 convolutions.
         """
         piece = self.fit.piece(batch)
-        program = self._program(piece, batch)
-        answers = self.device_bytes(card, batch)
-        workspaces = one_by_one.applied(piece.convolutions(batch), answers.convolutions)
-        sizes = program.sizes(
-            piece.requested_bytes(batch),
-            replace(answers, convolutions=workspaces),
-            thinned(self._objects(batch), program.num_steps),
+        answers, convolutions = self.device_bytes(card, batch), piece.convolutions(batch)
+        workspaces = one_by_one.applied(convolutions, answers.convolutions)
+        return Evaluation(
+            simulator=self.simulators[card],
+            program=self._program(piece, batch),
+            requested=piece.requested_bytes(batch),
+            device=replace(answers, convolutions=workspaces),
+            convolutions=convolutions,
+            objects=self._objects(batch),
         )
-        return program, sizes
 
     def one_by_one_range(self, card: int, batch: int) -> tuple[int, int]:
         """Return the least and the most device-used bytes that 1x1 convolutions leave open.
@@ -233,8 +195,7 @@ class Predictor:
             card: index into `simulators`.
             batch: micro-batch size, >= 1.
         """
-        loaded = self.loaded(card, batch, OneByOne.WITHOUT_WORKSPACE)
-        without = self.simulators[card].peaks(*loaded, self.convolutions(batch))
+        without = self.evaluation(card, batch, OneByOne.WITHOUT_WORKSPACE).peaks
         used = [one.device_used_peak_bytes for one in (self.peaks(card, batch), without)]
         return min(used), max(used)
 
@@ -246,10 +207,7 @@ class Predictor:
             batch: micro-batch size, >= 1.
         """
         if (card, batch) not in self._peaks:
-            program, sizes = self.loaded(card, batch)
-            self._peaks[card, batch] = self.simulators[card].peaks(
-                program, sizes, self.convolutions(batch)
-            )
+            self._peaks[card, batch] = self.evaluation(card, batch).peaks
         return self._peaks[card, batch]
 
     def peaks_many(self, card: int, batches: Sequence[int]) -> list[Peaks]:
@@ -341,11 +299,7 @@ class Predictor:
         high = 1
         while high <= most and fits(high):
             high *= 2
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return min(low, most)
+        return min(last_holding(fits, high // 2, high), most)
 
 
 def _is_within(peaks: Peaks, limit_bytes: int) -> bool:

@@ -9,16 +9,17 @@ from functools import partial
 import numpy as np
 
 from memplan import tape as tapes
-from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.life import DeviceBytes, Life
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError, first_sentence
+from memplan.evaluation.evaluate import evaluate, rate_of
+from memplan.evaluation.throughput import Float64, operator_seconds
 from memplan.fit.affine import fit
 from memplan.fit.attempts import Failed, attempted
-from memplan.fit.predictor import as_recorded, thinned, with_each_crowd
+from memplan.fit.predictor import as_recorded
 from memplan.fit.program import EveryBatch, Fit
 from memplan.planner.recompute import RecomputeLadder, is_inside, parts_of_large
 from memplan.planner.splice import Splicer
-from memplan.planner.throughput import Float64, images_per_second, operator_seconds
 from memplan.spec import Split, StepSpec, of_tape
 from memplan.tape import Int64, Tape
 
@@ -151,23 +152,6 @@ def ends_of(batches: Sequence[int]) -> tuple[int, int]:
     return (first, last) if (last - first) % 2 else (first, last + 1)
 
 
-def replayed(simulator: Simulator, tape: Tape, split: Split, objects: Sequence[int]) -> Peaks:
-    """Return the peaks of a tape's life on a card.
-
-    Args:
-        simulator: the card.
-        tape: at its micro-batch size.
-        split: whether gradients of several micro-batches are summed.
-        objects: in the fullest image of each step.
-    """
-    life = with_each_crowd(tape, Life(accumulates=split.accumulates), objects)
-    program = Program(tape, life)
-    answers = simulator.device_bytes(tape.convolutions, tape.launches)
-    few = thinned(objects, program.num_steps)
-    sizes = program.sizes(tape.events.requested_bytes, answers, few)
-    return simulator.peaks(program, sizes, tape.convolutions)
-
-
 class Evaluator:
     """Answers for one configuration on one card, whatever the batch and the allocator's options.
 
@@ -239,13 +223,13 @@ class Evaluator:
 
     def rate(self, tape: Tape, split: Split) -> float:
         """Return images per second of one device."""
-        convolutions = self.answers(tape).convolutions
-        return images_per_second(tape, self._any.card, convolutions, split.accumulation_steps)
+        return rate_of(tape, self._any, split)
 
     def peaks(self, tape: Tape, split: Split, allocator: str) -> Peaks:
         """Return the peaks of the life of a tape."""
         objects = self._objects(tape.description.micro_batch_size)
-        return replayed(self._simulators[allocator], tape, split, objects)
+        life = Life(accumulates=split.accumulates)
+        return evaluate(tape, life, self._simulators[allocator], objects).peaks
 
     def prepare_recompute(self, blocks: tuple[str, ...], batch: int) -> None:
         """Record what ladders take: every block recomputed, and every part of the large ones.

@@ -11,6 +11,7 @@ from memplan import tape as tapes
 from memplan.answers import Setting
 from memplan.device.card import Card
 from memplan.device.replay import Peaks, Simulator
+from memplan.evaluation.bisection import last_holding
 from memplan.fit.predictor import Say
 from memplan.fit.program import EveryBatch
 from memplan.parallel import map_processes
@@ -305,14 +306,13 @@ class Exploration:
             return self.found_on(evaluator, tape, prospect.split, prospect.allocator, rung)
 
         found = [at(NUM_RUNGS)]
-        low, high = 0, NUM_RUNGS
-        while high - low > 1 and fits_budget(found[0].peaks, self.budget):
-            middle = (low + high) // 2
-            found.append(at(middle))
-            if fits_budget(found[-1].peaks, self.budget):
-                high = middle
-            else:
-                low = middle
+
+        def is_over(rung: int) -> bool:
+            found.append(at(rung))
+            return not fits_budget(found[-1].peaks, self.budget)
+
+        if fits_budget(found[0].peaks, self.budget):
+            last_holding(is_over, 0, NUM_RUNGS)
         return found
 
     # The answer

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from memplan import tape as tapes
 from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFacts
-from memplan.device.life import DeviceBytes, Life, Program
+from memplan.device.life import Life
 from memplan.errors import InfeasibleError, MemplanError
+from memplan.evaluation.evaluate import evaluate
 from memplan.host_memory import available_host_bytes
 from memplan.processes import num_cores
 from memplan.spec import Split, StepSpec
@@ -134,12 +135,10 @@ def _divisors(number: int) -> list[int]:
 
 
 def _life(tape: tapes.Tape, *, accumulates: bool) -> _Life:
-    program = Program(tape, Life(accumulates=accumulates))
     # A device's workspaces are not the processor's.
-    sizes = program.sizes(tape.events.requested_bytes, DeviceBytes.none(tape))
-    live = program.live_by_category(sizes).sum(axis=0)
-    peak = int(live.argmax())
-    return _Life(tape, int(live[peak]), program.place(peak)[1])
+    own = evaluate(tape, Life(accumulates=accumulates), None)
+    peak = int(own.live_bytes.argmax())
+    return _Life(tape, int(own.live_bytes[peak]), own.program.place(peak)[1])
 
 
 def _setting(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from memplan import tape as tapes
 from memplan.device.card import Card, Rates
 from memplan.errors import BadInputError
-from memplan.planner.throughput import (
+from memplan.evaluation.throughput import (
     Float64,
     least_arithmetic_seconds,
     least_memory_seconds,

@@ -17,12 +17,12 @@ Limits: draws are taken as independent; the last epochs without mosaic hold fewe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from memplan.capabilities import object_counts
+from memplan.evaluation.bisection import last_holding
 from memplan.planner.crowd import Crowd
 from memplan.tape import Int64
 from memplan.workload import Workload
@@ -88,12 +88,11 @@ class CrowdTail:
             num_images: drawn, >= 1.
             quantile: the share of runs for which it holds, in 0-1.
         """
-        low, high = -1, self.most
-        while high - low > 1:
-            middle = (low + high) // 2
-            holds = self.exceeding_in_run(middle, num_images) <= 1 - quantile
-            low, high = (low, middle) if holds else (middle, high)
-        return high
+
+        def is_exceeded(objects: int) -> bool:
+            return self.exceeding_in_run(objects, num_images) > 1 - quantile
+
+        return last_holding(is_exceeded, -1, self.most) + 1
 
     def at_share(self, share: float) -> int:
         """Return the objects that a share of the images does not exceed."""
@@ -167,24 +166,3 @@ class RunCrowd:
         chances = [tail.exceeding_in_run(tolerated, self.num_images) for tail in self.resampled]
         low, high = np.percentile(chances, [5, 95])
         return self.tail.exceeding_in_run(tolerated, self.num_images), float(low), float(high)
-
-
-def tolerated_objects(bytes_at: Callable[[int], int], limit_bytes: int, most: int) -> int | None:
-    """Return the most objects in an image that stay within a limit.
-
-    Args:
-        bytes_at: device bytes of a life whose fullest image holds so many objects; it may step
-            down here and there, as allocators do, of which the bisection finds one edge.
-        limit_bytes: not to be exceeded.
-        most: objects that can be met.
-
-    Returns:
-        Objects; None where `most` stay within, -1 where not even none do.
-    """
-    if bytes_at(most) <= limit_bytes:
-        return None
-    low, high = -1, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if bytes_at(middle) <= limit_bytes else (low, middle)
-    return low

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from memplan.answers import Setting
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import InfeasibleError
+from memplan.evaluation.throughput import images_per_second
 from memplan.fit.predictor import Predictor, Say, as_recorded
 from memplan.planner.evaluate import Recorder, Recordings
 from memplan.planner.explore import Exploration, Found
@@ -30,7 +31,6 @@ from memplan.planner.space import (
     score,
     setting_of,
 )
-from memplan.planner.throughput import images_per_second
 from memplan.spec import StepSpec, departures
 from memplan.units import format_bytes
 

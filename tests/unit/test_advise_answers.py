@@ -10,7 +10,7 @@ from memplan.advise import Question
 from memplan.advise.compare_cards import card_choice, read_prices
 from memplan.advise.crowding import Crowds
 from memplan.advise.headroom import edge_of
-from memplan.advise.planned import Planned, most_within, replayed_with_rate
+from memplan.advise.planned import Planned, replayed_with_rate
 from memplan.advise.planning import plan_one, recordings_of
 from memplan.advise.question import silent
 from memplan.advise.second_card import second_card
@@ -42,18 +42,6 @@ def _planned(capacity_bytes=None, effective_batch_size=16, **changes):
         free=free,
         say=silent,
     )
-
-
-@pytest.mark.parametrize("limit", [*range(5, 400, 7), 1000])
-def test_most_within_is_the_last_number_that_stays_within(limit):
-    """Of bytes that rise in stairs, for limits between, at and above the steps."""
-
-    def bytes_at(count):
-        return 3 * count + 8 * (count // 10)
-
-    expected = max((one for one in range(1, 101) if bytes_at(one) <= limit), default=1)
-
-    assert (None if expected == 100 else expected) == most_within(bytes_at, limit, 1, 100)
 
 
 def test_edge_is_what_a_replay_of_those_sizes_says():

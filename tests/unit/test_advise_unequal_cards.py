@@ -30,8 +30,10 @@ def test_unequal_cards_get_a_plan_each_and_one_effective_batch():
     )
     fast, slow = plan_unequal(question, effective_batch_size=8, free=())
 
-    assert 8 == fast.accumulation_steps * (fast.micro_batch_size + slow.micro_batch_size)
-    assert {8} == {fast.effective_batch_size, slow.effective_batch_size}
-    assert fast.micro_batch_size >= slow.micro_batch_size
+    assert 8 == fast.split.accumulation_steps * (
+        fast.split.micro_batch_size + slow.split.micro_batch_size
+    )
+    assert {8} == {fast.split.effective_batch_size, slow.split.effective_batch_size}
+    assert fast.split.micro_batch_size >= slow.split.micro_batch_size
     assert 1 == fast.share_fraction + slow.share_fraction
     assert "5.0%" in slow.safety_source

@@ -7,8 +7,8 @@ from trace_toy import Counted
 from memplan.device.card import Rates
 from memplan.device.catalogue import card
 from memplan.errors import BadInputError
+from memplan.evaluation.throughput import operator_seconds
 from memplan.planner.rates import Stretch, fit_rates, stretches_of
-from memplan.planner.throughput import operator_seconds
 from memplan.spec import StepSpec
 from memplan.trace.record import record
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memplan.planner.crowd import Crowd
-from memplan.planner.risk import CrowdTail, RunCrowd, tolerated_objects
+from memplan.planner.risk import CrowdTail, RunCrowd
 from memplan.workload import Workload
 
 COUNTS = np.random.default_rng(3).geometric(0.1, 400)
@@ -87,17 +87,6 @@ def test_longer_runs_are_riskier_and_fuller():
 
     assert sorted(run.fullest() for run in runs) == [run.fullest() for run in runs]
     assert sorted(run.chance(100)[0] for run in runs) == [run.chance(100)[0] for run in runs]
-
-
-def test_the_tolerated_objects_are_the_most_within_the_limit():
-    """At 10 bytes an object above 100, a limit of 500 holds 40 objects."""
-
-    def bytes_at(objects):
-        return 100 + 10 * objects
-
-    assert 40 == tolerated_objects(bytes_at, 500, 1000)
-    assert tolerated_objects(bytes_at, 500, 30) is None
-    assert -1 == tolerated_objects(bytes_at, 50, 30)
 
 
 def test_steps_rise_to_the_fullest_image_of_the_run():

@@ -10,9 +10,9 @@ from memplan import tape as tapes
 from memplan.device import catalogue
 from memplan.device.life import Life, Program
 from memplan.device.replay import Simulator, replay
+from memplan.evaluation.throughput import operator_seconds
 from memplan.planner.recompute import NUM_RUNGS, RecomputeLadder, kept_bytes, parts_of_large
 from memplan.planner.splice import Splicer
-from memplan.planner.throughput import operator_seconds
 from memplan.spec import StepSpec
 from memplan.trace.record import record
 from memplan.workload import Workload

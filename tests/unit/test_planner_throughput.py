@@ -9,11 +9,11 @@ from trace_toy import Counted
 from memplan import tape as tapes
 from memplan.device import catalogue
 from memplan.device.card import Rates
-from memplan.planner.throughput import (
+from memplan.evaluation.throughput import (
     images_per_second,
     operator_seconds,
 )
-from memplan.planner.waves import wasted_by_operator
+from memplan.evaluation.waves import wasted_by_operator
 from memplan.spec import StepSpec
 from memplan.trace.record import record
 

@@ -8,7 +8,7 @@ from trace_toy import Counted
 
 from memplan import tape as tapes
 from memplan.convolution import ConvolutionProblem
-from memplan.planner.waves import wasted, wasted_by_operator
+from memplan.evaluation.waves import wasted, wasted_by_operator
 from memplan.spec import StepSpec
 from memplan.trace.record import record
 

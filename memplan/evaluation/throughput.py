@@ -4,7 +4,7 @@ Each operator takes the longer of its arithmetic at the precision's peak rate an
 memory's rate, and never less than a launch. Convolution workspace is the copies of a layout
 change, so its bytes are moved once more in each direction. Small batches under-fill a card, which
 shows as operators that cost their launch and no less, and as convolutions whose last wave of
-thread blocks leaves multiprocessors idle (`memplan.planner.waves`). What part of the peaks is
+thread blocks leaves multiprocessors idle (`memplan.evaluation.waves`). What part of the peaks is
 reached is the card's `Rates`: measured where the card was calibrated.
 
 Limits: without a calibration, one part of the peak stands for all kernels; the ranking of
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from memplan import tape as tapes
 from memplan.device.card import Card, Precision, Rates
-from memplan.planner.waves import wasted_by_operator
+from memplan.evaluation.waves import wasted_by_operator
 from memplan.tape import Int64, Tape
 
 Float64 = npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ def moved_bytes(tape: Tape, workspace_bytes: Int64) -> Float64:
 def least_arithmetic_seconds(tape: Tape, card: Card) -> Float64:
     """Return each operator's arithmetic at the card's full peak rate, float64 `[operators]`.
 
-    Convolutions that leave a part of the card idle take longer; see `memplan.planner.waves`.
+    Convolutions that leave a part of the card idle take longer; see `memplan.evaluation.waves`.
     """
     about = tape.description.spec
     peaks = np.full(len(tape.operators.flops), card.peak_flops(cast("Precision", about.precision)))

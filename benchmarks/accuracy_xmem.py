@@ -22,11 +22,11 @@ from benchmarks.picture import draw_errors
 from benchmarks.xmem_step import TORCH_VERSION, Training, record_training, replay_training
 from benchmarks.xmem_transformers import SEQUENCE_LENGTH, TRANSFORMERS, transformer_training
 from benchmarks.xmem_workloads import CNNS, cnn_training
-from memplan.cli.common import table
 from memplan.device import catalogue
 from memplan.device.cudnn import installed_version
 from memplan.device.one_by_one import OneByOne
 from memplan.errors import BadInputError, MemplanError
+from memplan.present.section import aligned as table
 from memplan.trace.fake_cuda import warm_up
 from memplan.units import MIB
 

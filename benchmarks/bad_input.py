@@ -190,7 +190,7 @@ def main() -> None:
 
 def _publish(outcomes: list[Outcome], chosen: argparse.Namespace) -> None:
     from benchmarks.common import publish
-    from memplan.cli.common import table
+    from memplan.present.section import aligned as table
 
     header = ("Bad", "Cases", "Answered", "Refused", "Tracebacks", "Hangs", "Over 2 GiB",
               "Slowest s", "Peak GiB")  # fmt: skip

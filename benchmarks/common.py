@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memplan.advise import versions
-from memplan.cli.common import table
+from memplan.present.section import aligned as table
 
 RESULTS = Path(__file__).parent / "results"
 

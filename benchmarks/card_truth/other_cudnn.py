@@ -25,10 +25,10 @@ from benchmarks.card_truth.cards import plain_scripts
 from benchmarks.card_truth.page import percent
 from benchmarks.card_truth.row import Row
 from benchmarks.common import RESULTS
-from memplan.cli.common import table
 from memplan.convolution import ConvolutionProblem
 from memplan.device import catalogue, cudnn_asking
 from memplan.phantom.launch import environment
+from memplan.present.section import aligned as table
 from memplan.units import MIB
 
 NAME = "card_truth_cudnn"

@@ -15,8 +15,8 @@ from benchmarks.card_truth.row import TOLERANCE, Row
 from benchmarks.card_truth.versions import same_as_ours
 from benchmarks.common import RESULTS, machine
 from memplan.advise import versions
-from memplan.cli.common import table
 from memplan.device import catalogue, context
+from memplan.present.section import aligned as table
 from memplan.units import MIB, gib
 
 NAME = "card_truth"

@@ -23,10 +23,10 @@ from benchmarks.gpu.lives import (
     rates_table,
     summary,
 )
-from memplan.cli.common import table
 from memplan.device.card import Card
 from memplan.device.chosen import calibrated_card
 from memplan.errors import MemplanError
+from memplan.present.section import aligned as table
 from memplan.trace.history import Recording
 from memplan.units import gib
 

@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.gpu.alignment import Alignment, align, measured_events, predicted_events
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.predict import PEAKS, PredictedLife
-from memplan.cli.common import table
 from memplan.device.card import Card
+from memplan.present.section import aligned as table
 from memplan.trace.history import Recording, ReplayCheck, check_replay
 from memplan.units import gib
 

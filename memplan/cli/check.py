@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from memplan.answers import BatchPeaks, ProbeAnswer, load_answers
-from memplan.cli.common import table
 from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.present.section import aligned as table
 from memplan.script_answer import ScriptAnswer
 from memplan.units import format_bytes, parse_bytes
 

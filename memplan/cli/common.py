@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from memplan.answers import GpuFacts, save_answers
+from memplan.answers import save_answers
 from memplan.errors import BadInputError
 from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, MODULES, NAME, NUMBER, TEXT, Lever
 
@@ -163,25 +163,6 @@ output_options = options(
 )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Return an aligned table, units in the header, numbers to the right.
-
-    Args:
-        header: column titles.
-        rows: cells as text.
-        left: how many leading columns are aligned to the left.
-    """
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
 def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
     """Refuse before any work is done to overwrite a file or write into a folder that is not there.
 
@@ -218,11 +199,6 @@ def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
 
         write_report(values["report"], **answers, command=typed_command(), force=values["force"])
         wrote(values["report"])
-
-
-def rate_origin(gpu: GpuFacts) -> str:
-    """Return where a card's images a second come from, as people read it."""
-    return f"predicted, {'calibrated' if gpu.calibrated else 'uncalibrated'}"
 
 
 def typed_command() -> str:

@@ -7,11 +7,12 @@ import json
 
 import click
 
-from memplan.cli.common import Progress, table, wrote
+from memplan.cli.common import Progress, wrote
 from memplan.device import calibration as calibrations
 from memplan.device import catalogue, nvml
 from memplan.device.calibration import Calibration
 from memplan.errors import BadTapeError
+from memplan.present.section import aligned as table
 from memplan.units import format_bytes, gib
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from memplan import tape as tapes
-from memplan.cli.common import table
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.errors import BadInputError
+from memplan.present.section import aligned as table
 from memplan.units import gib, parse_bytes
 
 _UNLIMITED = 1 << 50  # more than any card has

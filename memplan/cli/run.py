@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from memplan.cli.common import Progress, check_writable, show, table, write_pages
+from memplan.cli.common import Progress, check_writable, show, write_pages
 from memplan.errors import UnknownNameError, UsageError
+from memplan.present.section import aligned as table
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run
 from memplan.script_answer import ScriptAnswer

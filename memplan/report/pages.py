@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from memplan._version import __version__
 from memplan.answers import PlanAnswer, ProbeAnswer, WorkloadFacts
 from memplan.errors import BadInputError
+from memplan.present.plan import plan_sections
+from memplan.present.probe import probe_sections
 from memplan.report import (
     batches,
     categories,
@@ -30,7 +32,9 @@ from memplan.report.risk_page import risk_figure
 from memplan.report.run import live_memory_figure, training_figure
 from memplan.report.run_files import RunRecord, read_run
 from memplan.report.script_pages import script_figures
+from memplan.report.sections_page import sections_figures
 from memplan.report.timeline import timeline_figure
+from memplan.report.words import card_name, workload_line, workload_title
 from memplan.script_answer import ScriptAnswer
 
 _T = TypeVar("_T")
@@ -90,12 +94,23 @@ def report_figures(
         return figures
     figures += [answers_figure(probes, plans, run), *_probe_figures(probes)]
     figures += _plan_figures(plans)
+    figures += _in_words(probes, plans)
     if run is not None:
         figures.append(training_figure(run))
         figures += [live_memory_figure(run)] if run.memory else []
     figures += facts_figures(probes, plans, command)
     number_pages(figures, f"memplan {__version__}")
     return figures
+
+
+def _in_words(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> Iterator[Figure]:
+    """Yield pages of all that each answer says, as the terminal shows it."""
+    for plan in plans:
+        title = f"Plan: {workload_title(plan.workload)}, {card_name(plan.gpu)}"
+        yield from sections_figures(title, workload_line(plan.workload), plan_sections(plan))
+    for probe in probes:
+        title = f"Probe: {workload_title(probe.workload)}, {card_name(probe.gpu)}"
+        yield from sections_figures(title, workload_line(probe.workload), probe_sections(probe))
 
 
 def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:

@@ -31,7 +31,8 @@ ROOMS = {
     "planner": {"device", "evaluation", "fit"},
     "train": {"device", "evaluation", "fit", "planner", "step"},
     "trainers": {"device", "phantom", "step", "train"},
-    "report": set(),
+    "present": set(),
+    "report": {"present"},
     "cli": {
         "device",
         "evaluation",
@@ -42,6 +43,7 @@ ROOMS = {
         "planner",
         "train",
         "report",
+        "present",
         "advise",
     },
     # `memplan/__init__.py` counts as this room, and names what people import.

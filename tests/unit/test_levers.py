@@ -13,8 +13,8 @@ from train_toy import Toy, toy_options
 from memplan.advise import Question, plan_one
 from memplan.answers import PlanAnswer, load_answers, save_answers
 from memplan.cli import cli
-from memplan.cli.plan import _plan_text
 from memplan.cli.train import _Session
+from memplan.present.plan import plan_sections
 from memplan.report.alternatives import alternatives_figure, chosen_index
 from memplan.spec import LEVER, LEVERS, Levers, Split, StepSpec, spec_of
 from memplan.tape import load_tape
@@ -136,7 +136,7 @@ def test_text_and_pages_say_a_lever(lever, plan):
     words = lever.words(other_value(lever))
     page = " ".join(text.get_text() for text in alternatives_figure(plan).findobj(Text))
 
-    assert words in _plan_text(plan)
+    assert words in "\n".join(section.text for section in plan_sections(plan))
     assert words in page
 
 

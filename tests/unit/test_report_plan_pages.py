@@ -178,6 +178,9 @@ def test_pages_of_a_plan_come_in_order(tmp_path):
         "The plan and its alternatives",
         "Phases and margin",
         "Cards side by side",
+        "Plan: ",
+        "Plan: ",
+        "Plan: ",
         "How these numbers came about",
     ]
 

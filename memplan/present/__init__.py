@@ -1,0 +1,1 @@
+"""What answers say: sections built once a fact, which terminal and PDF both show."""

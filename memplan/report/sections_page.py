@@ -1,0 +1,110 @@
+"""Pages that show an answer's sections: the same sentences and tables as in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from memplan.present.section import Section, Table
+from memplan.report import theme
+from memplan.report.frame import (
+    BOTTOM,
+    LEFT,
+    TOP,
+    WIDTH,
+    draw_table,
+    line_height,
+    new_page,
+    row_height,
+    shorten,
+    table_width,
+    wrap,
+    write,
+    write_lines,
+)
+
+_GAP = 0.22
+_SMALLEST = 5.0
+
+
+class _Pages:
+    """Pages of one title, filled from the top."""
+
+    def __init__(self, title: str, subtitle: str) -> None:
+        self._title, self._subtitle = title, subtitle
+        self.figures: list[Figure] = []
+        self.top = BOTTOM
+
+    def room_for(self, height: float) -> Figure:
+        """Return the page with so much room left, inches; a new one where there is less."""
+        if not self.figures or self.top + height > BOTTOM:
+            self.figures.append(new_page(self._title, self._subtitle))
+            self.top = TOP + 0.05
+        return self.figures[-1]
+
+    def heading(self, text: str, under: float) -> None:
+        """Write a heading that stays with so many inches of what is under it."""
+        figure = self.room_for(line_height(theme.LEAD_POINTS) + under)
+        write(figure, LEFT, self.top, text, size=theme.LEAD_POINTS, weight="bold")
+        self.top += line_height(theme.LEAD_POINTS)
+
+    def sentence(self, text: str) -> None:
+        """Write a sentence, wrapped."""
+        for line in wrap(text, WIDTH, theme.BODY_POINTS):
+            figure = self.room_for(line_height(theme.BODY_POINTS))
+            self.top = write_lines(figure, LEFT, self.top, [line])
+
+    def table(self, table: Table) -> None:
+        """Draw a table as small as its columns need, over as many pages as its rows need."""
+        size, rows = _fitted(table)
+        align = "".join("l" if i < table.left else "r" for i in range(len(table.header)))
+        while rows:
+            step = row_height(size)
+            figure = self.room_for(3 * step)
+            count = max(1, int((BOTTOM - self.top) / step) - 2)
+            now, rows = rows[:count], rows[count:]
+            end = draw_table(
+                figure, LEFT, self.top - 0.1, table.header, now, align=align, size=size
+            )
+            self.top = end + 0.2
+
+
+def _fitted(table: Table) -> tuple[float, list[tuple[str, ...]]]:
+    """Return the text size at which a table is no wider than a page; long cells are cut."""
+    rows = list(table.rows)
+    size = float(theme.BODY_POINTS)
+    while table_width(table.header, rows, size=size) > WIDTH and size > _SMALLEST:
+        size -= 0.5
+    most = WIDTH
+    while table_width(table.header, rows, size=size) > WIDTH and most > 1:
+        most *= 0.8
+        rows = [tuple(shorten(cell, most, size, weight="bold") for cell in row) for row in rows]
+    return size, rows
+
+
+@theme.themed
+def sections_figures(title: str, subtitle: str, sections: Sequence[Section]) -> list[Figure]:
+    """Return pages that show sections one under the other.
+
+    Args:
+        title: of each page.
+        subtitle: a line or two under it.
+        sections: in the order they are read; those of one title in a row share the heading.
+    """
+    pages = _Pages(title, subtitle)
+    last = ""
+    for section in sections:
+        if section.title != last:
+            pages.heading(section.title, 3 * row_height(theme.BODY_POINTS))
+        last = section.title
+        for sentence in section.sentences:
+            pages.sentence(sentence.strip())
+        if section.table is not None:
+            if section.table.caption:
+                pages.sentence(section.table.caption)
+            pages.table(section.table)
+        for sentence in section.after:
+            pages.sentence(sentence)
+        pages.top += _GAP
+    return pages.figures

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -205,10 +208,28 @@ def show(values: Mapping[str, Any], answers: Sequence[Any], text_of: Callable[[A
         shown = [answer.to_json() for answer in answers]
         click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
     else:
-        click.echo("\n\n".join(text_of(answer) for answer in answers))
+        click.echo(_folded("\n\n".join(text_of(answer) for answer in answers)))
     if values["output"] is not None:
         save_answers(values["output"], answers, force=values["force"])
         wrote(values["output"])
+
+
+def _folded(text: str) -> str:
+    """Return text with sentences folded at words where a terminal would cut them anywhere.
+
+    Rows of tables, and lines that are to be copied, stay as they are; so does all text that goes
+    into a file or a pipe.
+    """
+    if not sys.stdout.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 40)
+    lines = text.splitlines()
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width and not re.search(r"^ |^memplan |\S {2,}\S", line)
+        else line
+        for line in lines
+    )
 
 
 def write_pages(values: Mapping[str, Any], **answers: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from memplan.answers import BatchPeaks, ProbeAnswer, load_answers
-from memplan.cli.common import table
+from memplan.cli.common import folded, table
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.units import format_bytes, parse_bytes
 
@@ -56,7 +56,7 @@ def command(
         if baseline is not None:
             failures += _grown(probe, row, _twin(probe, baseline), tolerance)
     if failures:
-        click.echo("\n".join(failures))
+        click.echo(folded("\n".join(failures)))
         raise MemplanError(f"{file} failed the check.")
     click.echo(f"{file}: ok.")
 

@@ -88,9 +88,9 @@ def command(*, as_json: bool, index: int | None) -> None:
     ]
     header = ("Name", "Card", "Arch", "GiB", "Context GiB", "GB/s", "TFLOP/s")
     click.echo("\nCatalogue (published figures; memplan/device/gpus.yaml names their sources)")
-    click.echo(table(header, rows, left=2))
     click.echo("GiB: the card's memory. Context: of it, what a process holds beside PyTorch's")
     click.echo("allocator. TFLOP/s: float16 products summed in float32, as under AMP.")
+    click.echo(table(header, rows, left=2))
     if kept:
         click.echo("\nCalibrated (measured; used in place of the catalogue's context and speed)")
         click.echo(_calibration_table(kept))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from memplan.cli import cli
 
@@ -19,14 +20,18 @@ def _ids(path):
     return str(path.relative_to(ROOT))
 
 
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
 def _blocks(text):
-    """Return the lines of code blocks, fenced without a language of their own or indented."""
-    fenced = re.findall(
-        r"^```(?:console|sh|shell|bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL
-    )
-    rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    indented = [line[4:] for line in rest.splitlines() if line.startswith("    ")]
-    return [*"\n".join(fenced).splitlines(), *indented]
+    """Return the lines of code blocks, indented or fenced without another language."""
+    fenced = [body for language, body in FENCE.findall(text) if language in {"", "console", "sh"}]
+    indented = [line[4:] for line in _prose(text).splitlines() if line.startswith("    ")]
+    return [*"".join(fenced).splitlines(), *indented]
+
+
+def _prose(text):
+    return FENCE.sub("", text)
 
 
 def _command_lines(text):
@@ -41,8 +46,7 @@ def _command_lines(text):
 
 def _inline(text):
     """Return the words of `memplan ...` within a sentence."""
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for code in re.findall(r"`memplan ([^`]+)`", prose):
+    for code in re.findall(r"`memplan ([^`]+)`", _prose(text)):
         yield code, code.split()
 
 
@@ -140,13 +144,29 @@ def test_links_resolve(page):
 @pytest.mark.parametrize("page", PAGES, ids=_ids)
 def test_files_that_are_named_exist(page):
     """A path of the repository, wherever it is named, is there: `memplan/spec.py`, `tests/unit`."""
-    code = re.findall(
-        r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    )
+    code = re.findall(r"`([^`\n]+)`", _prose(page.read_text()))
     rooms = r"(?:memplan|models|benchmarks|tests|docs|scripts)/[\w./*]*"
     named = [one for one in code if re.fullmatch(rooms, one)]
 
     assert [] == [one for one in named if not list(ROOT.glob(one.rstrip("/")))]
+
+
+def _example(page, command):
+    """Return the output that a page shows under a command, without what it leaves out."""
+    text = (ROOT / "docs" / page).read_text()
+    body = re.search(rf"^    \$ {command}\n((?:    .*\n|\n)*)", text, re.MULTILINE).group(1)
+    lines = [line.strip() for line in body.splitlines()]
+    return [line for line in lines if line not in {"", "..."}]
+
+
+def test_the_catalogue_prints_what_is_shown(monkeypatch):
+    """Each line that the page shows is one that the command prints."""
+    monkeypatch.setattr("memplan.device.nvml.present", list)
+    printed = CliRunner().invoke(cli, ["gpus"]).output.splitlines()
+    shown = _example("gpus.md", "memplan gpus")
+
+    assert len(shown) > 10
+    assert [] == [line for line in shown if line not in printed]
 
 
 def test_every_command_has_a_page():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypedDict
 
 from memplan.bounds import check_number
+from memplan.capabilities import Lean
 from memplan.errors import UsageError
 from memplan.files.structures import Flat
 
@@ -337,7 +338,7 @@ LEVERS = (
         tried=(False, True),
         costs_speed=True,
         # Has `capabilities.Lean`, a module that knows this one.
-        offered=lambda workload: hasattr(workload, "make_lean"),
+        offered=lambda workload: isinstance(workload, Lean),
         refusal="has no lean blocks. Leave it out, or use --recompute.",
     ),
     Lever(

@@ -27,11 +27,16 @@ class Levered(Toy):
     """The toy with all that a workload may offer, so that no lever is refused."""
 
     assigner_parts = 1
-    offers_lean = True
 
     def make_lean(self, model):
         """Note that it was done."""
         model.is_lean = True
+
+    def take_recipe(self, tensor):
+        """Return none: no block of the toy hangs any on its result."""
+
+    def give_recipe(self, tensor, recipe):
+        """Do nothing, for the same reason."""
 
 
 PREDICTED = [one for one in LEVERS if one.is_predicted]

@@ -202,3 +202,29 @@ def test_examples_fit_a_terminal():
     ]
 
     assert [] == wide
+
+
+@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
+def test_options_in_the_tables_of_a_page_exist(name):
+    """Each option that a command's page explains is one of that command."""
+    command = cli.get_command(click.Context(cli), name)
+    commands = [*command.commands.values()] if isinstance(command, click.Group) else [command]
+    known = {
+        option
+        for one in commands
+        for parameter in one.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    page = (ROOT / f"docs/{name}.md").read_text()
+    cells = re.findall(r"^\| (`--.*?) \|", page, re.MULTILINE)
+    named = {one for cell in cells for one in re.findall(r"`(--[a-z0-9-]+)", cell)}
+
+    assert set() == named - known
+
+
+def test_every_room_is_in_the_architecture():
+    """A folder of memplan that the table leaves out is one that nobody finds."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    rooms = {path.parent.name for path in (ROOT / "memplan").glob("*/__init__.py")}
+
+    assert set() == {room for room in rooms if f"| `memplan/{room}/` |" not in page}

@@ -23,10 +23,10 @@ from memplan.answers import PlanAnswer
 from memplan.api import Question
 from memplan.api.crowds import Crowds
 from memplan.api.planning import plan_one, recordings_of
-from memplan.capabilities import Lean
 from memplan.device.life import Life, Program
 from memplan.device.replay import Peaks, Simulator
 from memplan.errors import MemplanError
+from memplan.lean import Lean
 from memplan.planner.evaluate import Evaluator
 from memplan.planner.recompute import NUM_RUNGS
 from memplan.planner.space import Budget, Space, fits_budget

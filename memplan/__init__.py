@@ -4,7 +4,8 @@
 `memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)` chooses settings,
 `memplan.record("torchvision:resnet50", batch=8)` returns a tape, and
 `memplan.replay(tape, gpu="a100-80gb")` its peaks on a card;
-`memplan.run("python train.py --batch 16", gpu="rtx-3090")` runs a command of your own on one.
+`memplan.run("python train.py --batch 16", gpu="rtx-3090")` runs a command of your own on one;
+`memplan.guard(model)` undoes and repeats passes of a loop of your own that find no room.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from memplan._version import __version__
 if TYPE_CHECKING:
     from memplan.api import plan, probe, record, replay
     from memplan.recording.run import run
+    from memplan.trainers.find_batch import find_batch
+    from memplan.trainers.guard import guard
 
-__all__ = ["__version__", "plan", "probe", "record", "replay", "run"]
+__all__ = ["__version__", "find_batch", "guard", "plan", "probe", "record", "replay", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +31,14 @@ def __getattr__(name: str) -> Any:
         from memplan.recording.run import run
 
         return run
+    if name == "find_batch":
+        from memplan.trainers.find_batch import find_batch
+
+        return find_batch
+    if name == "guard":
+        from memplan.trainers.guard import guard
+
+        return guard
     from memplan import api
 
     return getattr(api, name)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypedDict
 
 from memplan.bounds import check_number
-from memplan.capabilities import Lean
 from memplan.errors import UsageError
 from memplan.files.structures import Flat
+from memplan.lean import Lean
 
 PRECISIONS = ("amp-fp16", "amp-bf16", "fp32")
 MEMORY_FORMATS = ("contiguous", "channels-last")
@@ -40,7 +40,7 @@ class StepSpec(Flat):
     """Paths of modules that recompute their activations in backward; empty recomputes none."""
     lean: bool = False
     """Whether blocks keep for backward only what they cannot rebuild cheaply; see
-    `memplan.capabilities.Lean`."""
+    `memplan.lean.Lean`."""
     assigner_parts: int = 0
     """Parts of a batch whose objects the loss matches one after another; 0 leaves it to the
     workload, which may have no such choice."""
@@ -337,7 +337,6 @@ LEVERS = (
         cell=lambda value: "yes" if value else "no",
         tried=(False, True),
         costs_speed=True,
-        # Has `capabilities.Lean`, a module that knows this one.
         offered=lambda workload: isinstance(workload, Lean),
         refusal="has no lean blocks. Leave it out, or use --recompute.",
     ),

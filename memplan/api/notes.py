@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from memplan.api.question import Question
 from memplan.device.context import older_than_cudnn_9
+from memplan.device.cublas import RULES_RELEASE
 from memplan.device.cudnn import installed_version
 from memplan.device.replay import Simulator
 from memplan.fit.growth import faster_growth
@@ -16,6 +17,7 @@ from memplan.units import format_bytes
 def notes_on(simulator: Simulator, question: Question) -> tuple[str, ...]:
     """Return what a reader must know of a card's predictions, a sentence each."""
     notes = [simulator.oracle.note] if simulator.oracle.note else []
+    notes += [_note_on_torch(simulator.release)] if simulator.release != RULES_RELEASE else []
     notes += [_note_on_cudnn(question)] if _is_other_cudnn(question) else []
     notes += [_note_on_context(simulator, question.cuda_version)] if question.cuda_version else []
     if simulator.oracle.benchmark:
@@ -24,6 +26,14 @@ def notes_on(simulator: Simulator, question: Question) -> tuple[str, ...]:
             "workspace is the most that any of the plans it times may ask for."
         )
     return tuple(notes)
+
+
+def _note_on_torch(installed: tuple[int, int]) -> str:
+    read, here = (".".join(map(str, release)) for release in (RULES_RELEASE, installed))
+    return (
+        f"What operators take was read from PyTorch {read}, and torch {here} is installed; where "
+        "it differs, so may the answer."
+    )
 
 
 def _is_other_cudnn(question: Question) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -494,7 +495,17 @@ def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> N
     """Print what the run came to, and draw it."""
     shown = {name: value for name, value in summary.best_metrics.items() if name != "fitness"}
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    if not summary.epochs_done:
+    last = summary.run_folder / "weights" / "last.pt"
+    if summary.was_finished:
+        click.echo(
+            f"The run in {summary.run_folder} finished after {summary.epochs_done} epochs: nothing "
+            f"is left to train. To train on from its weights, start a new run with "
+            f"--weights {shlex.quote(str(last))}"
+        )
+        if metrics:
+            click.echo(f"Best epoch {summary.best_epoch}: {metrics} (measured)")
+        draws = draws and not (summary.run_folder / "report.pdf").exists()
+    elif not summary.epochs_done:
         click.echo(f"Evaluated in {format_seconds(summary.seconds)}: {metrics} (measured)")
     else:
         epochs = f"{summary.epochs_done} epoch" + ("" if summary.epochs_done == 1 else "s")

@@ -120,6 +120,10 @@ def _lt_bytes(release: tuple[int, int], environment: Mapping[str, str]) -> int:
     return int(text) * KIB
 
 
+RULES_RELEASE = (2, 11)
+"""Of the PyTorch whose sources the operators' rules, in `memplan.trace`, were read from."""
+
+
 def release_of(version: str) -> tuple[int, int]:
     """Return the release of a PyTorch version, such as (2, 11) of "2.11.0+cu130".
 

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 from torch.utils.checkpoint import checkpoint
 
-from memplan.capabilities import Lean
 from memplan.errors import UsageError
+from memplan.lean import Lean
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from memplan.capabilities import Lean, Resizes, SavesItself
+from memplan.capabilities import Resizes, SavesItself
+from memplan.lean import Lean
 from memplan.spec import StepSpec, check_step
 from memplan.step.average import ModelAverage
 from memplan.step.optimizers import optimizer_of

@@ -7,11 +7,12 @@ one. What is read agrees with the file's checksums: a flipped bit is refused, no
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -20,10 +21,20 @@ from memplan.errors import BadInputError
 from memplan.files import Source, converted, replaced
 from memplan.files.structures import NotStructuredError
 from memplan.files.torch_files import MOST_BYTES, RefusedError, read_torch_file
+from memplan.train.guard import is_out_of_memory
 
+LAST, PREVIOUS = "last.pt", "previous.pt"
 SCHEMA = "memplan.checkpoint/2"
 _READABLE = ("memplan.checkpoint/1", SCHEMA)  # the first saved whole epochs only
 Tensors = dict[str, torch.Tensor]
+
+
+class UnsavedError(BadInputError):
+    """A checkpoint cannot be written where it belongs, such as on a full disk."""
+
+
+class DamagedError(BadInputError):
+    """A checkpoint is there and cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +129,58 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         field.name: _plain(getattr(checkpoint, field.name), field.name)
         for field in fields(Checkpoint)
     }
+    told: list[OSError] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as file:
-            torch.save({"schema": SCHEMA, **values}, file)
+            torch.save({"schema": SCHEMA, **values}, cast("IO[bytes]", _Telling(file, told)))
+            if path.name == LAST:
+                _keep_previous(path)
     except (OSError, RuntimeError) as error:
-        # torch.save turns a full disk into a RuntimeError of several lines.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if not isinstance(error, OSError) and is_out_of_memory(error):
+            raise
+        # torch.save says "unexpected pos" where the disk said that it is full.
+        reason = told[0].strerror if told else getattr(error, "strerror", None)
+        reason = reason or str(error).splitlines()[0]
         kept = " The previous file is kept." if path.exists() else ""
-        raise BadInputError(f"{path} cannot be written: {reason}.{kept}") from None
+        raise UnsavedError(f"{path} cannot be written: {reason}.{kept}") from None
+
+
+class _Telling:
+    """A file to write that remembers why a write failed, which torch.save does not pass on."""
+
+    def __init__(self, file: IO[bytes], told: list[OSError]) -> None:
+        self._file = file
+        self._told = told
+
+    def write(self, content: bytes) -> int:
+        """Write as the file does."""
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self._told.append(error)
+            raise
+
+    def flush(self) -> None:
+        """Flush as the file does."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._told.append(error)
+            raise
+
+
+def _keep_previous(path: Path) -> None:
+    """Let the file that is about to be replaced keep a name: no byte of it is copied."""
+    if not path.exists():
+        return
+    previous = path.with_name(PREVIOUS)
+    link = path.with_name(f".{PREVIOUS}.partial")
+    # Some file systems know no links; the run then has one good file as long as it is not damaged.
+    with contextlib.suppress(OSError):
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+        link.replace(previous)
 
 
 def strip_checkpoint(path: Path) -> None:
@@ -183,7 +237,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return converted(values, Checkpoint)
     except NotStructuredError as error:
-        raise BadInputError(
+        raise DamagedError(
             f"{path} is no whole checkpoint: {error}. An older good one may be beside it, such as "
             "best.pt."
         ) from None
@@ -196,6 +250,7 @@ def _read(path: Path) -> Any:
         way_out="It may be truncated or damaged; an older good one may be beside it, such as "
         "best.pt.",
         most_bytes=MOST_BYTES,
+        error=DamagedError,
     )
     try:
         return read_torch_file(source)
@@ -230,14 +285,35 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def check_unfinished(checkpoint: Checkpoint, path: Path) -> None:
-    """Check that there is something left to train.
+def load_latest(path: Path) -> tuple[Checkpoint, str]:
+    """Return a run's newest good checkpoint, and a sentence where that is not in the file itself.
+
+    Args:
+        path: as `find_checkpoint` gives it; beside a damaged `last.pt` the one saved before it is
+            taken, else `best.pt`.
 
     Raises:
-        BadInputError: the run is finished; the message says how to train on.
+        BadInputError: none can be used; the message is of the file that was asked for.
     """
-    if checkpoint.finished:
-        raise BadInputError(
-            f"{path} is of a run that finished after {checkpoint.epoch} epochs. To train on from "
-            f"its weights, start a new run with --weights {path}."
-        )
+    try:
+        return load_checkpoint(path), ""
+    except DamagedError as error:
+        if path.name != LAST:
+            raise
+        for name in (PREVIOUS, "best.pt"):
+            with contextlib.suppress(BadInputError):
+                older = path.with_name(name)
+                return load_checkpoint(older), (
+                    f"{path} is damaged or cut short, so the run goes on from {older}, which was "
+                    f"saved before it. The damaged file is kept as {LAST}.damaged."
+                )
+        raise error from None
+
+
+def set_damaged_aside(path: Path) -> None:
+    """Give a damaged `last.pt` another name, so that the next save does not keep it for good."""
+    try:
+        load_checkpoint(path)
+    except DamagedError:
+        with contextlib.suppress(OSError):
+            path.replace(path.with_name(f"{path.name}.damaged"))

@@ -21,14 +21,25 @@ import torch
 
 from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
-from memplan.errors import BadInputError, DeviceOutOfMemoryError
+from memplan.errors import BadInputError
 from memplan.train.exchange import GradientExchange, Losses
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, num_samples
+from memplan.train.guard import (
+    NoRoomError,
+    OutOfMemory,
+    StepStart,
+    attempt,
+    num_images,
+    num_samples,
+    persist,
+    split,
+)
 from memplan.train.schedule import Rates, Schedule
 from memplan.train.setup import Setup
+from memplan.train.update import SafeUpdate
 from memplan.workload import Batch, dealt
 
 _T = TypeVar("_T")
+_MOST_UNREAD = 3
 _SIDE_STREAM = 11  # of random numbers that share the run's seed
 
 
@@ -113,8 +124,18 @@ class EpochRunner:
         self._on_step = on_step
         self._on_back_off = on_back_off
         self._wishes = wishes
-        self._schedule: Schedule = setup.schedule(micro_batch_size)
-        self._snapshot = BufferSnapshot(self.step.model) if setup.guards else None
+        self._schedule: Schedule = setup.schedule(
+            micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
+        )
+        self._snapshot: StepStart | None = None
+        if setup.guards:
+            self._snapshot = _persisted(partial(StepStart, self.step.model))
+        self._safe_update = SafeUpdate(self.step)
+        # What is read at once and what the rates go by. Alone, it stays when memory runs out: each
+        # batch is then split, so that a step keeps its images and its rates, whatever the numbers.
+        self._unit = micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
+        self._unread = 0  # failures in a row to read a batch
+        self._is_last_try = False
         # Over the finished steps of this epoch, of this process's images.
         self._loss_sums: torch.Tensor | None = None
         self._loss_images = 0
@@ -153,7 +174,7 @@ class EpochRunner:
             while self.images_seen < self._num_images and self._one_round(batches):
                 pass
         return EpochResult(
-            losses=_means(self.ranks.sum(self._sums()), self.images_seen),
+            losses=_means(self.ranks.sum(_persisted(self._sums)), self.images_seen),
             num_images=self.images_seen - start.images_seen,
             num_steps=self.num_steps,
             rates=self._rates,
@@ -197,7 +218,7 @@ class EpochRunner:
         """Return this process's batches of the rest of the epoch."""
         options = self.setup.options
         return self.setup.data.training_batches(
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self._unit,
             epoch=self.epoch,
             augment_fully=options.augments_fully(self.epoch),
             first_image=first_image,
@@ -209,25 +230,60 @@ class EpochRunner:
         """Train every process's next micro-batch; return whether `batches` may go on."""
         self._apply_rates()
         if not self._pending and self._snapshot is not None:
-            self._snapshot.take()
+            _persisted(self._snapshot.take)
         size = self.ranks.size
-        count = min(self._num_images - self.images_seen, self.micro_batch_size * size)
+        count = min(self._num_images - self.images_seen, self._unit * size)
         # In an epoch's last round a process may go without.
         batch = None
-        for part in dealt(count, self.micro_batch_size, self.ranks.rank, size):
-            batch = self._next(batches, len(part))
+        for part in dealt(count, self._unit, self.ranks.rank, size):
+            found = self._read(batches, len(part))
+            if isinstance(found, OutOfMemory):
+                return False  # reads again from here on
+            batch = found
         self._pending += 1
         self.images_seen += count
         is_last = self._pending >= self._rates.accumulation or self.images_seen >= self._num_images
         if self._exchange is not None and is_last:
             return self._close_together(self._exchange, batch)
         if batch is not None and self._refusal is None:
-            self._refusal = self._accumulate(batch)
+            self._refusal = self._accumulate_split(batch)
         # Alone, there is nobody to wait for; together, all come to the step's end first.
         if self._refusal is not None and size == 1:
             self._back_off(self._refusal)
             return False
         return self._close_window() if is_last else True
+
+    def _read(self, batches: Iterator[Batch], expected: int) -> Batch | OutOfMemory:
+        """Return the next batch; where the host had no room for it the images can be read again.
+
+        Raises:
+            NoRoomError: there was none several times in a row.
+        """
+        found = self._attempt(lambda: self._next(batches, expected))
+        if not isinstance(found, OutOfMemory):
+            self._unread = 0
+            return found
+        self._unread += 1
+        if self._unread > _MOST_UNREAD:
+            self._drop_step()
+            raise NoRoomError(
+                f"Reading the training images finds no room ({found.message}). Give fewer "
+                "--workers, a smaller --batch, or close other programs."
+            )
+        return found
+
+    def _accumulate_split(self, batch: Batch) -> OutOfMemory | None:
+        """Accumulate a batch in parts that have been found to fit."""
+        rows = num_images(batch)
+        images_each = max(num_samples(batch) // rows, 1)
+        at_once = max(self.micro_batch_size // images_each, 1)
+        if self.ranks.size > 1 or at_once >= rows:
+            return self._accumulate(batch)
+        for part in split([batch], at_once):
+            refusal = self._accumulate(part)
+            if refusal is not None:
+                return refusal
+        return None
 
     def _next(self, batches: Iterator[Batch], expected: int) -> Batch:
         batch = next(batches, None)
@@ -252,7 +308,7 @@ class EpochRunner:
     @property
     def _place(self) -> int:
         """The coming round's place in its epoch."""
-        return self.images_seen // (self.micro_batch_size * self.ranks.size)
+        return self.images_seen // (self._unit * self.ranks.size)
 
     def _side(self) -> int | None:
         """Return the side that this round's images are resized to, alike in all processes."""
@@ -269,11 +325,10 @@ class EpochRunner:
                 _, parts = self.step.accumulate(self.step.training_batch(part, self._side()))
                 return parts.float() * num_samples(part)
 
-        losses = self._attempt(work)
-        if isinstance(losses, OutOfMemory):
-            return losses
-        self._add_losses(losses, num_samples(part))
-        return None
+        def and_sum() -> None:
+            self._add_losses(work(), num_samples(part))
+
+        return self._attempt(and_sum)
 
     def _attempt(self, work: Callable[[], _T]) -> _T | OutOfMemory:
         return work() if self._snapshot is None else attempt(work)
@@ -332,20 +387,33 @@ class EpochRunner:
 
     def _update(self) -> None:
         """Take the optimizer's step with what was gathered."""
-        refusal = attempt(self.step.update)
-        if isinstance(refusal, OutOfMemory):
+        if self._snapshot is None:
+            self.step.update()
+        elif (refusal := self._safe_update.take()) is not None:
+            self._drop_step()
             # No activation is alive here, so a smaller micro-batch would free nothing.
-            raise DeviceOutOfMemoryError(
-                f"The optimizer's step finds no room ({refusal.message}) and a smaller batch "
-                "would not help. Use a smaller model, or --optimizer SGD.",
-                0,
+            lighter = "" if self.setup.spec.optimizer == "SGD" else ", or --optimizer SGD"
+            raise NoRoomError(
+                f"The optimizer's step finds no room, not even one parameter at a time "
+                f"({refusal.message}), and a smaller batch would not help. Use a smaller "
+                f"model{lighter}."
             )
-        if self._window_losses is not None:
-            new, total = self._window_losses, self._loss_sums
-            self._loss_sums = new if total is None else total.to(new.device) + new
-            self._loss_images += self._window_images
+        self._sum_losses()
         self.num_steps += 1
+        self._is_last_try = False
         self._open_window()
+
+    def _sum_losses(self) -> None:
+        """Add the step's losses to the epoch's; the step itself is taken."""
+        new, total = self._window_losses, self._loss_sums
+        if new is None:
+            return
+
+        def work() -> torch.Tensor:
+            return new if total is None else total.to(new.device) + new
+
+        self._loss_sums = _persisted(work)
+        self._loss_images += self._window_images
 
     def _open_window(self) -> None:
         """Begin to gather the next step."""
@@ -354,6 +422,25 @@ class EpochRunner:
         self._refusal = None
         self._window_losses = None
         self._window_images = 0
+
+    @property
+    def parts_a_step(self) -> int:
+        """How many parts a step's images are run in, once warm-up is over."""
+        return self.setup.accumulation_steps * -(-self._unit // self.micro_batch_size)
+
+    def try_planned(self) -> bool:
+        """Go back to the planned micro-batch after it did not fit; return whether it was smaller.
+
+        Between steps. With several processes the smaller one stays.
+        """
+        if self.ranks.size > 1 or self.micro_batch_size >= self._unit:
+            return False
+        self.micro_batch_size = self._unit
+        return True
+
+    def drop_step(self) -> None:
+        """Return to the last finished step, so that it can be saved."""
+        self._drop_step()
 
     def _drop_step(self) -> None:
         """Return to the state before this step."""
@@ -365,18 +452,38 @@ class EpochRunner:
 
     def _back_off(self, refusal: OutOfMemory) -> None:
         """Return to the state before this step and halve the micro-batch."""
-        if self.micro_batch_size == 1:
-            raise DeviceOutOfMemoryError(
-                f"Not even one image fits ({refusal.message}). Lower --img, use a smaller model, "
-                "or add --recompute all.",
-                0,
-            )
         self._drop_step()
+        if self.micro_batch_size == 1 and (self._is_last_try or self.ranks.size > 1):
+            raise NoRoomError(
+                f"Not even one image fits ({refusal.message}). Lower --img, use a smaller model, "
+                "or add --recompute all."
+            )
+        if self.micro_batch_size == 1:
+            self._is_last_try = True  # with all that was cached given back
+            return
         if self._exchange is not None:
             self._exchange.open()
-        self.micro_batch_size //= 2
-        self._schedule = self.setup.schedule(self.micro_batch_size)
+        if self.ranks.size > 1:
+            self._unit = self.micro_batch_size = self.micro_batch_size // 2
+            self._schedule = self.setup.schedule(self._unit)
+        else:
+            self.micro_batch_size = -(-self.micro_batch_size // 2)
         self._on_back_off(refusal.message, self.micro_batch_size)
+
+
+def _persisted(work: Callable[[], _T]) -> _T:
+    """Return what small work gives, tried again where it finds no room.
+
+    Raises:
+        NoRoomError: it found none at any try.
+    """
+    found = persist(work)
+    if isinstance(found, OutOfMemory):
+        raise NoRoomError(
+            f"Not even a few numbers find room ({found.message}). Another program may have taken "
+            "the memory: close it."
+        )
+    return found
 
 
 def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from memplan.errors import DeviceOutOfMemoryError
+from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.workload import Batch
 
 _T = TypeVar("_T")
-# Libraries under PyTorch, and its CPU allocator, report exhaustion as plain runtime errors.
+# Libraries under PyTorch, the driver and the system report exhaustion in words of their own; cuBLAS
+# and cuDNN say, of a handle or an engine that found no memory, that they are not initialised, not
+# supported, or have no engine. Source: the messages of PyTorch 2.11 (c10/cuda/CUDAException.cpp,
+# aten/src/ATen/cuda/Exceptions.h, aten/src/ATen/native/cudnn), NCCL 2.28, OpenCV 4 and glibc.
 _MESSAGES = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDA out of memory",
-    "DefaultCPUAllocator: not enough memory",
-    "DefaultCPUAllocator: can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "insufficient memory",
+    "unable to allocate",
+    "failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error",
+    "cudnn_status_not_initialized",
+    "cudnn_status_not_supported",
+    "cudnn_status_execution_failed",
+    "unable to find an engine",
+    "no engine found",
+    "no valid execution plans",
+    "unable to find a valid cudnn algorithm",
+    "cusolver_status_alloc_failed",
+    "cusolver_status_not_initialized",
+    "cusparse_status_alloc_failed",
+    "cusparse_status_not_initialized",
+    "cusparse_status_insufficient_resources",
+    "cufft_alloc_failed",
+    "cuda malloc failed",
 )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says, in whatever words, that there was no room."""
+    if isinstance(error, torch.OutOfMemoryError | DeviceOutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # OpenCV's error is an Exception of its own.
+    if not isinstance(error, RuntimeError) and type(error).__name__ != "error":
+        return False
+    text = str(error).lower()
+    return any(message in text for message in _MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -38,18 +80,40 @@ def attempt(work: Callable[[], _T]) -> _T | OutOfMemory:
     """
     try:
         return work()
-    except (torch.OutOfMemoryError, DeviceOutOfMemoryError) as error:
-        refusal = OutOfMemory(_first_line(error))
-    except RuntimeError as error:
-        if not any(message in str(error) for message in _MESSAGES):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        refusal = OutOfMemory(_first_line(error))
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
+        refusal = OutOfMemory(first_line(error))
+    make_room()
     return refusal
 
 
-def _first_line(error: BaseException) -> str:
+def make_room() -> None:
+    """Give back what nothing refers to any more, and cached memory to the device."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        with contextlib.suppress(RuntimeError):  # what the device itself is out of order with
+            torch.cuda.empty_cache()
+
+
+def persist(work: Callable[[], _T]) -> _T | OutOfMemory:
+    """Return what work that leaves no trace when it fails returns, tried again after making room.
+
+    For work that a smaller micro-batch would not help, such as reading data or saving.
+    """
+    answer = attempt(work)
+    for _ in range(_MORE_TRIES):
+        if not isinstance(answer, OutOfMemory):
+            break
+        answer = attempt(work)
+    return answer
+
+
+_MORE_TRIES = 2
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first; its class where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -98,3 +162,35 @@ class BufferSnapshot:
         """Put the remembered values back."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies)
+
+
+class StepStart:
+    """Remembers what a step changes before its update: buffers and random states.
+
+    A step that is repeated draws the same numbers again, as for dropout.
+
+    Args:
+        model: on its device.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._buffers = BufferSnapshot(model)
+        self._states: dict[str, Any] = {}
+
+    def take(self) -> None:
+        """Remember the present values."""
+        self._buffers.take()
+        self._states = capture_random_states()
+
+    def restore(self) -> None:
+        """Put the remembered values back."""
+        self._buffers.restore()
+        if self._states:
+            restore_random_states(self._states)
+
+
+class NoRoomError(DeviceOutOfMemoryError):
+    """Memory ran out where nothing that the run may do makes room; the state is a whole one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 0)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from memplan.errors import BadInputError, MemplanError
 from memplan.registry import runs_code
-from memplan.train.checkpoint import Checkpoint, save_checkpoint, strip_checkpoint
+from memplan.train.checkpoint import (
+    LAST,
+    Checkpoint,
+    UnsavedError,
+    save_checkpoint,
+    strip_checkpoint,
+)
 from memplan.train.details import Details
 from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
+from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.train.records import Announce, Records, metric_columns
+from memplan.train.rescue import drop_rescued, rescue
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
-from memplan.train.schedule import accumulation_steps
 from memplan.train.setup import Setup
 from memplan.train.stopping import StoppedError, StopRequest
 from memplan.train.summary import RunSummary
 from memplan.train.validation import validate, validation_batch_size
 from memplan.workload import Evaluator
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -37,6 +48,22 @@ class _Session:
     last_save: float = field(default_factory=time.monotonic)
     epoch_started: float = 0.0
     """On the monotonic clock, moved back by what earlier sessions spent on the epoch."""
+
+
+_MORE_EVALUATIONS = 2
+_STEPS_TO_TRY = 100  # of the optimizer, between tries of a micro-batch that did not fit once
+
+
+def _persisted(work: Callable[[], _T]) -> _T:
+    """Return what work gives that a smaller batch would not help, tried again without room.
+
+    Raises:
+        NoRoomError: there was none at any try.
+    """
+    found = persist(work)
+    if isinstance(found, OutOfMemory):
+        raise NoRoomError(f"The checkpoint finds no room ({found.message}). Close other programs.")
+    return found
 
 
 class Run:
@@ -83,6 +110,7 @@ class Run:
         self._session = _Session()
         self._details = Details(setup, folder, self.records.warn)
         self._latest: tuple[int, Evaluator] | None = None
+        self._unsaved: set[str] = set()  # checkpoints that could not be written at the last try
 
     def go(self) -> RunSummary:
         """Train to the end and return what came of it.
@@ -191,7 +219,7 @@ class Run:
     def _evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics, which rank 0 computes and all ranks then know."""
 
-        def work() -> tuple[dict[str, float] | None, int]:
+        def evaluate(*, on_host: bool) -> tuple[dict[str, float] | None, int]:
             evaluator = self.setup.data.evaluator()
             self._latest = epoch, evaluator
             return validate(
@@ -200,7 +228,26 @@ class Run:
                 self._back_off_validation,
                 is_asked_to_stop=lambda: bool(self.stop.asked),
                 evaluator=evaluator,
+                on_host=on_host,
             )
+
+        def work() -> tuple[dict[str, float] | None, int]:
+            if not self.options.guard:
+                return evaluate(on_host=False)
+            found = attempt(lambda: evaluate(on_host=False))
+            for _ in range(_MORE_EVALUATIONS):
+                if not isinstance(found, OutOfMemory):
+                    return found
+                self.records.warn(
+                    f"The evaluation found no room ({found.message}); it is made again, its "
+                    "predictions on the host."
+                )
+                found = attempt(lambda: evaluate(on_host=True))
+            if isinstance(found, OutOfMemory):
+                raise NoRoomError(
+                    f"The evaluation finds no room ({found.message}). Lower --val-batch or --img."
+                )
+            return found
 
         metrics, self.validation_size = self.ranks.alone(work)
         if metrics is None:
@@ -246,6 +293,8 @@ class Run:
     def _after_step(self, runner: EpochRunner, wishes: Wishes) -> None:
         self.standing.steps += 1
         self.records.after_step(runner, self.standing.steps)
+        if self.standing.steps % _STEPS_TO_TRY == 0 and runner.try_planned():
+            self.records.try_again(runner)
         if wishes.stop:
             self._stop()
         if wishes.save:
@@ -289,9 +338,19 @@ class Run:
         self.progress.note(text)
         raise StoppedError(text, self.stop.asked)
 
+    def rescue(self) -> str:
+        """Save the last finished step after memory ran out; return how to go on, a sentence."""
+        if self.ranks.size == 1 and not self.options.nosave and self.options.epochs:
+            with contextlib.suppress(MemplanError, OSError):
+                self.runner.drop_step()
+                if self._save_midway():
+                    return f"Everything is saved. Continue with: {self.resume_command()}"
+        if (self.folder.weights / LAST).exists():
+            return f"What was saved before is kept. Continue with: {self.resume_command()}"
+        return "Nothing was saved."
+
     def _back_off_training(self, message: str, micro_batch_size: int) -> None:
-        at_once = micro_batch_size * self.ranks.size
-        steps = accumulation_steps(self.setup.effective_batch_size, at_once)
+        steps = self.runner.parts_a_step
         self.validation_size = min(
             self.validation_size, validation_batch_size(self.setup, micro_batch_size)
         )
@@ -329,11 +388,12 @@ class Run:
         self, names: Iterable[str], *, position: Mapping[str, object] | None, finished: bool
     ) -> list[str]:
         """Write the run's state under several names and return those that worked."""
-        states = self.ranks.gather(capture_random_states())
+        states = self.ranks.gather(_persisted(capture_random_states))
         self._session.last_save = time.monotonic()
         if states is None:
             return []
-        checkpoint = checkpoint_of(
+        make = partial(
+            checkpoint_of,
             self.setup,
             self.standing,
             states,
@@ -342,25 +402,41 @@ class Run:
             position=None if position is None else dict(position),
             finished=finished,
         )
+        checkpoint = _persisted(make)
         saved = []
         for name in names:
             try:
-                save_checkpoint(self.folder.weights / name, checkpoint)
+                _persisted(partial(save_checkpoint, self.folder.weights / name, checkpoint))
                 saved.append(name)
-            except BadInputError as error:
-                if finished:
-                    raise
-                self.records.warn(str(error))
+                self._unsaved.discard(name)
+            except UnsavedError as error:
+                self._save_elsewhere(name, checkpoint, error)
+        if LAST in saved:
+            drop_rescued(self.folder.path)
         facts: dict[str, object] = {"epoch": checkpoint.epoch, "files": saved}
         if position is not None:
             facts["images"] = position["images_seen"]
         self.announce("saved", facts)
         return saved
 
+    def _save_elsewhere(self, name: str, checkpoint: Checkpoint, error: UnsavedError) -> None:
+        """Save what found no room in the run folder in a second place, and say so once.
+
+        Raises:
+            BadInputError: the run is over and its weights are not in the run folder.
+        """
+        place = rescue(self.folder.path, checkpoint) if name == LAST else None
+        where = "" if place is None else f" The state is saved in {place} instead."
+        if checkpoint.finished and name == LAST:
+            raise BadInputError(f"{error}{where} Make room, then continue with --resume.")
+        # At each save the same would be said again.
+        if name not in self._unsaved:
+            self._unsaved.add(name)
+            self.records.warn(f"{error}{where} Training goes on; make room.")
+
     def _summary(self, seconds: float, *, stopped_early: bool) -> RunSummary:
         standing, memory, session = self.standing, self.records.memory, self._session
         size = self.runner.micro_batch_size
-        effective = self.setup.effective_batch_size
         return RunSummary(
             run_folder=Path(self.folder.path),
             epochs_done=standing.epochs_done,
@@ -371,7 +447,7 @@ class Run:
             seconds=round(seconds, 3),
             images_per_second=round(session.images / max(session.training_seconds, 1e-9), 3),
             micro_batch_size=size,
-            accumulation_steps=accumulation_steps(effective, size * self.ranks.size),
+            accumulation_steps=self.runner.parts_a_step,
             back_offs=self.records.back_offs,
             allocated_peak_bytes=memory.allocated_peak_bytes,
             reserved_peak_bytes=memory.reserved_peak_bytes,

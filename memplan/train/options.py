@@ -198,6 +198,10 @@ class TrainOptions:
     def as_record(self) -> dict[str, Any]:
         """Return the options as plain values, for YAML and checkpoints."""
         values: dict[str, Any] = flattened(self)
+        # Found from any folder that the run is resumed in.
+        values["data"] = self.data.absolute()
+        if self.cfg.endswith((".yaml", ".yml")) and Path(self.cfg).is_file():
+            values["cfg"] = str(Path(self.cfg).absolute())
         for name, value in values.items():
             if isinstance(value, Path):
                 values[name] = str(value)

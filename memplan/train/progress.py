@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -83,8 +84,7 @@ class Progress:
             done, rest = "#" * filled, "-" * (_BAR_WIDTH - filled)
             plain = f"{name} [{done}{rest}] "
             left = f"{name} [\x1b[32m{done}{rest}\x1b[0m] " if self._has_colour else plain
-        self._stream.write(f"\r\x1b[K{left}{_cut(right, width - len(plain))}")
-        self._stream.flush()
+        self._write(f"\r\x1b[K{left}{_cut(right, width - len(plain))}")
 
     def end_epoch(
         self,
@@ -106,8 +106,13 @@ class Progress:
     def note(self, text: str) -> None:
         """Write one line that stays, such as a warning."""
         clear = "\r\x1b[K" if self._is_live else ""
-        self._stream.write(f"{clear}{text}\n")
-        self._stream.flush()
+        self._write(f"{clear}{text}\n")
+
+    def _write(self, text: str) -> None:
+        # A terminal that was closed, or a pipe that nobody reads any more, is not worth a run.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def _remaining(self, epochs_done: float) -> str:
         trained = epochs_done - self._first_epoch

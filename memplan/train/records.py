@@ -162,6 +162,12 @@ class Records:
         rest = "" if steps is None else f", {steps} a step; the same images are repeated"
         self.progress.note(f"Out of memory in {phase}: now {size} images at once{rest}.")
 
+    def try_again(self, runner: EpochRunner) -> None:
+        """Tell that the planned micro-batch, which did not fit once, is tried again."""
+        facts = {"epoch": runner.epoch + 1, "micro_batch_size": runner.micro_batch_size}
+        self.announce("micro_batch_tried_again", facts)
+        self.progress.note(f"Trying {runner.micro_batch_size} images at once again.")
+
     def warn(self, text: str) -> None:
         """Tell what the user should know, and go on."""
         self.announce("warning", {"message": text})

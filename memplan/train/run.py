@@ -10,27 +10,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
 from memplan.files import drop_partials
 from memplan.train.checkpoint import (
     Checkpoint,
-    check_unfinished,
     find_checkpoint,
-    load_checkpoint,
+    load_latest,
+    set_damaged_aside,
 )
-from memplan.train.distributed import leave
+from memplan.train.distributed import is_one_of_several, leave
 from memplan.train.epoch import position_of
+from memplan.train.guard import (
+    NoRoomError,
+    OutOfMemory,
+    attempt,
+    first_line,
+    is_out_of_memory,
+    make_room,
+    persist,
+)
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
 from memplan.train.progress import Progress
+from memplan.train.rescue import drop_rescued, find_rescued
 from memplan.train.restart import after_restart, sign
 from memplan.train.run_folder import RunFolder, create_run_folder
 from memplan.train.setup import Setup, WorkloadFactory, prepare
 from memplan.train.stopping import StopRequest
-from memplan.train.summary import RunSummary
+from memplan.train.summary import RunSummary, finished_summary
 from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
 from memplan.train.validation import validation_batch_size
 from memplan.workload import TrainingData, Workload
@@ -46,7 +54,7 @@ def saved_options(path: Path) -> TrainOptions:
     Raises:
         BadInputError: there is no checkpoint, or it cannot be used.
     """
-    return options_from_record(load_checkpoint(find_checkpoint(path)).options)
+    return options_from_record(load_latest(find_checkpoint(path))[0].options)
 
 
 def train(
@@ -76,11 +84,13 @@ def train(
         StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
     options = after_restart(options)
-    path, checkpoint = None, None
+    path, checkpoint, note = None, None, ""
     if options.resume is not None:
         path = find_checkpoint(options.resume)
-        checkpoint = load_checkpoint(path)
-        check_unfinished(checkpoint, path)
+        checkpoint, note = load_latest(path)
+        checkpoint, note = _or_rescued(path, checkpoint, note)
+        if checkpoint.finished:
+            return finished_summary(checkpoint, _folder_of(path) or path.parent)
         _check_position(checkpoint, path)
         options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)
@@ -89,7 +99,10 @@ def train(
     if options.tensorboard:
         check_tensorboard()
     with contextlib.ExitStack() as stack:
-        setup = prepare(make_workload, options, plan=plan, data=data, checkpoint=checkpoint)
+        setup = _prepared(
+            lambda: prepare(make_workload, options, plan=plan, data=data, checkpoint=checkpoint),
+            several=is_one_of_several(),
+        )
         stack.callback(leave)
         folder = _folder(setup, path, checkpoint)
         stack.callback(folder.release)
@@ -99,9 +112,40 @@ def train(
             done = checkpoint.epoch if checkpoint else 0
             stack.enter_context(TensorBoardRecords(folder, done))
         announce = _announcer(folder, on_event if setup.ranks.is_first else None)
+        for text in filter(None, (note, *folder.notes)):
+            announce("warning", {"message": text})
+            progress.note(f"Warning: {text}")
         _introduce(setup, folder, progress, announce, checkpoint)
         stop = stack.enter_context(StopRequest())
-        return _guarded(Run(setup, folder, progress, announce, checkpoint, stop))
+        return _closed(Run(setup, folder, progress, announce, checkpoint, stop))
+
+
+def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
+    """Return the set-up run, made again where it found no room.
+
+    Raises:
+        DeviceOutOfMemoryError: it finds none. Processes that wait for each other try once.
+    """
+    found = attempt(work) if several else persist(work)
+    if isinstance(found, OutOfMemory):
+        raise DeviceOutOfMemoryError(
+            f"The model with its average finds no room ({found.message}), whatever the batch. Use "
+            "a smaller model, or a device that other programs leave more of.",
+            0,
+        )
+    return found
+
+
+def _or_rescued(path: Path, checkpoint: Checkpoint, note: str) -> tuple[Checkpoint, str]:
+    """Return the state that was saved in a second place where it is ahead of the run folder's."""
+    folder = _folder_of(path)
+    found = None if folder is None else find_rescued(folder, checkpoint.steps)
+    if found is None:
+        return checkpoint, note
+    rescued, place = found
+    return rescued, (
+        f"The run goes on from {place}, which was saved while {folder} could not be written."
+    )
 
 
 def _announcer(folder: RunFolder, on_event: OnEvent | None) -> OnEvent:
@@ -130,6 +174,14 @@ def _progress(
     return Progress(setup.options.epochs, done, stream)
 
 
+def _closed(run: Run) -> RunSummary:
+    """Return the run's summary, what it opened closed whatever happens."""
+    try:
+        return _guarded(run)
+    finally:
+        run.runner.close()
+
+
 def _guarded(run: Run) -> RunSummary:
     """Return the run's summary, with what ends it early told to people and records."""
     try:
@@ -141,14 +193,16 @@ def _guarded(run: Run) -> RunSummary:
         else:
             run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
         raise
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        run.announce("out_of_memory", {"message": reason})
-        raise DeviceOutOfMemoryError(
-            f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}.", 0
-        ) from None
-    finally:
-        run.runner.close()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        told = isinstance(error, NoRoomError)
+        reason = first_line(error)
+    # Outside the handler: what the failed pass held is free by now.
+    make_room()
+    run.announce("out_of_memory", {"message": reason})
+    text = reason if told else f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}."
+    raise DeviceOutOfMemoryError(f"{text} {run.rescue()}", 0)
 
 
 def _way_out(setup: Setup) -> str:
@@ -245,8 +299,11 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         if own is None:
             folder.write_settings(options, setup.workload.name, setup.hyperparameters, setup.plan)
             sign(folder.path)
+            drop_rescued(folder.path)  # of an earlier run that had this name
         else:
             assert checkpoint is not None
+            assert path is not None
+            set_damaged_aside(path)
             folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)
     except BaseException:
         folder.release()

@@ -69,6 +69,8 @@ class RunFolder:
         """Told each row of `results.csv`."""
         self.on_memory: Callable[[Mapping[str, Any]], None] = lambda _: None
         """Told each row of `memory.csv`."""
+        self.notes: list[str] = []
+        """What was found wrong with earlier records, a sentence each."""
         self._writes = writes
         self._results: list[dict[str, Any]] = []
         self._troubled: set[str] = set()
@@ -208,7 +210,7 @@ class RunFolder:
         try:
             self._rewind_results(epoch)
             self._rewind_memory(epoch, step)
-            _keep_lines(self.path / "events.jsonl", _is_json)
+            self._keep_lines("events.jsonl", _is_json)
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
@@ -222,8 +224,7 @@ class RunFolder:
             table = pd.read_csv(io.StringIO(_records(path).text()))
             table = table[table["epoch"] <= epoch]
         except (BadInputError, ValueError, KeyError, TypeError):
-            # What was damaged is kept for people to look at; the run goes on without it.
-            path.replace(path.with_name(f"{path.name}.damaged"))
+            self._set_aside(path)
             return
         self._results = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         write_text(path, table.to_csv(index=False))
@@ -245,7 +246,24 @@ class RunFolder:
             self.last_step = int(values[1])
             return True
 
-        _keep_lines(self.path / "memory.csv", is_wanted)
+        self._keep_lines("memory.csv", is_wanted)
+
+    def _keep_lines(self, name: str, wanted: Callable[[str], bool]) -> None:
+        path = self.path / name
+        if not path.exists():
+            return
+        try:
+            lines = _records(path).text().splitlines()
+        except BadInputError:
+            self._set_aside(path)
+            return
+        write_text(path, "".join(f"{line}\n" for line in lines if wanted(line)))
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep damaged records for people to look at; the run goes on without them."""
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        self.notes.append(f"{path} cannot be read; it is kept as {aside.name} and begun anew.")
 
     def _try(self, name: str, write: Callable[[Path], None]) -> None:
         """Write a record, or say once that it cannot be written."""
@@ -329,16 +347,6 @@ def _append(path: Path, text: str, *, durable: bool = False) -> None:
         os.close(handle)
 
 
-def _keep_lines(path: Path, wanted: Callable[[str], bool]) -> None:
-    if path.exists():
-        try:
-            lines = _records(path).text().splitlines()
-        except BadInputError:
-            path.replace(path.with_name(f"{path.name}.damaged"))
-            return
-        write_text(path, "".join(f"{line}\n" for line in lines if wanted(line)))
-
-
 def _records(path: Path) -> Source:
     return Source(path=path, what="a run's records", most_bytes=_MOST_RECORDED_BYTES)
 
@@ -352,7 +360,6 @@ def _is_count(text: str) -> bool:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-    return True

@@ -297,9 +297,10 @@ def prepare(
     report = None
     if options.weights is not None and checkpoint is None:
         reader = reader_of_weights(workload, options.weights)
-        is_evaluated = options.epochs == 0 and isinstance(reader, LoadsWhole)
-        load = reader.load_whole if is_evaluated else reader.load_weights
-        report = load(model, options.weights)
+        if options.epochs == 0 and isinstance(reader, LoadsWhole):
+            report = reader.load_whole(model, options.weights)
+        else:
+            report = reader.load_weights(model, options.weights)
     freeze(model, options.freeze)
     if spec.sync_bn:
         model = synchronise_norms(model, device, ranks)

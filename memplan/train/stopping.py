@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from memplan.errors import MemplanError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP is a closed terminal, SIGUSR1 what SLURM sends ahead of a job's end (--signal).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
 class StoppedError(MemplanError):
@@ -29,7 +30,7 @@ class StoppedError(MemplanError):
 
 
 class StopRequest:
-    """Notices Ctrl-C and SIGTERM (a cluster's notice) while it is entered.
+    """Notices the signals of `SIGNALS`, such as Ctrl-C and a cluster's notice, while it is entered.
 
     The first signal only sets `asked`; a second one of Ctrl-C stops at once, by KeyboardInterrupt.
     Outside the main thread, where signals cannot be caught, nothing is noticed.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memplan.train.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +44,27 @@ class RunSummary:
     """Of this process."""
     details: str = ""
     """The best epoch's evaluation as text to print, where the workload offers it."""
+    was_finished: bool = False
+    """Whether a resumed run had nothing left to train, so that this session did nothing."""
+
+
+def finished_summary(checkpoint: Checkpoint, folder: Path) -> RunSummary:
+    """Return what a run that is over came to, as its last checkpoint tells."""
+    return RunSummary(
+        run_folder=folder,
+        epochs_done=checkpoint.epoch,
+        stopped_early=checkpoint.epoch < checkpoint.options.get("epochs", 0),
+        best_epoch=checkpoint.best_epoch + 1,
+        best_metrics=dict(checkpoint.best_metrics),
+        metrics=dict(checkpoint.metrics),
+        seconds=0.0,
+        images_per_second=0.0,
+        micro_batch_size=checkpoint.micro_batch_size,
+        accumulation_steps=1,
+        back_offs=0,
+        allocated_peak_bytes=None,
+        reserved_peak_bytes=None,
+        device_used_peak_bytes=None,
+        host_resident_peak_bytes=0,
+        was_finished=True,
+    )

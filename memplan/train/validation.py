@@ -29,6 +29,8 @@ def validate(
     on_back_off: Callable[[str, int], None],
     is_asked_to_stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
+    *,
+    on_host: bool = False,
 ) -> tuple[dict[str, float] | None, int]:
     """Return the metrics, None where it was stopped, and the batch size that fitted in the end.
 
@@ -37,6 +39,7 @@ def validate(
         batch_size: images at once, >= 1; halved when memory runs out.
         on_back_off: called with the message and the new size.
         is_asked_to_stop: asked before each batch.
+        on_host: whether predictions leave the device before they are evaluated.
         evaluator: fresh, to be asked more afterwards; None makes one.
 
     Raises:
@@ -54,7 +57,7 @@ def validate(
             answer = attempt(lambda part=part: _evaluate(setup, part))  # type: ignore[misc]
             if not isinstance(answer, OutOfMemory):
                 predictions, parts = answer
-                evaluator.update(predictions, part)
+                evaluator.update(_to_host(predictions) if on_host else predictions, part)
                 losses.add(parts, num_images(part))
                 continue
             if batch_size == 1 or not setup.options.guard:
@@ -68,6 +71,17 @@ def validate(
             queue = deque(split([part, *queue], batch_size))
     metrics = {name: float(value) for name, value in evaluator.compute().items()}
     return {**metrics, **losses.means(setup.loss_names)}, batch_size
+
+
+def _to_host(value: Any) -> Any:
+    """Return predictions with their tensors on the host."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _to_host(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_to_host(one) for one in value)
+    return value
 
 
 class _Losses:

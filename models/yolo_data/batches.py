@@ -38,49 +38,95 @@ def read_batches(
     """
     # More processes than cores, or than batches, only wait.
     num_workers = min(num_workers, len(groups), num_cores())
-    loader: DataLoader[Any] = DataLoader(
-        samples,
-        batch_sampler=_InOrder(groups),
-        collate_fn=merge,
-        num_workers=num_workers,
-        worker_init_fn=_start_worker if num_workers else None,
-        # This process has computed by now, so copies of it could wait for ever.
-        multiprocessing_context=CleanContext() if num_workers else None,
-        timeout=answer_seconds() if num_workers else 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF),
-    )
-    return Batches(loader)
+
+    def make_loader(first: int) -> DataLoader[Any]:
+        return DataLoader(
+            samples,
+            batch_sampler=_InOrder(groups[first:]),
+            collate_fn=merge,
+            num_workers=num_workers,
+            worker_init_fn=_start_worker if num_workers else None,
+            # This process has computed by now, so copies of it could wait for ever.
+            multiprocessing_context=CleanContext() if num_workers else None,
+            timeout=_LOOK_SECONDS if num_workers else 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF),
+        )
+
+    return Batches(make_loader, len(groups))
 
 
 class Batches:
-    """The loader's batches, with a worker's error told in one line."""
+    """The loader's batches, with a worker's error told in one line.
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
+    A process that is killed is replaced: what it was to give is read again, which gives the same,
+    since a request alone fixes its sample.
+
+    Args:
+        make_loader: returns a loader of the batches from a place on.
+        count: batches in all.
+    """
+
+    def __init__(self, make_loader: Callable[[int], DataLoader[Any]], count: int) -> None:
+        self._make_loader = make_loader
+        self._count = count
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return self._count
 
     def __iter__(self) -> Iterator[Batch]:
-        message = ""
+        given, lost = 0, 0
+        while given < self._count:
+            loader = self._make_loader(given)
+            message = ""
+            before = given
+            try:
+                for batch in _each(loader):
+                    given += 1
+                    yield batch
+            except BadInputError as error:
+                # From a worker, torch sends the traceback as the message; ours is its last line.
+                message = str(error).strip().splitlines()[-1].split("BadInputError: ")[-1]
+                # Its frames hold the loader in a cycle; freed by the collector instead of here, the
+                # loader would wait 5 s for its processes.
+                error.__traceback__ = None
+            except (RuntimeError, EOFError, OSError) as error:
+                if not loader.num_workers or not _is_of_processes(error):
+                    raise
+                lost = 1 if given > before else lost + 1
+                if lost > _MOST_LOST:
+                    raise ProcessError(
+                        f"A process that loads images is gone or stuck ({_first_line(error)}), "
+                        f"and so were {_MOST_LOST} in its place. Memory may have run out: give "
+                        "fewer --workers, or --workers 0 to load without them."
+                    ) from None
+                error.__traceback__ = None
+            if message:
+                raise BadInputError(message)
+
+
+def _each(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield a loader's batches, looking now and then whether its processes are still there.
+
+    torch looks when its time-out has passed, and may be called again after that.
+    """
+    iterator, waited = iter(loader), 0
+    while True:
         try:
-            yield from self._loader
-        except BadInputError as error:
-            # From a worker, torch sends the traceback as the message; ours is its last line.
-            message = str(error).strip().splitlines()[-1].split("BadInputError: ")[-1]
-            # Its frames hold the loader in a cycle; freed by the collector instead of here, the
-            # loader would wait 5 s for its processes.
-            error.__traceback__ = None
-        except (RuntimeError, EOFError, OSError) as error:
-            if not self._loader.num_workers or not _is_of_processes(error):
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            waited += _LOOK_SECONDS
+            if waited >= answer_seconds() or not str(error).startswith("DataLoader timed out"):
                 raise
-            raise ProcessError(
-                f"A process that loads images is gone or stuck ({_first_line(error)}). Memory may "
-                "have run out: give fewer --workers, or --workers 0 to load without them."
-            ) from None
-        if message:
-            raise BadInputError(message)
+        else:
+            waited = 0
+            yield batch
+
+
+_LOOK_SECONDS = 2
+_MOST_LOST = 3  # processes lost in a row without a batch between them
 
 
 def _is_of_processes(error: Exception) -> bool:
@@ -105,6 +151,15 @@ class _InOrder(Sampler[list[Any]]):
         yield from self._groups
 
 
+_LEFT_TO_TRAINING = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+)
+
+
 def _start_worker(_worker: int) -> None:
     """Leave signals to the training process, which finishes its step before it stops.
 
@@ -112,5 +167,5 @@ def _start_worker(_worker: int) -> None:
     or when the training process is gone.
     """
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _LEFT_TO_TRAINING:
         signal.signal(number, signal.SIG_IGN)

@@ -47,7 +47,7 @@ class Detector:
         if self.fixed_batch is None:
             return self.run(prepared)
         parts = []
-        for part in prepared.split(self.fixed_batch):
+        for part in torch.split(prepared, self.fixed_batch):
             missing = self.fixed_batch - len(part)
             padded = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
             parts.append(self.run(padded)[: len(part)])
@@ -69,8 +69,8 @@ def load_detector(options: InferenceOptions, data: Path | None = None) -> Detect
         return _from_onnx(options.weights, device)
     content = read_checkpoint(options.weights)
     if isinstance(content, dict) and content.get("schema") == SCHEMA:
-        ready, notes = load_exported(options.weights).float(), ()
-        names = tuple(ready.names.values())
+        ready = load_exported(options.weights).float()
+        names, notes = tuple(ready.names.values()), tuple[str, ...]()
     else:
         trained = read_trained(options.weights, options.cfg, data)
         ready = fuse(drop_auxiliary(trained.net).net)

@@ -206,7 +206,7 @@ def _write_torchscript(
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes are constants of the file, and TorchScript is deprecated, which stays its use.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(Deployed(net).eval(), images)
+        traced = torch.jit.trace(Deployed(net).eval(), images)  # type: ignore[no-untyped-call]
         facts = json.dumps(_facts(net, class_names, options))
         traced.save(str(path), _extra_files={"config.txt": facts.encode()})
 
@@ -214,7 +214,7 @@ def _write_torchscript(
 def _read_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.jit.load(str(path))
+        module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     dtype = next(module.parameters()).dtype
 
     @torch.no_grad()

@@ -81,7 +81,10 @@ def test_growth_fails_and_names_the_layers(folder):
     assert lines[0].endswith("against 1.0% allowed.")
     assert lines[1].startswith("Module that grew")
     assert {"bn1", "layer1.0.bn1"} <= {line.split()[0] for line in lines[2:]}
-    assert 2 < len(lines) <= 12
+    assert 2 < len(lines) <= 13
+    assert lines[-1].startswith(
+        "torchvision:resnet18 on t4: not set as in the baseline: img 64 to 96"
+    )
 
 
 def test_tolerance_lets_growth_pass_and_shrinking_always_does(memplan, folder):

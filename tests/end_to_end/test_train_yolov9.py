@@ -236,7 +236,6 @@ def test_parameters_fall_into_the_official_groups():
         ({"name": "yolov9-tiny"}, UnknownNameError, "Did you mean 'yolov9-t'"),
         ({"name": "yolov9-t", "image_size": 650}, UsageError, "Nearest: 640."),
         ({"name": "yolov9-t", "num_classes": 0}, UsageError, "num_classes 0 is below 1"),
-        ({"name": "yolov9-t", "colour": 1}, UsageError, "cannot be set so"),
         ({"name": "yolov9-t", "hyperparameters": {"mosaik": 1}}, UnknownNameError, "'mosaic'"),
         ({"name": "yolov9-t", "hyp": "none.yaml"}, BadInputError, "No hyperparameter file"),
     ],

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from memplan_models.yolov9.workload import from_name
+from memplan_models.yolov9.workload import YoloV9
 from train_toy import Toy, toy_options
 
 from memplan.device.distributed import ModelTensors, settled_buckets, training_policy
@@ -180,7 +180,7 @@ def check_lean(folder, ranks):
     del folder
     found = {}
     for name, chooses in (("plain", {}), ("recompute", {"lean": True})):
-        workload = from_name("yolov9-t", image_size=64, num_classes=3, objects_per_image=3)
+        workload = YoloV9("yolov9-t", image_size=64, num_classes=3, objects_per_image=3)
         torch.manual_seed(0)
         model = workload.build_model()
         if name == "recompute":

@@ -6,6 +6,7 @@ import memplan
 from memplan.api import Question
 from memplan.api.devices import plan_unequal
 from memplan.device.distributed import ModelTensors
+from memplan.spec import StepSpec
 
 
 def test_ddp_s_buckets_are_on_rank_0_and_on_every_other():
@@ -25,9 +26,9 @@ def test_ddp_s_buckets_are_on_rank_0_and_on_every_other():
 def test_unequal_cards_get_a_plan_each_and_one_effective_batch():
     """Shares add up to the batch, and the slower card takes the smaller one."""
     question = Question(
-        workload=Counted(), gpus=("a100-80gb", "t4"), devices=2, recompute="none", precision="fp32"
+        workload=Counted(), gpus=("a100-80gb", "t4"), devices=2, spec=StepSpec(precision="fp32")
     )
-    fast, slow = plan_unequal(question, effective_batch_size=8, free_formats=False)
+    fast, slow = plan_unequal(question, effective_batch_size=8, free=())
 
     assert 8 == fast.accumulation_steps * (fast.micro_batch_size + slow.micro_batch_size)
     assert {8} == {fast.effective_batch_size, slow.effective_batch_size}

@@ -4,7 +4,9 @@ import pytest
 
 from memplan.api.notes import notes_on
 from memplan.api.question import Question, gpu_facts
+from memplan.device import catalogue
 from memplan.device.cudnn import installed_version
+from memplan.device.replay import Simulator
 from memplan.errors import UsageError
 
 
@@ -52,3 +54,12 @@ def test_what_is_no_cudnn_version_is_refused():
     """The message shows how one is written."""
     with pytest.raises(UsageError, match=r"--cudnn 'v9' is no version of cuDNN. Write it as 8.9.2"):
         Question(cudnn_version="v9")
+
+
+@pytest.mark.parametrize(("version", "named"), [("2.11.1", ""), ("2.12.0+cu130", "2.12")])
+def test_another_torch_than_the_rules_are_of_is_noted(version, named):
+    """Answers under the release that operators' rules were read from carry no such note."""
+    simulator = Simulator(catalogue.card("t4"), torch_version=version)
+    told = [note for note in notes_on(simulator, Question(gpus=("t4",))) if "PyTorch 2.11" in note]
+
+    assert ([f"torch {named} is installed" in note for note in told]) == [True] * bool(named)

@@ -68,7 +68,9 @@ def test_each_family_offers_what_it_has():
     official = Official.__new__(Official)
     official.hyperparameters = {}
 
-    assert EVERY.keys() - {"MakesOptimizer", "SavesItself"} == _offered(YoloV9("yolov9-t"))
+    assert EVERY.keys() - {"KnowsWeights", "MakesOptimizer", "SavesItself"} == _offered(
+        YoloV9("yolov9-t")
+    )
     assert {"Validates"} == _offered(classifier)
     assert {
         "Crowds", "MakesOptimizer", "SavesItself", "Tuned", "Validates",

@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from memplan_models.yolo_data.batches import read_batches
 from memplan_models.yolo_data.loader import open_yolo_data, validation_size
 from memplan_models.yolo_data.sample import write_sample
 
@@ -302,15 +304,35 @@ def test_workers_are_copies_of_no_process_that_has_computed(small):
     assert f"PPid:\t{os.getpid()}\n" not in status
 
 
-def test_a_worker_that_is_gone_is_told_in_one_line(small):
-    """A loader process that the system has ended is said, with the way out."""
-    data = _open(small, num_workers=1)
-    iterator = iter(data.training_batches(**FIRST | {"micro_batch_size": 1}))
-    next(iterator)
+def _kill_worker():
     (worker,) = (one for one in multiprocessing.active_children() if one.daemon)
     worker.kill()
 
+
+def test_a_worker_that_is_gone_is_replaced(small):
+    """The batches go on where it was, with the same content."""
+    arguments = FIRST | {"micro_batch_size": 1}
+    expected = list(_open(small).training_batches(**arguments))
+    iterator = iter(_open(small, num_workers=1).training_batches(**arguments))
+    found = [next(iterator)]
+    _kill_worker()
+    found += iterator
+
+    assert len(expected) == len(found)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one["images"], other["images"])
+
+
+class _Deadly(torch.utils.data.Dataset):
+    """Ends the process that reads it."""
+
+    def __getitem__(self, place):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_are_gone_again_and_again_are_told_in_one_line():
+    """Loader processes that the system keeps ending are said, with the way out."""
     with pytest.raises(ProcessError, match=r"gone or stuck .*--workers 0") as caught:
-        list(iterator)
+        list(read_batches(_Deadly(), [[0]], list, 1, 0))
 
     assert "\n" not in str(caught.value)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "acceptance", "answers", "bounds", "capabilities", "convolution",
     "efficient_attention", "errors", "family", "host_memory", "inference", "launch", "launches",
-    "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer", "spec",
-    "tape", "topk", "units", "workload",
+    "lean", "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer",
+    "spec", "tape", "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {
@@ -29,13 +29,25 @@ ROOMS = {
     # Planner and trainer are handed a recorder.
     "planner": {"device", "fit"},
     "train": {"device", "fit", "planner", "step"},
+    "trainers": {"device", "phantom", "step", "train"},
     "report": set(),
     "cli": {"device", "recording", "step", "trace", "fit", "planner", "train", "report", "api"},
-    "api": {"device", "recording", "step", "trace", "fit", "planner", "train", "report"},
+    # `memplan/__init__.py` counts as this room, and names what people import.
+    "api": {
+        "device",
+        "recording",
+        "step",
+        "trace",
+        "fit",
+        "planner",
+        "train",
+        "report",
+        "trainers",
+    },
 }
 # What runs when it is imported: the command, and what the server of processes begins with.
 PROGRAMS = {"memplan.__main__", "memplan.api.preload"}
-MAY_IMPORT_TORCH = {"step", "trace", "train", "recording"}
+MAY_IMPORT_TORCH = {"step", "trace", "train", "trainers", "recording"}
 FOR_MODELS = {
     "memplan.workload", "memplan.capabilities", "memplan.family", "memplan.errors", "memplan.units",
     "memplan.inference",

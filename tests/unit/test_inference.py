@@ -55,6 +55,10 @@ def data(tmp_path_factory):
     return root / "data.yaml"
 
 
+def _images(count):
+    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
 def _validated(weights, data, folder, **options):
     folder.mkdir()
     given = {"image_size": SIZE, "batch_size": 2, "draws": False, **options}
@@ -84,8 +88,8 @@ def test_a_checkpoint_scores_what_training_would_report(weights, data, tmp_path)
         assert expected[name] == pytest.approx(float(rows["all"][name]), abs=1e-3)
 
 
-def test_every_kind_of_file_scores_alike(weights, data, tmp_path):
-    """A checkpoint, an exported `.pt` and an ONNX file of the fixed size agree on squares."""
+def test_every_kind_of_file_predicts_alike(weights, data, tmp_path):
+    """A checkpoint, an exported `.pt` and an ONNX file of one image at a fixed size agree."""
     files = [weights]
     for kind in ("pt", "onnx"):
         output = tmp_path / f"exported.{kind}"
@@ -93,13 +97,17 @@ def test_every_kind_of_file_scores_alike(weights, data, tmp_path):
         YoloV9("yolov9-t").export(options)
         files.append(output)
 
-    scores = [
-        _validated(file, data, tmp_path / str(number), square=True)[1]["all"]["mAP50"]
-        for number, file in enumerate(files)
+    found = [
+        load_detector(ValidateOptions(weights=file, folder=tmp_path, image_size=SIZE))(
+            (_images(2) * 255).byte()
+        )
+        for file in files
     ]
+    _, rows = _validated(files[-1], data, tmp_path / "val")
 
-    assert 0 < float(scores[0])
-    assert [pytest.approx(float(scores[0]), abs=1e-3)] * 3 == [float(score) for score in scores]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0.01)
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=0.01)
+    assert 0 < float(rows["all"]["mAP50"])
 
 
 def test_results_are_written_for_other_tools(weights, data, tmp_path):
@@ -206,10 +214,6 @@ def test_coco_numbers_its_classes_with_gaps():
     assert {"image_id": 42, "category_id": 11, "bbox": [1, 2, 3, 6], "score": 0.5} == (
         coco_results("000042", rows, is_coco=False)[0]
     )
-
-
-def _images(count):
-    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
 def test_suppression_inside_an_onnx_file_is_ours(weights, tmp_path):

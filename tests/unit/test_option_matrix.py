@@ -149,7 +149,8 @@ def _typed(parameter):
         kinds = {"integer": "2", "integer range": "2", "float": "0.5", "float range": "0.5"}
         value = kinds.get(parameter.type.name)
     if value is None and parameter.type.name == "path":
-        value = f"{parameter.name}.file"
+        # Pages are PDF, and any other ending is refused.
+        value = f"{parameter.name}.{'pdf' if parameter.name == 'report' else 'file'}"
     assert value is not None, f"give a value for {parameter.opts[0]} in VALUES"
     return [parameter.opts[0], value]
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from test_trace_operators import asked_by, on_an_a100
+from test_trace_operators import A100, asked_by, on_an_a100
 
+from memplan.efficient_attention import EfficientAttention
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.operators import (
@@ -186,9 +187,46 @@ def test_a_softmax_copies_what_is_not_contiguous():
         rows = _empty(8, 16).t()
 
         assert [Output(0), Temporary(512)] == asked_by(aten._softmax.default, rows, 1, False)
-        assert [Output(0), Temporary(512)] == asked_by(
-            aten._softmax_backward_data.default, rows, _empty(16, 8), 1, torch.float32
+        backward = (rows, _empty(16, 8), 1, torch.float32)
+        # The gradient times the result is laid out as the gradient, and copied as that would be.
+        assert [Output(0), Temporary(512), Temporary(512)] == asked_by(
+            aten._softmax_backward_data.default, *backward
         )
+        assert [Output(0), Temporary(512)] == asked_by(
+            aten._log_softmax_backward_data.default, *backward
+        )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "forward", "backward"),
+    [(torch.float16, 1_322_036, 2_185_764), (torch.float32, 3_303_476, 2_185_764)],
+)
+def test_a_channels_last_batch_norm_asks_for_what_cudnn_was_seen_to_want(dtype, forward, backward):
+    """The three sizes known of cuDNN 9.19; NCHW wants none."""
+    with fake_cuda():
+        image = _empty(16, 64, 160, 160, dtype=dtype)
+        channels = [_empty(64)] * 4
+        for layout, asked in ((torch.channels_last, 1), (torch.contiguous_format, 0)):
+            one = image.to(memory_format=layout)
+            ahead = asked_by(aten.cudnn_batch_norm.default, one, *channels, True, 0.1, 1e-5)
+            back = asked_by(
+                aten.cudnn_batch_norm_backward.default,
+                *(one, one, *channels[:3], *channels[:2], 1e-5, _empty(0)),
+            )
+            assert [Temporary(forward)] * asked == [r for r in ahead if isinstance(r, Temporary)]
+            assert [Temporary(backward)] * asked == [r for r in back if isinstance(r, Temporary)]
+
+
+def test_a_gradient_through_an_activation_keeps_its_layout():
+    """A fake kernel would lay it out as the activation's input."""
+    with fake_cuda():
+        gradient = _empty(2, 4, 8, 8)
+        image = _empty(2, 4, 8, 8).to(memory_format=torch.channels_last)
+        arguments = (gradient, image, 0.0, 6.0)
+        faked = aten.hardtanh_backward.default(*arguments)
+        actual = operators.laid_out_on_device(aten.hardtanh_backward.default, arguments, faked)
+
+    assert gradient.stride() == actual.stride() != faked.stride()
 
 
 def test_where_copies_what_has_another_type():
@@ -298,6 +336,10 @@ def test_attention_in_single_precision_multiplies_gradient_and_output():
         )
     rows = 4 * 2 * 12 * 197
     sums = [Temporary(64 * rows), Temporary(rows), Temporary(rows), Release(2, keep=1)]
+    # Four blocks of 64 x 64 sums, each after a header.
+    launch = EfficientAttention(heads=24, queries=197, keys=197, width=64, half=False)
+    assert (24 * 4 * (64 * 64 * 4 + 16),) == launch.scratch_bytes(A100)
+    sums.append(operators.Scratch(launch, launch.BUFFERS[0]))
 
     assert [Output(0), Output(1), Output(2), *sums] == asked
 

@@ -87,7 +87,7 @@ def test_topk_shares_long_rows_among_blocks():
     """320 rows of 8400 get 17 items a thread, so 2 blocks a row count 256 digits of 2 bytes."""
     with fake_cuda():
         asked = asked_by(aten.topk.default, _empty(320, 8400), 10)
-    counters = [320 * 4, 320 * 4, 640 * 4, 640 * 4, 640 * 512, 640 * 4, 640 * 4]
+    counters = [320 * 4, 320 * 8, 320 * 8, 640 * 512, 320 * 1024, 640 * 4, 640 * 4]
     scan = [Temporary(768 + 256 + 255), Release()]
 
     assert [Output(0), Output(1), *map(Temporary, counters), *scan, *scan, Release(7)] == asked

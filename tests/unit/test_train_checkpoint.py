@@ -50,7 +50,9 @@ def test_a_failed_save_keeps_the_previous_file(run, monkeypatch):
         save_checkpoint(path, checkpoint)
 
     assert before == path.read_bytes()
-    assert ["best.pt", "last.pt"] == sorted(file.name for file in path.parent.iterdir())
+    assert ["best.pt", "last.pt", "previous.pt"] == sorted(
+        file.name for file in path.parent.iterdir()
+    )
 
 
 class _Version(str):

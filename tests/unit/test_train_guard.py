@@ -10,7 +10,7 @@ from train_toy import Toy, ToyData, toy_options
 from memplan.errors import DeviceOutOfMemoryError
 from memplan.train import train
 from memplan.train.checkpoint import load_checkpoint
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, split
+from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, is_out_of_memory, split
 
 
 def _events(folder, name):
@@ -139,6 +139,57 @@ def test_exhaustion_reported_by_libraries_counts():
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling\nmore")
 
     assert OutOfMemory("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling") == attempt(work)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        *map(
+            RuntimeError,
+            (
+                "CUDA error: out of memory",
+                "CUDA driver error: out of memory",
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear",
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+                "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+                "GET was unable to find an engine to execute this computation",
+                "FIND was unable to find an engine to execute this computation",
+                "Unable to find a valid cuDNN algorithm to run convolution",
+                "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling",
+                "cuFFT error: CUFFT_ALLOC_FAILED",
+                "NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'",
+                "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory",
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+                "std::bad_alloc",
+                "unable to mmap 4096 bytes: Cannot allocate memory (12)",
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_every_way_to_say_that_there_is_no_room_is_known(error):
+    """The device's allocator, its libraries, the host's allocator and the system."""
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("shapes cannot be multiplied"),
+        ValueError("out of memory"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=str,
+)
+def test_other_errors_are_no_lack_of_memory(error):
+    """A fault of the program, or of a disk, is not repeated smaller."""
+    assert not is_out_of_memory(error)
 
 
 def test_splitting_keeps_images_and_order():

@@ -161,7 +161,7 @@ def test_save_period_keeps_epochs(tmp_path):
     """Every second epoch stays as a file of its own."""
     summary = train(Toy(), toy_options(tmp_path, epochs=4, save_period=2))
 
-    assert ["best.pt", "epoch2.pt", "epoch4.pt", "last.pt"] == sorted(
+    assert ["best.pt", "epoch2.pt", "epoch4.pt", "last.pt", "previous.pt"] == sorted(
         path.name for path in (summary.run_folder / "weights").iterdir()
     )
 

@@ -144,7 +144,7 @@ def test_a_run_that_backed_off_is_resumed_smaller(folders, kill):
     summary = _resume(_toy(most_images=3), folder)
 
     _assert_same_end(straight, folder)
-    assert (2, 0) == (summary.micro_batch_size, summary.back_offs)
+    assert (3, 0) == (summary.micro_batch_size, summary.back_offs)
 
 
 def _signal_after_steps(number, steps):
@@ -157,7 +157,9 @@ def _signal_after_steps(number, steps):
     return on_event
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1]
+)
 def test_a_signal_saves_and_stops(folders, number):
     """Ctrl-C and SIGTERM finish the step; the run then goes on where it was."""
     straight = train(_toy(), _options(folders[0])).run_folder
@@ -285,6 +287,36 @@ def test_a_full_disk_keeps_the_last_good_file_and_the_run(folders, capsys):
     text = capsys.readouterr().err
     assert "last.pt cannot be written: " in text
     assert "The previous file is kept." in text
+
+
+def test_what_finds_no_room_is_saved_in_a_second_place(folders, capsys, monkeypatch):
+    """The run is told of it once, goes on from there after a kill, and ends as if nothing was."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders[1] / "cache"))
+    straight = train(_toy(), _options(folders[0])).run_folder
+    folder = folders[1] / "runs/toy"
+    saves = []
+
+    def on_event(name, facts):
+        if name == "saved":
+            saves.append(facts)
+            if len(saves) == 1:  # from here on nothing can be written there
+                (folder / "weights").rename(folder / "away")
+                (folder / "weights").touch()
+            if len(saves) == 6:
+                raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train(_toy(), _options(folders[1]), on_event=on_event)
+    (folder / "weights").unlink()
+    (folder / "away").rename(folder / "weights")
+    text = capsys.readouterr().err
+    _resume(_toy(), folder)
+
+    assert 1 == text.count("last.pt cannot be written")
+    assert "The state is saved in " in text
+    assert "The run goes on from " in capsys.readouterr().err
+    _assert_same_end(straight, folder)
+    assert [] == list((folders[1] / "cache/memplan/rescued").iterdir())
 
 
 def test_one_folder_takes_one_run_at_a_time(tmp_path):

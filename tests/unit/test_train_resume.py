@@ -101,12 +101,47 @@ def test_mosaics_stay_closed_after_a_resume(tmp_path):
     assert [(3, False)] == workload.data.calls
 
 
-def test_a_finished_run_is_refused_with_the_way_out(tmp_path):
-    """There is nothing to resume; a new run can start from the weights."""
-    folder = train(Toy(), toy_options(tmp_path)).run_folder
+def test_a_finished_run_says_what_it_is(tmp_path):
+    """There is nothing to resume, which is no fault; the data need not be there any more."""
+    done = train(Toy(), toy_options(tmp_path))
+    (tmp_path / "data.yaml").unlink()
+    again = _resume(Toy(), done.run_folder)
 
-    with pytest.raises(BadInputError, match=r"finished after 2 epochs.*--weights"):
-        _resume(Toy(), folder)
+    assert again.was_finished
+    assert (2, done.best_epoch, done.metrics) == (
+        again.epochs_done,
+        again.best_epoch,
+        again.metrics,
+    )
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-900] + b"x" * 900])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
+    """The run goes on an epoch earlier, says so, and ends as it would have."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    straight = train(Toy(norm=True, dropout=0.3), toy_options(tmp_path / "a", epochs=3))
+    folder = _stopped_run(tmp_path / "b", epoch=2, epochs=3)
+    last = folder / "weights/last.pt"
+    last.write_bytes(damage(last.read_bytes()))
+    _resume(Toy(norm=True, dropout=0.3), folder)
+
+    assert "is damaged or cut short" in (folder / "events.jsonl").read_text()
+    assert [1, 2, 3] == pd.read_csv(folder / "results.csv")["epoch"].tolist()
+    expected = load_checkpoint(straight.run_folder / "weights/last.pt").model
+    for name, tensor in load_checkpoint(last).model.items():
+        assert torch.equal(expected[name], tensor), name
+
+
+def test_records_that_are_garbage_are_one_line_each(tmp_path):
+    """They are kept aside where they are no text, and the run goes on."""
+    folder = _stopped_run(tmp_path)
+    for name in ("results.csv", "memory.csv", "events.jsonl"):
+        (folder / name).write_bytes(b"\xff\xfe\x00garbage,\x00\n5\n")
+    _resume(Toy(norm=True, dropout=0.3), folder)
+
+    assert 3 == (folder / "events.jsonl").read_text().count("is kept as")
+    assert (folder / "memory.csv.damaged").exists()
 
 
 def test_the_saved_options_are_those_of_the_run(tmp_path):

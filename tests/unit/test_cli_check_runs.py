@@ -1,0 +1,87 @@
+"""`memplan check` of files that `memplan run` saved."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from test_report_script_pages import answer as sample
+
+from memplan.cli.check import command
+
+DOCS = Path(__file__).parents[2] / "docs" / "check.md"
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Return a function that saves a run and a baseline, and checks one against the other."""
+
+    def checked(now, *options, before=None):
+        path, base = tmp_path / "now.json", tmp_path / "base.json"
+        path.write_text(json.dumps(now.to_json()))
+        base.write_text(json.dumps((before or now).to_json()))
+        options = [str(base) if one == "BASE" else str(one) for one in options]
+        return CliRunner().invoke(command, [str(path), *options])
+
+    return checked
+
+
+def test_a_run_meets_its_very_peak_and_no_less(check):
+    """The budget is compared with device-used, to the byte."""
+    run = sample()
+    peak = run.device_used_peak_bytes
+
+    assert 0 == check(run, "--budget", peak).exit_code
+    failed = check(run, "--budget", peak - 1)
+    assert failed.exit_code
+    assert "device-used (phantom), over" in failed.output
+
+
+def test_a_run_that_grew_names_its_modules(check):
+    """The module whose bytes at the peak grew is named, the others are not."""
+    before = sample(reserved_peak_bytes=1 << 30, modules=[{"path": "a", "bytes": 5 << 20}])
+    modules = [{"path": "a", "bytes": 5 << 20}, {"path": "b", "bytes": 7 << 20}]
+    now = sample(reserved_peak_bytes=2 << 30, modules=modules)
+
+    assert 0 == check(now, "--baseline", "BASE").exit_code
+    failed = check(now, "--baseline", "BASE", before=before)
+
+    assert failed.exit_code
+    assert "+100.0% against 1.0% allowed" in failed.output
+    assert ["b"] == [line.split()[0] for line in failed.output.splitlines()[2:3]]
+
+
+def test_a_run_of_another_command_is_no_baseline(check):
+    """Runs are told apart by command, card and number of cards."""
+    failed = check(sample(), "--baseline", "BASE", before=sample(command="python other.py"))
+
+    assert failed.exit_code
+    assert "has no run of" in str(failed.exception)
+
+
+def test_the_workflow_of_the_docs_is_one_whose_commands_run(tmp_path):
+    """The page's file is YAML, and its last step checks files as they are saved."""
+    workflow = yaml.safe_load(DOCS.read_text().split("```yaml\n")[1].split("```")[0])
+    lines = [step["run"] for step in workflow["jobs"]["memory"]["steps"] if "run" in step]
+    gate = lines[-1]
+    assert "memplan check run.json" in gate
+    for name in ("run.json", "memory-baseline.json"):
+        (tmp_path / name).write_text(json.dumps(sample().to_json()))
+
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = ["bash", "-ec", gate]
+    done = subprocess.run(
+        shell,
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (0, "run.json: ok.\n", "") == (done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,190 @@
+"""A loop of one's own under `memplan.guard`."""
+
+import random
+import subprocess
+import sys
+from collections import UserDict, namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import memplan
+from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.trainers.batches import split
+
+DOCS = Path(__file__).parents[2] / "docs" / "guard_any_loop.md"
+
+
+def _model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+
+
+def _batch(count=7):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "x": torch.randn(count, 3, generator=generator),
+        "y": torch.randn(count, 1, generator=generator),
+    }
+
+
+def _loss(model, most, reduction="mean"):
+    """Return a loss function that finds no room for more than `most` samples, after its pass."""
+
+    def loss(batch):
+        value = torch.nn.functional.mse_loss(model(batch["x"]), batch["y"], reduction=reduction)
+        if len(batch["x"]) > most:
+            value.backward(retain_graph=True)  # half-made gradients, as when backward runs out
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return value
+
+    return loss
+
+
+def _gradients(model):
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_gradients_of_the_pieces_are_those_of_the_whole_batch(reduction, most):
+    """An odd batch in 2, 4 or 7 pieces leaves loss and gradients of the batch, to rounding."""
+    whole, pieces = _model(), _model()
+    expected = _loss(whole, 99, reduction)(_batch())
+    expected.backward()
+
+    with memplan.guard(pieces, loss=reduction) as guard:
+        loss = guard(_loss(pieces, most, reduction), _batch())
+
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(_gradients(pieces), _gradients(whole))
+
+
+def test_gradients_that_were_there_are_kept():
+    """A loop that accumulates loses nothing of the batches before."""
+    model, twin = _model(), _model()
+    for _ in range(2):
+        _loss(twin, 99)(_batch()).backward()
+    step = memplan.guard(model)(_loss(model, 99))
+    step(_batch())
+    memplan.guard(model)(_loss(model, 2))(_batch())
+
+    torch.testing.assert_close(_gradients(model), _gradients(twin))
+
+
+def test_everything_is_as_before_where_nothing_helps():
+    """Parameters, buffers, gradients, optimizer, scaler and random states are as before."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.Adam(model.parameters())
+    scaler = torch.amp.GradScaler("cpu")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    states = optimizer.state_dict(), scaler.state_dict()
+    numbers = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+
+    def loss(batch):
+        torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
+        model(batch).sum().backward()
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(MemplanError, match="cannot be split further"):
+        memplan.guard(model, scaler=scaler)(loss)(torch.ones(4, 2, 3))
+
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert [None] * 4 == _gradients(model)
+    assert states == (optimizer.state_dict(), scaler.state_dict())
+    assert torch.equal(numbers[0], torch.get_rng_state())
+    assert numbers[1] == random.getstate()
+    assert (numbers[2] == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_the_scaler_scales_each_piece():
+    """Under a scaler the gradients are the whole batch's times its scale."""
+    model, twin = _model(), _model()
+    _loss(twin, 99)(_batch()).backward()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+
+    memplan.guard(model, scaler=scaler)(_loss(model, 99))(_batch())
+    scaler.unscale_(torch.optim.SGD(model.parameters(), lr=0.1))
+
+    torch.testing.assert_close(_gradients(model), _gradients(twin))
+
+
+def test_the_whole_batch_is_tried_again_after_a_spike():
+    """After `retry_after` passes in pieces the batch is whole again."""
+    model = _model()
+    guard = memplan.guard(model, retry_after=2)
+    guard(_loss(model, 4), _batch())
+    seen = []
+    for _ in range(4):
+        guard(_loss(model, 99), _batch())
+        seen.append(guard.num_pieces)
+
+    assert [2, 2, 1, 1] == seen
+    assert [(0, 1)] == [(event.step, event.num_pieces) for event in guard.events]
+
+
+def test_a_batch_that_never_fits_is_tried_ever_less_often():
+    """Each trial that finds no room doubles the passes before the next."""
+    model = _model()
+    guard = memplan.guard(model, retry_after=2)
+    for _ in range(12):
+        guard(_loss(model, 4), _batch())
+
+    assert [0, 3, 8] == [event.step for event in guard.events]
+
+
+def test_other_errors_pass():
+    """An error of the loop's own is not taken for want of memory."""
+    with pytest.raises(RuntimeError, match="shapes"):
+        memplan.guard(_model())(_raise)(_batch())
+
+
+def _raise(_):
+    raise RuntimeError("shapes")
+
+
+def test_nested_batches_are_split_and_other_values_go_with_each_piece():
+    """Dictionaries, lists, tuples and mapping classes keep their kind; texts go with samples."""
+    pair = namedtuple("pair", "a b")  # noqa: PYI024
+    rows = torch.arange(3)
+    batch = UserDict(x=[rows, (rows, 5)], y=pair(rows, None), names=["a", "b", "c"], n=2)
+
+    (one, first), (two, second) = split(batch, 2)
+
+    assert (1, 2) == (one, two)
+    assert isinstance(second, UserDict)
+    assert isinstance(second["y"], pair)
+    assert [1, 2] == second["x"][1][0].tolist()
+    assert (["a"], ["b", "c"], 2, 5) == (
+        first["names"], second["names"], second["n"], second["x"][1][1],
+    )  # fmt: skip
+
+
+def test_a_layout_that_is_not_understood_is_named_with_the_way_out():
+    """Tensors that disagree about the batch are refused, and split= is offered."""
+    with pytest.raises(BadInputError, match=r"\[2, 3\] cannot be split. Give guard"):
+        split([torch.ones(2), torch.ones(3)], 2)
+
+
+def test_several_ranks_are_refused(tmp_path):
+    """A model under DDP is refused in one line: its ranks would wait for each other."""
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(_model())
+        with pytest.raises(UsageError, match="several ranks"):
+            memplan.guard(model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_the_example_of_the_docs_runs():
+    """The page's loop, as it stands there."""
+    code = DOCS.read_text().split("```python\n")[1].split("```")[0]
+    command = [sys.executable, "-c", code]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)

@@ -54,7 +54,7 @@ _WORTH_A_LINE = 0.85
     "--safety",
     type=float,
     metavar="FRACTION",
-    help="Part of the card's memory left alone.  [0.05; with --epochs 0.025]",
+    help="Part of the card's memory that stays free.  [0.05; with --epochs 0.025]",
 )
 @click.option(
     "--epochs",
@@ -314,21 +314,27 @@ def _plan_text(answer: PlanAnswer) -> str:
     if predicted.epoch_seconds is not None:
         lines.append(f"An epoch takes about {format_seconds(predicted.epoch_seconds)} (predicted).")
     lines += [*_input_lines(answer), *_batch_lines(answer)]
-    chosen_levers = [lever for lever in LEVERS if lever.tried]
+    listed = _listed(answer.alternatives)
+    # What all rows have in common stands in the first line; a terminal has no room for it here.
+    differing = [
+        lever
+        for lever in LEVERS
+        if lever.tried and len({getattr(setting.spec, lever.name) for setting in listed}) > 1
+    ]
     rows = [
         (
             str(setting.split.micro_batch_size),
             str(setting.split.accumulation_steps),
-            *(lever.cell(getattr(setting.spec, lever.name)) for lever in chosen_levers),
+            *(lever.cell(getattr(setting.spec, lever.name)) for lever in differing),
             gib(setting.predicted.device_used_peak_bytes),
             three_digits(setting.predicted.images_per_second),
         )
-        for setting in _listed(answer.alternatives)
+        for setting in listed
     ]
     header = (
         "Micro-batch",
         "Accumulation",
-        *(lever.column for lever in chosen_levers),
+        *(lever.column for lever in differing),
         "Device-used GiB",
         "Images/s",
     )

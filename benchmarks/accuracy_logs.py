@@ -1,4 +1,4 @@
-"""Predictions beside what strangers' runs of the official YOLOv9 code printed."""
+"""Predictions beside what public runs of the official YOLOv9 code printed."""
 
 from __future__ import annotations
 

@@ -48,14 +48,14 @@ class Outcome:
 
 def run_case(case: Case) -> tuple[str, str]:
     """Return what a command makes of a case, and the traceback where there is one."""
-    from memplan.cli import run
+    from memplan.cli import exit_code
 
     said, errors = io.StringIO(), io.StringIO()
     arguments = [word.replace("{file}", case.place) for word in case.arguments]
     sys.argv = ["memplan", *arguments]
     try:
         with laid(case), contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
-            code = run(arguments)
+            code = exit_code(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:  # noqa: BLE001 - what reaches a user as a traceback is what is counted

@@ -52,16 +52,16 @@ def make_kinds(folder: Path) -> tuple[list[Kind], dict[str, tuple[str, ...]]]:
 
 def _made() -> tuple[list[Kind], dict[str, tuple[str, ...]]]:
     from memplan.answers import save_answers
-    from memplan.cli import run
+    from memplan.cli import exit_code
 
-    assert run(["data", "sample", "good"]) == 0
+    assert exit_code(["data", "sample", "good"]) == 0
     Path("tiny.yaml").write_text(TINY)
     _keep_few()
     train = ("train", "--data", "good/data.yaml", "--cfg", "tiny.yaml", "--img", "64", "--device",
              "cpu", "--workers", "0", "--noplots", "--name", "x")  # fmt: skip
-    assert run([*train, "--epochs", "1", "--batch", "4", "--nosave"]) == 0
+    assert exit_code([*train, "--epochs", "1", "--batch", "4", "--nosave"]) == 0
     probe = ("probe", "--cfg", "tiny.yaml", "--img", "64", "--batch", "1", "--gpu", "t4")
-    assert run([*probe, "--output", "probe.json", "--tape", "good.tape"]) == 0
+    assert exit_code([*probe, "--output", "probe.json", "--tape", "good.tape"]) == 0
     save_answers(Path("plan.json"), [_plan()], force=True)
     # Ends once data, model and weights have been read: no model has so many layers.
     ends = (*train, "--freeze", "9999")

@@ -46,7 +46,7 @@ class Family(Protocol):
     def reads(self, path: Path) -> bool:
         """Return whether a YAML file is a model's description for this family; no by default.
 
-        Every family is asked of every such file, also of one that a stranger wrote: look at its
+        Every family is asked of every such file, also of one from elsewhere: look at its
         content through `memplan.files`, import nothing heavy and run nothing. A file with a fault
         in it is still the family's, whose `make` then says what is wrong.
 

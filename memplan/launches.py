@@ -6,11 +6,12 @@ To add one: write its class beside its law, name it here, and let a rule of `mem
 
 from __future__ import annotations
 
+from memplan.batch_norm import BatchNormSums
 from memplan.efficient_attention import EfficientAttention
 from memplan.reduction import Reduction
 from memplan.topk import TopK
 
-AnyLaunch = Reduction | TopK | EfficientAttention
-LAUNCHES = (Reduction, TopK, EfficientAttention)
+AnyLaunch = Reduction | TopK | EfficientAttention | BatchNormSums
+LAUNCHES = (Reduction, TopK, EfficientAttention, BatchNormSums)
 BUFFERS = tuple(name for kind in LAUNCHES for name in kind.BUFFERS)
 """The buffers of all kinds, as the tape's questions name them."""

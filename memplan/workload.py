@@ -253,6 +253,14 @@ class ResumableData(Protocol):
 
 
 @runtime_checkable
+class RecognisedData(Protocol):
+    """Data that can be told from other data, so that a resumed run notices a change."""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Return a short text for each part, such as `training labels`, by its name."""
+
+
+@runtime_checkable
 class PicturedData(Protocol):
     """Data that can be drawn; optional, and called once, before training."""
 

@@ -1,4 +1,4 @@
-"""memplan beside every measurement with a stated card that strangers published.
+"""memplan beside every published measurement with a stated card.
 
 One table a kind, misses included, nothing fitted. `python -m benchmarks.card_truth` predicts every
 row and writes the tables, the figures as csv and the picture under `benchmarks/results/`, and the

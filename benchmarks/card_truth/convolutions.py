@@ -1,4 +1,4 @@
-"""Workspaces of single convolutions, as strangers' recordings hold them."""
+"""Workspaces of single convolutions, as public recordings hold them."""
 
 from __future__ import annotations
 

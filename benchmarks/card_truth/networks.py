@@ -1,4 +1,4 @@
-"""Networks that strangers trained, as workloads of their plain loops."""
+"""Networks of published runs, as workloads of their plain loops."""
 
 from __future__ import annotations
 

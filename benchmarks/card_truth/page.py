@@ -62,7 +62,7 @@ def _row(cells: dict[str, str]) -> Row:
 
 def write_results(rows: Sequence[Row], seconds: float) -> None:
     """Write the tables with machine, versions and spread, and the csv beside them."""
-    lines = ["# memplan beside what strangers measured on cards", ""]
+    lines = ["# Published measurements beside predictions", ""]
     lines += ["Nothing is fitted to these rows. Errors are of predictions against measurements;"]
     lines += ["a range is what a prediction leaves open, and its error is 0 where the measurement"]
     lines += ["lies inside.", "", *summary(rows), ""]

@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     ticks = (-0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3)
     axes.set_xticks(ticks, [f"{tick:+.0%}" for tick in ticks])
     axes.set_xlabel("predicted against measured; line: what the prediction leaves open")
-    axes.set_title("memplan beside what strangers measured")
+    axes.set_title("Published measurements beside predictions")
     axes.spines["left"].set_visible(False)
     return figure
 

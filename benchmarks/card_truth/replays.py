@@ -42,7 +42,7 @@ def replays(
     simulator = Simulator(
         card,
         torch_version=about.versions.get("torch", "2.11.0"),
-        cudnn_benchmark=about.cudnn_benchmark,
+        cudnn_benchmark=about.spec.cudnn_benchmark,
     )
     program = Program(tape, life or Life())
     asked = simulator.device_bytes(tape.convolutions, tape.launches)

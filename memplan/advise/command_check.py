@@ -73,7 +73,7 @@ def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
         else typed.validation_batch or inquiry.batch * len(next(iter(validation.values()))),
         device_used_peak_bytes=used,
         peak_period=plain.peaks.peak_period,
-        images_per_second=plain.rate,
+        images_per_second=plain.rate * typed.split.devices,
         fits=fits,
         fits_card=plain.peaks.fits,
         over_bytes=used - planned.budget.num_bytes,

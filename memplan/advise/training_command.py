@@ -17,7 +17,7 @@ _SPELLINGS = {"--batch": ("--batch", "--batch-size")} | {
 
 @dataclass(frozen=True, kw_only=True)
 class TypedCommand:
-    """A command of one device, read."""
+    """A command, read."""
 
     text: str
     """As typed."""
@@ -39,7 +39,7 @@ class TypedCommand:
     """What was taken for granted, a sentence each."""
 
     def accumulation_at(self, batch: int) -> int:
-        """Return the micro-batches a step if `--batch` alone were another."""
+        """Return the micro-batches a step if `--batch`, the total, alone were another."""
         if not self.nominal:
             return self.split.accumulation_steps
         return max(1, round(self.nominal / batch))
@@ -54,8 +54,8 @@ class TypedCommand:
             if option in known
         }
         if split != self.split:
-            options["--batch"] = str(split.micro_batch_size)
-            if self.accumulation_at(split.micro_batch_size) != split.accumulation_steps:
+            options["--batch"] = str(split.images_at_once)
+            if self.accumulation_at(split.images_at_once) != split.accumulation_steps:
                 options["--accumulate"] = str(split.accumulation_steps)
         return options
 

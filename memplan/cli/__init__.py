@@ -105,7 +105,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line as it was typed, and exit."""
     _open_closed_streams()
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(exit_code(sys.argv[1:]))
 
 
 def _open_closed_streams() -> None:
@@ -118,7 +118,7 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def run(arguments: Sequence[str]) -> int:
+def exit_code(arguments: Sequence[str]) -> int:
     """Return the exit code of a command; every error a user can act on is one line."""
     try:
         result = cli.main(list(arguments), standalone_mode=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from memplan.answers import BatchPeaks, ProbeAnswer, load_answers
+from memplan.cli.common import folded
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.present.section import aligned as table
 from memplan.script_answer import ScriptAnswer
@@ -65,7 +66,7 @@ def command(
             failures += _grown(probe, row, other, tolerance)
             different += _differences(probe, other)
     if failures or different:
-        click.echo("\n".join(failures + different))
+        click.echo(folded("\n".join(failures + different)))
     if failures:
         raise MemplanError(f"{file} failed the check.")
     click.echo(f"{file}: ok.")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -87,10 +90,23 @@ def given_levers(context: click.Context) -> dict[str, Any]:
 workload_options = options(
     click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration or PATH.yaml."),
     click.option(
-        "--workload", metavar="NAME", help="Any: torchvision:resnet50, official:PATH, a.b:f."
+        "--workload",
+        metavar="NAME",
+        help="Any other: torchvision:resnet50, official:PATH, or package.module:factory.",
     ),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For the workload."),
-    click.option("--img", type=int, metavar="PIXELS", help="Side of the images.  [640, 224]"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An argument of the workload, such as num_classes=10; repeatable.",
+    ),
+    click.option(
+        "--img",
+        type=int,
+        metavar="PIXELS",
+        help="Side of the images.  [640; torchvision's classifiers 224]",
+    ),
     click.option(
         "--val-batch", type=int, metavar="N", help="Images validated at once.  [twice the batch]"
     ),
@@ -103,7 +119,7 @@ workload_options = options(
         "data_path",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="A data.yaml, whose labels tell the objects in an image.",
+        help="A data.yaml; its labels give the objects in an image.",
     ),
 )
 
@@ -133,7 +149,7 @@ card_options = options(
         "--cudnn",
         "cudnn_version",
         metavar="VERSION",
-        help="The cuDNN of your training; the answer says where another is asked.  [as installed]",
+        help="The cuDNN of your training; notes say where another one answers.  [as installed]",
     ),
     click.option(
         "--devices",
@@ -186,10 +202,31 @@ def show(values: Mapping[str, Any], answers: Sequence[Any], text_of: Callable[[A
         shown = [answer.to_json() for answer in answers]
         click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
     else:
-        click.echo("\n\n".join(text_of(answer) for answer in answers))
+        click.echo(folded("\n\n".join(text_of(answer) for answer in answers)))
     if values["output"] is not None:
         save_answers(values["output"], answers, force=values["force"])
         wrote(values["output"])
+
+
+def folded(text: str) -> str:
+    """Return text with sentences folded at words where a terminal would cut them anywhere.
+
+    Rows of tables, and lines that are to be copied, stay as they are; so does all text that goes
+    into a file or a pipe.
+    """
+    if not sys.stdout.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 40)
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in text.splitlines():
+        if len(line) <= width or re.search(r"[^\s.] {2,}[^\s(]|^memplan |: memplan ", line):
+            lines.append(line)
+            continue
+        indent = len(line) - len(line.lstrip())
+        wrapper.subsequent_indent = " " * (indent and indent + 2)
+        lines += wrapper.wrap(line)
+    return "\n".join(lines)
 
 
 def write_pages(values: Mapping[str, Any], **answers: Any) -> None:

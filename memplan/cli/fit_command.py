@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,11 @@ import click
 
 from memplan.advise.training_command import TypedCommand
 from memplan.capabilities import reader_of_data
+from memplan.cli.command_options import ultralytics_options, whole_options
+from memplan.cli.command_words import Words, words_of
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.spec import LEVER, LEVERS, Split, spec_of
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=.*")
 # PyTorch 2.9 and later read the new name of the first as well.
 _SPELLINGS = {"PYTORCH_ALLOC_CONF": "PYTORCH_CUDA_ALLOC_CONF"}
 _ASSUMED_OBJECTS = 20
@@ -23,6 +22,7 @@ _LEVERS = [one.name for one in LEVERS if {"plan", "train"} <= one.commands]
 _SAID_BY_COMMAND = {
     "cfg": "--cfg", "workload": "--workload", "img": "--img", "val_batch": "--val-batch",
     "multi_scale": "--multi-scale", "data_path": "--data", "effective_batch": "--effective-batch",
+    "devices": "--devices",
 } | {name: LEVER[name].option for name in _LEVERS}  # fmt: skip
 _REASONS = {
     "auto_batch": "plans its batch itself. Give a number in --batch, or plan without --fit",
@@ -36,34 +36,37 @@ def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
     """Return a command as it was typed, and what it says by parameter of `memplan plan`.
 
     Raises:
-        UsageError: it is no training command, or none of one GPU with a batch of its own.
+        UsageError: it is no training command, or none with a batch of its own.
     """
-    variables, program, options = _parted(text)
+    words = words_of(text)
+    assumptions = [f"{one!r} is left out of the reading." for one in words.left_out]
+    options = ultralytics_options(words.options, assumptions) if words.is_ultralytics else None
+    options = whole_options(words.options) if options is None else options
     values = _values(options)
     _check(values)
-    batch = values["batch_per_device"] or values["batch"]
-    if batch < 1:
-        raise UsageError(f"--fit: --batch {batch} is below 1. Give the images at once.")
-    assumptions: list[str] = []
+    devices = _devices(values, words)
+    batch = _on_each(values, devices)
     asked = _asked(values, assumptions)
-    asked |= _in_environment(variables)
+    asked |= _in_environment(words.variables) | {"devices": devices}
+    at_once = batch * devices
     nominal = 0 if values["accumulate"] else values["effective_batch"] or _nominal(asked)
-    steps = values["accumulate"] or max(1, round(nominal / batch))
+    steps = values["accumulate"] or max(1, round(nominal / at_once))
+    assumptions += _what_the_script_cannot(words, values)
     if values["recompute"] == "auto":
         raise UsageError("--fit: --recompute auto is chosen by a plan. Give none, all or paths.")
     typed = TypedCommand(
         text=text,
-        variables=variables,
-        program=program,
+        variables=words.variables,
+        program=words.program,
         options=options,
-        is_official=program[-1].endswith(".py"),
-        split=Split(micro_batch_size=batch, accumulation_steps=steps),
+        is_official=words.program[-1].endswith(".py"),
+        split=Split(micro_batch_size=batch, accumulation_steps=steps, devices=devices),
         nominal=nominal,
         spec=spec_of(asked),
         validation_batch=values["val_batch"],
         assumptions=tuple(assumptions),
     )
-    return typed, asked | {"effective_batch": batch * steps}
+    return typed, asked | {"effective_batch": at_once * steps}
 
 
 def refuse_said_twice(context: click.Context) -> None:
@@ -79,34 +82,6 @@ def refuse_said_twice(context: click.Context) -> None:
                 f"{option} stands beside --fit, whose command says it. Put {option} into the "
                 "command, or leave it out."
             )
-
-
-def _parted(text: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return variables, program and options of a command."""
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise UsageError(f"--fit {text!r} cannot be read: {error}. Check its quotes.") from None
-    start = 0
-    while start < len(words) and _VARIABLE.fullmatch(words[start]):
-        start += 1
-    variables, words = words[:start], words[start:]
-    end = next((i for i, word in enumerate(words) if word.startswith("-") and word != "-m"), None)
-    program = words[:end]
-    launched = {"torchrun", "torch.distributed.launch", "torch.distributed.run"} & set(words)
-    if launched:
-        raise UsageError(
-            f"--fit: {launched.pop()} starts several processes, and --fit is about one GPU. Give "
-            "the command of one, with its own --batch, or use memplan plan --devices N."
-        )
-    is_own = program[-2:] == ["memplan", "train"]
-    name = Path(program[-1]).name if program else ""
-    if not is_own and not (name.startswith("train") and name.endswith(".py")):
-        raise UsageError(
-            f"--fit {text!r} is no training command. Give one that begins with train_dual.py or "
-            "memplan train, in quotes."
-        )
-    return tuple(variables), tuple(program), tuple(words[len(program) :])
 
 
 def _values(options: tuple[str, ...]) -> dict[str, Any]:
@@ -133,16 +108,59 @@ def _check(values: dict[str, Any]) -> None:
             raise UsageError(f"--fit: the command {reason}.")
     if values["resume"] is not None:
         raise UsageError("--fit: --resume takes the options of its run. Give that run's command.")
-    device = values["device"]
-    if "," in device:
-        raise UsageError(
-            f"--fit: --device {device} trains on {device.count(',') + 1} GPUs, and --fit is about "
-            "one. Give --device 0 and one GPU's part of the batch, or use memplan plan --devices N."
-        )
-    if device.lower() == "cpu":
+    if values["device"].lower() == "cpu":
         raise UsageError("--fit: --device cpu needs no GPU memory. Give --device 0.")
     if not values["cfg"] and not values["workload"]:
         raise UsageError("--fit: the command has no --cfg. Add it, such as --cfg yolov9-s.")
+
+
+def _devices(values: dict[str, Any], words: Words) -> int:
+    """Return on how many devices a command trains.
+
+    Raises:
+        UsageError: launcher and `--device` say different numbers.
+    """
+    named = len([one for one in values["device"].split(",") if one.strip()])
+    if 1 < words.processes != named > 1:
+        raise UsageError(
+            f"--fit: {words.processes} processes are started for the {named} devices of --device "
+            f"{values['device']}. Give as many of each."
+        )
+    return max(words.processes, named, 1)
+
+
+def _on_each(values: dict[str, Any], devices: int) -> int:
+    """Return the images at once on each device, whose total `--batch` is.
+
+    Raises:
+        UsageError: there is none, or it does not divide.
+    """
+    if values["batch_per_device"]:
+        return int(values["batch_per_device"])
+    batch: int = values["batch"]
+    if batch < 1:
+        raise UsageError(f"--fit: --batch {batch} is below 1. Give the images at once.")
+    if batch % devices:
+        raise UsageError(
+            f"--fit: --batch {batch} is the total of {devices} devices and does not divide by "
+            f"{devices}. Nearest: {max(1, round(batch / devices)) * devices}."
+        )
+    return batch // devices
+
+
+def _what_the_script_cannot(words: Words, values: dict[str, Any]) -> list[str]:
+    """Return a sentence where the official script stops at the command's configuration.
+
+    Source: README of the official repository: `train_dual.py` for networks with an auxiliary head
+    (`yolov9-*`), `train.py` for those with one head (`gelan-*`).
+    """
+    script = Path(words.program[-1]).name
+    name = Path(values["cfg"] or "").stem
+    heads = {"yolov9": "train_dual.py", "gelan": "train.py"}
+    needed = heads.get(name.partition("-")[0])
+    if needed is None or script not in heads.values() or script == needed:
+        return []
+    return [f"{script} cannot train {name}, and stops at its first loss: {needed} does."]
 
 
 def _asked(values: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:

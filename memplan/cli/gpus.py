@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import click
 
@@ -14,6 +15,8 @@ from memplan.device.calibration import Calibration
 from memplan.errors import BadTapeError
 from memplan.present.section import aligned as table
 from memplan.units import format_bytes, gib
+
+_MAKERS = re.compile(r"NVIDIA |GeForce |Tesla ")  # a table of 80 columns has no room for them
 
 
 @click.command()
@@ -75,7 +78,7 @@ def command(*, as_json: bool, index: int | None) -> None:
     rows = [
         (
             card.name,
-            card.title,
+            _MAKERS.sub("", card.title),
             ".".join(map(str, card.compute_capability)),
             gib(card.capacity_bytes),
             f"{gib(card.context_bytes)} ± {gib(card.context_uncertainty_bytes)}",
@@ -84,8 +87,10 @@ def command(*, as_json: bool, index: int | None) -> None:
         )
         for card in cards
     ]
-    header = ("Name", "Card", "Compute", "Capacity GiB", "Context GiB", "GB/s", "fp16 TFLOP/s")
+    header = ("Name", "Card", "Arch", "GiB", "Context GiB", "GB/s", "TFLOP/s")
     click.echo("\nCatalogue (published figures; memplan/device/gpus.yaml names their sources)")
+    click.echo("GiB: the card's memory. Context: of it, what a process holds beside PyTorch's")
+    click.echo("allocator. TFLOP/s: float16 products summed in float32, as under AMP.")
     click.echo(table(header, rows, left=2))
     if kept:
         click.echo("\nCalibrated (measured; used in place of the catalogue's context and speed)")

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--safety",
     type=float,
     metavar="FRACTION",
-    help="Part of the card's memory left alone.  [0.05; with --epochs 0.025]",
+    help="Part of the card's memory that stays free.  [0.05; with --epochs 0.025]",
 )
 @click.option(
     "--epochs",

@@ -40,7 +40,7 @@ answer_options = options(
         help="With --cards: what a card costs, bought or an hour, in one unit; repeatable.",
     ),
     click.option("--largest-image", is_flag=True, help="The largest images that fit."),
-    click.option("--second-card", is_flag=True, help="What a second card of the kind buys."),
+    click.option("--second-card", is_flag=True, help="What a second card of the kind brings."),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from memplan import tape as tapes
+from memplan.cli.common import folded
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.errors import BadInputError
@@ -28,7 +29,11 @@ _UNLIMITED = 1 << 50  # more than any card has
     metavar="OPTIONS",
     help="PyTorch's own syntax, such as expandable_segments:True.",
 )
-@click.option("--accumulate/--no-accumulate", default=False, help="Tape: sum gradients first.")
+@click.option(
+    "--accumulate/--no-accumulate",
+    default=False,
+    help="Of a tape: a step of several micro-batches.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
 def command(file: Path, **values: Any) -> None:
     """Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
@@ -43,7 +48,7 @@ def command(file: Path, **values: Any) -> None:
         answer = _tape(file, values["gpu"], capacity, values["allocator"], values["accumulate"])
     else:
         answer = _snapshot(file, values["gpu"], capacity, values["allocator"])
-    click.echo(json.dumps(answer, indent=1) if values["as_json"] else _text(answer))
+    click.echo(json.dumps(answer, indent=1) if values["as_json"] else folded(_text(answer)))
 
 
 def _tape(
@@ -94,9 +99,11 @@ def _snapshot(file: Path, gpu: str | None, capacity: int | None, allocator: str)
         card = card if capacity is None else card.with_capacity(capacity)
         capacity = card.capacity_bytes
         available = capacity - card.context_bytes
-    asked = bool(capacity or allocator)
+    is_changed = bool(capacity or allocator)
     settings = AllocatorSettings.parse(allocator) if allocator else None
-    peaks = replay_snapshot(snapshot, available or _UNLIMITED, settings) if asked else check.peaks
+    peaks = (
+        replay_snapshot(snapshot, available or _UNLIMITED, settings) if is_changed else check.peaks
+    )
     return {
         "schema": "memplan.replay/1",
         "file": str(file),
@@ -123,17 +130,15 @@ def _snapshot(file: Path, gpu: str | None, capacity: int | None, allocator: str)
 
 
 def _text(answer: dict[str, Any]) -> str:
+    kinds = [kind for kind in ("recorded", "simulated") if answer[kind]]
     rows = []
     for what in ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes"):
-        values = [
-            gib(answer[kind][what]) if what in answer[kind] else ""
-            for kind in ("recorded", "simulated")
-        ]
+        values = [gib(answer[kind][what]) if what in answer[kind] else "" for kind in kinds]
         if any(values):
             rows.append((what.removesuffix("_peak_bytes").replace("_", "-"), *values))
     lines = [
         f"{answer['file']}: {answer['events']} events replayed.",
-        table(("Peak", "Recorded GiB", "Simulated GiB"), rows),
+        table(("Peak", *(f"{kind.capitalize()} GiB" for kind in kinds)), rows),
     ]
     simulated = answer["simulated"]
     if simulated["num_alloc_retries"]:

@@ -1,8 +1,8 @@
 """Device memory a training process holds outside the caching allocator.
 
 It is the CUDA context, code and constants of the kernels loaded so far, library handles and the
-local memory of the hungriest kernel; with several processes also NCCL's buffers. No official table
-exists. Where a figure comes from, best first:
+local memory of the kernel that needs most; with several processes also NCCL's buffers. No official
+table exists. Where a figure comes from, best first:
 
 1. the user's own, or the card's calibration (`memplan gpus --calibrate`), measured with kernels
    loaded lazily;

@@ -169,13 +169,18 @@ def _plan_lines(answer: PlanAnswer) -> list[str]:
 
 def _alternatives(answer: PlanAnswer) -> Section:
     """Return the settings that take less memory and are slower."""
-    chosen_levers = [lever for lever in LEVERS if lever.tried]
     listed = _listed(answer.alternatives)
+    # What all rows have in common stands in the first line; a terminal has no room for it here.
+    differing = [
+        lever
+        for lever in LEVERS
+        if lever.tried and len({getattr(setting.spec, lever.name) for setting in listed}) > 1
+    ]
     rows = tuple(
         (
             str(setting.split.micro_batch_size),
             str(setting.split.accumulation_steps),
-            *(lever.cell(getattr(setting.spec, lever.name)) for lever in chosen_levers),
+            *(lever.cell(getattr(setting.spec, lever.name)) for lever in differing),
             gib(setting.predicted.device_used_peak_bytes),
             three_digits(setting.predicted.images_per_second),
         )
@@ -184,7 +189,7 @@ def _alternatives(answer: PlanAnswer) -> Section:
     header = (
         "Micro-batch",
         "Accumulation",
-        *(lever.column for lever in chosen_levers),
+        *(lever.column for lever in differing),
         "Device-used GiB",
         "Images/s",
     )

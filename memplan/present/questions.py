@@ -43,10 +43,12 @@ def _fit_sections(answer: PlanAnswer, fit: CommandFit) -> list[Section]:
     validation = (
         f", validation of {fit.validation_batch_size} at once" if fit.validation_batch_size else ""
     )
+    devices = fit.split.devices
+    each = f" on each of {devices} devices" if devices > 1 else ""
     lines = (
         head,
         (
-            f"As typed: {fit.split.micro_batch_size} images at once x "
+            f"As typed: {fit.split.micro_batch_size} images at once{each} x "
             f"{fit.split.accumulation_steps} = {fit.split.effective_batch_size} a "
             f"step{validation}: {used} device-used of a budget of {budget}, {distance}; about "
             f"{three_digits(fit.images_per_second)} images/s ({rate_origin(answer.gpu)})."

@@ -4,7 +4,7 @@ Source: aten/src/ATen/native/cudnn/BatchNorm.cpp, cuda/Normalization.cu and Norm
 cuda/layer_norm_kernel.cu, cuda/group_norm_kernel.cu, PyTorch 2.11.
 
 Limits: cuDNN tells its workspace for channels-last batch norm only to a handle made on a device;
-`_library_workspace` estimates it. Its reserve is taken as 0 bytes, as PyTorch's fake kernel says.
+`BatchNormSums` estimates it. Its reserve is taken as 0 bytes, as PyTorch's fake kernel says.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
+from memplan.batch_norm import BatchNormSums
 from memplan.trace.operators_base import (
     MAX_INT32,
     MULTIPROCESSORS,
     Output,
     Release,
     Request,
+    Scratch,
     Temporary,
     all_outputs,
     ceil_div,
@@ -84,20 +86,18 @@ _FORWARD_ACROSS = 128
 def _library_workspace(
     tensor: torch.Tensor, pixels: int, *, across: int, tail: int
 ) -> Iterator[Request]:
-    """Yield cuDNN's workspace of a channels-last batch norm; none for other layouts.
-
-    Two float32 sums of each channel for every so many pixels, forward added up in groups, then two
-    more of each. This law meets to the byte the three sizes known of cuDNN 9.19 on an A100, for
-    16 x 64 x 160 x 160: 1,322,036 forward in half, 3,303,476 in float32, 2,185,764 backward.
-
-    Limits: an estimate. Whether other channels and cards change the pixels a block is not known.
-    """
+    """Yield cuDNN's workspace of a channels-last batch norm; none for other layouts."""
     if suggested_layout(tensor) not in (torch.channels_last, torch.channels_last_3d):
         return
     channels = tensor.shape[1]
-    sums = ceil_div(tensor.numel() // max(channels, 1), pixels)
-    again = ceil_div(sums, across) if across else 0
-    yield Temporary(8 * channels * (sums + again + 2) + tail)
+    launch = BatchNormSums(
+        pixels=tensor.numel() // max(channels, 1),
+        channels=channels,
+        pixels_per_block=pixels,
+        sums_per_block=across,
+        tail_bytes=tail,
+    )
+    yield Scratch(launch, "batch_norm_sums")
 
 
 def _staging(tensor: torch.Tensor, numbers: int) -> Iterator[Request]:

@@ -73,6 +73,8 @@ class Checkpoint:
     versions: dict[str, str]
     data: dict[str, Any] = field(default_factory=dict)
     """What the order of images depends on besides seed and epoch; empty in most runs."""
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    """Of the data set, as `RecognisedData` gives it; empty where the data tells none."""
     position: dict[str, Any] | None = None
     """Where the epoch under way stands, as `EpochPosition.as_record` gives it, with the `seconds`
     spent on it; None between epochs."""

@@ -41,7 +41,7 @@ from memplan.train.stopping import StopRequest
 from memplan.train.summary import RunSummary, finished_summary
 from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
 from memplan.train.validation import validation_batch_size
-from memplan.workload import TrainingData, Workload
+from memplan.workload import RecognisedData, TrainingData, Workload
 
 _FEW_STEPS = 16  # of the optimizer in an epoch
 
@@ -346,7 +346,8 @@ def _introduce(
     if setup.weights_report is not None:
         announce("weights_loaded", {"message": setup.weights_report})
         progress.note(setup.weights_report)
-    for text in (*setup.warnings, *_warmup_warning(setup), *_steps_warning(setup)):
+    changed = _changed_data(setup, checkpoint)
+    for text in (*setup.warnings, *changed, *_warmup_warning(setup), *_steps_warning(setup)):
         announce("warning", {"message": text})
         progress.note(f"Warning: {text}")
     if not options.epochs:
@@ -363,6 +364,22 @@ def _introduce(
         f"{_batch_in_words(setup)}, {_count_steps(_steps_an_epoch(setup))} an epoch; "
         f"records in {folder.path}"
     )
+
+
+def _changed_data(setup: Setup, checkpoint: Checkpoint | None) -> list[str]:
+    """Return a warning where a resumed run's data are not those it was trained on."""
+    if checkpoint is None or not isinstance(setup.data, RecognisedData):
+        return []
+    now = setup.data.fingerprint()
+    changed = [name for name, was in checkpoint.fingerprint.items() if now.get(name) != was]
+    if not changed:
+        return []
+    text = (
+        f"{setup.options.data} has changed since this run was saved: {', '.join(changed)}. What "
+        "follows is trained and evaluated on other data than what came before; for a run of its "
+        "own, start with --weights."
+    )
+    return [text]
 
 
 def _batch_in_words(setup: Setup) -> str:

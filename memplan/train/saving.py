@@ -11,7 +11,7 @@ import torch
 from memplan import _version
 from memplan.train.checkpoint import Checkpoint, plain_state
 from memplan.train.setup import Setup
-from memplan.workload import ResumableData
+from memplan.workload import RecognisedData, ResumableData
 
 
 @dataclass
@@ -94,6 +94,7 @@ def checkpoint_of(
         num_classes=setup.data.num_classes,
         plan=None if plan is None else plan.to_json(),
         data=data.state() if isinstance(data, ResumableData) else {},
+        fingerprint=dict(data.fingerprint()) if isinstance(data, RecognisedData) else {},
         versions={"memplan": _version.__version__, "torch": str(torch.__version__)},
         position=position,
         steps=standing.steps,

@@ -17,6 +17,7 @@ from .batches import Batches, read_batches
 from .collate import QuadCollate, collate
 from .data_options import check_options, strengths_of
 from .dataset import read_description
+from .fingerprint import fingerprint
 from .labels import label_path
 from .order import by_aspect, common_shape, image_weights, shuffled, weighted
 from .pipeline import LoadedSample, Request, TrainingSamples, ValidationSamples
@@ -205,6 +206,10 @@ class YoloData:
             weights = image_weights(images, self._scores())
             return weighted(weights, self.options.seed, epoch)
         return shuffled(len(images), self.options.seed, epoch)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what the data set is, in texts that differ when it has changed."""
+        return fingerprint(self.class_names, self.training.images, self.validation.images)
 
     def state(self) -> dict[str, Any]:
         """Return what the order of coming epochs depends on besides seed and epoch.

@@ -28,7 +28,6 @@ from memplan.train.distributed import Ranks, join, leave
 from memplan.train.epoch import EpochRunner
 from memplan.train.exchange import GradientExchange
 from memplan.train.setup import prepare
-from memplan.workload import OptimizerSettings
 
 ON_CARDS = os.environ.get("RANK_CHECKS") == "cuda"
 DEVICE = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if ON_CARDS else torch.device("cpu")
@@ -185,7 +184,7 @@ def check_lean(folder, ranks):
         model = workload.build_model()
         if name == "recompute":
             chooses["recompute"] = tuple(workload.recompute_blocks(model))
-        settings = StepSpec(precision="fp32", optimizer=OptimizerSettings(), **chooses)
+        settings = StepSpec(precision="fp32", **chooses)
         parts = [_images(workload, 10 * number) for number in range(4)]
         alone = TrainingStep(workload, settings, DEVICE, model=copy.deepcopy(model))
         for part in parts:

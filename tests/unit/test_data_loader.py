@@ -336,3 +336,34 @@ def test_workers_that_are_gone_again_and_again_are_told_in_one_line():
         list(read_batches(_Deadly(), [[0]], list, 1, 0))
 
     assert "\n" not in str(caught.value)
+
+
+def _swap_names(path):
+    text = path.read_text()
+    assert '["0", "1", ' in text
+    path.write_text(text.replace('["0", "1", ', '["1", "0", '))
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (_swap_names, {"class names"}),
+        (
+            lambda path: (path.parent / "images/train/0001.jpg").unlink(),
+            {"training images", "training labels"},
+        ),
+        (
+            lambda path: (path.parent / "labels/val/0001.txt").write_text("1 0.5 0.5 0.1 0.1\n"),
+            {"validation labels"},
+        ),
+    ],
+)
+def test_a_changed_data_set_is_told_by_its_parts(small, change, parts):
+    """Names swapped, an image removed, labels replaced; another folder is no change."""
+    before = _open(small).fingerprint()
+    moved = shutil.copytree(small.parent, small.parent.with_name("moved"))
+    change(small)
+    after = _open(small).fingerprint()
+
+    assert before == _open(moved / small.name).fingerprint()
+    assert parts == {name for name in before if before[name] != after[name]}

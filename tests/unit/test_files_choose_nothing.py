@@ -260,7 +260,8 @@ def test_a_checkpoint_is_written_through_a_name_nobody_can_foresee(tmp_path, mon
     save_checkpoint(path, checkpoint)
 
     assert 2 == len(set(names))
-    assert ["best.pt", "last.pt"] == sorted(file.name for file in path.parent.iterdir())
+    expected = ["best.pt", "last.pt", "previous.pt"]
+    assert expected == sorted(file.name for file in path.parent.iterdir())
 
 
 def test_the_line_that_says_how_to_go_on_can_be_pasted(tmp_path):

@@ -118,7 +118,7 @@ def test_a_spliced_tape_is_that_of_a_recording(splicer, paths):
     assert live(real).max() == live(made).max()
     peaks = [replay(tape, CARD) for tape in (real, made)]
     assert peaks[0].reserved_peak_bytes == peaks[1].reserved_peak_bytes
-    assert set(paths) == set(made.description.recompute)
+    assert set(paths) == set(made.description.spec.recompute)
 
 
 @pytest.mark.parametrize("paths", [(), BLOCKS, ("a", "b.left"), PARTS], ids=len)

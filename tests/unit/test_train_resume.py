@@ -161,3 +161,23 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         _resume(Toy(norm=False), folder)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_resumed_on_other_data_says_so(tmp_path, capsys):
+    """What changed is named; the same data are no news."""
+    facts = {"training images": "a", "class names": "b"}
+
+    class Recognised(Toy):
+        def open_data(self, options):
+            data = super().open_data(options)
+            data.fingerprint = lambda: dict(facts)
+            return data
+
+    workload = Recognised()
+    folder = _stopped_run(tmp_path, workload=workload)
+    capsys.readouterr()
+    facts["class names"] = "c"
+    _resume(workload, folder)
+
+    printed = capsys.readouterr()
+    assert "has changed since this run was saved: class names." in printed.out + printed.err

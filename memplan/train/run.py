@@ -374,14 +374,12 @@ def _changed_data(setup: Setup, checkpoint: Checkpoint | None) -> list[str]:
     changed = [name for name, was in checkpoint.fingerprint.items() if now.get(name) != was]
     if not changed:
         return []
-    parts = ", ".join(changed)
-    return [
-        (
-            f"{setup.options.data} has changed since this run was saved: {parts}. What follows is "
-            "trained and evaluated on other data than what came before; for a run of its own, start "
-            "with --weights."
-        )
-    ]
+    text = (
+        f"{setup.options.data} has changed since this run was saved: {', '.join(changed)}. What "
+        "follows is trained and evaluated on other data than what came before; for a run of its "
+        "own, start with --weights."
+    )
+    return [text]
 
 
 def _batch_in_words(setup: Setup) -> str:

@@ -493,7 +493,12 @@ def _show_plan(plan: PlanAnswer) -> None:
 
 def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> None:
     """Print what the run came to, and draw it."""
-    shown = {name: value for name, value in summary.best_metrics.items() if name != "fitness"}
+    # Validation losses stand in results.csv; here they would not fit the line.
+    shown = {
+        name: value
+        for name, value in summary.best_metrics.items()
+        if name != "fitness" and not name.endswith("_loss")
+    }
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
     last = summary.run_folder / "weights" / "last.pt"
     if summary.was_finished:

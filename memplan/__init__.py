@@ -15,12 +15,34 @@ from typing import TYPE_CHECKING, Any
 from memplan._version import __version__
 
 if TYPE_CHECKING:
-    from memplan.advise import plan, probe, record, replay
+    from memplan.advise import (
+        CompareCards,
+        Headroom,
+        MaxImageSize,
+        SecondCard,
+        plan,
+        probe,
+        record,
+        replay,
+    )
     from memplan.recording.run import run
     from memplan.trainers.find_batch import find_batch
     from memplan.trainers.guard import guard
 
-__all__ = ["__version__", "find_batch", "guard", "plan", "probe", "record", "replay", "run"]
+__all__ = [
+    "CompareCards",
+    "Headroom",
+    "MaxImageSize",
+    "SecondCard",
+    "__version__",
+    "find_batch",
+    "guard",
+    "plan",
+    "probe",
+    "record",
+    "replay",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from memplan.advise.planning import plan_many, plan_one
+from memplan.advise.also import (
+    Also,
+    CompareCards,
+    Headroom,
+    MaxImageSize,
+    SecondCard,
+    asked_of,
+    check_asked,
+    with_answers,
+)
+from memplan.advise.crowding import Crowds
+from memplan.advise.planned import Planned
+from memplan.advise.planning import plan_many, plan_one, recordings_of
 from memplan.advise.probing import probe_many
 from memplan.advise.question import (
     DEFAULT_SAFETY,
@@ -35,7 +47,11 @@ from memplan.workload import Workload
 __all__ = [
     "DEFAULT_SAFETY",
     "DEFAULT_WORKLOAD",
+    "CompareCards",
+    "Headroom",
+    "MaxImageSize",
     "Question",
+    "SecondCard",
     "plan",
     "plan_many",
     "plan_one",
@@ -161,6 +177,7 @@ def plan(
     images: int | None = None,
     epochs: int | None = None,
     safety: float | None = None,
+    also: Collection[Also] = (),
     capacity: int | str | None = None,
     devices: int = 1,
     spec: StepSpec | None = None,
@@ -189,6 +206,7 @@ def plan(
             `object_counts` and `images`.
         safety: part of the capacity left alone, in 0-1; None takes what is right for what is known
             of the data.
+        also: further questions, such as `(Headroom(), SecondCard())`; any adds the headroom.
         capacity: overrides the card's memory, bytes or text such as `24GiB`.
         devices: cards that train together.
         spec: how a step runs, where the plan does not choose; None takes the defaults.
@@ -224,16 +242,33 @@ def plan(
         cudnn_version=cudnn_version,
         object_counts=object_counts,
     )
-    return plan_one(
+    may_choose = free_levers(levers) if free is None else free
+    recordings, asked = recordings_of(question), asked_of(also)
+    check_asked(question, asked)
+    answer = plan_one(
         question,
         effective_batch_size=effective_batch,
         safety_fraction=safety,
         num_images=images,
         num_epochs=epochs,
-        free=free_levers(levers) if free is None else free,
+        free=may_choose,
         data=data,
+        recordings=recordings,
         say=say,
     )
+    if not also:
+        return answer
+    planned = Planned(
+        question=question,
+        answer=answer,
+        recordings=recordings,
+        asked_batch_size=effective_batch or question.made.nominal_batch_size,
+        crowds=Crowds.of(question, images, epochs),
+        free=may_choose,
+        safety_fraction=safety,
+        say=say,
+    )
+    return with_answers(planned, asked, images)
 
 
 def record(

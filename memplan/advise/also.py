@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from memplan.advise.command_check import command_fit
@@ -31,6 +31,47 @@ class Asked:
     """By catalogue name, in one unit."""
     largest_image: bool = False
     second_card: bool = False
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """Asks how near the plan is to its budget and card: `PlanAnswer.edge`."""
+
+
+@dataclass(frozen=True)
+class MaxImageSize:
+    """Asks for the largest images that fit: `PlanAnswer.largest_image`."""
+
+
+@dataclass(frozen=True)
+class SecondCard:
+    """Asks what a second card of the kind brings: `PlanAnswer.second_card`."""
+
+
+@dataclass(frozen=True)
+class CompareCards:
+    """Asks what each card of the catalogue would do: `PlanAnswer.cards`.
+
+    Args:
+        prices: by catalogue name, in one unit; empty compares by watt.
+    """
+
+    prices: Mapping[str, float] = field(default_factory=dict)
+
+
+Also = Headroom | MaxImageSize | SecondCard | CompareCards
+"""A question beside the plan."""
+
+
+def asked_of(also: Collection[Also]) -> Asked:
+    """Return questions as one record."""
+    compared = [one for one in also if isinstance(one, CompareCards)]
+    return Asked(
+        cards=bool(compared),
+        prices=compared[0].prices if compared else {},
+        largest_image=any(isinstance(one, MaxImageSize) for one in also),
+        second_card=any(isinstance(one, SecondCard) for one in also),
+    )
 
 
 def check_asked(question: Question, asked: Asked) -> None:

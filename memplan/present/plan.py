@@ -128,7 +128,7 @@ def plan_sections(answer: PlanAnswer) -> list[Section]:
     return [
         *command_check(answer),
         Section(title="The plan", sentences=tuple(_plan_lines(answer))),
-        _alternatives(answer),
+        *_alternatives(answer),
         *_crowded_images(answer),
         *beside_plan(answer),
         Section(title="Command", sentences=(f"Run it: {answer.command}",)),
@@ -140,7 +140,12 @@ def plan_sections(answer: PlanAnswer) -> list[Section]:
 
 
 def _plan_lines(answer: PlanAnswer) -> list[str]:
-    chosen = answer.alternatives[-1]
+    chosen = Setting(
+        spec=answer.spec,
+        split=answer.split,
+        nominal_batch_size=answer.nominal_batch_size,
+        predicted=answer.predicted,
+    )
     predicted = answer.predicted
     where = f"{answer.workload.name}, {answer.workload.img} px on {answer.gpu.name}"
     memory = (
@@ -167,8 +172,10 @@ def _plan_lines(answer: PlanAnswer) -> list[str]:
     return lines
 
 
-def _alternatives(answer: PlanAnswer) -> Section:
-    """Return the settings that take less memory and are slower."""
+def _alternatives(answer: PlanAnswer) -> list[Section]:
+    """Return the settings that take less memory and are slower; a host's plan has none."""
+    if not answer.alternatives:
+        return []
     listed = _listed(answer.alternatives)
     # What all rows have in common stands in the first line; a terminal has no room for it here.
     differing = [
@@ -197,4 +204,4 @@ def _alternatives(answer: PlanAnswer) -> Section:
     more = f"; {left_out} more in --json" if left_out else ""
     caption = f"Less memory, less speed (predicted{more})"
     table = Table(caption=caption, header=header, rows=rows, left=0)
-    return Section(title="Alternatives", table=table)
+    return [Section(title="Alternatives", table=table)]

@@ -125,9 +125,9 @@ def test_any_choice_stays_within_its_budget(capacity):
     budget = Budget(capacity_bytes=capacity, safety_fraction=0.05).num_bytes
     for each in outcome.pareto:
         assert each.predicted.device_used_peak_bytes <= budget
-        images = each.micro_batch_size * each.accumulation_steps
+        images = each.split.micro_batch_size * each.split.accumulation_steps
         assert abs(images - EFFECTIVE) <= 0.3 * EFFECTIVE
-        assert each.effective_batch_size == images
+        assert each.split.effective_batch_size == images
 
 
 @settings(max_examples=16, deadline=None, derandomize=True)
@@ -172,7 +172,7 @@ def test_plans_stay_within_their_budget(capacity):
         return
     for each in outcome.pareto:
         assert each.predicted.device_used_peak_bytes <= budget
-        assert EFFECTIVE == each.micro_batch_size * each.accumulation_steps
+        assert EFFECTIVE == each.split.effective_batch_size
     memory = [each.predicted.device_used_peak_bytes for each in outcome.pareto]
     rates = [each.predicted.images_per_second for each in outcome.pareto]
     assert sorted(set(memory)) == memory

@@ -150,7 +150,9 @@ class _Inquiry:
         self.simulators = {one: question.simulator(one) for one in self.allocators}
         self.several = list(variants(self.base, _choices(question, self.base)))
         batches = [one.micro_batch_size for one in self.splits]
-        planned.recordings.need([(one, end) for one in self.several for end in ends_of(batches)])
+        planned.recordings.need(
+            [(one, end) for one in self.several for end in ends_of(batches, one)]
+        )
         planned.recordings.tape(self.base, self.batch)
         self.several = [one for one in self.several if self._runs(one, batches)]
         self.evaluators = {one: self._evaluator(one, batches) for one in self.several}
@@ -160,7 +162,7 @@ class _Inquiry:
     def _runs(self, spec: StepSpec, batches: list[int]) -> bool:
         """Return whether a way to run could be recorded at some batch."""
         recordings = self.planned.recordings
-        return any(recordings.has(spec, batch) for batch in ends_of(batches))
+        return any(recordings.has(spec, batch) for batch in ends_of(batches, spec))
 
     def check(self, ways: list[_Way]) -> float:
         """Record what is told; return by how much it is off what was expected, infinity if gone."""

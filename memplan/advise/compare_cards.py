@@ -125,8 +125,9 @@ class _Inquiry:
         self.batches = [one.micro_batch_size for one in self.splits]
         self.several = list(configurations(self.space))
         planned.say("Recording what all cards run")
-        ends = ends_of(self.batches)
-        planned.recordings.need([(one, end) for one in self.several for end in ends])
+        planned.recordings.need(
+            [(one, end) for one in self.several for end in ends_of(self.batches, one)]
+        )
         simulators = {self.space.base.allocator: planned.simulator}
         self.tapes: dict[tuple[int, int], Tape] = {}
         self._live: dict[tuple[int, int], int] = {}

@@ -257,11 +257,11 @@ def _without_idle_parts(space: Space, recordings: Recordings, crowds: Crowds) ->
 
 def _crowded_fraction(space: Space, recordings: Recordings, crowds: Crowds) -> float:
     """Return the largest tensor that grows with the objects, as a part of all that live at once."""
-    ends = ends_of([one.micro_batch_size for one in space.splits()])
+    several = plain_configurations(space)
+    ends = ends_of([one.micro_batch_size for one in space.splits()], several[0])
     objects = crowds.objects(ends[1])
     if not objects:
         return 0.0
-    several = plain_configurations(space)
     recordings.need([(spec, batch) for spec in several for batch in ends])
     if not recordings.has(several[0], ends[1]):
         return 0.0

@@ -129,7 +129,7 @@ class Recordings:
 
     def _ends(self, settings: StepSpec, batches: Sequence[int]) -> tuple[int, int]:
         """Return the batches to record at: those of `ends_of`, or the largest that can be."""
-        ends = ends_of(batches)
+        ends = ends_of(batches, settings)
         good = []
         for batch in dict.fromkeys((*ends, *sorted(batches, reverse=True))):
             self.need([(settings, one) for one in (*ends, batch)])
@@ -141,9 +141,11 @@ class Recordings:
         return min(good), max(good)
 
 
-def ends_of(batches: Sequence[int]) -> tuple[int, int]:
+def ends_of(batches: Sequence[int], spec: StepSpec) -> tuple[int, int]:
     """Return the batches at which a program for others is recorded, one odd and one even."""
-    first = min(_FIRST_RECORDED, max(batches))
+    # From (n - 1) n images on there are always n parts; smaller batches have fewer, by the batch.
+    parts = spec.assigner_parts
+    first = min(max(_FIRST_RECORDED, parts * (parts - 1)), max(batches))
     if len(batches) > 1:
         first = max(first, min(batches))
     last = min(max(batches), _MOST_RECORDED)

@@ -137,9 +137,9 @@ class Exploration:
         several = [settings for settings in several if settings not in self.evaluators]
         if not several:
             return
-        ends = ends_of(batches)
-        self.say(f"Recording {len(several) * len(ends)} steps, {describe(several)}")
-        self.recordings.need([(settings, batch) for settings in several for batch in ends])
+        keys = [(settings, batch) for settings in several for batch in ends_of(batches, settings)]
+        self.say(f"Recording {len(keys)} steps, {describe(several)}")
+        self.recordings.need(keys)
         for settings in several:
             self.evaluators[settings] = Evaluator(
                 self.recordings, settings, self.simulators, batches, self.objects

@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,11 +114,16 @@ def test_a_checkpoint_cannot_choose_code_as_weights(tmp_path, name):
     assert "so a file cannot choose it" in said
 
 
+def _named(name):
+    """Return a plan of a workload so named; the sample is shared with other tests."""
+    plan = sample_plan()
+    return replace(plan, workload=replace(plan.workload, name=name))
+
+
 @pytest.mark.parametrize("name", ["evil_mod:factory", "official:evil_checkout"])
 def test_a_plan_cannot_choose_code(tmp_path, name):
     """`train --plan` takes settings from a plan, and registered names only."""
-    plan = sample_plan()
-    object.__setattr__(plan.workload, "name", name)
+    plan = _named(name)
     save_answers(tmp_path / "plan.json", [plan], force=True)
 
     said = _run("train", "--plan", "plan.json", "--data", tmp_path / "made/data.yaml")
@@ -130,8 +136,7 @@ def test_a_plan_cannot_choose_code(tmp_path, name):
 )
 def test_a_saved_answer_is_only_read(tmp_path, command):
     """Checks and pages of a file that names code run none of it."""
-    plan = sample_plan()
-    object.__setattr__(plan.workload, "name", "evil_mod:factory")
+    plan = _named("evil_mod:factory")
     save_answers(tmp_path / "plan.json", [plan], force=True)
     name, *rest = command
 
@@ -140,6 +145,7 @@ def test_a_saved_answer_is_only_read(tmp_path, command):
 
 OWN = """
 import sys
+from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from train_toy import Toy
 def make(**arguments):

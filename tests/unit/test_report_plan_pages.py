@@ -178,14 +178,14 @@ def test_pages_of_a_plan_come_in_order(tmp_path):
         "The plan and its alternatives",
         "Phases and margin",
         "Cards side by side",
-        "Plan: ",
-        "Plan: ",
-        "Plan: ",
-        "How these numbers came about",
     ]
+    first, words, last = pages[: len(expected)], pages[len(expected) : -1], pages[-1]
 
-    assert len(expected) == len(pages)
-    assert [] == [title for title, page in zip(expected, pages, strict=True) if title not in page]
+    assert [] == [title for title, page in zip(expected, first, strict=True) if title not in page]
+    # What the terminal says, on as many pages as it takes.
+    assert len(words) >= 2
+    assert all("Plan: " in page for page in words)
+    assert "How these numbers came about" in last
 
 
 def test_a_plan_with_its_insides_is_saved_and_read_back():

@@ -105,7 +105,7 @@ def test_a_checkout_is_imported_by_each_process(folder):
     """A workload named by the path of a checkout is made in children too."""
     path = official_checkout.write(folder / "yolov9")
     arguments = ("--workload", f"official:{path}", "--cfg", "yolov9-c", "--img", "64")
-    arguments += ("--objects-per-image", "2", "--set", "num_classes=3", "--capacity", "1GiB")
+    arguments += ("--objects-per-image", "2", "--set", "num_classes=3", "--capacity", "414MiB")
     several = _probe(folder, *arguments, "--json")
     alone = _probe(folder, *arguments, "--json", MEMPLAN_PROCESSES="1")
 

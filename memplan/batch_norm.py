@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors
+from memplan.launch import Launch, Processors, ceil_div
 
 
 class BatchNormSums(Launch, frozen=True, kw_only=True, tag="batch_norm"):
@@ -30,6 +30,6 @@ class BatchNormSums(Launch, frozen=True, kw_only=True, tag="batch_norm"):
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes of two float32 sums of each channel for every block, and two more."""
         del card
-        sums = -(-self.pixels // self.pixels_per_block)
-        again = -(-sums // self.sums_per_block) if self.sums_per_block else 0
+        sums = ceil_div(self.pixels, self.pixels_per_block)
+        again = ceil_div(sums, self.sums_per_block) if self.sums_per_block else 0
         return (8 * self.channels * (sums + again + 2) + self.tail_bytes,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors
+from memplan.launch import Launch, Processors, ceil_div
 
 _HEADER_BYTES = 16  # a lock and a counter before each block of the query's gradient
 _LARGE_SHARED_MEMORY = 160 << 10  # 8.0, 9.0 and 10.0
@@ -34,10 +34,10 @@ class EfficientAttention(Launch, frozen=True, kw_only=True, tag="efficient_atten
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes in which gradients of query, and where needed key and value, add up."""
         high, wide, adds_up = self._kernel(card.shared_memory_per_block_bytes)
-        blocks = _ceil_div(self.queries, high) * _ceil_div(self.width, wide)
+        blocks = ceil_div(self.queries, high) * ceil_div(self.width, wide)
         each = blocks * (4 * high * wide + _HEADER_BYTES)
         if adds_up:
-            each += 2 * 4 * 64 * _ceil_div(self.keys, 64) * 128 * _ceil_div(self.width, 128)
+            each += 2 * 4 * 64 * ceil_div(self.keys, 64) * 128 * ceil_div(self.width, 128)
         return (self.heads * each,)
 
     def _kernel(self, shared_memory_bytes: int) -> tuple[int, int, bool]:
@@ -53,7 +53,3 @@ class EfficientAttention(Launch, frozen=True, kw_only=True, tag="efficient_atten
         if large:
             return 128, 128, False
         return (64, 64, True) if middle and self.width > 96 else (128, 64, False)
-
-
-def _ceil_div(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors
+from memplan.launch import Launch, Processors, ceil_div
 
 _WARP = 32
 _MAX_THREADS = 512
@@ -53,17 +53,13 @@ class Reduction(Launch, frozen=True, kw_only=True, tag="reduction"):
         if not outputs * inputs:
             return 0, 0
         launch = _launch(self, outputs, inputs)
-        grid = _ceil_div(outputs // launch.output_vector, launch.outputs_a_block)
+        grid = ceil_div(outputs // launch.output_vector, launch.outputs_a_block)
         target = multiprocessors * (threads // (launch.width * launch.height))
         blocks = _blocks_an_output(launch, inputs, grid, target)
         if blocks == 1:
             return 0, 0
         lanes = 1 if launch.reduces_lanes else launch.width * launch.output_vector
         return self.element_bytes * outputs * blocks * lanes, 4 * grid
-
-
-def _ceil_div(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)
 
 
 def _last_power_of_two(number: int) -> int:
@@ -104,7 +100,7 @@ def _launch(axes: Reduction, outputs: int, inputs: int) -> _Launch:
     height = min(high, most // width)
     width = min(wide, most // height)
     step = width if along else 1
-    splits = _ceil_div(inputs, step) >= min(height * 16, _MAX_VALUES)
+    splits = ceil_div(inputs, step) >= min(height * 16, _MAX_VALUES)
     return _Launch(
         width=width,
         height=height,
@@ -127,8 +123,8 @@ def _output_vector(axes: Reduction, output_index: int) -> int:
 
 def _blocks_an_output(launch: _Launch, inputs: int, grid: int, target: int) -> int:
     """Return how many thread blocks share one output; more than 1 needs a buffer."""
-    values = _ceil_div(inputs, launch.step)
+    values = ceil_div(inputs, launch.step)
     if not launch.splits_warps or values < _MAX_VALUES or grid > target:
         return 1
-    enough = min(_ceil_div(target, grid), _ceil_div(values, _MIN_VALUES))
-    return max(enough, _ceil_div(values, _MAX_VALUES))
+    enough = min(ceil_div(target, grid), ceil_div(values, _MIN_VALUES))
+    return max(enough, ceil_div(values, _MAX_VALUES))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors
+from memplan.launch import Launch, Processors, ceil_div
 
 _THREADS = 256
 _REGISTERS_PER_THREAD = 40
@@ -35,16 +35,12 @@ class TopK(Launch, frozen=True, kw_only=True, tag="topk"):
             _REGISTERS_PER_MULTIPROCESSOR // (_REGISTERS_PER_THREAD * _THREADS),
             _MOST_BLOCKS_PER_MULTIPROCESSOR,
         )
-        items = min(max(_ceil_div(self.row * self.rows, at_once * _THREADS), 4), 64)
-        blocks = self.rows * _ceil_div(self.row, items * _THREADS)
-        tiles = _ceil_div(blocks, _SCAN_TILE)
+        items = min(max(ceil_div(self.row * self.rows, at_once * _THREADS), 4), 64)
+        blocks = self.rows * ceil_div(self.row, items * _THREADS)
+        tiles = ceil_div(blocks, _SCAN_TILE)
         scan = _aligned((tiles + 32) * 16) + _aligned(4 * (tiles + 1)) + _ALIGNMENT - 1
         return 2 * _RADIX_DIGITS * blocks, 4 * blocks, scan
 
 
-def _ceil_div(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)
-
-
 def _aligned(num_bytes: int) -> int:
-    return _ceil_div(num_bytes, _ALIGNMENT) * _ALIGNMENT
+    return ceil_div(num_bytes, _ALIGNMENT) * _ALIGNMENT

@@ -40,8 +40,10 @@ def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
     """
     words = words_of(text)
     assumptions = [f"{one!r} is left out of the reading." for one in words.left_out]
-    options = ultralytics_options(words.options, assumptions) if words.is_ultralytics else None
-    options = whole_options(words.options) if options is None else options
+    if words.is_ultralytics:
+        options = ultralytics_options(words.options, assumptions)
+    else:
+        options = whole_options(words.options)
     values = _values(options)
     _check(values)
     devices = _devices(values, words)

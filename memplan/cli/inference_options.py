@@ -10,6 +10,7 @@ import click
 
 from memplan.errors import BadInputError
 from memplan.files import is_file
+from memplan.files.writing import numbered_folder
 
 Decorator = Callable[[Any], Any]
 
@@ -75,7 +76,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         **{name: values[name] for name in names},
         "image_size": _whole(values["image_size"]),
         "device": str(find_device(values["device"])),
-        "folder": _folder(values["project"], values["name"], exist_ok=values["exist_ok"]),
+        "folder": numbered_folder(values["project"], values["name"], exist_ok=values["exist_ok"]),
     }
 
 
@@ -85,24 +86,6 @@ def _whole(size: int, stride: int = 32) -> int:
     if rounded != size:
         click.echo(f"--img {size} is no multiple of {stride}: {rounded} is taken.", err=True)
     return rounded
-
-
-def _folder(project: Path, name: str, *, exist_ok: bool) -> Path:
-    number = 1
-    while True:
-        path = project / (name if number == 1 else f"{name}{number}")
-        try:
-            path.mkdir(parents=True, exist_ok=exist_ok)
-        except FileExistsError:
-            if exist_ok:
-                raise BadInputError(f"{path} is a file. Give another --name.") from None
-            number += 1
-            continue
-        except OSError as error:
-            raise BadInputError(
-                f"{path} cannot be made: {error.strerror}. Give another --project."
-            ) from None
-        return path
 
 
 def network_of(cfg: str | None) -> Any:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from memplan.errors import BadInputError
+
 _SUFFIX = ".partial"
 
 
@@ -87,3 +89,31 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def numbered_folder(project: Path, name: str, *, exist_ok: bool) -> Path:
+    """Return a new folder of a project: `name`, or `name2`, `name3`... where that is taken.
+
+    Args:
+        project: made if need be.
+        name: of the folder.
+        exist_ok: take `project/name` even where it is there.
+
+    Raises:
+        BadInputError: the folder cannot be made.
+    """
+    number = 1
+    while True:
+        path = project / (name if number == 1 else f"{name}{number}")
+        try:
+            path.mkdir(parents=True, exist_ok=exist_ok)
+        except FileExistsError:
+            if exist_ok:
+                raise BadInputError(f"{path} is a file. Give another --name.") from None
+            number += 1
+            continue
+        except OSError as error:
+            raise BadInputError(
+                f"{path} cannot be made: {error.strerror}. Give another --project."
+            ) from None
+        return path

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from memplan.errors import BadInputError
 from memplan.files import Source, write_text
 from memplan.files.structures import sealed
+from memplan.files.writing import numbered_folder
 
 if TYPE_CHECKING:
     from memplan.answers import PlanAnswer
@@ -293,30 +294,15 @@ def create_run_folder(project: Path, name: str, *, exist_ok: bool) -> RunFolder:
     Raises:
         BadInputError: the folder cannot be made or written, or another run is at work in it.
     """
-    number = 1
-    while True:
-        path = project / (name if number == 1 else f"{name}{number}")
-        try:
-            path.mkdir(parents=True, exist_ok=exist_ok)
-        except FileExistsError:
-            if exist_ok:
-                raise BadInputError(f"{path} is a file. Give another --name.") from None
-            number += 1
-            continue
-        except OSError as error:
-            raise BadInputError(
-                f"{path} cannot be made: {error.strerror}. Give another --project."
-            ) from None
-        break
-    folder = RunFolder(path)
+    folder = RunFolder(numbered_folder(project, name, exist_ok=exist_ok))
     folder.lock()
     try:
         for record in _RECORDS:
-            (path / record).unlink(missing_ok=True)
+            (folder.path / record).unlink(missing_ok=True)
         folder.weights.mkdir(exist_ok=True)
     except OSError as error:
         folder.release()
-        raise _unwritable(path, error) from None
+        raise _unwritable(folder.path, error) from None
     return folder
 
 

@@ -1,7 +1,8 @@
-"""The `topk` of long rows, which several thread blocks share.
+"""The `topk` of rows, long ones of which several thread blocks share.
 
-Source: `mbtopk::launch` and `get_items_per_thread` in aten/src/ATen/native/cuda/TensorTopK.cu,
-PyTorch 2.11; scratch of the scans: `DispatchScanByKey`, CUB 3.0.
+Source: `should_use_multiblock`, `mbtopk::launch` and `get_items_per_thread` in
+aten/src/ATen/native/cuda/TensorTopK.cu, PyTorch 2.11; scratch of the scans: `DispatchScanByKey`,
+CUB 3.0.
 """
 
 from __future__ import annotations
@@ -19,18 +20,39 @@ _SCAN_TILE = 128 * 9
 _ALIGNMENT = 256
 
 
-class TopK(Launch, frozen=True, kw_only=True, tag="topk"):
-    """Rows whose largest elements several blocks each look for, digit by digit."""
+# Up to so many rows, one of at least so many elements is shared by several blocks.
+_SHARED = ((20, 20000), (40, 10000), (80, 8000), (199, 5000), (799, 3000), (4000, 800))
+_SHARED_AMONG_MORE_ROWS = 400
 
-    BUFFERS: ClassVar = ("topk_digit_counts", "topk_block_numbers", "topk_scan")
+
+class TopK(Launch, frozen=True, kw_only=True, tag="topk"):
+    """Rows whose largest elements are looked for, digit by digit.
+
+    Whether blocks share a row changes with the number of rows, and so with the batch: a row of one
+    block is the same launch, whose buffers have no bytes.
+    """
+
+    # The k-th value of each row, what is still sought there, digits by block and by row, a number
+    # a block, and the scratch of a scan over blocks.
+    BUFFERS: ClassVar = (
+        "topk_found",
+        "topk_sought",
+        "topk_digit_counts",
+        "topk_digit_sums",
+        "topk_block_numbers",
+        "topk_scan",
+    )
     VARYING: ClassVar = ("rows", "row")
 
     rows: int
     row: int
     """Elements in a row."""
+    element_bytes: int
 
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
-        """Return the bytes of digits' counts, of a number a block, and of a scan over blocks."""
+        """Return the bytes of each of `BUFFERS`, all 0 where a block has its rows to itself."""
+        if not self._shares_rows():
+            return (0,) * len(self.BUFFERS)
         at_once = card.multiprocessors * min(
             _REGISTERS_PER_MULTIPROCESSOR // (_REGISTERS_PER_THREAD * _THREADS),
             _MOST_BLOCKS_PER_MULTIPROCESSOR,
@@ -38,8 +60,18 @@ class TopK(Launch, frozen=True, kw_only=True, tag="topk"):
         items = min(max(ceil_div(self.row * self.rows, at_once * _THREADS), 4), 64)
         blocks = self.rows * ceil_div(self.row, items * _THREADS)
         tiles = ceil_div(blocks, _SCAN_TILE)
-        scan = _aligned((tiles + 32) * 16) + _aligned(4 * (tiles + 1)) + _ALIGNMENT - 1
-        return 2 * _RADIX_DIGITS * blocks, 4 * blocks, scan
+        return (
+            self.rows * self.element_bytes,
+            8 * self.rows,
+            2 * _RADIX_DIGITS * blocks,
+            4 * _RADIX_DIGITS * self.rows,
+            4 * blocks,
+            _aligned((tiles + 32) * 16) + _aligned(4 * (tiles + 1)) + _ALIGNMENT - 1,
+        )
+
+    def _shares_rows(self) -> bool:
+        least = next((row for rows, row in _SHARED if self.rows <= rows), _SHARED_AMONG_MORE_ROWS)
+        return self.row >= least
 
 
 def _aligned(num_bytes: int) -> int:

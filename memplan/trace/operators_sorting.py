@@ -147,33 +147,20 @@ def _stable_sort(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Reques
     yield from sort_scratch(args[0], args[2])
 
 
-def _wants_many_blocks(rows: int, row: int) -> bool:
-    """Return whether `topk` works on a row with several thread blocks.
+def _topk_scratch(rows: int, row: int, element_bytes: int) -> Iterator[Request]:
+    """Yield what a `topk` holds while several thread blocks share a row, in its order.
 
-    Source: `should_use_multiblock` in TensorTopK.cu.
+    Source: `mbtopk::launch` in TensorTopK.cu.
     """
-    bounds = ((20, 20000), (40, 10000), (80, 8000), (199, 5000), (799, 3000), (4000, 800))
-    least = next((length for most, length in bounds if rows <= most), 400)
-    return row >= least
-
-
-def _many_block_scratch(rows: int, row: int, item_bytes: int) -> Iterator[Request]:
-    """Yield the counters of a `topk` over several thread blocks a row.
-
-    Source: `mbtopk::launch` in TensorTopK.cu: the k-th value of each row, what is still sought and
-    to whom blocks belong, counts of digits by block and by row, then two scans over blocks.
-    """
-    launch = TopK(rows=rows, row=row)
-    yield Temporary(rows * item_bytes)
-    yield Temporary(8 * rows)
-    yield Temporary(8 * rows)
-    yield Scratch(launch, "topk_digit_counts")
-    yield Temporary(rows * _RADIX_DIGITS * 4)
-    yield Scratch(launch, "topk_block_numbers")
-    yield Scratch(launch, "topk_block_numbers")
+    launch = TopK(rows=rows, row=row, element_bytes=element_bytes)
+    for buffer in ("found", "sought", "sought", "digit_counts", "digit_sums"):
+        yield Scratch(launch, f"topk_{buffer}")
+    for _ in range(2):
+        yield Scratch(launch, "topk_block_numbers")
     for _ in range(2):
         yield Scratch(launch, "topk_scan")
         yield Release()
+    yield Release(7)
 
 
 @rule("aten::topk")
@@ -189,9 +176,7 @@ def _topk(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         return
     yield from held(copied := copy_bytes(tensor))
     rows = tensor.numel() // row
-    if _wants_many_blocks(rows, row):
-        yield from _many_block_scratch(rows, row, tensor.element_size())
-        yield Release(7)
+    yield from _topk_scratch(rows, row, tensor.element_size())
     if copied:
         yield Release()
     if wants_order and k > 4096:

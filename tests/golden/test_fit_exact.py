@@ -24,7 +24,7 @@ CROWDED = "yolov9-s"
 
 # Scratch of these is no line in the batch: as many thread blocks share the work as a row fills, and
 # nothing is taken below a threshold. All else of theirs, and everything of other operators, is.
-SCRATCH_IN_STEPS = {"aten.index_put.default", "aten.topk.default"}
+SCRATCH_IN_STEPS = {"aten.index_put.default"}
 
 NETWORKS = [
     *((YoloV9, name, 64) for name in names()),

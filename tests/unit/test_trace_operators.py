@@ -1,5 +1,7 @@
 """What operators ask of the allocator beyond their outputs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from trace_toy import Counted
@@ -28,15 +30,25 @@ def asked_by(overload, *args):
 
 
 def on_an_a100(requests):
-    """Return requests with the buffers of split reductions as large as an A100 wants them."""
-    answered = []
+    """Return requests with the buffers of launches as large as an A100 wants them.
+
+    Those of no bytes are left out, and so are they where temporaries are released.
+    """
+    answered, held = [], []
     for request in requests:
         if isinstance(request, operators.Scratch):
             which = request.launch.BUFFERS.index(request.buffer)
             num_bytes = request.launch.scratch_bytes(A100)[which]
             answered += [operators.Temporary(num_bytes)] * bool(num_bytes)
+            held.append(bool(num_bytes))
+        elif isinstance(request, operators.Release):
+            end = len(held) - request.keep
+            count = sum(held[end - request.count : end])
+            answered += [replace(request, count=count)] * bool(count)
+            del held[end - request.count : end]
         else:
             answered.append(request)
+            held += [True] * isinstance(request, operators.Temporary)
     return answered
 
 

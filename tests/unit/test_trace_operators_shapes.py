@@ -99,6 +99,18 @@ def test_topk_of_short_rows_needs_nothing():
         assert [Output(0), Output(1)] == asked_by(aten.topk.default, _empty(10, 8400), 10)
 
 
+def test_topk_has_one_structure_whether_blocks_share_its_rows_or_not():
+    """Its form changes with the number of rows, so with the batch; its events do not."""
+    with fake_cuda():
+        requests = [
+            list(operators.requests(aten.topk.default, (rows, 10), aten.topk.default(rows, 10)))
+            for rows in (_empty(10, 8400), _empty(320, 8400))
+        ]
+    few, many = ([type(one) for one in of_rows] for of_rows in requests)
+
+    assert few == many
+
+
 def test_a_running_count_of_flags_copies_them_as_integers():
     """Rows are scanned by a kernel that needs no scratch."""
     with fake_cuda():

@@ -16,7 +16,7 @@ from memplan.trainers.undo import GatheredGradients
 
 
 def deferred(
-    passes: Passes, run: Run, batch: Any, *, is_mean: bool | None = None
+    passes: Passes, run: Run, batch: Any, *, is_mean: Callable[[], bool] | None = None
 ) -> tuple[torch.Tensor, list[tuple[int, Any]]]:
     """Run the forward pass of a batch; return a loss whose backward pass is guarded too.
 
@@ -29,12 +29,13 @@ def deferred(
         passes: what is known of this training.
         run: a piece's loss.
         batch: of any layout.
-        is_mean: whether this batch's loss is a mean over samples; None as `passes` says.
+        is_mean: whether this batch's loss is a mean over samples, asked when it is first run in
+            pieces; None as `passes` says.
 
     Returns:
         The loss, and what else came with each piece, with its samples.
     """
-    made = Deferred(passes, run, batch, passes.is_mean if is_mean is None else is_mean)
+    made = Deferred(passes, run, batch, is_mean or (lambda: passes.is_mean))
     anchor = torch.zeros((), requires_grad=True)
     return _Boundary.apply(made, anchor), made.extras  # type: ignore[no-untyped-call]
 
@@ -42,7 +43,7 @@ def deferred(
 class Deferred:
     """A batch's passes, the backward one still to come."""
 
-    def __init__(self, passes: Passes, run: Run, batch: Any, is_mean: bool) -> None:
+    def __init__(self, passes: Passes, run: Run, batch: Any, is_mean: Callable[[], bool]) -> None:
         self._passes, self._run, self._batch, self._is_mean = passes, run, batch, is_mean
         self._start = passes.start()
         self._autocast = _autocast(passes.model)
@@ -69,10 +70,11 @@ class Deferred:
 
     def _in_pieces(self, parts: Parts) -> torch.Tensor:
         count, self.extras = sum(samples for samples, _ in parts), []
+        is_mean = self._is_mean()
         total: torch.Tensor | None = None
         for samples, part in parts:
             loss, extra = self._run(batches.copied(part))
-            loss = loss * share(samples, count, self._is_mean)
+            loss = loss * share(samples, count, is_mean=is_mean)
             total = loss if total is None else total + loss
             self.extras.append((samples, extra))
         assert total is not None
@@ -105,6 +107,7 @@ class Deferred:
     def _again(self, parts: Parts, gradient: torch.Tensor, gathered: GatheredGradients) -> None:
         """Compute each piece as in the forward pass, now with its backward pass."""
         refuse_written(self._written)
+        is_mean = len(parts) > 1 and self._is_mean()
         self._start.restore()
         count = sum(samples for samples, _ in parts)
         for samples, part in parts:
@@ -113,8 +116,7 @@ class Deferred:
                     stack.enter_context(autocast)
                 loss, _ = self._run(batches.copied(part))
             self._passes.find_others(loss, self._batch, gathered)
-            counts = share(samples, count, self._is_mean) if len(parts) > 1 else 1.0
-            torch.autograd.backward(loss, gradient * counts)
+            torch.autograd.backward(loss, gradient * share(samples, count, is_mean=is_mean))
 
 
 class _Boundary(torch.autograd.Function):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,7 @@ except ImportError as error:
         "pip install 'transformers[torch]'."
     ) from None
 
+_ITEMS = "num_items_in_batch"
 _IGNORED = -100  # Source: PyTorch 2.11, torch.nn.CrossEntropyLoss, ignore_index
 
 
@@ -110,23 +113,47 @@ class MemoryGuard(TrainerGuard, TrainerCallback):  # type: ignore[misc] - untype
         self._leave()
 
 
+class _LossSort:
+    """Whether a loss that is told the items of all accumulated batches is a sum over them.
+
+    A model may take the number and leave it: then its loss is a mean. One sample's loss is asked
+    for with one number and with twice it.
+    """
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self.is_mean: bool | None = None
+
+    def find(self, loss: Callable[..., torch.Tensor], batch: Any, names: dict[str, Any]) -> None:
+        """Find it out from one sample of a batch."""
+        start, (_, piece) = self._passes.start(), self._passes.split(batch, len(batch["labels"]))[0]
+        losses = []
+        for factor in (1, 2):
+            with torch.no_grad():
+                more = {**names, _ITEMS: names[_ITEMS] * factor}
+                losses.append(float(loss(batches.copied(piece), **more)))
+            start.restore()
+        self.is_mean = not math.isclose(losses[0], 2 * losses[1], rel_tol=0.01)
+
+
 def _guarded(passes: Passes, trainer: Trainer) -> Any:
-    original = trainer.compute_loss
+    original, sort = trainer.compute_loss, _LossSort(passes)
 
     @functools.wraps(original)
     def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, **names: Any) -> Any:
         if return_outputs or not torch.is_grad_enabled():
             return original(model, inputs, return_outputs=return_outputs, **names)
-        # Source: transformers 5.24, `Trainer.training_step`: losses of these are normalized by
-        # the items of all accumulated batches already.
-        is_sum = names.get("num_items_in_batch") is not None and (
-            trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
-        )
-        is_mean = False if is_sum else None
 
         def run(piece: Any) -> tuple[torch.Tensor, None]:
             return original(model, piece, **names), None
 
-        return deferred(passes, run, inputs, is_mean=is_mean)[0]
+        def is_mean() -> bool:
+            if sort.is_mean is None:
+                sort.find(functools.partial(original, model), inputs, names)
+            return bool(sort.is_mean)
+
+        return deferred(
+            passes, run, inputs, is_mean=is_mean if names.get(_ITEMS) is not None else None
+        )[0]
 
     return compute_loss

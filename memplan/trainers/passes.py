@@ -48,7 +48,7 @@ class Passes:
     ) -> None:
         _check(model, loss, split)
         self.pieces = Pieces(retry_after)
-        self.model, self._split, self.is_mean = model, split, loss == "mean"
+        self.model, self.split, self.is_mean = model, split, loss == "mean"
         self._others: list[torch.Tensor] | None = None
 
     def together(
@@ -131,13 +131,13 @@ class Passes:
 
     def _parts(self, batch: Any, num_pieces: int) -> Parts:
         """Leave a batch that need not be split as it is, whatever its layout."""
-        return [(1, batch)] if num_pieces == 1 else self._split(batch, num_pieces)
+        return [(1, batch)] if num_pieces == 1 else self.split(batch, num_pieces)
 
     def _smaller(
         self, batch: Any, num_pieces: int, refusal: OutOfMemory, *, is_last: bool
     ) -> tuple[int, bool]:
         """Return more pieces; at the most there can be, the same once more."""
-        if len(self._split(batch, 2 * num_pieces)) > num_pieces:
+        if len(self.split(batch, 2 * num_pieces)) > num_pieces:
             return 2 * num_pieces, False
         if not is_last:  # once more, with all that was cached given back
             return num_pieces, True
@@ -153,7 +153,7 @@ class Passes:
         total: torch.Tensor | None = None
         for samples, part in parts:
             loss, _ = run(batches.copied(part))
-            loss = loss * share(samples, count, self.is_mean) if len(parts) > 1 else loss
+            loss = loss * share(samples, count, is_mean=self.is_mean) if len(parts) > 1 else loss
             backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
@@ -172,7 +172,7 @@ class Passes:
         gradients.include(self._others)
 
 
-def share(samples: int, count: int, is_mean: bool) -> float:
+def share(samples: int, count: int, *, is_mean: bool) -> float:
     """Return by how much a piece's loss counts in the whole batch's."""
     return samples / count if is_mean else 1.0
 

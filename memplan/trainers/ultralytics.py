@@ -139,7 +139,7 @@ def _guarded(passes: Passes, model: Any, *, is_mean: bool) -> Callable[..., Any]
             loss, items = original(piece, *others, **names)
             return loss, batches.detached(items)
 
-        loss, items = deferred(passes, run, batch, is_mean=is_mean)
+        loss, items = deferred(passes, run, batch, is_mean=lambda: is_mean)
         return loss, batches.joined(items)
 
     return forward

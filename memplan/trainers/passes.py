@@ -10,7 +10,7 @@ import torch
 
 from memplan.errors import MemplanError, UsageError
 from memplan.step.changed import Written
-from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
+from memplan.train.guard import NoRoomError, OutOfMemory, attempt, first_line, persist
 from memplan.trainers import batches
 from memplan.trainers.pieces import Pieces
 from memplan.trainers.undo import GatheredGradients, PassStart, leaves
@@ -111,10 +111,15 @@ class Passes:
         work: Callable[[Parts, Any], _T],
     ) -> tuple[_T, int]:
         """Return what the work returns, and the pieces in which it found room."""
-        is_last = False
+        is_last, at_first = False, num_pieces
         while True:
             parts = self._parts(batch, num_pieces)
-            done = attempt(lambda: work(parts, gradients))  # noqa: B023 - called at once
+            try:
+                done = attempt(lambda: work(parts, gradients))  # noqa: B023 - called at once
+            except Exception as error:
+                if num_pieces > at_first and not isinstance(error, MemplanError):
+                    raise _piece_failed(num_pieces, error) from error
+                raise
             if not isinstance(done, OutOfMemory):
                 return done, num_pieces
             self.undo(start, gradients)
@@ -170,6 +175,16 @@ class Passes:
         known = {id(one) for one in (*self.model.parameters(), *batches.arrays_of(batch))}
         self._others = [one for one in leaves(loss) if id(one) not in known]
         gradients.include(self._others)
+
+
+def _piece_failed(num_pieces: int, error: Exception) -> NoRoomError:
+    """Return the error of a batch whose pieces fail, as batch norm does at a single value."""
+    fewer = num_pieces // 2
+    return NoRoomError(
+        f"A batch in {fewer} piece{'s' if fewer > 1 else ''} finds no room, and in {num_pieces} "
+        f"the loss fails ({type(error).__name__}: {first_line(error)}). Take smaller samples or a "
+        "lighter model."
+    )
 
 
 def share(samples: int, count: int, *, is_mean: bool) -> float:

@@ -188,3 +188,120 @@ def test_the_example_of_the_docs_runs():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_a_retry_that_draws_is_the_run_in_pieces_bit_for_bit():
+    """Dropout draws for the pieces what it would have drawn without the failed pass."""
+
+    def stepped(most, held):
+        model = torch.nn.Sequential(_model(), torch.nn.Dropout(0.5))
+        guard = memplan.guard(model, retry_after=9)
+        if held:
+            guard(_loss(model, 4), _batch())
+            model.zero_grad()
+        torch.manual_seed(3)
+        guard(_loss(model, most), _batch())
+        return _gradients(model), torch.get_rng_state()
+
+    torch.testing.assert_close(stepped(99, held=True), stepped(4, held=False), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_that_finds_no_room_is_taken_one_parameter_at_a_time(kind, scaled, monkeypatch):
+    """Weights and state are those of the step that found room, with a scheduler and a scaler."""
+
+    def trained(hits):
+        model = _model()
+        optimizer = kind(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0) if scaled else None
+        guard = memplan.guard(model, scaler=scaler)
+        monkeypatch.setattr(kind, "step", _hit_step(kind.step, hits))
+        for _ in range(3):
+            optimizer.zero_grad()
+            guard(_loss(model, 99), _batch())
+            guard.step(optimizer)
+            if scaler:
+                scaler.update()
+            scheduler.step()
+        monkeypatch.undo()
+        return dict(model.state_dict()), optimizer.state_dict()["state"], scheduler.get_last_lr()
+
+    torch.testing.assert_close(trained(0), trained(2), rtol=0, atol=0)
+
+
+def _hit_step(step, hits):
+    """Return an optimizer's step that spoils its weights and finds no room, `hits` times."""
+    left = [hits]
+
+    def hit(self, closure=None):
+        if left[0]:
+            left[0] -= 1
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.data.mul_(3)
+                    parameter.grad.mul_(3)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return step(self, closure)
+
+    return hit
+
+
+def test_a_step_that_never_finds_room_leaves_everything_as_it_was(monkeypatch):
+    """One line, and weights and gradients of before."""
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = memplan.guard(model)
+    guard(_loss(model, 99), _batch())
+    before = [one.detach().clone() for one in (*model.parameters(), *_gradients(model))]
+    monkeypatch.setattr(torch.optim.SGD, "step", _hit_step(torch.optim.SGD.step, 99))
+
+    with pytest.raises(MemplanError, match="one parameter at a time"):
+        guard.step(optimizer)
+
+    after = [*model.parameters(), *_gradients(model)]
+    torch.testing.assert_close(before, [one.detach() for one in after], rtol=0, atol=0)
+
+
+def test_a_guard_around_a_guard_splits_what_the_inner_one_cannot():
+    """The inner guard's last word is one of memory, so the outer one makes its batch smaller."""
+    model = _model()
+    inner, outer = memplan.guard(model), memplan.guard(model)
+    whole = [lambda batch, pieces: [(1, batch)]]  # noqa: ARG005
+    inner = memplan.guard(model, split=whole[0])
+
+    def loss(batch):
+        inner(_loss(model, 4), batch)
+        model.zero_grad()
+        return _loss(model, 4)(batch)
+
+    outer(loss, _batch())
+
+    assert (1, 2) == (inner.num_pieces, outer.num_pieces)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: memplan.guard(lambda batch: batch), "the network first, not a function"),
+        (lambda: memplan.guard(_model(), loss="max"), "'mean' nor 'sum'"),
+        (lambda: memplan.guard(_model(), retry_after=0), "1 or more"),
+        (lambda: memplan.guard(_model(), retry_after=2.5), "whole number"),
+        (lambda: memplan.guard(_model(), split=3), "split=3"),
+        (lambda: memplan.guard(_model(), scaler=True), "GradScaler"),
+        (lambda: memplan.guard(_model())(_batch()), "loss function first, not a dict"),
+        (lambda: memplan.guard(_model())(lambda _: 1.5)(_batch()), "returned a float"),
+        (lambda: memplan.guard(_model())(_generator)(_batch()), "returned a generator"),
+        (lambda: memplan.guard(_model()).step(_model()), "no torch.optim.Optimizer"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(make, words):
+    """What was given, and what is wanted."""
+    with pytest.raises(UsageError, match=words) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def _generator(batch):
+    yield batch

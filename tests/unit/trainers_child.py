@@ -3,6 +3,8 @@
 import torch
 
 import memplan
+from memplan.trainers.deferred import deferred
+from memplan.trainers.passes import Passes
 
 
 def spike(samples):
@@ -12,6 +14,45 @@ def spike(samples):
     guard(lambda batch: model(batch).mean(), torch.ones(samples, 1024, device="cuda"))
     has_gradients = all(parameter.grad is not None for parameter in model.parameters())
     return [guard.num_pieces, has_gradients, [event.message for event in guard.events]]
+
+
+def deferred_spike(samples):
+    """Return the same of a loss whose backward pass the loop starts itself, on the card's thread.
+
+    What runs out is the backward pass: it doubles what each layer kept.
+    """
+    model = torch.nn.Sequential(*(_Doubling() for _ in range(8))).cuda()
+    passes = Passes(model)
+    loss, _ = deferred(
+        passes, lambda batch: (model(batch).mean(), None), torch.ones(samples, 1024, device="cuda")
+    )
+    before_backward = len(passes.pieces.events)
+    (loss * 2).backward()
+    has_gradients = all(parameter.grad is not None for parameter in model.parameters())
+    messages = [event.message for event in passes.pieces.events[before_backward:]]
+    return [passes.pieces.held, has_gradients, messages]
+
+
+class _Doubling(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1024))
+
+    def forward(self, x):
+        return _Double.apply(x, self.weight)
+
+
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        wide = torch.cat([x] * 8)
+        return gradient, (wide[: len(x)] * gradient).sum(0)
 
 
 def allocate(batch):

@@ -5,14 +5,15 @@ loss is expected to grow with the images it sees (a mean would make accumulation
 A step left incomplete by an epoch's end is taken with the images it has.
 
 Several processes take their part of each round of micro-batches, and agree in a step's last one on
-whether everybody found room; where not, all of them read the step's images again in smaller pieces.
+whether everybody found room; where not, all of them read the step's images again and split them
+smaller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -90,6 +91,10 @@ class Wishes:
     """Save and stop."""
     save: bool = False
     """Save and go on."""
+    smaller: bool = False
+    """Go on with smaller micro-batches."""
+    stays_small: bool = False
+    """Do not try the planned micro-batch again."""
 
 
 class EpochRunner:
@@ -100,6 +105,8 @@ class EpochRunner:
         micro_batch_size: to begin with; `micro_batch_size` is lower after memory ran out.
         on_step: called after each step of the optimizer with what any process wished.
         on_back_off: called with the message and the new size when memory ran out.
+        on_recompute: called with the message when not one image fitted, and activations are
+            recomputed from there on.
         wishes: asked before each step.
     """
 
@@ -110,6 +117,7 @@ class EpochRunner:
         *,
         on_step: Callable[[EpochRunner, Wishes], None],
         on_back_off: Callable[[str, int], None],
+        on_recompute: Callable[[str], None] = lambda _: None,
         wishes: Callable[[], Wishes] = Wishes,
     ) -> None:
         self.setup = setup
@@ -123,17 +131,16 @@ class EpochRunner:
         self.epoch = 0
         self._on_step = on_step
         self._on_back_off = on_back_off
+        self._on_recompute = on_recompute
         self._wishes = wishes
-        self._schedule: Schedule = setup.schedule(
-            micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
-        )
+        self._schedule: Schedule = setup.schedule(setup.micro_batch_size)
         self._snapshot: StepStart | None = None
         if setup.guards:
             self._snapshot = _persisted(partial(StepStart, self.step.model))
         self._safe_update = SafeUpdate(self.step)
-        # What is read at once and what the rates go by. Alone, it stays when memory runs out: each
-        # batch is then split, so that a step keeps its images and its rates, whatever the numbers.
-        self._unit = micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
+        # What is read at once and what the rates go by. It stays when memory runs out: each batch
+        # is then split, so that a step keeps its images and its rates, whatever the numbers.
+        self._unit = setup.micro_batch_size
         self._unread = 0  # failures in a row to read a batch
         self._is_last_try = False
         # Over the finished steps of this epoch, of this process's images.
@@ -274,16 +281,17 @@ class EpochRunner:
 
     def _accumulate_split(self, batch: Batch) -> OutOfMemory | None:
         """Accumulate a batch in parts that have been found to fit."""
-        rows = num_images(batch)
-        images_each = max(num_samples(batch) // rows, 1)
-        at_once = max(self.micro_batch_size // images_each, 1)
-        if self.ranks.size > 1 or at_once >= rows:
-            return self._accumulate(batch)
-        for part in split([batch], at_once):
+        for part in self._parts(batch):
             refusal = self._accumulate(part)
             if refusal is not None:
                 return refusal
         return None
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        rows = num_images(batch)
+        images_each = max(num_samples(batch) // rows, 1)
+        at_once = max(self.micro_batch_size // images_each, 1)
+        return [batch] if at_once >= rows else split([batch], at_once)
 
     def _next(self, batches: Iterator[Batch], expected: int) -> Batch:
         batch = next(batches, None)
@@ -346,23 +354,25 @@ class EpochRunner:
         self._on_step(self, wishes)
         return True
 
-    def _close_together(self, exchange: GradientExchange, part: Batch | None) -> bool:
+    def _close_together(self, exchange: GradientExchange, batch: Batch | None) -> bool:
         """Run a step's last micro-batch and take the step, or go back where one found no room.
 
-        See `exchange` for why all come to both agreements.
+        Its last part alone is exchanged. See `exchange` for why all come to both agreements.
         """
+        *others, part = [None] if batch is None else self._parts(batch)
+        for other in others:
+            if self._refusal is None and other is not None:
+                self._refusal = self._accumulate(other)
 
         def forward() -> Losses:
-            batch = None if part is None else self.step.training_batch(part, self._side())
-            return self.step.forward(batch)
+            moved = None if part is None else self.step.training_batch(part, self._side())
+            return self.step.forward(moved)
 
         found: Losses | OutOfMemory | None = self._refusal
         if found is None:
             found = self._attempt(forward)
         wishes = self._wishes()
-        refused, stop, save = self.ranks.agree(
-            [isinstance(found, OutOfMemory), wishes.stop, wishes.save]
-        )
+        refused, *wished = self.ranks.agree([isinstance(found, OutOfMemory), *astuple(wishes)])
         done: bool | OutOfMemory = True
         if not refused and found is not None and not isinstance(found, OutOfMemory):
             loss, parts = found
@@ -382,7 +392,7 @@ class EpochRunner:
             self._back_off(refusals[0] if refusals else OutOfMemory("in another process"))
             return False
         self._update()
-        self._on_step(self, Wishes(stop=stop, save=save))
+        self._on_step(self, Wishes(**dict(zip(asdict(wishes), wished, strict=True))))
         return True
 
     def _update(self) -> None:
@@ -431,12 +441,16 @@ class EpochRunner:
     def try_planned(self) -> bool:
         """Go back to the planned micro-batch after it did not fit; return whether it was smaller.
 
-        Between steps. With several processes the smaller one stays.
+        Between steps, in all processes at the same one.
         """
-        if self.ranks.size > 1 or self.micro_batch_size >= self._unit:
+        if self.micro_batch_size >= self._unit:
             return False
         self.micro_batch_size = self._unit
         return True
+
+    def lower(self) -> None:
+        """Halve the micro-batch before memory runs out, between steps, in all processes."""
+        self.micro_batch_size = -(-self.micro_batch_size // 2)
 
     def drop_step(self) -> None:
         """Return to the last finished step, so that it can be saved."""
@@ -453,22 +467,32 @@ class EpochRunner:
     def _back_off(self, refusal: OutOfMemory) -> None:
         """Return to the state before this step and halve the micro-batch."""
         self._drop_step()
-        if self.micro_batch_size == 1 and (self._is_last_try or self.ranks.size > 1):
-            raise NoRoomError(
-                f"Not even one image fits ({refusal.message}). Lower --img, use a smaller model, "
-                "or add --recompute all."
-            )
-        if self.micro_batch_size == 1:
-            self._is_last_try = True  # with all that was cached given back
-            return
         if self._exchange is not None:
             self._exchange.open()
-        if self.ranks.size > 1:
-            self._unit = self.micro_batch_size = self.micro_batch_size // 2
-            self._schedule = self.setup.schedule(self._unit)
-        else:
-            self.micro_batch_size = -(-self.micro_batch_size // 2)
+        if self.micro_batch_size == 1:
+            self._try_alone(refusal)
+            return
+        self.micro_batch_size = -(-self.micro_batch_size // 2)
         self._on_back_off(refusal.message, self.micro_batch_size)
+
+    def _try_alone(self, refusal: OutOfMemory) -> None:
+        """Let one image be tried again: with the cache given back, then recomputing.
+
+        Raises:
+            NoRoomError: all that was tried already.
+        """
+        can_recompute = self.ranks.size == 1 and bool(self.step.recomputable())
+        if not self._is_last_try:
+            self._is_last_try = True
+        elif can_recompute:
+            self.step.recompute_all()
+            self._on_recompute(refusal.message)
+        else:
+            more = "" if self.ranks.size == 1 else ", or add --recompute all"
+            raise NoRoomError(
+                f"Not even one image fits ({refusal.message}). Lower --img or use a smaller "
+                f"model{more}."
+            )
 
 
 def _persisted(work: Callable[[], _T]) -> _T:

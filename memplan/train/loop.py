@@ -27,6 +27,7 @@ from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.train.records import Announce, Records, metric_columns
+from memplan.train.relief import Relief
 from memplan.train.rescue import drop_rescued, rescue
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
@@ -102,8 +103,10 @@ class Run:
             size,
             on_step=self._after_step,
             on_back_off=self._back_off_training,
+            on_recompute=lambda message: self.records.recompute(self.runner, message),
             wishes=self._wishes,
         )
+        self.relief = Relief(setup, self.runner, self.records)
         saved = checkpoint.validation_size if checkpoint else None
         self.validation_size = saved or validation_batch_size(setup, size)
         self._checkpoint = checkpoint
@@ -288,17 +291,31 @@ class Run:
         minutes = (time.monotonic() - self._session.last_save) / 60
         every = self.options.save_every
         is_due = self.ranks.is_first and 0 < every <= minutes and not self.options.nosave
-        return Wishes(stop=bool(self.stop.asked), save=is_due)
+        return Wishes(
+            stop=bool(self.stop.asked),
+            save=is_due,
+            smaller=self.relief.wants_smaller,
+            stays_small=self.relief.keeps_smaller,
+        )
 
     def _after_step(self, runner: EpochRunner, wishes: Wishes) -> None:
         self.standing.steps += 1
         self.records.after_step(runner, self.standing.steps)
-        if self.standing.steps % _STEPS_TO_TRY == 0 and runner.try_planned():
+        self.relief.follow(self.standing.steps)
+        if wishes.smaller:
+            self.relief.wants_smaller = False
+            runner.lower()
+            self.records.lower(runner)
+        elif self._is_time_to_try(wishes) and runner.try_planned():
             self.records.try_again(runner)
         if wishes.stop:
             self._stop()
         if wishes.save:
             self._save_midway()
+
+    def _is_time_to_try(self, wishes: Wishes) -> bool:
+        """Return whether the planned micro-batch is due again, in all processes alike."""
+        return not wishes.stays_small and self.standing.steps % _STEPS_TO_TRY == 0
 
     def _stop_if_asked(self) -> None:
         """Stop between epochs, where the last save still holds."""
@@ -401,6 +418,7 @@ class Run:
             validation_size=self.validation_size,
             position=None if position is None else dict(position),
             finished=finished,
+            spec=self.relief.spec_at_restart(),
         )
         checkpoint = _persisted(make)
         saved = []

@@ -57,6 +57,7 @@ class Records:
             setup.step.device,
             plan.predicted if plan else None,
             plan.budget_bytes if plan else None,
+            last_step=setup.steps_an_epoch * setup.options.epochs,
         )
         self.back_offs = 0
         self._warned_of_memory = False
@@ -83,7 +84,7 @@ class Records:
 
     def add_memory(self, runner: EpochRunner, phase: str, steps: int) -> None:
         """Add a row to `memory.csv`."""
-        live = self.memory.read()
+        live = self.memory.read(of_steps=phase == "train")
         predicted = self.memory.predicted
         self.folder.add_memory(
             {
@@ -161,6 +162,24 @@ class Records:
         self.announce("backed_off", facts if steps is None else {**facts, "accumulation": steps})
         rest = "" if steps is None else f", {steps} a step; the same images are repeated"
         self.progress.note(f"Out of memory in {phase}: now {size} images at once{rest}.")
+
+    def lower(self, runner: EpochRunner) -> None:
+        """Tell that micro-batches are smaller from here on, before memory runs out."""
+        size, parts = runner.micro_batch_size, runner.parts_a_step
+        facts = {"epoch": runner.epoch + 1, "micro_batch_size": size, "accumulation": parts}
+        self.announce("micro_batch_lowered", facts)
+        self.progress.note(f"Memory is short: now {size} images at once, {parts} a step.")
+
+    def recompute(self, runner: EpochRunner, message: str) -> None:
+        """Tell that not one image fitted, and that activations are recomputed from here on."""
+        epoch = runner.epoch + 1
+        facts = {"epoch": epoch, "phase": "training", "message": message}
+        self.announce("out_of_memory", facts)
+        self.announce("recomputing", {"epoch": epoch})
+        self.progress.note(
+            "Out of memory with one image at once: activations are recomputed from here on, which "
+            "takes time and changes no result; the same images are repeated."
+        )
 
     def try_again(self, runner: EpochRunner) -> None:
         """Tell that the planned micro-batch, which did not fit once, is tried again."""

@@ -361,7 +361,7 @@ def _introduce(
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
         f"{setup.step.spec.precision}: {data.num_training_images} images, "
-        f"{_batch_in_words(setup)}, {_count_steps(_steps_an_epoch(setup))} an epoch; "
+        f"{_batch_in_words(setup)}, {_count_steps(setup.steps_an_epoch)} an epoch; "
         f"records in {folder.path}"
     )
 
@@ -395,19 +395,13 @@ def _batch_in_words(setup: Setup) -> str:
     )
 
 
-def _steps_an_epoch(setup: Setup) -> int:
-    """Return the steps of the optimizer in an epoch after warm-up."""
-    micro_batches = setup.data.num_batches(setup.micro_batch_size * setup.ranks.size)
-    return math.ceil(micro_batches / setup.accumulation_steps)
-
-
 def _count_steps(steps: int) -> str:
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def _steps_warning(setup: Setup) -> list[str]:
     """Return a warning where an epoch's steps are too few to learn much from."""
-    steps, images = _steps_an_epoch(setup), setup.data.num_training_images
+    steps, images = setup.steps_an_epoch, setup.data.num_training_images
     if not setup.options.epochs or steps >= _FEW_STEPS:
         return []
     # The largest power of two that gives enough steps; batch norm needs more than one image.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,6 +68,12 @@ class Setup:
         """Micro-batches a step of the optimizer, once warm-up is over."""
         at_once = self.micro_batch_size * self.ranks.size
         return accumulation_steps(self.effective_batch_size, at_once)
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps of the optimizer in an epoch after warm-up."""
+        micro_batches = self.data.num_batches(self.micro_batch_size * self.ranks.size)
+        return math.ceil(micro_batches / self.accumulation_steps)
 
     @property
     def images_a_step(self) -> int:

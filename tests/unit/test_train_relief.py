@@ -39,7 +39,7 @@ def _run(child, folder, wrong, epochs):
 
 
 def test_watching_takes_less_than_a_hundredth(child):
-    """Of the time before each reading; at steps of 2 ms some are left out. One is no millisecond."""
+    """Of the time before each reading: some are left out. One takes less than a millisecond."""
     from watch_child import cost
 
     shares, seconds = child.call(cost, {})

@@ -22,9 +22,10 @@ import torch
 
 from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, ProcessError
 from memplan.train.exchange import GradientExchange, Losses
 from memplan.train.guard import (
+    DataLostError,
     NoRoomError,
     OutOfMemory,
     StepStart,
@@ -265,8 +266,13 @@ class EpochRunner:
 
         Raises:
             NoRoomError: there was none several times in a row.
+            DataLostError: images cannot be read, or the processes that read them are lost.
         """
-        found = self._attempt(lambda: self._next(batches, expected))
+        try:
+            found = self._attempt(lambda: self._next(batches, expected))
+        except (BadInputError, ProcessError) as error:
+            self._drop_step()
+            raise DataLostError(str(error)) from None
         if not isinstance(found, OutOfMemory):
             self._unread = 0
             return found

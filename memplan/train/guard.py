@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from memplan.errors import DeviceOutOfMemoryError
+from memplan.errors import BadInputError, DeviceOutOfMemoryError
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.workload import Batch
 
@@ -187,6 +187,10 @@ class StepStart:
         self._buffers.restore()
         if self._states:
             restore_random_states(self._states)
+
+
+class DataLostError(BadInputError):
+    """Training images cannot be read any more; the state is that of the last finished step."""
 
 
 class NoRoomError(DeviceOutOfMemoryError):

@@ -9,10 +9,12 @@ from memplan.train.epoch import EpochResult, EpochRunner
 from memplan.train.memory import MemoryWatch
 from memplan.train.progress import Progress
 from memplan.train.run_folder import RunFolder
+from memplan.workload import LeavesOut
 
 if TYPE_CHECKING:
     from memplan.train.setup import Setup
 
+_MOST_IN_WORDS = 5  # images left out; all are in the events
 _MEMORY_INTERVAL = 10  # steps of the optimizer between rows of memory.csv
 
 Announce = Callable[[str, Mapping[str, Any]], None]
@@ -61,6 +63,10 @@ class Records:
         )
         self.back_offs = 0
         self._warned_of_memory = False
+        data = setup.data
+        self._unreadable = data.unreadable if isinstance(data, LeavesOut) else {}
+        self._num_told = 0  # of the images left out
+        self._num_counted = 0  # of the times
 
     def after_step(self, runner: EpochRunner, steps: int) -> None:
         """Record memory now and then, and show how far the epoch is.
@@ -71,11 +77,36 @@ class Records:
         """
         if steps == 1 or steps % _MEMORY_INTERVAL == 0:
             self.add_memory(runner, "train", steps)
+        if len(self._unreadable) > self._num_told:
+            self.tell_unreadable(runner)
         self.progress.update(
             runner.epoch,
             runner.images_seen,
             lambda: (self._brief_losses(runner.mean_losses()), self.memory.brief()),
         )
+
+    def tell_unreadable(self, runner: EpochRunner) -> None:
+        """Tell of images that have vanished or broken since the last time; a few in words."""
+        new = list(self._unreadable)[self._num_told :]
+        for number, text in enumerate(new, start=self._num_told):
+            self.announce("image_left_out", {"epoch": runner.epoch + 1, "message": text})
+            if number < _MOST_IN_WORDS:
+                self.progress.note(f"Warning: {text} It is left out.")
+        self._num_told += len(new)
+
+    def count_unreadable(self, runner: EpochRunner) -> None:
+        """Tell how many images an epoch did without."""
+        self.tell_unreadable(runner)
+        times = sum(self._unreadable.values())
+        if times > self._num_counted:
+            files, now = len(self._unreadable), times - self._num_counted
+            facts = {"epoch": runner.epoch + 1, "images": files, "times": now}
+            self.announce("images_left_out", facts)
+            self.progress.note(
+                f"Warning: {files} image(s) cannot be read any more; they were left out {now} "
+                "time(s) in this epoch."
+            )
+        self._num_counted = times
 
     def end_training(self, runner: EpochRunner, steps: int) -> None:
         """Record memory at the end of an epoch's training, once."""
@@ -123,6 +154,7 @@ class Records:
             seconds: of the whole epoch, earlier sessions included.
             training_seconds: of this session's training.
         """
+        self.count_unreadable(runner)
         speed = result.num_images / max(training_seconds, 1e-9)
         names = self._loss_names(len(result.losses))
         self.folder.add_result(

@@ -22,6 +22,7 @@ from memplan.train.checkpoint import (
 from memplan.train.distributed import is_one_of_several, leave
 from memplan.train.epoch import position_of
 from memplan.train.guard import (
+    DataLostError,
     NoRoomError,
     OutOfMemory,
     attempt,
@@ -193,6 +194,8 @@ def _guarded(run: Run) -> RunSummary:
         else:
             run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
         raise
+    except DataLostError as error:
+        raise BadInputError(f"{error} {run.rescue()}") from None
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -182,7 +182,7 @@ class EpochRunner:
             while self.images_seen < self._num_images and self._one_round(batches):
                 pass
         return EpochResult(
-            losses=_means(self.ranks.sum(_persisted(self._sums)), self.images_seen),
+            losses=_means(self.ranks.sum(self._sums()), self.images_seen),
             num_images=self.images_seen - start.images_seen,
             num_steps=self.num_steps,
             rates=self._rates,
@@ -203,7 +203,7 @@ class EpochRunner:
         return EpochPosition(
             images_seen=self.images_seen,
             num_steps=self.num_steps,
-            loss_sums=total.cpu() if len(total) else None,
+            loss_sums=_persisted(total.cpu) if len(total) else None,
             rates=self._rates,
         )
 
@@ -212,11 +212,12 @@ class EpochRunner:
         return _means(self._sums(), self._loss_images)
 
     def _sums(self) -> torch.Tensor:
-        if self._loss_sums is not None:
-            return self._loss_sums.to(self.step.device)
+        total = self._loss_sums
+        if total is not None:
+            return _persisted(lambda: total.to(self.step.device))
         # A process without an image so far still takes part in the sum over all.
-        width = len(self.setup.loss_names or ("loss",))
-        return torch.zeros(width if self._window_start else 0, device=self.step.device)
+        width = len(self.setup.loss_names or ("loss",)) if self._window_start else 0
+        return _persisted(lambda: torch.zeros(width, device=self.step.device))
 
     @property
     def _num_images(self) -> int:
@@ -517,4 +518,5 @@ def _persisted(work: Callable[[], _T]) -> _T:
 
 
 def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:
-    return tuple((sums / max(images, 1)).tolist())
+    means = _persisted(lambda: sums / max(images, 1))
+    return tuple(_persisted(means.tolist))

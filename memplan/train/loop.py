@@ -63,7 +63,10 @@ def _persisted(work: Callable[[], _T]) -> _T:
     """
     found = persist(work)
     if isinstance(found, OutOfMemory):
-        raise NoRoomError(f"The checkpoint finds no room ({found.message}). Close other programs.")
+        raise NoRoomError(
+            f"Looking at the weights, or saving them, finds no room ({found.message}). Close other "
+            "programs."
+        )
     return found
 
 
@@ -148,8 +151,8 @@ class Run:
         if not (self.ranks.is_first and self.options.epochs and best.exists()):
             return
         try:
-            strip_checkpoint(best)
-        except BadInputError as error:
+            _persisted(lambda: strip_checkpoint(best))
+        except (BadInputError, NoRoomError) as error:
             self.records.warn(f"best.pt stays as large as it is: {error}")
 
     def _details_of_best(self) -> str:
@@ -176,7 +179,9 @@ class Run:
         # The last thing before training, since anything before may have drawn from them.
         states = [checkpoint.random_states, *checkpoint.other_random_states]
         try:
-            restore_random_states(states[self.ranks.rank])
+            _persisted(lambda: restore_random_states(states[self.ranks.rank]))
+        except NoRoomError:
+            raise
         except Exception as error:  # noqa: BLE001 - generators raise anything
             reason = " ".join(str(error).split())[:100]
             raise BadInputError(
@@ -275,8 +280,8 @@ class Run:
         """Stop where training diverged: every later step would be wasted."""
         if all(math.isfinite(loss) for loss in losses):
             return
-        parameters = self.setup.step.model.parameters()
-        if all(bool(parameter.isfinite().all()) for parameter in parameters):
+        parameters = [*self.setup.step.model.parameters()]
+        if _persisted(lambda: all(bool(one.isfinite().all()) for one in parameters)):
             self.records.warn(
                 f"The loss of epoch {epoch + 1} is not finite, the weights still are."
             )

@@ -8,10 +8,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from memplan.answers import PlanAnswer
-from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
+from memplan.errors import (
+    BadInputError,
+    BadTapeError,
+    DeviceOutOfMemoryError,
+    MemplanError,
+    is_out_of_memory,
+)
 from memplan.files import drop_partials
 from memplan.train.checkpoint import (
     Checkpoint,
@@ -27,7 +33,6 @@ from memplan.train.guard import (
     OutOfMemory,
     attempt,
     first_line,
-    is_out_of_memory,
     make_room,
     persist,
 )
@@ -46,6 +51,7 @@ from memplan.workload import RecognisedData, TrainingData, Workload
 
 _FEW_STEPS = 16  # of the optimizer in an epoch
 
+_T = TypeVar("_T")
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -84,11 +90,32 @@ def train(
         DeviceOutOfMemoryError: not even one image fits.
         StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
+    try:
+        return _trained(make_workload, options, plan, data, on_event, stream)
+    except Exception as error:
+        if isinstance(error, MemplanError) or not is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    raise DeviceOutOfMemoryError(
+        f"Out of memory before or after training ({reason}). Close other programs. What was saved "
+        "is kept.",
+        0,
+    )
+
+
+def _trained(
+    make_workload: Workload | WorkloadFactory,
+    options: TrainOptions,
+    plan: PlanAnswer | None,
+    data: TrainingData | None,
+    on_event: OnEvent | None,
+    stream: TextIO | None,
+) -> RunSummary:
     options = after_restart(options)
     path, checkpoint, note = None, None, ""
     if options.resume is not None:
         path = find_checkpoint(options.resume)
-        checkpoint, note = load_latest(path)
+        checkpoint, note = _persisted(lambda: load_latest(path), path)
         checkpoint, note = _or_rescued(path, checkpoint, note)
         if checkpoint.finished:
             return finished_summary(checkpoint, _folder_of(path) or path.parent)
@@ -119,6 +146,20 @@ def train(
         _introduce(setup, folder, progress, announce, checkpoint)
         stop = stack.enter_context(StopRequest())
         return _closed(Run(setup, folder, progress, announce, checkpoint, stop))
+
+
+def _persisted(work: Callable[[], _T], path: Path) -> _T:
+    """Return what is read of a file, read again where there was no room for it.
+
+    Raises:
+        DeviceOutOfMemoryError: there was none at any try.
+    """
+    found = persist(work)
+    if isinstance(found, OutOfMemory):
+        raise DeviceOutOfMemoryError(
+            f"{path} finds no room in host memory ({found.message}). Close other programs.", 0
+        )
+    return found
 
 
 def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
@@ -306,7 +347,7 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         else:
             assert checkpoint is not None
             assert path is not None
-            set_damaged_aside(path)
+            _persisted(lambda: set_damaged_aside(path), path)
             folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)
     except BaseException:
         folder.release()

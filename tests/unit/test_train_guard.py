@@ -7,10 +7,10 @@ import pytest
 import torch
 from train_toy import Toy, ToyData, toy_options
 
-from memplan.errors import DeviceOutOfMemoryError
+from memplan.errors import DeviceOutOfMemoryError, is_out_of_memory
 from memplan.train import train
 from memplan.train.checkpoint import load_checkpoint
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, is_out_of_memory, split
+from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, split
 
 
 def _events(folder, name):

@@ -94,7 +94,8 @@ class BufferSnapshot:
     """Remembers a model's buffers (batch-norm statistics) as they were before a step.
 
     A step that is repeated would otherwise move the statistics twice for some images. Costs one
-    copy of the buffers, well under a MiB.
+    copy of the buffers, well under a MiB, on the model's device, or on the host where that has no
+    room.
 
     Args:
         model: on its device.
@@ -102,7 +103,10 @@ class BufferSnapshot:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._buffers = list(model.buffers())
-        self._copies = [buffer.detach().clone() for buffer in self._buffers]
+        copies = persist(lambda: [buffer.detach().clone() for buffer in self._buffers])
+        if isinstance(copies, OutOfMemory):
+            copies = [buffer.detach().to("cpu", copy=True) for buffer in self._buffers]
+        self._copies = copies
 
     @torch.no_grad()
     def take(self) -> None:

@@ -47,6 +47,7 @@ from memplan.train.stopping import StopRequest
 from memplan.train.summary import RunSummary, finished_summary
 from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
 from memplan.train.validation import validation_batch_size
+from memplan.train.way_out import plan_that_fits
 from memplan.workload import RecognisedData, TrainingData, Workload
 
 _FEW_STEPS = 16  # of the optimizer in an epoch
@@ -246,7 +247,8 @@ def _guarded(run: Run) -> RunSummary:
     make_room()
     run.announce("out_of_memory", {"message": reason})
     text = reason if told else f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}."
-    raise DeviceOutOfMemoryError(f"{text} {run.rescue()}", 0)
+    sentences = (text, plan_that_fits(run.setup), run.rescue())
+    raise DeviceOutOfMemoryError(" ".join(filter(None, sentences)), 0)
 
 
 def _way_out(setup: Setup) -> str:

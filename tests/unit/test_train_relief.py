@@ -129,3 +129,14 @@ def test_without_the_guard_only_words_are_said(tmp_path):
 
     assert not run.relief.wants_smaller
     run.folder.release()
+
+
+@pytest.mark.parametrize(("piece_mib", "on_host"), [(6, False), (3, True)])
+def test_an_updates_copies_take_only_what_is_held(child, piece_mib, on_host):
+    """Where what is held is in pieces too small for them, they go to the host, and stay there."""
+    from watch_child import copies
+
+    grown, is_on_host = child.call(copies, {"piece_mib": piece_mib})
+
+    assert grown <= 0
+    assert on_host == is_on_host

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from train_toy import Toy, toy_options
 from memplan.train import train
 from memplan.train.checkpoint import load_checkpoint
 from memplan.train.memory import MemoryWatch
+from memplan.train.setup import prepare
+from memplan.train.update import SafeUpdate
 
 
 class _Goes(Toy):
@@ -67,3 +70,31 @@ def cost():
         time.sleep(0.002)
     del kept
     return shares, seconds
+
+
+def copies(piece_mib):
+    """Return what an update's copies took of the card that holds 60 free MiB in pieces.
+
+    Args:
+        piece_mib: of each piece, MiB; the weights' copies are of 4 MiB.
+    """
+    step = prepare(
+        _Wide(), toy_options(Path(tempfile.mkdtemp()), device="0", precision="fp32")
+    ).step
+    pieces = [
+        torch.empty(piece_mib << 20, dtype=torch.uint8, device="cuda")
+        for _ in range(120 // piece_mib)
+    ]
+    del pieces[::2]  # those left keep what is free apart
+    for parameter in step.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    update = SafeUpdate(step)
+    held = torch.cuda.memory_reserved()
+    update._copies()
+    return torch.cuda.memory_reserved() - held, update.on_host
+
+
+class _Wide(Toy):
+    def build_model(self):
+        """Return two layers of 4 MiB."""
+        return torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.Linear(1024, 1024))

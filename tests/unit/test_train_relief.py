@@ -131,12 +131,12 @@ def test_without_the_guard_only_words_are_said(tmp_path):
     run.folder.release()
 
 
-@pytest.mark.parametrize(("piece_mib", "on_host"), [(6, False), (3, True)])
-def test_an_updates_copies_take_only_what_is_held(child, piece_mib, on_host):
+@pytest.mark.parametrize(("num_pieces", "on_host"), [(4, False), (8, True)])
+def test_an_updates_copies_take_only_what_is_held(child, num_pieces, on_host):
     """Where what is held is in pieces too small for them, they go to the host, and stay there."""
     from watch_child import copies
 
-    grown, is_on_host = child.call(copies, {"piece_mib": piece_mib})
+    grown, is_on_host = child.call(copies, {"num_pieces": num_pieces})
 
     assert grown <= 0
     assert on_host == is_on_host

@@ -72,19 +72,17 @@ def cost():
     return shares, seconds
 
 
-def copies(piece_mib):
-    """Return what an update's copies took of the card that holds 60 free MiB in pieces.
+def copies(num_pieces):
+    """Return by how much copies made the allocator hold more, and whether they went to the host.
 
     Args:
-        piece_mib: of each piece, MiB; the weights' copies are of 4 MiB.
+        num_pieces: into which each 20 MiB that it holds are cut, every other one free; a copy of
+            the weights is of 4 MiB.
     """
-    step = prepare(
-        _Wide(), toy_options(Path(tempfile.mkdtemp()), device="0", precision="fp32")
-    ).step
-    pieces = [
-        torch.empty(piece_mib << 20, dtype=torch.uint8, device="cuda")
-        for _ in range(120 // piece_mib)
-    ]
+    options = toy_options(Path(tempfile.mkdtemp()), device="0", precision="fp32")
+    step = prepare(_Wide(), options).step
+    size = (20 << 20) // num_pieces
+    pieces = [torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(6 * num_pieces)]
     del pieces[::2]  # those left keep what is free apart
     for parameter in step.model.parameters():
         parameter.grad = torch.ones_like(parameter)

@@ -20,6 +20,17 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Number:
+    """One of the few numbers that an answer is known by; the PDF draws it large."""
+
+    value: str
+    """With its unit, unless `label` names it."""
+    label: str
+    detail: str = ""
+    """What it compares with, a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """What is known about one question."""
 
@@ -48,12 +59,14 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int =
     """Return an aligned table, units in the header, numbers to the right.
 
     Args:
-        header: column titles.
+        header: column titles; left out where all are empty.
         rows: cells as text.
         left: how many leading columns are aligned to the left.
     """
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines = [list(header)] * any(header) + [list(row) for row in rows]
+    widths = [
+        max((len(line[column]) for line in lines), default=0) for column in range(len(header))
+    ]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column < left else cell.rjust(width)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
-from memplan.answers import MEASURED, PlanAnswer, ProbeAnswer
+from memplan.answers import PlanAnswer, ProbeAnswer
 from memplan.report import theme
 from memplan.report.alternatives import by_memory, chosen_index, draw_alternatives
 from memplan.report.axes import top_with_line
@@ -25,8 +24,6 @@ from memplan.report.frame import (
     write,
     write_lines,
 )
-from memplan.report.run import agreement, draw_curves
-from memplan.report.run_files import DEVICE_QUANTITIES, QUANTITIES, RunRecord
 from memplan.report.series import device_used_at
 from memplan.report.words import (
     batch_words,
@@ -54,28 +51,24 @@ class Block:
 
 
 @theme.themed
-def answers_figure(
-    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], run: RunRecord | None
-) -> Figure:
+def answers_figure(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> Figure:
     """Return page one: a block of words for each answer and a small figure of the first."""
     workloads = [probe.workload for probe in probes] + [plan.workload for plan in plans]
     names = list(dict.fromkeys(workload_title(w) for w in workloads))
-    title = f"Training memory: {joined(names)}" if names else "Training run"
+    title = f"Training memory: {joined(names)}"
     lines = list(dict.fromkeys(workload_line(w) for w in workloads))
     figure = new_page(title, lines[0] if len(lines) == 1 else "")
-    blocks = answer_blocks(probes, plans, run)
+    blocks = answer_blocks(probes, plans)
     blocks, size = _fitted(blocks)
     top = TOP + 0.05
     for block in blocks:
         top = _write_block(figure, block, top, size)
-    _draw_small(figure, probes, plans, run)
+    _draw_small(figure, probes, plans)
     return figure
 
 
-def answer_blocks(
-    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], run: RunRecord | None
-) -> list[Block]:
-    """Return the answers in the order they are read: plans, probes, the run."""
+def answer_blocks(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> list[Block]:
+    """Return the answers in the order they are read: plans, then probes."""
     blocks = [
         Block(
             heading=f"Plan for {card_name(plan.gpu)}",
@@ -92,25 +85,7 @@ def answer_blocks(
         )
         for probe in probes
     ]
-    return [*blocks, _run_block(run)] if run is not None else blocks
-
-
-def _run_block(run: RunRecord) -> Block:
-    """Return what a run achieved, in words."""
-    sentences = []
-    for name, values in run.scores.items():
-        known = [value for value in values if not math.isnan(value)]
-        sentences.append(f"{name}: {max(known):.3f} at best, {known[-1]:.3f} last (measured).")
-    measured = [q for q in QUANTITIES if (MEASURED, q) in run.memory]
-    sentences += [f"Peak {agreement(run, quantity)}" for quantity in measured]
-    if not set(measured) & set(DEVICE_QUANTITIES):
-        sentences.append("No device memory was measured: the run was not on a GPU.")
-    epochs = len(run.epochs)
-    return Block(
-        heading=f"Run {run.folder.name}",
-        answer=f"{epochs} epoch{'' if epochs == 1 else 's'} trained",
-        sentences=tuple(sentences),
-    )
+    return blocks
 
 
 def _fitted(blocks: Sequence[Block]) -> tuple[list[Block], float]:
@@ -158,9 +133,8 @@ def _draw_small(
     figure: Figure,
     probes: Sequence[ProbeAnswer],
     plans: Sequence[PlanAnswer],
-    run: RunRecord | None,
 ) -> None:
-    """Draw the figure of page one: memory over batch, else the alternatives, else the mAP."""
+    """Draw the figure of page one: memory over batch, else the alternatives."""
     left, width = LEFT + TEXT_WIDTH + 1.05, WIDTH - TEXT_WIDTH - 1.15
     if probes:
         shown = probes[:2]
@@ -178,8 +152,3 @@ def _draw_small(
         chosen = chosen_index(plans[0], settings)
         draw_alternatives(axes, settings, chosen=chosen, budget_bytes=plans[0].budget_bytes)
         axes.set_title("Alternatives, predicted", fontsize=theme.LABEL_POINTS)
-    elif run is not None and run.scores:
-        axes = axes_at(figure, left, TOP + 0.35, width - 0.9, 3.9)
-        draw_curves(axes, run.epochs, run.scores, "mAP (0 to 1)")
-        axes.set_title("mAP by epoch, measured", fontsize=theme.LABEL_POINTS)
-        axes.set_xlabel("Epoch")

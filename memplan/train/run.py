@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from memplan.answers import PlanAnswer
 from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
 from memplan.files import drop_partials
+from memplan.host_memory import resident_bytes
 from memplan.train.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -335,6 +336,8 @@ def _introduce(
         "training_images": data.num_training_images,
         "validation_images": data.num_validation_images,
         "warmup_iterations": steps.warmup_iterations,
+        # Interpreter, libraries, network and data: what no plan's figure contains.
+        "host_resident_bytes": resident_bytes(),
     }
     if checkpoint is None:
         announce("started", facts)

@@ -10,6 +10,8 @@ from memplan.answers import MEASURED, PREDICTED, PlanAnswer
 from memplan.present.run_details import detail_sections, events_words
 from memplan.present.run_record import DEVICE_QUANTITIES, HOST_RESIDENT, RunRecord
 from memplan.present.section import Number, Section, Table
+from memplan.present.words import nominal_words
+from memplan.spec import Split
 from memplan.units import format_bytes, format_seconds, three_digits
 
 
@@ -138,14 +140,13 @@ def batch_line(run: RunRecord) -> str:
     if not all(isinstance(facts.get(name), int) for name in names):
         return ""
     micro, steps, devices, effective = (facts[name] for name in names)
-    on = f" on each of {devices} devices" if devices > 1 else ""
-    if steps == 1 and devices == 1:
-        how = "all at once"
-    else:
-        how = f"{micro} at once{on}" if steps == 1 else f"{steps} times {micro} at once{on}"
+    # Among unequal cards the others' images are what is missing.
+    others = None if micro * devices * steps == effective else effective // max(steps, 1) - micro
+    split = Split(
+        micro_batch_size=micro, accumulation_steps=steps, devices=devices, others_batch_size=others
+    )
     nominal = facts.get("nominal_batch_size")
-    rest = "" if nominal in (None, effective) else f"; the recipe was made for {nominal} a step"
-    return f"{effective} images a step, {how}{rest}"
+    return nominal_words(split, nominal if isinstance(nominal, int) else effective)
 
 
 def _facts(run: RunRecord, plan: PlanAnswer | None) -> Table | None:

@@ -12,6 +12,7 @@ from memplan.report.frame import LEFT, WIDTH, line_height, rule, shorten, text_w
 
 NUMBER_POINTS = 30.0
 _GAP = 0.35
+_MOST_LINES = 3
 
 
 def draw_numbers(
@@ -47,7 +48,7 @@ def draw_numbers(
         write(figure, at, y, value, size=size, weight="bold")
         y += 0.26
         for text, colour in ((one.label, theme.INK), (one.detail, theme.QUIET_INK)):
-            for line in wrap(text, column, theme.BODY_POINTS)[:2]:
+            for line in wrap(text, column, theme.BODY_POINTS)[:_MOST_LINES]:
                 write(figure, at, y, line, size=theme.BODY_POINTS, colour=colour)
                 y += line_height(theme.BODY_POINTS)
         end = max(end, y)

@@ -16,6 +16,7 @@ from memplan.errors import BadInputError
 from memplan.present.plan import plan_sections
 from memplan.present.probe import probe_sections
 from memplan.present.run_record import RunRecord, read_run
+from memplan.present.words import card_name, workload_line, workload_title
 from memplan.report import (
     batches,
     categories,
@@ -26,7 +27,7 @@ from memplan.report import (
     theme,
 )
 from memplan.report.alternatives import alternatives_figure
-from memplan.report.answers_page import answers_figure
+from memplan.report.answers_page import answers_figures
 from memplan.report.facts_page import facts_figures
 from memplan.report.frame import number_pages
 from memplan.report.risk_page import risk_figure
@@ -34,7 +35,6 @@ from memplan.report.run_pages import run_figures
 from memplan.report.script_pages import script_figures
 from memplan.report.sections_page import sections_figures
 from memplan.report.timeline import timeline_figure
-from memplan.report.words import card_name, workload_line, workload_title
 from memplan.script_answer import ScriptAnswer
 
 _T = TypeVar("_T")
@@ -96,7 +96,7 @@ def report_figures(
         figures += run_figures(run, plans[0] if plans else None)
     if probes or plans:
         # A run's own plan is told after the run; its page one would say the same again.
-        figures += [] if run is not None and not probes else [answers_figure(probes, plans)]
+        figures += [] if run is not None and not probes else answers_figures(probes, plans)
         figures += [*_probe_figures(probes), *_plan_figures(plans), *_in_words(probes, plans)]
     figures += facts_figures(probes, plans, command)
     number_pages(figures, f"memplan {__version__}")

@@ -127,7 +127,7 @@ def _draw_host(axes: Axes, run: RunRecord) -> float:
         return highest
     axes.axhspan(0, before, facecolor=theme.SHADE, edgecolor=theme.RULE, hatch="//", zorder=0)
     axes.annotate(
-        f"held before the first step: Python, torch, network, data: {format_bytes(before)}",
+        f"held before the first step: {format_bytes(before)}\n(Python, torch, network, data)",
         (0.02, before / 2),
         xycoords=blended_transform_factory(axes.transAxes, axes.transData),
         va="center",

@@ -230,3 +230,16 @@ def test_a_cpu_runs_host_memory_is_drawn_as_measured(tmp_path):
     assert ["host-resident, measured"] == [line.get_label() for line in axes.lines]
     assert [1, 10, 20] == list(axes.lines[0].get_xdata())
     assert "Memory (MiB)" == axes.get_ylabel()
+
+
+def test_a_large_card_does_not_squeeze_a_small_one():
+    """Capacities of 24 and 80 GiB lie at the same height, whatever the batches of each."""
+    cards = [PROBE, report_samples.sample_probe(report_samples.A100)]
+    panels = [axes for axes in batches_figure(cards).axes if axes.get_ylabel() == "Peak (GiB)"]
+    shares = [
+        card.gpu.capacity_bytes / axes.get_ylim()[1]
+        for card, axes in zip(cards, panels, strict=True)
+    ]
+
+    assert shares[0] == pytest.approx(shares[1])
+    assert shares[0] > 0.6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memplan.answers import PREDICTED, BatchPeaks, ProbeAnswer, RankPeaks
+from memplan.answers import PREDICTED, BatchPeaks, ProbeAnswer, RankPeaks, TensorAtPeak
 from memplan.present.section import Number, Section, Table, rate_origin
 from memplan.present.words import setting_words
 from memplan.units import format_bytes, format_seconds, gib, three_digits
@@ -173,6 +173,43 @@ def _where(answer: ProbeAnswer) -> Section:
     caption = f"At the peak of batch {answer.reference_batch} (predicted)"
     table = Table(caption=caption, header=("Category", "GiB", "Share"), rows=rows)
     return Section(title="Where memory goes", table=table)
+
+
+def largest_tensors(answer: ProbeAnswer) -> Section:
+    """Return the largest tensors at the peak: what they hold and who made them."""
+    title = "Largest tensors at the peak"
+    if not answer.tensors_at_peak:
+        return Section(title=title)
+    rows = tuple(
+        (
+            format_bytes(one.num_bytes),
+            one.category.replace("_", " "),
+            _shape_words(one),
+            _place(one),
+            _operator(one.operator),
+        )
+        for one in answer.tensors_at_peak
+    )
+    caption = f"{title} of batch {answer.reference_batch} (predicted)"
+    header = ("Size", "Category", "Shape, bytes an element", "Made in", "By operator")
+    return Section(title=title, table=Table(caption=caption, header=header, rows=rows, left=5))
+
+
+def _operator(name: str) -> str:
+    """Return an operator without the parts that all have: namespace `aten` and overload."""
+    return name.replace("::", ".").removeprefix("aten.").removesuffix(".default")
+
+
+def _shape_words(one: TensorAtPeak) -> str:
+    if not one.shape:
+        return "-"
+    return f"{' x '.join(map(str, one.shape))}, {one.element_bytes} B"
+
+
+def _place(one: TensorAtPeak) -> str:
+    """Return module and phase, such as `model.2.cv1 Conv, forward`."""
+    module = f"{one.module} {one.module_type}".strip() or "outside modules"
+    return f"{module}, {one.phase.replace('_', ' ')}"
 
 
 def _recommendation(answer: ProbeAnswer) -> str:

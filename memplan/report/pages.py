@@ -35,6 +35,7 @@ from memplan.report.run_pages import run_figures
 from memplan.report.script_pages import script_figures
 from memplan.report.sections_page import sections_figures
 from memplan.report.timeline import timeline_figure
+from memplan.report.waterfall import waterfall_figure
 from memplan.script_answer import ScriptAnswer
 
 _T = TypeVar("_T")
@@ -123,6 +124,7 @@ def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
     kinds: list[_Kind] = [
         (alike, batches.PANELS_A_PAGE, batches.batches_figure),
         (with_modules, modules.CARDS_A_PAGE, modules.modules_figure),
+        (with_modules, 1, lambda probes: waterfall_figure(probes[0])),
         (alike, categories.CARDS_A_PAGE, categories.categories_figure),
         (alike, settings.CARDS_A_PAGE, settings.settings_figure),
     ]

@@ -26,6 +26,37 @@ def tensors_at_peak(
         peak_event: index of a replayed event.
         count: at most so many.
     """
+    live = _live(program, peak_event)
+    largest = live[np.argsort(-sizes[live], kind="stable")][:count]
+    return tuple(_tensor(program, tape, int(event), int(sizes[event])) for event in largest)
+
+
+def held_at_peak(
+    program: Program, tape: Tape, sizes: Int64, peak_event: int
+) -> dict[str, dict[str, int]]:
+    """Return bytes alive right after an event by `category`, `module` and `operator`.
+
+    Args:
+        program: made from the tape.
+        tape: for operators and modules.
+        sizes: bytes by replayed event.
+        peak_event: index of a replayed event.
+    """
+    groups: dict[str, dict[str, int]] = {"category": {}, "module": {}, "operator": {}}
+    for event in _live(program, peak_event):
+        one = _tensor(program, tape, int(event), int(sizes[event]))
+        names = {
+            "category": one.category,
+            "module": one.module or "(outside modules)",
+            "operator": one.operator,
+        }
+        for kind, name in names.items():
+            groups[kind][name] = groups[kind].get(name, 0) + one.num_bytes
+    return groups
+
+
+def _live(program: Program, peak_event: int) -> Int64:
+    """Return the replayed events that allocated what is alive right after an event."""
     kinds, blocks = program.kinds[: peak_event + 1], program.blocks[: peak_event + 1]
     last = np.full(int(program.blocks.max(initial=0)) + 1, -1, dtype=np.int64)
     # Later events overwrite earlier ones: what a block's last event so far is.
@@ -35,8 +66,7 @@ def tensors_at_peak(
     live = last[kinds[last] == tapes.ALLOCATE]
     if kinds[peak_event] == tapes.SCRATCH:
         live = np.append(live, peak_event)
-    largest = live[np.argsort(-sizes[live], kind="stable")][:count]
-    return tuple(_tensor(program, tape, int(event), int(sizes[event])) for event in largest)
+    return np.asarray(live, dtype=np.int64)
 
 
 def _tensor(program: Program, tape: Tape, event: int, num_bytes: int) -> TensorAtPeak:

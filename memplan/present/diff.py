@@ -79,10 +79,7 @@ def _of_probe(answer: ProbeAnswer, name: str) -> Holdings:
 
 
 def _of_script(answer: ScriptAnswer, name: str) -> Holdings:
-    modules = {
-        str(row["path"]) or "(network)": sum(v for v in row.values() if isinstance(v, int))
-        for row in answer.modules
-    }
+    modules = {str(row["path"]) or "(network)": int(row["bytes"]) for row in answer.modules}
     return Holdings(
         name=name,
         about=f"{answer.command} on {answer.title}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memplan.answers import PREDICTED, BatchPeaks, ProbeAnswer, RankPeaks, TensorAtPeak
+from memplan.present.bar import bar_key, category_bar
 from memplan.present.section import Number, Section, Table, rate_origin
 from memplan.present.words import setting_words
 from memplan.units import format_bytes, format_seconds, gib, three_digits
@@ -172,7 +173,8 @@ def _where(answer: ProbeAnswer) -> Section:
     )
     caption = f"At the peak of batch {answer.reference_batch} (predicted)"
     table = Table(caption=caption, header=("Category", "GiB", "Share"), rows=rows)
-    return Section(title="Where memory goes", table=table)
+    bar = category_bar(answer.categories_at_peak)
+    return Section(title="Where memory goes", table=table, bar=(bar, bar_key(bar)))
 
 
 def largest_tensors(answer: ProbeAnswer) -> Section:

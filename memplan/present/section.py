@@ -40,6 +40,8 @@ class Section:
     table: Table | None = None
     after: tuple[str, ...] = ()
     """Sentences that follow the table."""
+    bar: tuple[str, ...] = ()
+    """Lines that draw the table in the terminal; the PDF has figures."""
 
     @property
     def text(self) -> str:
@@ -47,7 +49,7 @@ class Section:
         parts = ["\n".join(self.sentences)] if self.sentences else []
         if self.table is not None:
             cells = aligned(self.table.header, self.table.rows, left=self.table.left)
-            lines = [self.table.caption] if self.table.caption else []
+            lines = [*([self.table.caption] if self.table.caption else []), *self.bar]
             parts.append("\n".join([*lines, cells, *self.after]))
         elif self.after:
             parts.append("\n".join(self.after))

@@ -21,8 +21,8 @@ from memplan_models.yolo_data.sample import NUM_IMAGES
 from memplan_models.yolov9.workload import YoloV9
 
 from benchmarks.common import RESULTS, publish
+from memplan.present.run_record import read_run
 from memplan.report.run import training_figure
-from memplan.report.run_files import read_run
 from memplan.train import TrainOptions, train
 from memplan.train.data_defaults import data_defaults
 from memplan.units import format_seconds

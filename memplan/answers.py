@@ -211,6 +211,25 @@ class ModuleMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorAtPeak:
+    """A block that is alive at the peak of allocated memory, and what made it."""
+
+    num_bytes: int
+    category: str
+    operator: str
+    """That allocated it, such as `aten::convolution`."""
+    phase: str
+    module: str
+    """Path of the module that was running; empty outside of any."""
+    module_type: str
+    shape: tuple[int, ...]
+    """Of the module's output where the block holds exactly that; else empty."""
+    element_bytes: int
+    """Bytes of an element of that shape; 0 where the shape is not known."""
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timeline:
     """Memory through a life at the reference batch, thinned to its local peaks."""
 
@@ -449,6 +468,8 @@ class ProbeAnswer(Answer):
     other_ranks: RankPeaks | None = None
     """What the other processes take at the reference batch; None for one device."""
     timeline: Timeline
+    tensors_at_peak: tuple[TensorAtPeak, ...] = ()
+    """The largest at the reference batch, largest first."""
     unknown_operators: dict[str, int]
     command: str
     """The command that gave this answer."""

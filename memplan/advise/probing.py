@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memplan import tape as tapes
+from memplan.advise.at_peak import tensors_at_peak
 from memplan.advise.notes import growth_notes, notes_on
 from memplan.advise.other_ranks import other_ranks
 from memplan.advise.question import (
@@ -323,6 +324,7 @@ def probe_many(
                 other_ranks=other_ranks(question, simulator, tape),
                 recommended=recommended[card],
                 timeline=timeline,
+                tensors_at_peak=tensors_at_peak(program, tape, sizes, peaks.peak_event),
                 unknown_operators=unknown,
                 command=command,
                 versions=versions(),

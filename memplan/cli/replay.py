@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,27 @@ from memplan import tape as tapes
 from memplan.cli.common import folded
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, BadTapeError, UsageError
+from memplan.present.diff import diff_json, diff_sections
 from memplan.present.section import aligned as table
-from memplan.units import gib, parse_bytes
+from memplan.trace.snapshot import Snapshot, driver_balance, read_snapshot
+from memplan.trace.snapshot_places import NO_FRAMES
+from memplan.trace.snapshot_pools import pool_totals
+from memplan.units import format_bytes, gib, parse_bytes
 
 _UNLIMITED = 1 << 50  # more than any card has
+_NO_HISTORY = (
+    "The snapshot holds no history, so nothing is replayed: below is what was held when it was "
+    "taken. Call torch.cuda.memory._record_memory_history() before the run to record one."
+)
+_MOST_POOLS = 12
+_MOST_LINES = 10
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE [FILE]"
+)
 @click.option("--gpu", metavar="INDEX|NAME", help="The card; a tape's workspace is its own.")
 @click.option("--capacity", metavar="SIZE", help="Memory the device has, such as 24GiB.")
 @click.option(
@@ -35,14 +49,37 @@ _UNLIMITED = 1 << 50  # more than any card has
     help="Of a tape: a step of several micro-batches.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
-def command(file: Path, **values: Any) -> None:
+def command(files: tuple[Path, ...], **values: Any) -> None:
     """Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
+
+    Of two files, say what grew from the first to the second.
 
     \b
     memplan replay step.tape --gpu rtx-3090 --allocator expandable_segments:True
+    memplan replay before.pickle after.pickle
     """
-    if not file.is_file():
-        raise BadInputError(f"{file} is no file. Give a tape or a PyTorch memory snapshot.")
+    if len(files) > 2:
+        raise UsageError(f"{files[2]} is a third file. Give one to replay, or two to compare.")
+    for file in files:
+        if not file.is_file():
+            raise BadInputError(f"{file} is no file. Give a tape or a PyTorch memory snapshot.")
+    if len(files) == 2:
+        _compare(files[0], files[1], values)
+    else:
+        _replay(files[0], values)
+
+
+def _compare(one: Path, other: Path, values: Mapping[str, Any]) -> None:
+    from memplan.cli.replay_diff import recorded_holdings
+
+    before, now = (recorded_holdings(file, values) for file in (one, other))
+    if values["as_json"]:
+        click.echo(json.dumps(diff_json(before, now), indent=1))
+    else:
+        click.echo(folded("\n\n".join(section.text for section in diff_sections(before, now))))
+
+
+def _replay(file: Path, values: Mapping[str, Any]) -> None:
     capacity = parse_bytes(values["capacity"]) if values["capacity"] else None
     if tapes.is_tape(file):
         answer = _tape(file, values["gpu"], capacity, values["allocator"], values["accumulate"])
@@ -88,11 +125,15 @@ def _card(gpu: str) -> Card:
 
 
 def _snapshot(file: Path, gpu: str | None, capacity: int | None, allocator: str) -> dict[str, Any]:
-    from memplan.trace.snapshot import read_snapshot
     from memplan.trace.snapshot_replay import check_snapshot, replay_snapshot
 
     snapshot = read_snapshot(file)
-    check = check_snapshot(snapshot)
+    if not snapshot.trace:
+        return _not_replayed(file, snapshot, _NO_HISTORY)
+    try:
+        check = check_snapshot(snapshot)
+    except BadTapeError as error:  # the file is sound, its history is of no use
+        return _not_replayed(file, snapshot, f"Nothing is replayed. {error}")
     available = capacity
     if gpu is not None:
         card = _card(gpu)
@@ -125,11 +166,85 @@ def _snapshot(file: Path, gpu: str | None, capacity: int | None, allocator: str)
         "num_differing_steps": check.num_differing_steps,
         "is_layout_equal": check.is_layout_equal,
         "first_difference": check.first_difference,
+        **_held(snapshot),
+        "note": _late_words(snapshot),
         "origin": "simulated",
     }
 
 
+def _late_words(snapshot: Snapshot) -> str:
+    """Return a sentence where a history does not begin with the device's first segment."""
+    if snapshot.is_cold_start:
+        return ""
+    before = snapshot.reserved_bytes - driver_balance(snapshot.trace)
+    count = len(snapshot.trace)
+    return (
+        f"The history starts late: {format_bytes(max(before, 0))} were reserved before the first "
+        f"of its {count} entr{'y' if count == 1 else 'ies'}."
+    )
+
+
+def _not_replayed(file: Path, snapshot: Snapshot, why: str) -> dict[str, Any]:
+    """Return what a snapshot tells without its history: what is held, and why no more."""
+    return {
+        "schema": "memplan.replay/1",
+        "file": str(file),
+        "events": len(snapshot.trace),
+        "recorded": {
+            "allocated_bytes": snapshot.allocated_bytes,
+            "reserved_bytes": snapshot.reserved_bytes,
+        },
+        "simulated": {},
+        **_held(snapshot),
+        "note": why,
+        "origin": "measured",
+    }
+
+
+def _held(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a snapshot's pools hold, and the lines that asked for it."""
+    return {
+        "pools": [asdict(one) for one in pool_totals(snapshot.segments)],
+        "held_by": dict(snapshot.held_by),
+    }
+
+
+def _pools_table(answer: dict[str, Any]) -> list[str]:
+    """Return the tables of what was held when a snapshot was taken; nothing of a tape."""
+    pools = answer.get("pools", [])
+    if not pools:
+        return []
+    header = ("Pool", "Stream", "Segments", "Blocks in use", "Reserved", "Allocated", "Free",
+              "Largest free")  # fmt: skip
+    rows = [
+        (
+            one["pool"],
+            str(one["stream"]),
+            str(one["num_segments"]),
+            str(one["num_blocks"]),
+            *(
+                format_bytes(one[f"{name}_bytes"])
+                for name in ("reserved", "allocated", "inactive", "largest_inactive")
+            ),
+        )
+        for one in pools[:_MOST_POOLS]
+    ]
+    tables = ["", "When the snapshot was taken (measured)", table(header, rows)]
+    lines = [(place, num) for place, num in answer["held_by"].items() if place != NO_FRAMES]
+    if lines:
+        total = sum(answer["held_by"].values())
+        rows = [
+            (place, format_bytes(num), f"{num / total:.0%}") for place, num in lines[:_MOST_LINES]
+        ]
+        tables += ["", "Held by (measured)", table(("Line", "Allocated", "Share"), rows)]
+    return tables
+
+
 def _text(answer: dict[str, Any]) -> str:
+    if not answer["simulated"]:
+        held = [format_bytes(answer["recorded"][f"{n}_bytes"]) for n in ("allocated", "reserved")]
+        head = f"{answer['file']}: {held[0]} allocated, {held[1]} reserved (measured)."
+        return "\n".join([head, answer["note"], *_pools_table(answer)])
     kinds = [kind for kind in ("recorded", "simulated") if answer[kind]]
     rows = []
     for what in ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes"):
@@ -154,4 +269,5 @@ def _text(answer: dict[str, Any]) -> str:
         lines.append("Replayed as recorded, every address and segment equals the file's.")
     if answer["capacity_bytes"] is not None:
         lines.append(answer["out_of_memory"] or "It fits.")
+    lines += _pools_table(answer)
     return "\n".join(lines)

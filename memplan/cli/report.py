@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
-from memplan.cli.common import check_writable, typed_command, wrote
+from memplan.cli.common import check_writable, folded, typed_command, wrote
 from memplan.errors import UsageError
+from memplan.present.diff import Holdings, diff_sections, holdings_of
 from memplan.script_answer import ScriptAnswer
 
 
@@ -24,16 +26,21 @@ from memplan.script_answer import ScriptAnswer
     metavar="PATH.pdf",
     help="Where the pages go.",
 )
+@click.option("--diff", is_flag=True, help="Say what grew from the first file to the second.")
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def command(files: tuple[Path, ...], output: Path, *, force: bool) -> None:
+def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -> None:
     """Make PDF pages of saved probes, plans and scripts, and of run folders.
 
     \b
     memplan report probe.json runs/train/exp --output report.pdf
+    memplan report before.json after.json --diff
     """
     from memplan.report import write_report
 
     check_writable((output,), force=force)
+    if diff:
+        _compare(files, output)
+        return
     folders = [path for path in files if path.is_dir()]
     if len(folders) > 1:
         raise UsageError(f"{folders[1]} is a second run folder. Give one run a report.")
@@ -50,3 +57,46 @@ def command(files: tuple[Path, ...], output: Path, *, force: bool) -> None:
         force=force,
     )
     wrote(output)
+
+
+def _compare(files: tuple[Path, ...], output: Path) -> None:
+    """Print and draw what grew between two saved answers, or the same cards of two files."""
+    from memplan.report.diff_pages import write_diff
+
+    if len(files) != 2:
+        raise UsageError(f"--diff compares 2 files, not {len(files)}. Give one before, one after.")
+    pairs = _pairs(*([*load_answers(path)] for path in files), *files)
+    text = "\n\n".join(
+        section.text for one, other in pairs for section in diff_sections(one, other)
+    )
+    click.echo(folded(text))
+    write_diff(output, pairs)
+    wrote(output)
+
+
+def _pairs(
+    before: list[Any], after: list[Any], one: Path, other: Path
+) -> list[tuple[Holdings, Holdings]]:
+    """Return answers side by side: of several cards those alike, else in the order of the files.
+
+    Raises:
+        UsageError: a file holds nothing, or the two have no card in common.
+    """
+    if not before or not after:
+        raise UsageError(f"{other if before else one} holds no answer. Give probes, plans or runs.")
+    if len(before) == len(after) == 1:
+        return [(holdings_of(before[0], str(one)), holdings_of(after[0], str(other)))]
+    cards = {_card_of(answer): answer for answer in after}
+    pairs = [
+        (holdings_of(answer, str(one)), holdings_of(cards[_card_of(answer)], str(other)))
+        for answer in before
+        if _card_of(answer) in cards
+    ]
+    if not pairs:
+        raise UsageError(f"{one} and {other} have no card in common. Give answers for the same.")
+    return pairs
+
+
+def _card_of(answer: Any) -> str:
+    gpu = answer.gpu
+    return gpu if isinstance(gpu, str) else str(gpu.name)

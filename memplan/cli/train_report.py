@@ -24,7 +24,7 @@ def draw_run(folder: Path, plan: PlanAnswer | None, command: str) -> None:
     try:
         plans = [plan] if plan is not None else _saved_plans(folder)
         _write_report(folder, plans, command)
-        _write_plots(folder)
+        _write_plots(folder, plans[0] if plans else None)
     # The run is done and saved; whatever goes wrong in a drawing is worth a line only.
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -48,16 +48,17 @@ def _write_report(folder: Path, plans: list[PlanAnswer], command: str) -> None:
     wrote(write_report(path, plans=plans, run_folder=folder, command=command, force=True))
 
 
-def _write_plots(folder: Path) -> None:
-    from memplan.report.run import live_memory_figure, training_figure
-    from memplan.report.run_files import read_run
+def _write_plots(folder: Path, plan: PlanAnswer | None) -> None:
+    from memplan.present.run_record import read_run
+    from memplan.report.run import training_figure
+    from memplan.report.run_memory import live_memory_figure
 
     run = read_run(folder)
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     figures = {"results.png": training_figure(run)}
     if run.memory:
-        figures["memory.png"] = live_memory_figure(run)
+        figures["memory.png"] = live_memory_figure(run, plan)
     for name, figure in figures.items():
         figure.savefig(plots / name, dpi=_DOTS_PER_INCH)
         wrote(plots / name)

@@ -243,6 +243,32 @@ def replay(
     Raises:
         BadInputError: the card cannot run one of the convolutions.
     """
+    return replayed(tape, card, settings, life=life, objects=objects).peaks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """A life that was replayed on a card, with what it took to do so."""
+
+    program: Program
+    sizes: Int64
+    """Bytes by replayed event, the card's answers filled in."""
+    peaks: Peaks
+
+
+def replayed(
+    tape: Tape,
+    card: Card,
+    settings: AllocatorSettings | None = None,
+    *,
+    life: Life | None = None,
+    objects: Sequence[int] = (),
+) -> Replayed:
+    """Return the same with the replayed life, for those who ask what is alive when.
+
+    Raises:
+        BadInputError: the card cannot run one of the convolutions.
+    """
     about = tape.description
     simulator = Simulator(
         card,
@@ -257,4 +283,5 @@ def replay(
         simulator.device_bytes(tape.convolutions, tape.launches),
         objects,
     )
-    return simulator.peaks(program, sizes, tape.convolutions)
+    peaks = simulator.peaks(program, sizes, tape.convolutions)
+    return Replayed(program=program, sizes=sizes, peaks=peaks)

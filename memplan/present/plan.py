@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from memplan.answers import PlanAnswer, Setting
-from memplan.present.probe import describe_setting, rank_lines
+from memplan.present.probe import rank_lines
 from memplan.present.questions import beside_plan, command_check
-from memplan.present.section import Section, Table, percent, rate_origin
+from memplan.present.section import Number, Section, Table, percent, rate_origin
+from memplan.present.words import batch_words, setting_words
 from memplan.spec import LEVERS
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
@@ -16,7 +16,7 @@ from memplan.units import format_bytes, format_seconds, gib, three_digits
 _WORTH_A_LINE = 0.85
 
 
-def _crowded_images(answer: PlanAnswer) -> list[Section]:
+def crowded_images(answer: PlanAnswer) -> list[Section]:
     """Return what crowded images may do; nothing where not asked."""
     risk = answer.risk
     if risk is None:
@@ -113,23 +113,32 @@ def _batch_lines(answer: PlanAnswer) -> list[str]:
     return lines
 
 
-def _listed(alternatives: Sequence[Setting]) -> list[Setting]:
-    """Return the alternatives worth a line: each saves a good part of the next one's memory."""
+def _listed(answer: PlanAnswer) -> list[Setting]:
+    """Return the alternatives worth a line: each saves a good part of the next one's memory.
+
+    The chosen one always is.
+    """
     kept: list[Setting] = []
-    for setting in reversed(alternatives):
+    for setting in reversed(answer.alternatives):
         used = setting.predicted.device_used_peak_bytes
-        if not kept or used <= _WORTH_A_LINE * kept[-1].predicted.device_used_peak_bytes:
+        saves = not kept or used <= _WORTH_A_LINE * kept[-1].predicted.device_used_peak_bytes
+        if saves or is_chosen(answer, setting):
             kept.append(setting)
     return kept[::-1]
+
+
+def is_chosen(answer: PlanAnswer, setting: Setting) -> bool:
+    """Return whether a setting is the plan's own, in all that a step does."""
+    return (setting.spec, setting.split) == (answer.spec, answer.split)
 
 
 def plan_sections(answer: PlanAnswer) -> list[Section]:
     """Return all that a plan says, in the order it is read."""
     return [
         *command_check(answer),
-        Section(title="The plan", sentences=tuple(_plan_lines(answer))),
+        Section(title="The plan", sentences=tuple(plan_lines(answer))),
         *_alternatives(answer),
-        *_crowded_images(answer),
+        *crowded_images(answer),
         *beside_plan(answer),
         Section(title="Command", sentences=(f"Run it: {answer.command}",)),
         *(
@@ -139,13 +148,31 @@ def plan_sections(answer: PlanAnswer) -> list[Section]:
     ]
 
 
-def _plan_lines(answer: PlanAnswer) -> list[str]:
-    chosen = Setting(
-        spec=answer.spec,
-        split=answer.split,
-        nominal_batch_size=answer.nominal_batch_size,
-        predicted=answer.predicted,
-    )
+def plan_numbers(answer: PlanAnswer) -> list[Number]:
+    """Return the few numbers that a plan is known by."""
+    predicted = answer.predicted
+    images, how = batch_words(answer.split).split(" ", 1)
+    seconds = predicted.epoch_seconds
+    return [
+        Number(value=images, label=how, detail=answer.spec.words()),
+        Number(
+            value=format_bytes(predicted.device_used_peak_bytes),
+            label=f"device-used on {answer.gpu.name} ({predicted.origin})",
+            detail=(
+                f"budget {format_bytes(answer.budget_bytes)}, "
+                f"{format_bytes(answer.headroom_bytes)} headroom"
+            ),
+        ),
+        Number(
+            value=f"{three_digits(predicted.images_per_second)}/s",
+            label=f"images ({rate_origin(answer.gpu)})",
+            detail="" if seconds is None else f"an epoch in {format_seconds(seconds)}",
+        ),
+    ]
+
+
+def plan_lines(answer: PlanAnswer) -> list[str]:
+    """Return the plan itself as sentences: batch, memory, speed, budget, margin."""
     predicted = answer.predicted
     where = f"{answer.workload.name}, {answer.workload.img} px on {answer.gpu.name}"
     memory = (
@@ -154,7 +181,7 @@ def _plan_lines(answer: PlanAnswer) -> list[str]:
     )
     rate = three_digits(predicted.images_per_second)
     lines = [
-        f"{where}: {describe_setting(chosen)}.",
+        f"{where}: {setting_words(answer)}.",
         f"{memory}, about {rate} images/s ({rate_origin(answer.gpu)}).",
     ]
     if predicted.epoch_seconds is not None:
@@ -176,7 +203,7 @@ def _alternatives(answer: PlanAnswer) -> list[Section]:
     """Return the settings that take less memory and are slower; a host's plan has none."""
     if not answer.alternatives:
         return []
-    listed = _listed(answer.alternatives)
+    listed = _listed(answer)
     # What all rows have in common stands in the first line; a terminal has no room for it here.
     differing = [
         lever
@@ -190,6 +217,7 @@ def _alternatives(answer: PlanAnswer) -> list[Section]:
             *(lever.cell(getattr(setting.spec, lever.name)) for lever in differing),
             gib(setting.predicted.device_used_peak_bytes),
             three_digits(setting.predicted.images_per_second),
+            "chosen" if is_chosen(answer, setting) else "",
         )
         for setting in listed
     )
@@ -199,6 +227,7 @@ def _alternatives(answer: PlanAnswer) -> list[Section]:
         *(lever.column for lever in differing),
         "Device-used GiB",
         "Images/s",
+        "",
     )
     left_out = len(answer.alternatives) - len(rows)
     more = f"; {left_out} more in --json" if left_out else ""

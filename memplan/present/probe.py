@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from memplan.answers import BatchPeaks, ProbeAnswer, RankPeaks, Setting
-from memplan.present.section import Section, Table, rate_origin
+from memplan.answers import PREDICTED, BatchPeaks, ProbeAnswer, RankPeaks, TensorAtPeak
+from memplan.present.bar import bar_key, category_bar
+from memplan.present.section import Number, Section, Table, rate_origin
+from memplan.present.words import setting_words
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
 # This many batches of a range have a line; JSON has them all.
@@ -23,6 +25,43 @@ def probe_sections(answer: ProbeAnswer) -> list[Section]:
         *(_saying("Note", f"Note: {note}") for note in notes),
     ]
     return [one for one in sections if one.text]
+
+
+def probe_numbers(answer: ProbeAnswer) -> list[Number]:
+    """Return the few numbers that a probe is known by."""
+    capacity = answer.gpu.capacity_bytes
+    checked = "" if answer.largest_is_edge else "; more was not checked"
+    largest = Number(
+        value=str(answer.largest_batch),
+        label=f"image{'' if answer.largest_batch == 1 else 's'} at once at most ({PREDICTED})",
+        detail=f"on {answer.gpu.name}, {format_bytes(capacity)}{checked}",
+    )
+    setting = answer.recommended
+    if setting is None:
+        rows = [r for r in answer.batches if r.micro_batch_size == answer.reference_batch]
+        return [largest, *(_peak_number(row, capacity) for row in rows)]
+    used, rate = setting.predicted.device_used_peak_bytes, setting.predicted.images_per_second
+    return [
+        largest,
+        Number(
+            value=format_bytes(used),
+            label=f"device-used as recommended ({PREDICTED})",
+            detail=f"{format_bytes(capacity - used)} of the card left",
+        ),
+        Number(
+            value=f"{three_digits(rate)}/s",
+            label=f"images as recommended ({rate_origin(answer.gpu)})",
+            detail=setting_words(setting),
+        ),
+    ]
+
+
+def _peak_number(row: BatchPeaks, capacity: int) -> Number:
+    return Number(
+        value=format_bytes(row.device_used_peak_bytes),
+        label=f"device-used at {row.micro_batch_size} at once ({row.origin})",
+        detail=f"of {format_bytes(capacity)}",
+    )
 
 
 def _saying(title: str, text: str) -> Section:
@@ -134,18 +173,45 @@ def _where(answer: ProbeAnswer) -> Section:
     )
     caption = f"At the peak of batch {answer.reference_batch} (predicted)"
     table = Table(caption=caption, header=("Category", "GiB", "Share"), rows=rows)
-    return Section(title="Where memory goes", table=table)
+    bar = category_bar(answer.categories_at_peak)
+    return Section(title="Where memory goes", table=table, bar=(bar, bar_key(bar)))
 
 
-def describe_setting(setting: Setting) -> str:
-    """Return a setting in one line, as people say it."""
-    split = setting.split
-    factors = f"micro-batch {split.micro_batch_size} x accumulation {split.accumulation_steps}"
-    if split.others_batch_size is not None:  # unequal cards, each with its own micro-batch
-        factors += f", with {split.devices} devices"
-    elif split.devices > 1:
-        factors += f" x {split.devices} devices"
-    return f"{factors} = {split.effective_batch_size} images a step, {setting.spec.words()}"
+def largest_tensors(answer: ProbeAnswer) -> Section:
+    """Return the largest tensors at the peak: what they hold and who made them."""
+    title = "Largest tensors at the peak"
+    if not answer.tensors_at_peak:
+        return Section(title=title)
+    rows = tuple(
+        (
+            format_bytes(one.num_bytes),
+            one.category.replace("_", " "),
+            _shape_words(one),
+            _place(one),
+            _operator(one.operator),
+        )
+        for one in answer.tensors_at_peak
+    )
+    caption = f"{title} of batch {answer.reference_batch} (predicted)"
+    header = ("Size", "Category", "Shape, bytes an element", "Made in", "By operator")
+    return Section(title=title, table=Table(caption=caption, header=header, rows=rows, left=5))
+
+
+def _operator(name: str) -> str:
+    """Return an operator without the parts that all have: namespace `aten` and overload."""
+    return name.replace("::", ".").removeprefix("aten.").removesuffix(".default")
+
+
+def _shape_words(one: TensorAtPeak) -> str:
+    if not one.shape:
+        return "-"
+    return f"{' x '.join(map(str, one.shape))}, {one.element_bytes} B"
+
+
+def _place(one: TensorAtPeak) -> str:
+    """Return module and phase, such as `model.2.cv1 Conv, forward`."""
+    module = f"{one.module} {one.module_type}".strip() or "outside modules"
+    return f"{module}, {one.phase.replace('_', ' ')}"
 
 
 def _recommendation(answer: ProbeAnswer) -> str:
@@ -157,7 +223,7 @@ def _recommendation(answer: ProbeAnswer) -> str:
         )
     predicted = setting.predicted
     return (
-        f"Recommended: {describe_setting(setting)}.\n"
+        f"Recommended: {setting_words(setting)}.\n"
         f"Device-used {format_bytes(predicted.device_used_peak_bytes)}, about "
         f"{three_digits(predicted.images_per_second)} images/s ({rate_origin(answer.gpu)}). "
         f"Answered in {format_seconds(answer.seconds)}. `memplan plan` searches further."

@@ -20,6 +20,17 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Number:
+    """One of the few numbers that an answer is known by; the PDF draws it large."""
+
+    value: str
+    """With its unit, unless `label` names it."""
+    label: str
+    detail: str = ""
+    """What it compares with, a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """What is known about one question."""
 
@@ -29,6 +40,8 @@ class Section:
     table: Table | None = None
     after: tuple[str, ...] = ()
     """Sentences that follow the table."""
+    bar: tuple[str, ...] = ()
+    """Lines that draw the table in the terminal; the PDF has figures."""
 
     @property
     def text(self) -> str:
@@ -36,7 +49,7 @@ class Section:
         parts = ["\n".join(self.sentences)] if self.sentences else []
         if self.table is not None:
             cells = aligned(self.table.header, self.table.rows, left=self.table.left)
-            lines = [self.table.caption] if self.table.caption else []
+            lines = [*([self.table.caption] if self.table.caption else []), *self.bar]
             parts.append("\n".join([*lines, cells, *self.after]))
         elif self.after:
             parts.append("\n".join(self.after))
@@ -48,12 +61,14 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int =
     """Return an aligned table, units in the header, numbers to the right.
 
     Args:
-        header: column titles.
+        header: column titles; left out where all are empty.
         rows: cells as text.
         left: how many leading columns are aligned to the left.
     """
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines = [list(header)] * any(header) + [list(row) for row in rows]
+    widths = [
+        max((len(line[column]) for line in lines), default=0) for column in range(len(header))
+    ]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column < left else cell.rjust(width)

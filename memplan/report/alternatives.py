@@ -8,8 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memplan.answers import PlanAnswer, Setting
+from memplan.present.plan import is_chosen, plan_lines
+from memplan.present.words import (
+    batch_words,
+    card_name,
+    words_apart,
+    workload_line,
+    workload_title,
+)
 from memplan.report import theme
-from memplan.report.axes import DASHES, memory_axis
+from memplan.report.axes import DASHES, memory_axis, spread
 from memplan.report.frame import (
     BOTTOM,
     LEFT,
@@ -18,23 +26,18 @@ from memplan.report.frame import (
     WIDTH,
     axes_at,
     draw_table,
+    line_height,
     new_page,
     table_width,
     wrap,
     write,
     write_lines,
 )
-from memplan.report.words import (
-    batch_words,
-    card_name,
-    plan_words,
-    words_apart,
-    workload_line,
-    workload_title,
-)
 from memplan.units import format_bytes, gib, three_digits
 
 ROWS = 16
+# Where a point's number stands from it, points, by how it is aligned.
+_OFFSETS = {"left": (8, -4), "right": (-8, 4), "center": (0, -18)}
 
 
 @theme.themed
@@ -42,7 +45,7 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
     """Return a page: the Pareto set in memory and images per second, the chosen one marked."""
     figure = new_page(
         f"The plan and its alternatives: {workload_title(plan.workload)}, {card_name(plan.gpu)}",
-        f"Chosen: {batch_words(plan)}. Device-used peaks and images per second, "
+        f"Chosen: {batch_words(plan.split)}. Device-used peaks and images per second, "
         f"{plan.predicted.origin}. {workload_line(plan.workload)}",
     )
     command_top = BOTTOM - 0.75
@@ -71,8 +74,10 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
         more = f"{len(settings) - ROWS} more are in the saved answer."
         write(figure, table_left, end + 0.1, more, colour=theme.QUIET_INK)
     y = end + 0.45
-    for sentence in plan_words(plan):
+    for sentence in plan_lines(plan):
         lines = wrap(sentence, LEFT + WIDTH - table_left, theme.BODY_POINTS)
+        if y + line_height(theme.BODY_POINTS) * len(lines) > command_top:
+            break  # the pages of sections have the rest
         y = write_lines(figure, table_left, y, lines) + 0.06
     write(figure, LEFT, command_top, "Run it", weight="bold")
     lines = wrap(plan.command, WIDTH, theme.BODY_POINTS, family=MONO)[:3]
@@ -88,7 +93,7 @@ def by_memory(settings: Sequence[Setting]) -> list[Setting]:
 def chosen_index(plan: PlanAnswer, settings: Sequence[Setting]) -> int | None:
     """Return which of the settings the plan chose, or None where it is not among them."""
     for i, setting in enumerate(settings):
-        if (setting.spec, setting.split) == (plan.spec, plan.split):
+        if is_chosen(plan, setting):
             return i
     return None
 
@@ -118,16 +123,19 @@ def draw_alternatives(
         x, y = points[chosen]
         axes.plot([x], [y], "D", markersize=11, color=theme.VERMILION, label="chosen", zorder=5)
     widest = max([budget_bytes, *(x for x, _ in points)])
-    for number, (x, y) in enumerate(points, start=1):
+    axes.set_ylim(0, 1.15 * max([1.0, *(y for _, y in points)]))
+    heights = _label_heights(axes, points, widest)
+    for number, (x, _) in enumerate(points, start=1):
         text = f"{number} chosen" if chosen == number - 1 else str(number)
         # To the left a label would lie on the axis of a point that takes little.
-        is_near_axis = x < 0.12 * widest and number - 1 != chosen
+        is_near_axis = x < 0.12 * widest
+        place = "center" if number - 1 == chosen else "left" if is_near_axis else "right"
         axes.annotate(
             text,
-            (x, y),
-            xytext=(8, -4) if is_near_axis else (-8, 4),
+            (x, heights[number - 1]),
+            xytext=_OFFSETS[place],
             textcoords="offset points",
-            ha="left" if is_near_axis else "right",
+            ha=place,
             fontsize=theme.SMALL_POINTS,
             fontweight="bold" if chosen == number - 1 else "normal",
         )
@@ -138,7 +146,6 @@ def draw_alternatives(
         1.1 * max([budget_bytes, *(x for x, _ in points)]),
         num_ticks=6,
     )
-    axes.set_ylim(0, 1.15 * max([1.0, *(y for _, y in points)]))
     axes.set_ylabel("Speed (images/s)")
     axes.axvline(budget_bytes, color=theme.BLACK, linestyle=DASHES, linewidth=1.2)
     axes.annotate(
@@ -150,6 +157,23 @@ def draw_alternatives(
         ha="right",
         fontsize=theme.SMALL_POINTS,
     )
+
+
+def _label_heights(axes: Axes, points: Sequence[tuple[int, float]], widest: float) -> list[float]:
+    """Return where each point's number stands, images/s: points side by side never share a place.
+
+    Two settings that differ in one lever alone may lie on each other.
+    """
+    low, high = axes.get_ylim()
+    height_points = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
+    gap = (high - low) * 1.3 * theme.SMALL_POINTS / height_points
+    heights = [y for _, y in points]
+    first = 0
+    for i in range(1, len(points) + 1):
+        if i == len(points) or points[i][0] - points[i - 1][0] > 0.035 * widest:
+            heights[first:i] = spread(heights[first:i], gap)
+            first = i
+    return heights
 
 
 def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:

@@ -1,14 +1,15 @@
-"""Page one: the answers in words, and one small figure."""
+"""Page one: each answer in a few large numbers, the sentences of the terminal, and a picture."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
-from memplan.answers import MEASURED, PlanAnswer, ProbeAnswer
+from memplan.answers import PlanAnswer, ProbeAnswer
+from memplan.present.plan import plan_numbers, plan_sections
+from memplan.present.probe import probe_numbers, probe_sections
+from memplan.present.words import batch_words, card_name, joined, workload_line, workload_title
 from memplan.report import theme
 from memplan.report.alternatives import by_memory, chosen_index, draw_alternatives
 from memplan.report.axes import top_with_line
@@ -19,167 +20,110 @@ from memplan.report.frame import (
     TOP,
     WIDTH,
     axes_at,
+    draw_table,
     line_height,
     new_page,
+    row_height,
     wrap,
     write,
     write_lines,
 )
-from memplan.report.run import agreement, draw_curves
-from memplan.report.run_files import DEVICE_QUANTITIES, QUANTITIES, RunRecord
+from memplan.report.numbers import draw_numbers
 from memplan.report.series import device_used_at
-from memplan.report.words import (
-    batch_words,
-    card_name,
-    growth_words,
-    joined,
-    largest_words,
-    peak_words,
-    plan_words,
-    recommended_words,
-    workload_line,
-    workload_title,
-)
 
-TEXT_WIDTH = 6.0
+ANSWERS_A_PAGE = 4
+_TEXT_WIDTH = 6.35
+_LEAST_PICTURE = 1.75
+_HEADING = 0.2
+# What an answer says first; the pages of sections have all of it.
+_FIRST = ("Your command", "The plan", "The largest micro-batch", "Recommended")
+_TABLES = ("Where memory goes",)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One answer: what it is about, the answer in a few words, and the sentences under it."""
-
-    heading: str
-    answer: str
-    sentences: tuple[str, ...]
+_Answer = PlanAnswer | ProbeAnswer
 
 
 @theme.themed
-def answers_figure(
-    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], run: RunRecord | None
-) -> Figure:
-    """Return page one: a block of words for each answer and a small figure of the first."""
-    workloads = [probe.workload for probe in probes] + [plan.workload for plan in plans]
-    names = list(dict.fromkeys(workload_title(w) for w in workloads))
-    title = f"Training memory: {joined(names)}" if names else "Training run"
-    lines = list(dict.fromkeys(workload_line(w) for w in workloads))
-    figure = new_page(title, lines[0] if len(lines) == 1 else "")
-    blocks = answer_blocks(probes, plans, run)
-    blocks, size = _fitted(blocks)
-    top = TOP + 0.05
-    for block in blocks:
-        top = _write_block(figure, block, top, size)
-    _draw_small(figure, probes, plans, run)
+def answers_figures(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> list[Figure]:
+    """Return page one, and more of it where there are more answers than fit on a page."""
+    answers = [*plans, *probes]
+    pages = range(0, len(answers), ANSWERS_A_PAGE)
+    return [_page(answers[start : start + ANSWERS_A_PAGE]) for start in pages]
+
+
+def _page(answers: Sequence[_Answer]) -> Figure:
+    lines = list(dict.fromkeys(workload_line(answer.workload) for answer in answers))
+    figure = new_page(_title(answers), lines[0] if len(lines) == 1 else "")
+    height = (BOTTOM - TOP + 0.1) / len(answers)
+    for i, answer in enumerate(answers):
+        _draw_answer(figure, answer, TOP - 0.1 + i * height, height - 0.15)
     return figure
 
 
-def answer_blocks(
-    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], run: RunRecord | None
-) -> list[Block]:
-    """Return the answers in the order they are read: plans, probes, the run."""
-    blocks = [
-        Block(
-            heading=f"Plan for {card_name(plan.gpu)}",
-            answer=f"{batch_words(plan)[0].upper()}{batch_words(plan)[1:]}",
-            sentences=tuple(plan_words(plan)),
-        )
-        for plan in plans
-    ]
-    blocks += [
-        Block(
-            heading=f"On {card_name(probe.gpu)}",
-            answer=f"{largest_words(probe)} ({probe.fit.origin})",
-            sentences=(*recommended_words(probe), peak_words(probe), growth_words(probe)),
-        )
-        for probe in probes
-    ]
-    return [*blocks, _run_block(run)] if run is not None else blocks
+def _title(answers: Sequence[_Answer]) -> str:
+    """Return the answer where there is one, else what the answers are about."""
+    names = list(dict.fromkeys(workload_title(answer.workload) for answer in answers))
+    if len(answers) > 1:
+        return f"Training memory: {joined(names)}"
+    (answer,) = answers
+    if isinstance(answer, PlanAnswer):
+        return f"{names[0]} on {answer.gpu.name}: {batch_words(answer.split)}"
+    if not answer.largest_batch:
+        return f"{names[0]} on {answer.gpu.name}: not even one image fits"
+    images = f"{answer.largest_batch} image{'' if answer.largest_batch == 1 else 's'}"
+    return f"{names[0]} on {answer.gpu.name}: up to {images} at once"
 
 
-def _run_block(run: RunRecord) -> Block:
-    """Return what a run achieved, in words."""
-    sentences = []
-    for name, values in run.scores.items():
-        known = [value for value in values if not math.isnan(value)]
-        sentences.append(f"{name}: {max(known):.3f} at best, {known[-1]:.3f} last (measured).")
-    measured = [q for q in QUANTITIES if (MEASURED, q) in run.memory]
-    sentences += [f"Peak {agreement(run, quantity)}" for quantity in measured]
-    if not set(measured) & set(DEVICE_QUANTITIES):
-        sentences.append("No device memory was measured: the run was not on a GPU.")
-    epochs = len(run.epochs)
-    return Block(
-        heading=f"Run {run.folder.name}",
-        answer=f"{epochs} epoch{'' if epochs == 1 else 's'} trained",
-        sentences=tuple(sentences),
-    )
+def _draw_answer(figure: Figure, answer: _Answer, top: float, height: float) -> None:
+    """Draw one answer in a strip of the page, inches."""
+    is_plan = isinstance(answer, PlanAnswer)
+    has_picture = height > _LEAST_PICTURE and _has_picture(answer)
+    kind = "Plan" if is_plan else "Probe"
+    heading = f"{kind} for {card_name(answer.gpu)}"
+    write(figure, LEFT, top + _HEADING, heading, size=theme.LEAD_POINTS, weight="bold")
+    numbers = plan_numbers(answer) if isinstance(answer, PlanAnswer) else probe_numbers(answer)
+    width = _TEXT_WIDTH if has_picture else WIDTH
+    y = draw_numbers(figure, top + _HEADING + 0.12, numbers, width=width) + 0.12
+    _write_sentences(figure, answer, y, top + height, width)
+    if has_picture:
+        _draw_picture(figure, answer, top + _HEADING, height - _HEADING - 0.65)
 
 
-def _fitted(blocks: Sequence[Block]) -> tuple[list[Block], float]:
-    """Return the blocks and text size that fill the page; last sentences are the first to go.
-
-    What is left out here stands on the pages that follow.
-    """
-    most = max((len(block.sentences) for block in blocks), default=0)
-    for smallest, num_sentences in [*((9.0, n) for n in range(most, 0, -1)), (6.0, 1)]:
-        shorter = [replace(block, sentences=block.sentences[:num_sentences]) for block in blocks]
-        size = theme.LEAD_POINTS
-        while size >= smallest:
-            if _height(shorter, size) <= BOTTOM - TOP:
-                return shorter, size
-            size -= 0.5
-    return shorter, smallest
-
-
-def _height(blocks: Sequence[Block], size: float) -> float:
-    """Return the height of all blocks at a text size, inches."""
-    total = 0.0
-    for block in blocks:
-        num_lines = sum(len(wrap(s, TEXT_WIDTH, size)) for s in block.sentences)
-        answer_lines = wrap(block.answer, TEXT_WIDTH, size * 1.35, weight="bold")
-        total += line_height(size) * num_lines + 0.22
-        total += line_height(size * 1.35) * (len(answer_lines) + 1)
-        total += 0.05 * len(block.sentences)
-    return total
-
-
-def _write_block(figure: Figure, block: Block, top: float, size: float) -> float:
-    """Write one block and return where the next may begin, inches."""
-    write(figure, LEFT, top, block.heading, size=size, colour=theme.QUIET_INK, weight="bold")
-    top += line_height(size * 1.35)
-    answer_size = size * 1.35
-    lines = wrap(block.answer, TEXT_WIDTH, answer_size, weight="bold")
-    top = write_lines(figure, LEFT, top, lines, size=answer_size, weight="bold")
-    top -= 0.06
-    for sentence in block.sentences:
-        top = write_lines(figure, LEFT, top, wrap(sentence, TEXT_WIDTH, size), size=size) + 0.05
-    return top + 0.28
-
-
-def _draw_small(
-    figure: Figure,
-    probes: Sequence[ProbeAnswer],
-    plans: Sequence[PlanAnswer],
-    run: RunRecord | None,
+def _write_sentences(
+    figure: Figure, answer: _Answer, y: float, bottom: float, width: float
 ) -> None:
-    """Draw the figure of page one: memory over batch, else the alternatives, else the mAP."""
-    left, width = LEFT + TEXT_WIDTH + 1.05, WIDTH - TEXT_WIDTH - 1.15
-    if probes:
-        shown = probes[:2]
-        height = 3.9 if len(shown) == 1 else 2.1
-        for i, probe in enumerate(shown):
-            axes = axes_at(figure, left, TOP + 0.35 + i * (height + 0.95), width, height)
-            used = [p.device_used_peak_bytes for p in probe.batches]
-            used.append(device_used_at(probe, probe.largest_batch))
-            top = top_with_line(max(used), probe.gpu.capacity_bytes)
-            draw_batches(axes, probe, top_bytes=top, small=True)
-            axes.set_title(f"{probe.gpu.name}, {probe.fit.origin}", fontsize=theme.LABEL_POINTS)
-    elif plans and plans[0].alternatives:
-        axes = axes_at(figure, left, TOP + 0.35, width, 3.9)
-        settings = by_memory(plans[0].alternatives)
-        chosen = chosen_index(plans[0], settings)
-        draw_alternatives(axes, settings, chosen=chosen, budget_bytes=plans[0].budget_bytes)
-        axes.set_title("Alternatives, predicted", fontsize=theme.LABEL_POINTS)
-    elif run is not None and run.scores:
-        axes = axes_at(figure, left, TOP + 0.35, width - 0.9, 3.9)
-        draw_curves(axes, run.epochs, run.scores, "mAP (0 to 1)")
-        axes.set_title("mAP by epoch, measured", fontsize=theme.LABEL_POINTS)
-        axes.set_xlabel("Epoch")
+    """Write the sentences of the first sections, as many as have room whole."""
+    sections = plan_sections(answer) if isinstance(answer, PlanAnswer) else probe_sections(answer)
+    text = [" ".join(one.sentences) for one in sections if one.title in _FIRST]
+    for sentence in text:
+        lines = wrap(sentence, width, theme.BODY_POINTS)
+        room = int((bottom - y) / line_height(theme.BODY_POINTS)) + 1
+        if len(lines) > room:
+            return
+        y = write_lines(figure, LEFT, y, lines) + 0.07
+    tables = [one.table for one in sections if one.title in _TABLES and one.table is not None]
+    for table in tables:
+        height = row_height(theme.BODY_POINTS) * (len(table.rows) + 2)
+        if y + height > bottom:
+            return
+        y = write_lines(figure, LEFT, y + 0.15, [table.caption], weight="bold")
+        align = "l" * table.left + "r" * (len(table.header) - table.left)
+        y = draw_table(figure, LEFT, y - 0.15, table.header, table.rows, align=align)
+
+
+def _has_picture(answer: _Answer) -> bool:
+    return isinstance(answer, ProbeAnswer) or bool(answer.alternatives)
+
+
+def _draw_picture(figure: Figure, answer: _Answer, top: float, height: float) -> None:
+    """Draw memory over batch of a probe, or what a plan was chosen from."""
+    left, width = LEFT + _TEXT_WIDTH + 0.95, WIDTH - _TEXT_WIDTH - 1.05
+    axes = axes_at(figure, left, top, width, min(height, 4.2))
+    if isinstance(answer, PlanAnswer):
+        settings = by_memory(answer.alternatives)
+        chosen = chosen_index(answer, settings)
+        draw_alternatives(axes, settings, chosen=chosen, budget_bytes=answer.budget_bytes)
+        return
+    used = [peaks.device_used_peak_bytes for peaks in answer.batches]
+    used.append(device_used_at(answer, answer.largest_batch))
+    top_bytes = top_with_line(max(used), answer.gpu.capacity_bytes)
+    draw_batches(axes, answer, top_bytes=top_bytes, small=True)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memplan.answers import BatchPeaks, ProbeAnswer
+from memplan.present.words import joined, workload_line, workload_title
 from memplan.report import theme
 from memplan.report.axes import (
     BACKING,
@@ -26,11 +27,11 @@ from memplan.report.series import (
     sorted_batches,
     split_by_recorded,
 )
-from memplan.report.words import joined, workload_line, workload_title
 from memplan.units import format_bytes
 
 PANELS_A_PAGE = 3
 RESIDUAL_HEIGHT = 0.85
+_MOST_SHARE = 1.5
 _SERIES: tuple[tuple[str, str, Callable[[BatchPeaks], int]], ...] = (
     ("allocated", theme.GREEN, lambda peaks: peaks.allocated_peak_bytes),
     ("reserved", theme.BLUE, lambda peaks: peaks.reserved_peak_bytes),
@@ -46,23 +47,34 @@ def batches_figure(probes: Sequence[ProbeAnswer]) -> Figure:
         probes: one to `PANELS_A_PAGE` answers.
     """
     names = dict.fromkeys(workload_title(probe.workload) for probe in probes)
+    share = common_share(probes)
     figure = new_page(
         f"Peak memory versus micro-batch: {joined(list(names))}",
         f"Peaks of a whole life, {probes[0].fit.origin}. Solid within the recorded batches, "
-        f"dotted beyond them. {workload_line(probes[0].workload)}",
+        f"dotted beyond them; every axis ends at {share:.0%} of its card. "
+        f"{workload_line(probes[0].workload)}",
     )
     pitch = WIDTH / len(probes)
-    top_bytes = max(_top_bytes(probe) for probe in probes)
     height = BOTTOM - TOP - RESIDUAL_HEIGHT - 1.7
     for i, probe in enumerate(probes):
         left, width = LEFT + 0.55 + i * pitch, pitch - 1.45
         axes = axes_at(figure, left, TOP + 0.3, width, height)
-        draw_batches(axes, probe, top_bytes=top_bytes)
+        draw_batches(axes, probe, top_bytes=share * probe.gpu.capacity_bytes)
         axes.set_title(probe.gpu.name, pad=8)
         below = axes_at(figure, left, TOP + 0.3 + height + 0.58, width, RESIDUAL_HEIGHT)
         draw_residuals(below, probe, width=pitch - 0.75)
         below.set_xlim(axes.get_xlim())
     return figure
+
+
+def common_share(probes: Sequence[ProbeAnswer]) -> float:
+    """Return where the memory axes end, as a share of each card's capacity.
+
+    One share for all is a common scale that a large card cannot squeeze a small one's by: their
+    capacities lie side by side. What a card lacks by far is left above the axis.
+    """
+    needed = max(_top_bytes(probe) / probe.gpu.capacity_bytes for probe in probes)
+    return min(needed, _MOST_SHARE)
 
 
 def _top_bytes(probe: ProbeAnswer) -> float:
@@ -98,7 +110,8 @@ def draw_batches(axes: Axes, probe: ProbeAnswer, *, top_bytes: float, small: boo
     integer_axis(axes, "x")
     axes.set_xlabel("Micro-batch (images)")
     if not small:
-        end_labels(axes, ends)
+        top = axes.get_ylim()[1]
+        end_labels(axes, [(x, min(y, 0.98 * top), label, colour) for x, y, label, colour in ends])
 
 
 def _draw_line(
@@ -138,7 +151,8 @@ def _draw_extension(axes: Axes, probe: ProbeAnswer, last: int) -> None:
 
 def _mark_misfits(axes: Axes, batches: Sequence[BatchPeaks]) -> None:
     """Put a cross on batches that do not fit, at most about a dozen."""
-    misfits = [p for p in batches if not p.fits]
+    top = axes.get_ylim()[1]
+    misfits = [p for p in batches if not p.fits and p.device_used_peak_bytes <= top]
     shown = misfits[:: max(1, -(-len(misfits) // 12))]
     if not shown:
         return

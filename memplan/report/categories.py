@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from memplan.answers import ProbeAnswer
+from memplan.present.words import workload_line, workload_title
 from memplan.report import theme
 from memplan.report.axes import DASHES, memory_axis
 from memplan.report.frame import (
@@ -23,7 +24,6 @@ from memplan.report.frame import (
     text_width,
 )
 from memplan.report.series import bands_of
-from memplan.report.words import workload_line, workload_title
 from memplan.units import format_bytes, gib
 
 CARDS_A_PAGE = 3

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from memplan.answers import PlanAnswer, ProbeAnswer
+from memplan.present.words import card_name, workload_line, workload_title
 from memplan.report import theme
 from memplan.report.frame import (
     BOTTOM,
@@ -21,7 +22,6 @@ from memplan.report.frame import (
     wrap,
     write,
 )
-from memplan.report.words import card_name, workload_line, workload_title
 from memplan.units import format_bytes, format_seconds
 
 INDENT = 1.95

@@ -213,7 +213,7 @@ def draw_table(
         figure: the page.
         left: left edge, inches.
         top: upper edge, inches from the top of the page.
-        header: column titles, units included.
+        header: column titles, units included; left out where all are empty.
         rows: the cells as text.
         align: one letter a column, `l` or `r`.
         size: points.
@@ -223,9 +223,11 @@ def draw_table(
     edges = _column_edges(left, header, rows, size, gap)
     step = row_height(size)
     width = edges[-1] - gap - left
-    y = top + step * 0.75
-    _draw_row(figure, edges, header, y, align=align, size=size, gap=gap, weight="bold")
-    rule(figure, left, y + step * 0.3, width, strong=True)
+    y = top - step * 0.25
+    if any(header):
+        y = top + step * 0.75
+        _draw_row(figure, edges, header, y, align=align, size=size, gap=gap, weight="bold")
+        rule(figure, left, y + step * 0.3, width, strong=True)
     for i, row in enumerate(rows):
         y += step
         weight = "bold" if i == emphasised else "normal"

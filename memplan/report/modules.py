@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memplan.answers import ProbeAnswer
+from memplan.present.words import workload_line, workload_title
 from memplan.report import theme
 from memplan.report.axes import memory_axis
 from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, axes_at, new_page, shorten
 from memplan.report.series import ModuleGroup, group_modules, largest_groups, readable_depth
-from memplan.report.words import workload_line, workload_title
 from memplan.units import format_bytes
 
 BARS = 15

@@ -15,6 +15,8 @@ from memplan.answers import PlanAnswer, ProbeAnswer, WorkloadFacts
 from memplan.errors import BadInputError
 from memplan.present.plan import plan_sections
 from memplan.present.probe import probe_sections
+from memplan.present.run_record import RunRecord, read_run
+from memplan.present.words import card_name, workload_line, workload_title
 from memplan.report import (
     batches,
     categories,
@@ -25,16 +27,15 @@ from memplan.report import (
     theme,
 )
 from memplan.report.alternatives import alternatives_figure
-from memplan.report.answers_page import answers_figure
+from memplan.report.answers_page import answers_figures
 from memplan.report.facts_page import facts_figures
 from memplan.report.frame import number_pages
 from memplan.report.risk_page import risk_figure
-from memplan.report.run import live_memory_figure, training_figure
-from memplan.report.run_files import RunRecord, read_run
+from memplan.report.run_pages import run_figures
 from memplan.report.script_pages import script_figures
 from memplan.report.sections_page import sections_figures
 from memplan.report.timeline import timeline_figure
-from memplan.report.words import card_name, workload_line, workload_title
+from memplan.report.waterfall import waterfall_figure
 from memplan.script_answer import ScriptAnswer
 
 _T = TypeVar("_T")
@@ -92,12 +93,12 @@ def report_figures(
     if not probes and not plans and run is None:
         number_pages(figures, f"memplan {__version__}")
         return figures
-    figures += [answers_figure(probes, plans, run), *_probe_figures(probes)]
-    figures += _plan_figures(plans)
-    figures += _in_words(probes, plans)
     if run is not None:
-        figures.append(training_figure(run))
-        figures += [live_memory_figure(run)] if run.memory else []
+        figures += run_figures(run, plans[0] if plans else None)
+    if probes or plans:
+        # A run's own plan is told after the run; its page one would say the same again.
+        figures += [] if run is not None and not probes else answers_figures(probes, plans)
+        figures += [*_probe_figures(probes), *_plan_figures(plans), *_in_words(probes, plans)]
     figures += facts_figures(probes, plans, command)
     number_pages(figures, f"memplan {__version__}")
     return figures
@@ -123,6 +124,7 @@ def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
     kinds: list[_Kind] = [
         (alike, batches.PANELS_A_PAGE, batches.batches_figure),
         (with_modules, modules.CARDS_A_PAGE, modules.modules_figure),
+        (with_modules, 1, lambda probes: waterfall_figure(probes[0])),
         (alike, categories.CARDS_A_PAGE, categories.categories_figure),
         (alike, settings.CARDS_A_PAGE, settings.settings_figure),
     ]

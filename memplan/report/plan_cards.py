@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memplan.answers import PlanAnswer
+from memplan.present.words import words_apart, workload_title
 from memplan.report import theme
 from memplan.report.axes import memory_axis
 from memplan.report.frame import (
@@ -21,7 +22,6 @@ from memplan.report.frame import (
     wrap,
     write_lines,
 )
-from memplan.report.words import words_apart, workload_title
 from memplan.units import format_bytes, gib, three_digits
 
 CARDS_A_PAGE = 8

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memplan.answers import BlockSaving, PhasePeak, PlanAnswer
+from memplan.present.probe import rank_lines
+from memplan.present.words import batch_words, card_name, workload_title
 from memplan.report import theme
 from memplan.report.axes import DASHES, memory_axis
 from memplan.report.frame import (
@@ -21,7 +23,6 @@ from memplan.report.frame import (
     wrap,
     write_lines,
 )
-from memplan.report.words import batch_words, card_name, workload_title
 from memplan.units import format_bytes, format_seconds
 
 _LABEL_WIDTH = 2.35
@@ -34,8 +35,8 @@ def phases_figure(plan: PlanAnswer) -> Figure:
     """Return a page: the most held in each phase of a life, beside peak, budget and capacity."""
     figure = new_page(
         f"Phases and margin: {workload_title(plan.workload)}, {card_name(plan.gpu)}",
-        f"The plan's setting, {batch_words(plan)}: what tensors hold in each phase of a life, on "
-        f"top of the context, {plan.predicted.origin}.",
+        f"The plan's setting, {batch_words(plan.split)}: what tensors hold in each phase of a "
+        f"life, on top of the context, {plan.predicted.origin}.",
     )
     height = BOTTOM - TOP - _TEXT_HEIGHT - 0.75
     axes = axes_at(figure, LEFT + _LABEL_WIDTH, TOP + 0.4, WIDTH - _LABEL_WIDTH - 0.5, height)
@@ -102,13 +103,7 @@ def margin_words(plan: PlanAnswer) -> list[str]:
         )
     ]
     words += [plan.safety_source] if plan.safety_source else []
-    if plan.other_ranks is not None:
-        words.append(
-            f"These are rank 0's figures; another rank takes "
-            f"{format_bytes(plan.other_ranks.device_used_peak_bytes)}. DDP's buckets are "
-            f"{format_bytes(plan.other_ranks.bucket_bytes)} on each."
-        )
-    return words
+    return words + rank_lines(plan.other_ranks)
 
 
 @theme.themed

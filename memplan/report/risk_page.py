@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memplan.answers import PlanAnswer, RunRisk
+from memplan.present.plan import crowded_images
+from memplan.present.words import batch_words, card_name, workload_title
 from memplan.report import theme
 from memplan.report.axes import DASHES
 from memplan.report.frame import (
@@ -20,9 +22,12 @@ from memplan.report.frame import (
     wrap,
     write_lines,
 )
-from memplan.report.words import batch_words, card_name, workload_title
 
-_PLOT_WIDTH = 4.4
+_PLOT_WIDTH = 4.0
+_LAW = (
+    "A run draws its images independently, so it stays below m objects with probability F(m) to "
+    "the power of the images drawn. The interval comes from resampling the data set."
+)
 
 
 @theme.themed
@@ -36,23 +41,27 @@ def risk_figure(plan: PlanAnswer) -> Figure:
     assert risk is not None
     figure = new_page(
         f"Crowded images: {workload_title(plan.workload)}, {card_name(plan.gpu)}",
-        f"{risk.num_images:,} images over {risk.num_epochs} epochs, as augmentation makes them; "
-        f"{batch_words(plan)}. Chances are {risk.origin}.",
+        f"{risk.num_images:,} images of {risk.mean_objects:.3g} objects on average over "
+        f"{risk.num_epochs} epochs, as augmentation makes them; {batch_words(plan.split)}. "
+        f"Chances are {risk.origin}.",
     )
     axes = axes_at(figure, LEFT + 0.6, TOP + 0.3, _PLOT_WIDTH, BOTTOM - TOP - 1.1)
     draw_objects(axes, risk)
     left = LEFT + _PLOT_WIDTH + 1.05
     width = LEFT + WIDTH - left
-    header, rows = risk_table(risk)
+    lead, chances = crowded_images(plan)
+    table = chances.table
+    assert table is not None
+    header, rows = table.header, table.rows
     size = theme.BODY_POINTS
-    while table_width(header, rows, size=size, gap=0.18) > width and size > theme.SMALL_POINTS:
+    while table_width(header, rows, size=size, gap=0.18) > width and size > 6:
         size -= 0.5
     chosen = [row.micro_batch_size for row in risk.batches].index(plan.split.micro_batch_size)
     y = draw_table(
         figure, left, TOP + 0.15, header, rows, align="rrrrr", size=size, gap=0.18,
         emphasised=chosen,
     ) + 0.35  # fmt: skip
-    for sentence in risk_words(plan):
+    for sentence in (*lead.sentences, plan.safety_source, _LAW):
         y = write_lines(figure, left, y, wrap(sentence, width, theme.BODY_POINTS)) + 0.08
     return figure
 
@@ -82,52 +91,3 @@ def draw_objects(axes: Axes, risk: RunRisk) -> None:
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("Objects in a training image")
     axes.set_ylabel("Share of images with no more (0 to 1)")
-
-
-def chance_words(chance: float) -> str:
-    """Return a chance in percent, never as a false 0 or 1."""
-    if chance in (0.0, 1.0):
-        return f"{chance:.0%}"
-    if chance < 0.0001:
-        return "< 0.01%"
-    return "> 99.99%" if chance > 0.9999 else f"{100 * chance:.2g}%"
-
-
-def tolerated_words(objects: int | None) -> str:
-    """Return the most objects in an image that fit, as a table's cell."""
-    if objects is None:
-        return "any"
-    return str(objects) if objects >= 0 else "none"
-
-
-def risk_table(risk: RunRisk) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows, one micro-batch size a row."""
-    header = ["Batch", "Objects fit", "Over budget", "5 to 95 %", "Over card"]
-    rows = [
-        [
-            str(row.micro_batch_size),
-            tolerated_words(row.tolerated_objects),
-            chance_words(row.chance),
-            f"{chance_words(row.chance_low)} to {chance_words(row.chance_high)}",
-            chance_words(row.chance_of_running_out),
-        ]
-        for row in risk.batches
-    ]
-    return header, rows
-
-
-def risk_words(plan: PlanAnswer) -> list[str]:
-    """Return what the figures mean, as sentences."""
-    risk = plan.risk
-    assert risk is not None
-    row = next(row for row in risk.batches if row.micro_batch_size == plan.split.micro_batch_size)
-    margin = (
-        f"With a margin of {risk.safety_fraction:.1%} the chance that any of "
-        f"{risk.num_steps:,} micro-batches exceeds the budget is {chance_words(row.chance)}."
-    )
-    law = (
-        "A run draws its images independently, so it stays below m objects with probability "
-        "F(m) to the power of the images drawn. The interval comes from resampling the data set."
-    )
-    mean = f"A training image holds {risk.mean_objects:.3g} objects on average."
-    return [margin, mean, law, plan.safety_source]

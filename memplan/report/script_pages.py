@@ -8,8 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from memplan.present.script import remedies, script_headline, script_numbers
 from memplan.report import theme
-from memplan.report.axes import BACKING, capacity_line, memory_axis, top_with_line
+from memplan.report.axes import (
+    BACKING,
+    capacity_line,
+    end_labels,
+    integer_axis,
+    memory_axis,
+    top_with_line,
+)
 from memplan.report.frame import (
     BOTTOM,
     LEFT,
@@ -23,6 +31,7 @@ from memplan.report.frame import (
     write,
     write_lines,
 )
+from memplan.report.numbers import draw_numbers
 from memplan.report.series import stacked_bands
 from memplan.script_answer import ScriptAnswer
 from memplan.units import format_bytes
@@ -35,8 +44,10 @@ _READS = 12
 @theme.themed
 def script_figures(answer: ScriptAnswer) -> list[Figure]:
     """Return the pages of one answer."""
-    figures = [_timeline_figure(answer)] if answer.timeline.categories else []
-    return [*figures, _modules_figure(answer), _facts_figure(answer)]
+    figures = [_glance_figure(answer)]
+    figures += [_timeline_figure(answer)] if answer.timeline.categories else []
+    figures += [_modules_figure(answer)] if answer.modules else []
+    return [*figures, _facts_figure(answer)]
 
 
 def headline(answer: ScriptAnswer) -> str:
@@ -45,10 +56,56 @@ def headline(answer: ScriptAnswer) -> str:
     if answer.largest_batch is not None:
         return f"Largest {answer.batch_option} on {card}: {answer.largest_batch}"
     if answer.out_of_memory is not None and not answer.out_of_memory.is_caught:
-        return f"Runs out of memory on {card}, in step {answer.out_of_memory.step + 1}"
+        memory = answer.out_of_memory
+        place = f", {Path(memory.file).name}:{memory.line}" if memory.file else ""
+        return f"Runs out of memory on {card}: step {memory.step + 1}{place}"
     if answer.error is not None:
-        return f"Fails: {answer.error.kind}"
+        place = f" at {answer.error_place}" if answer.error_place else ""
+        return f"Fails{place}: {answer.error.kind}"
     return f"Runs on {card}: {format_bytes(answer.device_used_peak_bytes)} at its peak"
+
+
+def _glance_figure(answer: ScriptAnswer) -> Figure:
+    """Return page one: does it run, where it ran out, what to change, and growth by step."""
+    figure = new_page(headline(answer), answer.command)
+    top = draw_numbers(figure, TOP, script_numbers(answer)) + 0.35
+    has_growth = len(answer.growth) > 1
+    width = WIDTH * 0.46 if has_growth else WIDTH
+    y = top
+    for title in ("Does it run", "What to change"):
+        texts = [script_headline(answer)] if title == "Does it run" else remedies(answer)
+        if not texts:
+            continue
+        write(figure, LEFT, y, title, size=theme.LEAD_POINTS, weight="bold")
+        y += 0.26
+        for text in texts:
+            y = write_lines(figure, LEFT, y, wrap(text, width, theme.BODY_POINTS)) + 0.08
+        y += 0.2
+    if has_growth:
+        left = LEFT + WIDTH * 0.54
+        axes = axes_at(figure, left, top + 0.1, WIDTH * 0.46 - 1.0, BOTTOM - top - 0.8)
+        draw_growth(axes, answer)
+        axes.set_title("Peaks after each step", pad=8)
+    return figure
+
+
+def draw_growth(axes: Axes, answer: ScriptAnswer) -> None:
+    """Draw allocated and reserved peaks over the optimizer steps, with the capacity."""
+    steps = range(1, len(answer.growth) + 1)
+    ends = []
+    styles = (("reserved", theme.BLUE, "s", "-"), ("allocated", theme.GREEN, "o", "--"))
+    for name, colour, marker, dash in styles:
+        values = [step[f"{name}_peak_bytes"] for step in answer.growth]
+        axes.plot(
+            steps, values, color=colour, marker=marker, markersize=4, linestyle=dash, label=name
+        )
+        ends.append((float(len(values)), float(values[-1]), name, colour))
+    highest = max(y for _, y, _, _ in ends)
+    memory_axis(axes, "y", "Memory", top_with_line(highest, answer.capacity_bytes, reach=1.8))
+    integer_axis(axes, "x")
+    axes.set_xlabel("Step of the optimizer")
+    capacity_line(axes, answer.capacity_bytes, "capacity")
+    end_labels(axes, ends)
 
 
 def _timeline_figure(answer: ScriptAnswer) -> Figure:
@@ -57,7 +114,7 @@ def _timeline_figure(answer: ScriptAnswer) -> Figure:
         format_bytes(answer.capacity_bytes),
     )
     figure = new_page(
-        headline(answer),
+        "Memory over the steps that were watched",
         f"Allocated bytes by category over {answer.num_steps} steps; device-used {used} of "
         f"{capacity} at its peak. PyTorch itself on a card that is not there, not measured.",
     )

@@ -26,6 +26,8 @@ from memplan.report.frame import (
 
 _GAP = 0.22
 _SMALLEST = 5.0
+# A table of at most so many rows is not parted.
+_SMALL_TABLE = 14
 
 
 class _Pages:
@@ -83,6 +85,13 @@ def _fitted(table: Table) -> tuple[float, list[tuple[str, ...]]]:
     return size, rows
 
 
+def _kept_together(section: Section) -> float:
+    """Return how much stays on the heading's page, inches: a small table whole."""
+    rows = 0 if section.table is None else len(section.table.rows)
+    lines = 3 if rows > _SMALL_TABLE else 2 + rows + len(section.sentences)
+    return lines * row_height(theme.BODY_POINTS)
+
+
 @theme.themed
 def sections_figures(title: str, subtitle: str, sections: Sequence[Section]) -> list[Figure]:
     """Return pages that show sections one under the other.
@@ -96,7 +105,7 @@ def sections_figures(title: str, subtitle: str, sections: Sequence[Section]) -> 
     last = ""
     for section in sections:
         if section.title != last:
-            pages.heading(section.title, 3 * row_height(theme.BODY_POINTS))
+            pages.heading(section.title, _kept_together(section))
         last = section.title
         for sentence in section.sentences:
             pages.sentence(sentence.strip())

@@ -163,6 +163,13 @@ def group_modules(modules: Sequence[ModuleMemory], *, depth: int) -> list[Module
     return sorted(groups, key=lambda group: -group.activation_bytes)
 
 
+def along_network(modules: Sequence[ModuleMemory], *, depth: int) -> list[ModuleGroup]:
+    """Return the same groups in the order in which the network lists its modules."""
+    paths = [".".join(module.path.split(".")[:depth]) or "(outside modules)" for module in modules]
+    place = {path: i for i, path in reversed([*enumerate(paths)])}
+    return sorted(group_modules(modules, depth=depth), key=lambda group: place[group.path])
+
+
 def readable_depth(modules: Sequence[ModuleMemory], *, at_least: int = 8) -> int:
     """Return how many parts of a path to keep: two, or more where those give under `at_least`."""
     deepest = max((module.path.count(".") + 1 for module in modules), default=1)

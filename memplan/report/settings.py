@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from memplan.answers import ProbeAnswer, Setting
+from memplan.present.words import workload_line, workload_title
 from memplan.report import theme
 from memplan.report.frame import LEFT, TOP, WIDTH, draw_table, new_page, table_width, write
-from memplan.report.words import workload_line, workload_title
 from memplan.spec import LEVERS
 from memplan.units import format_seconds, gib, three_digits
 

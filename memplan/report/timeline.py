@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from memplan.answers import ProbeAnswer, Timeline
+from memplan.present.words import workload_line, workload_title
 from memplan.report import theme
 from memplan.report.axes import BACKING, capacity_line, memory_axis, top_with_line
 from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, axes_at, new_page, text_width
@@ -22,7 +23,6 @@ from memplan.report.series import (
     reserved_line,
     stacked_bands,
 )
-from memplan.report.words import workload_line, workload_title
 from memplan.units import format_bytes
 
 LEGEND_WIDTH = 2.5

@@ -5,10 +5,10 @@ Source: `torch/cuda/memory.py` and `torch/csrc/cuda/memory_snapshot.cpp`, PyTorc
 
 from __future__ import annotations
 
-import io
+import gzip
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -21,9 +21,12 @@ from memplan.device.allocator_records import (
 )
 from memplan.device.allocator_settings import NO_ROUNDUP, AllocatorSettings
 from memplan.errors import BadTapeError, UsageError
+from memplan.trace.snapshot_places import held_by_place
 
 _ACTIONS = frozenset(get_args(Action))
 _STATES = frozenset(get_args(BlockState))
+_GZIP = b"\x1f\x8b"
+_MOST_BYTES = 16 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,8 @@ class Snapshot:
     """The recorded history before it, oldest first."""
     settings: AllocatorSettings
     """The options in force; the memory fraction is not in the file."""
+    held_by: Mapping[str, int] = field(default_factory=dict)
+    """Bytes in use at the time of the snapshot by the user's line that asked for them."""
 
     @property
     def reserved_bytes(self) -> int:
@@ -78,6 +83,8 @@ def read_snapshot(path: Path, device: int = 0) -> Snapshot:
         BadTapeError: the file is no snapshot, is damaged, or is unsafe to read.
     """
     content = _load(path)
+    if isinstance(content, list):  # what `torch.cuda.memory_snapshot()` returns: segments alone
+        content = {"segments": content, "device_traces": []}
     if not isinstance(content, dict) or not {"segments", "device_traces"} <= content.keys():
         raise BadTapeError(
             f"{path} is no PyTorch memory snapshot: it lacks segments or device_traces. Write one "
@@ -104,13 +111,39 @@ class _PlainUnpickler(pickle.Unpickler):
         raise BadTapeError(f"it refers to an object outside the file ({pid!r})")
 
 
+class _Bounded:
+    """A file that ends with an error where a packed one unpacks to more than any snapshot."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = _MOST_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        return self._counted(self._file.read(size if 0 <= size <= self._left else self._left + 1))
+
+    def readline(self) -> bytes:
+        """Return the next line."""
+        return self._counted(self._file.readline(self._left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise BadTapeError("it holds more than 16 GiB")
+        return data
+
+
 def _load(path: Path) -> Any:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            is_packed = file.read(2) == _GZIP
+            file.seek(0)
+            # Read as it comes: the text of a large file need not be held beside its content.
+            source = gzip.GzipFile(fileobj=file) if is_packed else file
+            return _PlainUnpickler(_Bounded(source)).load()
     except OSError as error:
-        raise BadTapeError(f"{path} cannot be read: {error.strerror}.") from None
-    try:
-        return _PlainUnpickler(io.BytesIO(data)).load()
+        reason = error.strerror or str(error)
+        raise BadTapeError(f"{path} cannot be read: {reason}.") from None
     except BadTapeError as error:
         raise BadTapeError(f"{path} is refused: {error}. Use a file you trust.") from None
     except Exception as error:  # noqa: BLE001 - damaged pickles raise nearly anything
@@ -139,6 +172,7 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
         segments=tuple(records),
         trace=entries,
         settings=_settings(content, version, tuple(records), entries),
+        held_by=held_by_place(content, device),
     )
 
 

@@ -19,6 +19,7 @@ from memplan.errors import (
     is_out_of_memory,
 )
 from memplan.files import drop_partials
+from memplan.host_memory import resident_bytes
 from memplan.train.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -381,6 +382,8 @@ def _introduce(
         "training_images": data.num_training_images,
         "validation_images": data.num_validation_images,
         "warmup_iterations": steps.warmup_iterations,
+        # Interpreter, libraries, network and data: what no plan's figure contains.
+        "host_resident_bytes": resident_bytes(),
     }
     if checkpoint is None:
         announce("started", facts)

@@ -259,3 +259,59 @@ def test_missing_file_is_refused(memplan, tmp_path):
         finished = memplan("replay", path)
         assert (1, "") == (finished.code, finished.out)
         assert f"{path} is no file" in finished.err
+
+
+def test_a_snapshot_without_history_still_shows_what_is_held(memplan, tmp_path):
+    """An empty history is said, and segments and blocks are a table; exit code 0."""
+    path = tmp_path / "late.pickle"
+    path.write_bytes(pickle.dumps(_snapshot_content("native") | {"device_traces": [[]]}))
+    finished = memplan("replay", path)
+    answer = memplan("replay", path, "--json").json
+
+    assert (0, "") == (finished.code, finished.err)
+    assert "holds no history" in finished.out
+    assert "Largest free" in finished.out
+    assert answer["recorded"]["reserved_bytes"] == sum(p["reserved_bytes"] for p in answer["pools"])
+
+
+def test_a_history_that_cannot_be_rebuilt_still_shows_what_is_held(memplan, tmp_path):
+    """Begun mid-run under expandable segments: the reason is said, the table is there."""
+    content = _snapshot_content("expandable")
+    content["allocator_settings"]["expandable_segments"] = True
+    content["device_traces"] = [content["device_traces"][0][200:]]
+    path = tmp_path / "late.pickle"
+    path.write_bytes(pickle.dumps(content))
+    finished = memplan("replay", path)
+
+    assert (0, "") == (finished.code, finished.err)
+    assert "began mid-run under expandable segments" in finished.out
+    assert "Largest free" in finished.out
+
+
+def test_two_snapshots_are_compared(memplan, snapshot, tmp_path):
+    """What grew by pool and line, as text and as JSON."""
+    content = _snapshot_content("native")
+    content["segments"] = content["segments"][:-1]
+    other = tmp_path / "other.pickle"
+    other.write_bytes(pickle.dumps(content | {"device_traces": [[]]}))
+    finished = memplan("replay", other, snapshot)
+    answer = memplan("replay", other, snapshot, "--json").json
+
+    assert (0, "") == (finished.code, finished.err)
+    assert "more reserved" in finished.out
+    assert {"line", "pool"} == set(answer["changes"])
+    assert answer["now"]["peaks"]["reserved"] > answer["before"]["peaks"]["reserved"]
+
+
+def test_a_tape_compared_with_itself_has_not_changed(memplan, tape):
+    """Categories, modules and operators at the peak, all the same."""
+    finished = memplan("replay", tape, tape, "--gpu", "t4")
+
+    assert (0, "") == (finished.code, finished.err)
+    assert "As much device-used" in finished.out
+    assert "By operator: nothing changed." in finished.out
+
+
+def test_a_third_file_is_wrong_usage(memplan, tape):
+    """Two files are compared, no more."""
+    assert 2 == memplan("replay", tape, tape, tape).code

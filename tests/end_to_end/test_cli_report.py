@@ -101,3 +101,17 @@ def test_two_run_folders_are_wrong_usage(memplan, tmp_path):
 def test_no_file_is_wrong_usage(memplan):
     """At least one file must be given."""
     assert 2 == memplan("report").code
+
+
+def test_diff_says_what_grew_and_draws_it(memplan, folder, tmp_path):
+    """Two saved probes are compared on stdout and in pages; one file is not enough."""
+    path = tmp_path / "diff.pdf"
+    probe = folder / "probe.json"
+    finished = memplan("report", probe, probe, "--diff", "--output", path)
+    alone = memplan("report", probe, "--diff", "--output", tmp_path / "alone.pdf")
+
+    assert 0 == finished.code
+    assert "As much device-used" in finished.out
+    assert path.read_bytes().startswith(b"%PDF")
+    assert 2 == alone.code
+    assert "--diff compares 2 files, not 1" in alone.err

@@ -15,6 +15,7 @@ from memplan.answers import (
     Predicted,
     ProbeAnswer,
     Setting,
+    TensorAtPeak,
     Timeline,
     WorkloadFacts,
 )
@@ -128,6 +129,23 @@ def _module(path: str, kind: str, activation: int, workspace: int) -> ModuleMemo
     )
 
 
+def sample_tensors() -> tuple[TensorAtPeak, ...]:
+    """Fifteen tensors alive at the peak, of shrinking size."""
+    return tuple(
+        TensorAtPeak(
+            num_bytes=(16 - i) * 10 * MIB,
+            category="activation" if i % 3 else "gradient",
+            operator="aten.convolution.default",
+            phase="forward",
+            module=f"model.{i}.cv1.conv",
+            module_type="Conv2d",
+            shape=(16, 64, 160, 160) if i % 2 else (),
+            element_bytes=2 if i % 2 else 0,
+        )
+        for i in range(15)
+    )
+
+
 def sample_probe(
     gpu: GpuFacts = RTX_3090, batches: tuple[int, ...] = (*range(1, 65),)
 ) -> ProbeAnswer:
@@ -155,6 +173,7 @@ def sample_probe(
         largest_batch=largest,
         recommended=sample_setting(16, 4, 16 * PER_IMAGE + BASE + gpu.context_bytes, 148.0),
         timeline=timeline,
+        tensors_at_peak=sample_tensors(),
         unknown_operators={"aten::_thnn_fused_lstm_cell": 2, "torchvision::deform_conv2d": 4},
         command="memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090",
         versions=VERSIONS,

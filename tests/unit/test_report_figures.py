@@ -8,13 +8,14 @@ import report_samples
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from memplan.present.run_record import read_run
 from memplan.report import theme
 from memplan.report.alternatives import alternatives_figure
 from memplan.report.batches import batches_figure, draw_batches
 from memplan.report.categories import category_table, draw_categories
 from memplan.report.modules import modules_figure
-from memplan.report.run import draw_live_memory, training_figure
-from memplan.report.run_files import read_run
+from memplan.report.run import training_figure
+from memplan.report.run_memory import draw_live_memory
 from memplan.report.series import device_line, reserved_line
 from memplan.report.settings import settings_table
 from memplan.report.timeline import draw_timeline, timeline_figure
@@ -195,8 +196,9 @@ def test_measured_memory_is_dots_and_predicted_a_line(tmp_path):
     draw_live_memory(axes, read_run(report_samples.write_run_folder(tmp_path / "exp")))
     style = {line.get_label(): (line.get_marker(), line.get_linestyle()) for line in axes.lines}
 
-    assert ("o", "None") == style["reserved, measured"]
-    assert ("None", "-") == style["reserved, predicted"]
+    assert ("s", "None") == style["reserved, measured"]
+    assert "None" == style["reserved, predicted"][0]
+    assert "None" != style["reserved, predicted"][1]
 
 
 @pytest.mark.parametrize("name", ["results.csv", "memory.csv"])
@@ -228,3 +230,16 @@ def test_a_cpu_runs_host_memory_is_drawn_as_measured(tmp_path):
     assert ["host-resident, measured"] == [line.get_label() for line in axes.lines]
     assert [1, 10, 20] == list(axes.lines[0].get_xdata())
     assert "Memory (MiB)" == axes.get_ylabel()
+
+
+def test_a_large_card_does_not_squeeze_a_small_one():
+    """Capacities of 24 and 80 GiB lie at the same height, whatever the batches of each."""
+    cards = [PROBE, report_samples.sample_probe(report_samples.A100)]
+    panels = [axes for axes in batches_figure(cards).axes if axes.get_ylabel() == "Peak (GiB)"]
+    shares = [
+        card.gpu.capacity_bytes / axes.get_ylim()[1]
+        for card, axes in zip(cards, panels, strict=True)
+    ]
+
+    assert shares[0] == pytest.approx(shares[1])
+    assert shares[0] > 0.6

@@ -11,7 +11,10 @@ import pytest
 import report_samples
 
 from memplan.errors import BadInputError
+from memplan.present.plan import plan_sections
+from memplan.present.probe import probe_sections
 from memplan.report import write_report
+from memplan.report.answers_page import answers_figures
 
 COMMAND = "memplan probe --cfg yolov9-s --gpu rtx-3090 --report out.pdf"
 
@@ -31,13 +34,19 @@ def pages(tmp_path_factory):
 
 
 def test_pages_come_in_order(pages):
-    """Answers first, then each figure, then how the numbers came about."""
+    """The run first, then the answers and each figure, then how the numbers came about."""
     expected = [
+        "Run exp: best mAP@0.5:0.95",
+        "Run exp: how training went",
+        "Run exp: memory, measured against predicted",
+        "Run exp: facts",
         "Training memory: yolov9-s at 640 px",
         "Memory over one life: yolov9-s at 640 px, micro-batch 16, rtx-3090",
         "Memory over one life: yolov9-s at 640 px, micro-batch 16, a100-80gb",
         "Peak memory versus micro-batch: yolov9-s at 640 px",
         "Where activations live: yolov9-s at 640 px, micro-batch 16",
+        "What is kept along the network: yolov9-s at 640 px, micro-batch 16",
+        "What is kept along the network: yolov9-s at 640 px, micro-batch 16",
         "What the peak is made of: yolov9-s at 640 px, micro-batch 16",
         "Recommended settings: yolov9-s at 640 px",
         "The plan and its alternatives: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",
@@ -46,8 +55,6 @@ def test_pages_come_in_order(pages):
         "Probe: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",
         "Probe: yolov9-s at 640 px, a100-80gb",
         "Probe: yolov9-s at 640 px, a100-80gb",
-        "Run exp: mAP, losses and learning rate",
-        "Run exp: memory",
         "How these numbers came about",
     ]
 
@@ -56,14 +63,30 @@ def test_pages_come_in_order(pages):
 
 
 def test_page_one_answers(pages):
-    """The first page says what fits, what to run and what is left, with the origin."""
-    first = pages[0]
+    """The first page of answers says what fits, what to run, what is left, with the origin."""
+    first = " ".join(pages[4].split())
 
-    assert "Up to 31 images a micro-batch (predicted)" in first
-    assert "Up to 109 images a micro-batch (predicted)" in first
-    assert "Micro-batch 32 x 2 = 64 images a step" in first
+    assert "images at once at most (predicted)" in first
+    assert {"31", "109"} <= set(first.split())
+    assert "images a step, 2 times 32 at once" in first
     assert "headroom" in first
-    assert "12 epochs trained" in first
+
+
+def test_page_one_says_what_the_terminal_says():
+    """One answer: the title holds it, and every sentence is the presenter's, word for word."""
+    probe, plan = report_samples.sample_probe(), report_samples.sample_plan()
+    sections = {"probe": probe_sections(probe), "plan": plan_sections(plan)}
+    for one, title in (
+        (answers_figures([probe], []), "up to 31 images at once"),
+        (answers_figures([], [plan]), "64 images a step, 2 times 32 at once"),
+    ):
+        texts = [text.get_text() for figure in one for text in figure.texts]
+        said = " ".join(" ".join(texts).split())
+        kind = "plan" if "Plan for" in said else "probe"
+        first = next(s for s in sections[kind] if s.title in ("The plan", "Recommended"))
+
+        assert title in texts[0]
+        assert " ".join(first.sentences) in said
 
 
 def test_last_page_states_the_facts(pages):
@@ -177,5 +200,5 @@ def test_no_fitting_setting_is_reported(tmp_path):
     path = write_report(tmp_path / "r.pdf", probes=[probe], command=COMMAND)
     texts = [page.extract_text() for page in pypdf.PdfReader(path).pages]
 
-    assert "Not even one image fits" in texts[0]
+    assert "not even one image fits" in texts[0]
     assert "out of memory: needs" in texts[1]

@@ -7,11 +7,13 @@ import pytest
 import report_samples
 
 from memplan.answers import BatchRisk, BlockSaving, PhasePeak, PlanAnswer, RankPeaks, RunRisk
+from memplan.present.plan import crowded_images, plan_sections
 from memplan.report import write_report
+from memplan.report.alternatives import alternatives_figure
 from memplan.report.claims_page import Claim, claims_figures, write_claims
 from memplan.report.plan_cards import cards_figure, cards_table
 from memplan.report.plan_inside import blocks_figure, phases_figure
-from memplan.report.risk_page import chance_words, risk_figure, risk_table, tolerated_words
+from memplan.report.risk_page import risk_figure
 from memplan.units import GIB, MIB
 
 RISK = RunRisk(
@@ -107,7 +109,7 @@ def test_the_phases_page_tells_of_other_ranks_and_of_the_margin():
     """Buckets, other ranks and the margin's origin are sentences under the bars."""
     text = " ".join(_texts(phases_figure(_plan())))
 
-    assert "another rank takes 20.0 GiB" in text
+    assert "takes 20.0 GiB device-used at micro-batch 32" in text
     assert "38.0 MiB" in text
     assert "prediction's own error" in text
 
@@ -143,13 +145,34 @@ def test_unequal_cards_are_said_to_train_together():
 
 def test_the_risk_of_each_batch_is_a_row():
     """Any number, a number, or none fit; chances are never a false 0 or 1."""
-    _, rows = risk_table(RISK)
+    rows = crowded_images(_plan())[1].table.rows
+    drawn = set(_texts(risk_figure(_plan())))
 
-    assert ["any", "310", "none"] == [row[1] for row in rows]
+    assert ["any number", "310", "not even none"] == [row[1] for row in rows]
     assert ["0%", "21%", "100%"] == [row[2] for row in rows]
-    assert ["0%", "< 0.01%", "> 99.99%"] == [row[4] for row in rows]
-    assert ("any", "none", "0") == tuple(map(tolerated_words, (None, -1, 0)))
-    assert "0.5%" == chance_words(0.005)
+    assert ["0%", "below 0.01%", "above 99.99%"] == [row[4] for row in rows]
+    assert {cell for row in rows for cell in row} <= drawn
+
+
+def test_the_chosen_setting_is_told_from_one_that_differs_only_in_lean():
+    """Picture and tables mark the plan's own, whichever of the two comes first."""
+    plan = report_samples.sample_plan()
+    for lean in (False, True):
+        twins = [
+            dataclasses.replace(s, spec=dataclasses.replace(s.spec, lean=is_lean))
+            for s in plan.alternatives[-1:]
+            for is_lean in (False, True)
+        ]
+        own = dataclasses.replace(
+            plan, spec=dataclasses.replace(plan.spec, lean=lean), alternatives=tuple(twins)
+        )
+        figure = alternatives_figure(own)
+        labels = [text for text in figure.axes[0].texts if "chosen" in text.get_text()]
+        table = next(one.table for one in plan_sections(own) if one.title == "Alternatives")
+
+        assert [f"{1 + lean} chosen"] == [label.get_text() for label in labels]
+        assert 1 == sum("chosen" in row for row in table.rows)
+        assert 2 == len({text.xy[1] for text in figure.axes[0].texts if text.get_text()[0] in "12"})
 
 
 def test_the_risk_page_draws_the_distribution():
@@ -170,7 +193,7 @@ def test_pages_of_a_plan_come_in_order(tmp_path):
     path = write_report(tmp_path / "plan.pdf", plans=[_plan(), other], command="memplan plan")
     pages = [page.extract_text() for page in pypdf.PdfReader(path).pages]
     expected = [
-        "Training memory",
+        "Training memory: yolov9-s at 640 px",
         "The plan and its alternatives",
         "Phases and margin",
         "What recomputing buys",

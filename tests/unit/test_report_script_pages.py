@@ -3,6 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
+from memplan.present.script import remedies
 from memplan.report.script_pages import draw_timeline, headline, script_figures
 from memplan.script_answer import (
     HostRead,
@@ -82,7 +83,7 @@ def test_the_end_of_a_step_is_an_upright_line():
 
 def test_modules_are_bars_that_add_up():
     """Each module's bar is as long as what it made."""
-    figure = script_figures(answer())[1]
+    figure = script_figures(answer())[2]
     (axes,) = figure.axes
     ends = {round(bar.get_x() + bar.get_width()) for bar in axes.patches}
 
@@ -93,7 +94,7 @@ def test_modules_are_bars_that_add_up():
     ("changes", "words"),
     [
         ({}, "Runs on NVIDIA GeForce RTX 3090: 7.00 GiB at its peak"),
-        ({"out_of_memory": MEMORY}, "Runs out of memory on NVIDIA GeForce RTX 3090, in step 3"),
+        ({"out_of_memory": MEMORY}, "NVIDIA GeForce RTX 3090: step 3, train.py:9"),
         ({"error": ScriptError(kind="KeyError", message="x", file="a.py", line=1)}, "KeyError"),
         (
             {"largest_batch": 31, "batch_option": "--batch", "trials": TRIALS},
@@ -119,3 +120,28 @@ def test_an_answer_survives_its_file():
     saved = answer(out_of_memory=MEMORY, trials=TRIALS)
 
     assert saved == ScriptAnswer.from_json(saved.to_json())
+
+
+def test_page_one_says_where_it_ran_out_and_what_to_change():
+    """The script's line, the remedy in the terminal's words, and growth step by step."""
+    growth = [
+        {"allocated_peak_bytes": i * _GIB, "reserved_peak_bytes": (i + 1) * _GIB} for i in (1, 2)
+    ]
+    memory = answer(out_of_memory=MEMORY, growth=growth)
+    figure = script_figures(memory)[0]
+    said = " ".join(texts(figure).split())
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+
+    assert "step 3, train.py:9, forward of net.0" in said
+    assert all(" ".join(text.split()) in said for text in remedies(memory))
+    assert "still growing at the last step" in said
+    assert [2 * _GIB, 3 * _GIB] == lines["reserved"]
+
+
+def test_a_script_that_used_nothing_has_a_page_too():
+    """A failure before any memory is a page of its reason, not an error."""
+    error = ScriptError(kind="KeyError", message="x", file="a.py", line=1)
+    bare = answer(error=error, modules=[], allocated_peak_bytes=0,
+                  timeline=ScriptTimeline(categories={}, step_ends=()))  # fmt: skip
+
+    assert "Fails at a.py:1: KeyError" in texts(script_figures(bare)[0])

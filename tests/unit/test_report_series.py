@@ -6,7 +6,7 @@ import pytest
 import report_samples
 
 from memplan.answers import Timeline
-from memplan.report import axes, frame, series, words
+from memplan.report import axes, frame, series
 
 TIMELINE = Timeline(
     periods=(
@@ -116,20 +116,3 @@ def test_wrapped_lines_fit_their_width():
 def test_characters_without_a_glyph_are_escaped():
     """A path in a script the font lacks is written with escapes instead of boxes."""
     assert "run \\u8bad" == frame.printable("run \u8bad")
-
-
-def test_words_say_origin_and_quantity():
-    """Peak and recommendation name what was predicted, and of what."""
-    probe = report_samples.sample_probe()
-
-    assert "predicted peaks are" in words.peak_words(probe)
-    assert "12.5 GiB device-used" in words.peak_words(probe)
-    assert "headroom 11.1 GiB (predicted)" in words.recommended_words(probe)[0]
-
-
-def test_no_fitting_batch_is_said_plainly():
-    """A card too small for one image is told so."""
-    probe = dataclasses.replace(report_samples.sample_probe(), largest_batch=0, recommended=None)
-
-    assert "Not even one image fits" == words.largest_words(probe)
-    assert ["No setting that was tried fits this card."] == words.recommended_words(probe)

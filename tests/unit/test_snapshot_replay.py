@@ -3,6 +3,7 @@
 The histories are the golden runs of the released allocator, laid out as a snapshot file.
 """
 
+import gzip
 import json
 import pickle
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from memplan.device.allocator import AllocatorSettings, CachingAllocator
 from memplan.errors import BadTapeError
 from memplan.trace.snapshot import read_snapshot
+from memplan.trace.snapshot_pools import pool_totals
 from memplan.trace.snapshot_replay import check_snapshot, replay_snapshot
 
 FOLDER = Path(__file__).parents[1] / "golden/allocator"
@@ -323,3 +325,68 @@ def test_device_that_was_not_recorded_is_refused(saved):
     """Another device's part must be in the file."""
     with pytest.raises(BadTapeError, match="device 3"):
         read_snapshot(saved(golden_content("native")), device=3)
+
+
+def _framed(*frames):
+    """Content with one live block of 512 bytes asked for by these frames, innermost first."""
+    rows = [{"filename": name, "line": line, "name": "f"} for name, line in frames]
+    block = {"size": 512, "requested_size": 512, "state": "active_allocated", "frames": rows}
+    free = {"size": 1536, "state": "inactive"}
+    segment = {
+        "device": 0, "address": 4096, "total_size": 2048, "allocated_size": 512,
+        "active_size": 512, "stream": 0, "segment_type": "small", "blocks": [block, free],
+    }  # fmt: skip
+    return {"segments": [segment], "device_traces": [[]]}
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (
+            [("??", 0), ("/x/site-packages/torch/nn/modules/linear.py", 9), ("/home/me/net.py", 7)],
+            "/home/me/net.py:7 f",
+        ),
+        ([("/x/site-packages/torch/nn/linear.py", 9)], "/x/site-packages/torch/nn/linear.py:9 f"),
+        ([], "no frames recorded"),
+    ],
+)
+def test_memory_is_held_by_the_users_innermost_line(saved, frames, expected):
+    """Frames of packages and of C++ are passed over where a frame of the user's own is there."""
+    assert {expected: 512} == dict(read_snapshot(saved(_framed(*frames))).held_by)
+
+
+def test_frames_of_2_0_stand_in_a_blocks_history(saved):
+    """PyTorch 2.0 keeps frames in a list of the block's past."""
+    content = _framed(("/home/me/net.py", 7))
+    block = content["segments"][0]["blocks"][0]
+    block["history"] = [{"addr": 4096, "frames": block.pop("frames")}]
+
+    assert {"/home/me/net.py:7 f": 512} == dict(read_snapshot(saved(content)).held_by)
+
+
+@pytest.mark.parametrize("form", ["list", "gzip", "protocol 5"])
+def test_other_forms_of_a_file_read_alike(saved, form):
+    """Segments alone as a list, a packed file, and the newest pickle protocol."""
+    content = _framed(("/home/me/net.py", 7))
+    content = content["segments"] if form == "list" else content
+    data = pickle.dumps(content, protocol=5)
+    snapshot = read_snapshot(saved(gzip.compress(data) if form == "gzip" else data))
+
+    assert (512, 2048, ()) == (snapshot.allocated_bytes, snapshot.reserved_bytes, snapshot.trace)
+
+
+def test_a_damaged_packed_file_is_refused(saved):
+    """Half a gzip file is no snapshot."""
+    data = gzip.compress(pickle.dumps(_framed()))
+    with pytest.raises(BadTapeError, match=r"snapshot\.pickle"):
+        read_snapshot(saved(data[: len(data) // 2]))
+
+
+def test_pools_add_up(saved):
+    """In use, free, and the largest request that fits what is free."""
+    (pool,) = pool_totals(read_snapshot(saved(_framed())).segments)
+
+    assert ("small", 1, 1) == (pool.pool, pool.num_segments, pool.num_blocks)
+    assert (2048, 512, 1536, 1536) == (
+        pool.reserved_bytes, pool.allocated_bytes, pool.inactive_bytes, pool.largest_inactive_bytes,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""Who holds memory at the time of a snapshot: the line of the user's files that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NO_FRAMES = "no frames recorded"
+# Frames of the interpreter, of installed packages and of C++ are not the user's.
+_NOT_THE_USERS = ("site-packages", "dist-packages", "/torch/", "<frozen", "/lib/python")
+_LIVE = ("active_allocated",)
+
+
+def held_by_place(content: Mapping[str, Any], device: int) -> dict[str, int]:
+    """Return bytes of the blocks in use by the user's line that asked for them, largest first.
+
+    A line is `FILE:LINE function`; where no frame is the user's, the innermost Python one counts.
+
+    Args:
+        content: what `torch.cuda.memory._snapshot()` returns.
+        device: index of the GPU within the recorded process.
+    """
+    held: dict[str, int] = {}
+    for segment in content["segments"]:
+        if segment.get("device", 0) != device:
+            continue
+        for block in segment["blocks"]:
+            if block["state"] in _LIVE:
+                place = place_of(_frames(block))
+                held[place] = held.get(place, 0) + int(block["size"])
+    return dict(sorted(held.items(), key=lambda item: -item[1]))
+
+
+def _frames(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a block's frames, innermost first; PyTorch 2.0 has them in a history of the block."""
+    frames = block.get("frames")
+    if not frames:
+        history = block.get("history") or ()
+        frames = history[0].get("frames", ()) if history else ()
+    yield from (frame for frame in frames if isinstance(frame, Mapping))
+
+
+def place_of(frames: Iterator[Mapping[str, Any]]) -> str:
+    """Return the innermost line of the user's own files; of Python at all where there is none."""
+    innermost = ""
+    for frame in frames:
+        name = str(frame.get("filename", ""))
+        if not name.endswith(".py"):
+            continue
+        place = f"{name}:{frame.get('line', 0)} {frame.get('name', '')}".rstrip()
+        innermost = innermost or place
+        if not any(part in name for part in _NOT_THE_USERS):
+            return place
+    return innermost or NO_FRAMES

@@ -15,11 +15,11 @@ import click
 from memplan.answers import PlanAnswer, load_answers
 from memplan.capabilities import KnowsWeights
 from memplan.cli.common import Progress, typed_command
-from memplan.cli.train_options import BARE, TrainCommand, train_options
 from memplan.errors import BadInputError, UsageError
 from memplan.registry import SavedName, families, make_workload, runs_code, stride_of, takes
 from memplan.spec import LEVER, LEVERS, free_levers, of_plan, spec_of
 from memplan.train import TrainOptions
+from memplan.train.command_line import BARE, TrainCommand, train_options
 from memplan.train.stopping import StoppedError
 from memplan.units import format_bytes, format_seconds, three_digits
 
@@ -352,7 +352,8 @@ class _Session:
         num_ranks: int,
     ) -> PlanAnswer:
         from memplan.advise import Question, plan_one
-        from memplan.cli.question import warn_of_calibrations
+        from memplan.advise.plans import known_calibrations
+        from memplan.cli.question import warn
         from memplan.train.setup import step_spec
 
         values = self.values
@@ -366,7 +367,7 @@ class _Session:
             calibration=values["calibration"],
             object_counts=counts,
         )
-        warn_of_calibrations(question)
+        question = known_calibrations(question, warn)
         progress = Progress()
         answer = plan_one(
             question,

@@ -14,6 +14,7 @@ from memplan.advise.functions import plan, probe, record, replay
 from memplan.advise.planning import plan_many, plan_one
 from memplan.advise.probing import probe_many
 from memplan.advise.question import DEFAULT_SAFETY, DEFAULT_WORKLOAD, Question, versions
+from memplan.advise.train_function import train
 
 __all__ = [
     "DEFAULT_SAFETY",
@@ -32,5 +33,6 @@ __all__ = [
     "probe_many",
     "record",
     "replay",
+    "train",
     "versions",
 ]

@@ -41,23 +41,17 @@ class Progress:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
-# Parameters that are called otherwise in Python.
-_CALLED = {"data_path": "data"}
-
-
-def given_names(context: click.Context) -> frozenset[str]:
-    """Return the parameters that a user gave, by their names in Python."""
+def given_parameters(context: click.Context) -> frozenset[str]:
+    """Return the names of the parameters that a user gave."""
     default = click.core.ParameterSource.DEFAULT
     return frozenset(
-        _CALLED.get(name, name)
-        for name in context.params
-        if context.get_parameter_source(name) not in {None, default}
+        name for name in context.params if context.get_parameter_source(name) not in {None, default}
     )
 
 
 def given_levers(context: click.Context) -> dict[str, Any]:
     """Return the levers that a user gave, by name, as typed."""
-    given = given_names(context)
+    given = given_parameters(context)
     return {name: value for name, value in context.params.items() if name in given & set(LEVER)}
 
 

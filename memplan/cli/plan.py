@@ -13,7 +13,7 @@ from memplan.cli.common import (
     card_options,
     check_writable,
     given_levers,
-    given_names,
+    given_parameters,
     output_options,
     show,
     workload_options,
@@ -27,6 +27,9 @@ from memplan.spec import free_levers
 
 if TYPE_CHECKING:
     from memplan.advise.plans import PlanRequest
+
+# Parameters that are called otherwise in Python.
+_CALLED = {"data_path": "data"}
 
 
 @click.command()
@@ -112,7 +115,7 @@ def request_from(context: click.Context, values: dict[str, Any]) -> PlanRequest:
         worker_rate=values["worker_rate"],
         free=free,
         also=also_from(values),
-        given=given_names(context),
+        given=frozenset(_CALLED.get(one, one) for one in given_parameters(context)),
     )
 
 

@@ -20,7 +20,7 @@ from memplan.advise.subject import with_data
 from memplan.cli import cli
 from memplan.cli.plan import request_from
 from memplan.cli.question import question_from
-from memplan.cli.train import _Session
+from memplan.cli.train import request_from as train_request_from
 from memplan.errors import MemplanError
 from memplan.registry import make_workload
 from memplan.train.setup import prepare
@@ -168,9 +168,7 @@ def _accept(name, arguments):
     elif name == "plan":
         prepared(request_from(context, values))
     else:
-        default = click.core.ParameterSource.DEFAULT
-        given = {one for one in values if context.get_parameter_source(one) is not default}
-        workload, data, options, _ = _Session(values, given).open()
+        workload, data, options, _ = train_request_from(context, values).opened()
         if values["workload"]:  # a network of YOLOv9's takes its time to be built
             prepare(workload, options, data=data)
 

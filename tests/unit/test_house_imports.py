@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answers", "batch_norm", "bounds", "capabilities",
+    "_version", "acceptance", "answer", "answers", "batch_norm", "bounds", "capabilities",
     "click_options", "convolution", "efficient_attention", "errors", "family", "host_memory",
     "inference", "launch", "launches", "lean", "parallel", "plan_answers", "processes",
     "reduction", "registry", "script_answer", "spec", "tape", "topk", "units", "workload",

@@ -27,7 +27,8 @@ from memplan.plan_answers import CommandChange, CommandFit
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.recompute import NUM_RUNGS, RecomputeLadder
 from memplan.planner.space import DEPARTURE_FRACTION, fits_budget
-from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, Split, StepSpec, departures, variants
+from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, Split, StepSpec
+from memplan.spec_changes import departures, variants
 from memplan.tape import Tape
 
 _MOST_CHANGES = 6

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memplan.spec import FLAG, LEVERS, Split, StepSpec, changed_options
+from memplan.spec import FLAG, LEVERS, Split, StepSpec
+from memplan.spec_changes import changed_options
 
 _FLAGS = {name for one in LEVERS if one.kind == FLAG for name in (one.option, one.negative) if name}
 # Where an option has several spellings, those that it stands in place of.

@@ -16,6 +16,7 @@ from memplan._version import __version__
 
 if TYPE_CHECKING:
     from memplan.advise import (
+        CommandCheck,
         CompareCards,
         Headroom,
         MaxImageSize,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from memplan.trainers.guard import guard
 
 __all__ = [
+    "CommandCheck",
     "CompareCards",
     "Headroom",
     "MaxImageSize",

@@ -9,13 +9,13 @@ import json
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-from memplan.errors import BadInputError, BadTapeError, UsageError
-from memplan.files import Source, converted, decoded, write_text
-from memplan.files.structures import NotStructuredError, flattened, sealed, unsealed
+from memplan.answer import Answer
+from memplan.errors import BadInputError, BadTapeError
+from memplan.files import Source, decoded, write_text
+from memplan.files.structures import NotStructuredError, sealed, unsealed
 from memplan.plan_answers import CardChoice, CommandFit, Edge, ImageOption, SecondCard
-from memplan.script_answer import SCHEMA as RUN_SCHEMA
 from memplan.script_answer import ScriptAnswer
 from memplan.spec import Split, StepSpec
 from memplan.units import format_bytes
@@ -240,50 +240,6 @@ class Timeline:
     origin: str = PREDICTED
 
 
-class Answer:
-    """Base of the records that are saved as files of their own."""
-
-    SCHEMA: ClassVar[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON-ready values, its schema first."""
-        return {"schema": self.SCHEMA, **flattened(self)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the record that `to_json` described.
-
-        Raises:
-            BadTapeError: the schema is another one, or fields are missing.
-        """
-        schema = values.get("schema")
-        if schema != cls.SCHEMA:
-            raise BadTapeError(f"Schema {schema!r} is not {cls.SCHEMA!r}, which was expected here.")
-        try:
-            record = converted({k: v for k, v in values.items() if k != "schema"}, cls)
-        except (NotStructuredError, UsageError) as error:
-            reason = str(error).rstrip(".")
-            raise BadTapeError(f"A {cls.SCHEMA} record is incomplete: {reason}.") from None
-        _check_numbers(values)
-        return record
-
-
-_MOST = 1 << 60
-"""More than any number of bytes, images or operations in an answer."""
-
-
-def _check_numbers(value: Any) -> None:
-    """Refuse numbers that no answer has: none is below 0 by more than bytes, none is endless."""
-    if isinstance(value, dict):
-        for item in value.values():
-            _check_numbers(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_numbers(item)
-    elif isinstance(value, int | float) and not -_MOST < value < _MOST:
-        raise BadTapeError(f"The number {value} in it is larger than any that memplan writes.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
     """What a plan expects of the run."""
@@ -495,18 +451,14 @@ def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -
         raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def load_answers(path: Path) -> list[Answer | ScriptAnswer]:
+def load_answers(path: Path) -> list[Answer]:
     """Return the records in a saved file, each as its own kind.
 
     Raises:
         BadTapeError: the file is missing, no JSON, or holds a schema this version does not know.
     """
-    kinds: dict[str, type[Answer | ScriptAnswer]] = {
-        ProbeAnswer.SCHEMA: ProbeAnswer,
-        PlanAnswer.SCHEMA: PlanAnswer,
-        InfeasibleAnswer.SCHEMA: InfeasibleAnswer,
-        RUN_SCHEMA: ScriptAnswer,
-    }
+    known = (ProbeAnswer, PlanAnswer, InfeasibleAnswer, ScriptAnswer)
+    kinds: dict[str, type[Answer]] = {one.SCHEMA: one for one in known}
     values = decoded(
         Source(
             path=path,
@@ -516,7 +468,7 @@ def load_answers(path: Path) -> list[Answer | ScriptAnswer]:
             error=BadTapeError,
         )
     )
-    answers: list[Answer | ScriptAnswer] = []
+    answers: list[Answer] = []
     for item in values if isinstance(values, list) else [values]:
         schema = item.get("schema") if isinstance(item, dict) else None
         if not isinstance(schema, str) or schema not in kinds:

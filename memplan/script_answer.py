@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from memplan.errors import BadTapeError
-
-SCHEMA = "memplan.run/1"
-_NESTED = {"schema", "origin", "gpu", "steps", "peaks", "host_reads", "timeline", "trials"}
+from memplan.answer import Answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +54,6 @@ class ScriptTimeline:
     step_ends: tuple[int, ...]
     """Points at which optimizer steps ended."""
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ScriptTimeline:
-        """Return the timeline that was written as plain lists."""
-        return cls(
-            categories={name: tuple(points) for name, points in values["categories"].items()},
-            step_ends=tuple(values["step_ends"]),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -79,8 +68,23 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScriptAnswer:
+class ScriptAnswer(Answer):
     """One watched process of a script on a phantom card; bytes unless named otherwise."""
+
+    SCHEMA: ClassVar[str] = "memplan.run/1"
+    PLACES: ClassVar[dict[str, str]] = {
+        "origin": "origin",
+        "gpu.name": "gpu",
+        "gpu.title": "title",
+        "gpu.capacity_bytes": "capacity_bytes",
+        "steps": "num_steps",
+        "peaks.allocated_peak_bytes": "allocated_peak_bytes",
+        "peaks.reserved_peak_bytes": "reserved_peak_bytes",
+        "peaks.device_used_peak_bytes": "device_used_peak_bytes",
+        "host_reads.from_host": "from_host",
+        "host_reads.by_rule": "num_by_rule",
+        "host_reads.lines": "by_rule",
+    }
 
     command: str
     gpu: str
@@ -126,6 +130,16 @@ class ScriptAnswer:
     trials: list[Trial] = field(default_factory=list)
 
     @property
+    def origin(self) -> str:
+        """Where the numbers are from."""
+        return "phantom"
+
+    @property
+    def num_by_rule(self) -> int:
+        """Values that the host read and that a rule answered."""
+        return sum(one.count for one in self.by_rule)
+
+    @property
     def runs(self) -> bool:
         """Whether the script ran as far as it was watched."""
         caught = self.out_of_memory is None or self.out_of_memory.is_caught
@@ -137,58 +151,3 @@ class ScriptAnswer:
         if self.error is None or not self.error.file:
             return ""
         return f"{Path(self.error.file).name}:{self.error.line}"
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ScriptAnswer:
-        """Return the answer that `to_json` wrote.
-
-        Raises:
-            BadTapeError: it is of another schema, or incomplete.
-        """
-        if values.get("schema") != SCHEMA:
-            raise BadTapeError(f"Schema {values.get('schema')!r} is not {SCHEMA!r}.")
-        try:
-            plain = {k: v for k, v in values.items() if k not in _NESTED}
-            gpu, reads = values["gpu"], values["host_reads"]
-            memory, error = plain.pop("out_of_memory"), plain.pop("error")
-            return cls(
-                **plain,
-                **values["peaks"],
-                gpu=gpu["name"],
-                title=gpu["title"],
-                capacity_bytes=gpu["capacity_bytes"],
-                num_steps=values["steps"],
-                timeline=ScriptTimeline.from_json(values["timeline"]),
-                trials=[Trial(**one) for one in values["trials"]],
-                from_host=reads["from_host"],
-                by_rule=[HostRead(**one) for one in reads["lines"]],
-                out_of_memory=None if memory is None else OutOfMemory(**memory),
-                error=None if error is None else ScriptError(**error),
-            )
-        except (KeyError, TypeError, AttributeError) as problem:
-            raise BadTapeError(f"A {SCHEMA} record is incomplete: {problem}.") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the answer as `memplan.run/1`."""
-        plain = asdict(self)
-        peaks = {
-            name: plain.pop(name)
-            for name in ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes")
-        }
-        gpu = {"name": plain.pop("gpu"), "title": plain.pop("title")}
-        gpu["capacity_bytes"] = plain.pop("capacity_bytes")
-        by_rule = plain.pop("by_rule")
-        reads = {
-            "from_host": plain.pop("from_host"),
-            "by_rule": sum(one["count"] for one in by_rule),
-            "lines": by_rule,
-        }
-        return {
-            "schema": SCHEMA,
-            "origin": "phantom",
-            "gpu": gpu,
-            "steps": plain.pop("num_steps"),
-            "peaks": peaks,
-            "host_reads": reads,
-            **plain,
-        }

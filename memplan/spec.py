@@ -7,9 +7,7 @@ to the step that runs; in files their fields stand at the level of the record th
 
 from __future__ import annotations
 
-import itertools
-import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypedDict
 
@@ -494,30 +492,3 @@ def of_tape(spec: StepSpec) -> StepSpec:
 def of_plan(spec: StepSpec) -> StepSpec:
     """Return a spec with what plans do not know as it is without being asked."""
     return replace(spec, **{one.name: one.plain for one in LEVERS if not one.is_predicted})
-
-
-def departures(spec: StepSpec, base: StepSpec) -> int:
-    """Return in how many levers that only cost speed a spec is not as it was asked to be."""
-    return sum(
-        getattr(spec, lever.name) != getattr(base, lever.name)
-        for lever in LEVERS
-        if lever.costs_speed
-    )
-
-
-def variants(base: StepSpec, choices: Mapping[str, Sequence[Any]]) -> Iterator[StepSpec]:
-    """Yield every combination of some levers' values, in the order of the table."""
-    names = [lever.name for lever in LEVERS if lever.name in choices]
-    for values in itertools.product(*(choices[name] for name in names)):
-        yield replace(base, **dict(zip(names, values, strict=True)))
-
-
-def changed_options(spec: StepSpec, base: StepSpec) -> dict[str, str]:
-    """Return the options that make a spec of another one, each with its value as typed."""
-    changed: dict[str, str] = {}
-    for lever in LEVERS:
-        value = getattr(spec, lever.name)
-        if value != getattr(base, lever.name):
-            option, *words = lever.typed(value)
-            changed[option] = shlex.join(words)
-    return changed

@@ -6,10 +6,9 @@ workspace) are kept as questions, answered when the tape is replayed on a card.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadTapeError, UsageError
-from memplan.files import Source, converted, replaced
+from memplan.files import Source, converted, decoded, replaced
 from memplan.files.archives import CheckedArchive, DamagedError, read_npz
 from memplan.files.structures import NotStructuredError, flattened
 from memplan.launches import BUFFERS, LAUNCHES, AnyLaunch
@@ -185,14 +184,14 @@ class Tape:
             "schema": SCHEMA,
             "description": flattened(self.description),
             "operator_names": self.operator_names,
-            "modules": [asdict(module) for module in self.modules],
-            "convolutions": [asdict(convolution) for convolution in self.convolutions],
-            "launches": msgspec.to_builtins(self.launches),
+            "modules": self.modules,
+            "convolutions": self.convolutions,
+            "launches": self.launches,
         }
         columns: dict[str, Any] = {f"events.{k}": v for k, v in vars(self.events).items()}
         columns |= {f"operators.{k}": v for k, v in vars(self.operators).items()}
         columns["block_category"] = self.block_category
-        text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        text = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
         with replaced(path) as file:
             np.savez_compressed(file, header=text, **columns)
 
@@ -265,10 +264,7 @@ def load_tape(path: Path) -> Tape:
 def _header(source: Source, columns: dict[str, npt.NDArray[Any]]) -> _Header:
     if "header" not in columns:
         raise source.bad("it has no header")
-    try:
-        values = json.loads(columns.pop("header").tobytes())
-    except (ValueError, RecursionError):
-        raise source.bad("its header is no JSON") from None
+    values = decoded(source, columns.pop("header").tobytes(), part="its header")
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise BadTapeError(

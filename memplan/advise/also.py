@@ -1,10 +1,11 @@
-"""A plan with the further answers that were asked for."""
+"""A plan with the further answers that were requested beside it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeVar
 
 from memplan.advise.command_check import command_fit
 from memplan.advise.compare_cards import card_choice
@@ -12,40 +13,33 @@ from memplan.advise.headroom import edge_of
 from memplan.advise.max_image_size import largest_images
 from memplan.advise.planned import Planned
 from memplan.advise.question import Question
-from memplan.advise.second_card import second_card
-from memplan.advise.training_command import TypedCommand
+from memplan.advise.second_card import check_second, second_card
+from memplan.advise.training_command import TrainingCommand
 from memplan.answers import PlanAnswer
 from memplan.errors import UsageError
 from memplan.parallel import kept_processes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is asked beside the plan itself."""
-
-    fit: TypedCommand | None = None
-    """A command that may or may not fit."""
-    cards: bool = False
-    """Whether the catalogue is compared."""
-    prices: Mapping[str, float] = field(default_factory=dict)
-    """By catalogue name, in one unit."""
-    largest_image: bool = False
-    second_card: bool = False
 
 
 @dataclass(frozen=True)
 class Headroom:
     """Asks how near the plan is to its budget and card: `PlanAnswer.edge`."""
 
+    OPTION: ClassVar[str] = ""
+    """Of `memplan plan`, which answers this one always."""
+
 
 @dataclass(frozen=True)
 class MaxImageSize:
     """Asks for the largest images that fit: `PlanAnswer.largest_image`."""
 
+    OPTION: ClassVar[str] = "--largest-image"
+
 
 @dataclass(frozen=True)
 class SecondCard:
     """Asks what a second card of the kind brings: `PlanAnswer.second_card`."""
+
+    OPTION: ClassVar[str] = "--second-card"
 
 
 @dataclass(frozen=True)
@@ -56,58 +50,93 @@ class CompareCards:
         prices: by catalogue name, in one unit; empty compares by watt.
     """
 
+    OPTION: ClassVar[str] = "--cards"
+
     prices: Mapping[str, float] = field(default_factory=dict)
 
 
-Also = Headroom | MaxImageSize | SecondCard | CompareCards
+@dataclass(frozen=True)
+class CommandCheck:
+    """Asks whether a training command fits as typed, and what would make it: `PlanAnswer.fit`.
+
+    The command says what is trained, with what data and on how many devices, so none of that is
+    given beside it.
+
+    Args:
+        command: of `train_dual.py`, `train.py`, `memplan train` or `yolo train`, as a shell has it.
+    """
+
+    OPTION: ClassVar[str] = "--fit"
+
+    command: str
+
+
+Also = Headroom | MaxImageSize | SecondCard | CompareCards | CommandCheck
 """A question beside the plan."""
+One = TypeVar("One", Headroom, MaxImageSize, SecondCard, CompareCards, CommandCheck)
 
 
-def asked_of(also: Collection[Also]) -> Asked:
-    """Return questions as one record."""
-    compared = [one for one in also if isinstance(one, CompareCards)]
-    return Asked(
-        cards=bool(compared),
-        prices=compared[0].prices if compared else {},
-        largest_image=any(isinstance(one, MaxImageSize) for one in also),
-        second_card=any(isinstance(one, SecondCard) for one in also),
-    )
+def found(also: Iterable[Also], kind: type[One]) -> One | None:
+    """Return the first of the questions that is of a kind; None where none is."""
+    return next((one for one in also if isinstance(one, kind)), None)
 
 
-def check_asked(question: Question, asked: Asked) -> None:
-    """Refuse, before a plan is made, questions that the workload cannot be asked.
+def check_also(question: Question, also: Iterable[Also], effective_batch_size: int | None) -> None:
+    """Refuse, before a plan is made, questions that have no answer.
 
     Raises:
-        UsageError: the size of its images cannot be changed.
+        UsageError: the size of the workload's images cannot be changed, two cards cannot share the
+            batch, or the catalogue is compared for several plans.
     """
-    if asked.largest_image and not question.takes("image_size"):
+    asked = tuple(also)
+    if found(asked, CompareCards) and len(question.gpus) > 1:
+        raise UsageError("--cards compares the whole catalogue. Give one --gpu for the plan.")
+    if found(asked, SecondCard):
+        check_second(question.devices, effective_batch_size or 2)
+    if found(asked, MaxImageSize) and not question.takes("image_size"):
         raise UsageError(
             f"--largest-image: workload {question.made.name!r} takes no 'image_size', so its "
             "images stay as they are. Leave it out."
         )
 
 
+def check_alone(also: Iterable[Also]) -> None:
+    """Refuse further questions about unequal cards that train together.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for one in also:
+        if one.OPTION:
+            raise UsageError(
+                f"{one.OPTION} is not offered for unequal cards together. Leave it out."
+            )
+
+
 @kept_processes()
-def with_answers(planned: Planned, asked: Asked, num_images: int | None = None) -> PlanAnswer:
-    """Return the plan with its edge, and with what else was asked.
+def with_answers(
+    planned: Planned,
+    also: Iterable[Also],
+    command: TrainingCommand | None = None,
+    num_images: int | None = None,
+) -> PlanAnswer:
+    """Return the plan with its headroom, and with what else was asked.
 
     Args:
         planned: the plan.
-        asked: further questions.
+        also: further questions.
+        command: the one of `CommandCheck`, read; None where none was asked about.
         num_images: training images in an epoch; None where the data is not known.
-
-    Raises:
-        UsageError: two cards cannot share the batch.
     """
     start = time.perf_counter()
-    check_asked(planned.question, asked)
+    asked = tuple(also)
     answer = replace(planned.answer, edge=edge_of(planned))
-    if asked.fit is not None:
-        answer = replace(answer, fit=command_fit(planned, asked.fit))
-    if asked.largest_image:
+    if command is not None:
+        answer = replace(answer, fit=command_fit(planned, command))
+    if found(asked, MaxImageSize):
         answer = replace(answer, largest_image=largest_images(planned))
-    if asked.second_card:
+    if found(asked, SecondCard):
         answer = replace(answer, second_card=second_card(planned, num_images))
-    if asked.cards:
-        answer = replace(answer, cards=card_choice(planned, asked.prices))
+    if compared := found(asked, CompareCards):
+        answer = replace(answer, cards=card_choice(planned, compared.prices))
     return replace(answer, seconds=answer.seconds + time.perf_counter() - start)

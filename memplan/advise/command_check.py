@@ -15,7 +15,7 @@ from typing import Any
 
 from memplan.advise.planned import Planned
 from memplan.advise.question import Question
-from memplan.advise.training_command import TypedCommand
+from memplan.advise.training_command import TrainingCommand
 from memplan.capabilities import validation_batch
 from memplan.device.life import Life
 from memplan.device.replay import Peaks
@@ -27,7 +27,8 @@ from memplan.plan_answers import CommandChange, CommandFit
 from memplan.planner.evaluate import NOTEWORTHY_FRACTION, Evaluator, ends_of
 from memplan.planner.recompute import NUM_RUNGS, RecomputeLadder
 from memplan.planner.space import DEPARTURE_FRACTION, fits_budget
-from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, Split, StepSpec, departures, variants
+from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, Split, StepSpec
+from memplan.spec_changes import departures, variants
 from memplan.tape import Tape
 
 _MOST_CHANGES = 6
@@ -45,7 +46,7 @@ class _Way:
     validation: int | None = None
 
 
-def command_fit(planned: Planned, typed: TypedCommand) -> CommandFit:
+def command_fit(planned: Planned, typed: TrainingCommand) -> CommandFit:
     """Return whether a command fits the plan's card, and what would make it, least time first."""
     planned.say("Replaying the command as typed")
     typed = replace(typed, spec=replace(planned.question, spec=typed.spec).step_spec)
@@ -107,7 +108,7 @@ def _worth_telling(ways: list[_Way]) -> list[_Way]:
     return kept[:_MOST_CHANGES]
 
 
-def _change(typed: TypedCommand, plain: _Way, way: _Way) -> CommandChange:
+def _change(typed: TrainingCommand, plain: _Way, way: _Way) -> CommandChange:
     options = typed.changes(way.spec, way.split)
     if way.validation is not None:
         options["--val-batch"] = str(way.validation)
@@ -138,7 +139,7 @@ def _choices(question: Question, base: StepSpec) -> dict[str, tuple[Any, ...]]:
 class _Inquiry:
     """The ways to run a command on one card."""
 
-    def __init__(self, planned: Planned, typed: TypedCommand) -> None:
+    def __init__(self, planned: Planned, typed: TrainingCommand) -> None:
         self.planned, self.typed = planned, typed
         question = planned.question
         self.base = typed.spec

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from memplan.spec import FLAG, LEVERS, Split, StepSpec, changed_options
+from memplan.spec import FLAG, LEVERS, Split, StepSpec
+from memplan.spec_changes import changed_options
 
 _FLAGS = {name for one in LEVERS if one.kind == FLAG for name in (one.option, one.negative) if name}
 # Where an option has several spellings, those that it stands in place of.
@@ -16,7 +19,7 @@ _SPELLINGS = {"--batch": ("--batch", "--batch-size")} | {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TypedCommand:
+class TrainingCommand:
     """A command, read."""
 
     text: str
@@ -29,6 +32,12 @@ class TypedCommand:
     """Words after the program."""
     is_official: bool
     """Whether it runs the official script and not `memplan train`."""
+    workload: str
+    """What it trains."""
+    arguments: Mapping[str, Any]
+    """Keyword arguments of that workload's factory."""
+    data: Path | None
+    """The data set's description; None where it cannot be read on this machine."""
     split: Split
     nominal: int
     """Images a step from which accumulation follows; 0 where accumulation was given."""

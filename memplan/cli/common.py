@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -13,15 +12,14 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from memplan.answers import save_answers
+from memplan.click_options import options
 from memplan.errors import BadInputError
-from memplan.spec import CHOICE, FLAG, LEVER, LEVERS, MODULES, NAME, NUMBER, TEXT, Lever
-
-F = TypeVar("F", bound=Callable[..., Any])
+from memplan.spec import LEVER
 
 
 class Progress:
@@ -43,47 +41,18 @@ class Progress:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Return one decorator that applies several options, the first listed shown first."""
-
-    def apply(function: F) -> F:
-        return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
-
-    return apply
-
-
-_METAVARS = {CHOICE: "NAME", NAME: "NAME", NUMBER: "N", MODULES: "WHAT", TEXT: "OPTIONS"}
-
-
-def lever_options(command: str) -> Callable[[F], F]:
-    """Return the options of a command that say how a step runs, one a lever."""
-    return options(*(_lever_option(one) for one in LEVERS if command in one.commands))
-
-
-def _lever_option(lever: Lever) -> Callable[[F], F]:
-    # By the parameter of the lever's name, so that values are found by it.
-    if lever.kind == FLAG:
-        names = f"{lever.option}/{lever.negative}" if lever.negative else lever.option
-        return click.option(names, lever.name, is_flag=True, default=False, help=lever.help)
-    kind = int if lever.kind == NUMBER else str
-    return click.option(
-        lever.option,
-        lever.name,
-        type=kind,
-        default=lever.plain if lever.kind == NAME else None,
-        metavar=_METAVARS[lever.kind],
-        help=lever.help,
+def given_parameters(context: click.Context) -> frozenset[str]:
+    """Return the names of the parameters that a user gave."""
+    default = click.core.ParameterSource.DEFAULT
+    return frozenset(
+        name for name in context.params if context.get_parameter_source(name) not in {None, default}
     )
 
 
 def given_levers(context: click.Context) -> dict[str, Any]:
     """Return the levers that a user gave, by name, as typed."""
-    default = click.core.ParameterSource.DEFAULT
-    return {
-        name: value
-        for name, value in context.params.items()
-        if name in LEVER and context.get_parameter_source(name) not in {None, default}
-    }
+    given = given_parameters(context)
+    return {name: value for name, value in context.params.items() if name in given & set(LEVER)}
 
 
 # What is trained.

@@ -13,25 +13,23 @@ from memplan.cli.common import (
     card_options,
     check_writable,
     given_levers,
-    lever_options,
+    given_parameters,
     output_options,
     show,
     workload_options,
     write_pages,
 )
-from memplan.cli.plan_answers import (
-    answer_options,
-    asked_from,
-    refuse_unequal,
-    with_all_answers,
-)
+from memplan.cli.plan_answers import also_from, answer_options
+from memplan.click_options import lever_options
 from memplan.errors import InfeasibleError
 from memplan.present.plan import plan_sections
 from memplan.spec import free_levers
 
 if TYPE_CHECKING:
-    from memplan.advise import Question
-    from memplan.advise.also import Asked
+    from memplan.advise.plans import PlanRequest
+
+# Parameters that are called otherwise in Python.
+_CALLED = {"data_path": "data"}
 
 
 @click.command()
@@ -81,13 +79,11 @@ def command(context: click.Context, /, **values: Any) -> None:
     \b
     memplan plan --cfg yolov9-s --gpu rtx-3090 --effective-batch 64
     """
-    from memplan.parallel import kept_processes
     from memplan.processes import start_server
 
     check_writable((values["output"], values["report"]), force=values["force"])
     start_server()  # it imports while this process does
-    with kept_processes():
-        answers = _plan(context, values)
+    answers = _plan(context, values)
     feasible = [answer for answer in answers if isinstance(answer, PlanAnswer)]
     if feasible or values["as_json"]:
         show(values, answers, _text)
@@ -97,76 +93,41 @@ def command(context: click.Context, /, **values: Any) -> None:
     write_pages(values, plans=feasible)
 
 
-def what_is_asked(
-    context: click.Context, values: dict[str, Any]
-) -> tuple[Asked, Question, frozenset[str], int | None]:
-    """Return the questions of a command, refused where the workload cannot be asked them.
-
-    Args:
-        context: tells which options were given.
-        values: by name; those that follow from others are set.
-
-    Returns:
-        What is asked beside the plan, what is planned, the levers that the plan may choose, and
-        the training images where data is given.
+def request_from(context: click.Context, values: dict[str, Any]) -> PlanRequest:
+    """Return what a command asks.
 
     Raises:
-        MemplanError: an option cannot be used.
+        UsageError: an option cannot be read.
     """
-    from memplan.advise.also import check_asked
+    from memplan.advise.plans import PlanRequest
     from memplan.cli.question import question_from
 
-    asked = asked_from(context, values)
     free = free_levers(given_levers(context))
     # What the plan chooses has no value yet.
-    values |= {name: None for name in free if values.get(name) == "auto"}
-    question, num_images = question_from(values)
-    question.check()
-    check_asked(question, asked)
-    return asked, question, free, num_images
+    values = values | {name: None for name in free if values.get(name) == "auto"}
+    return PlanRequest(
+        question=question_from(values),
+        data=values["data_path"],
+        effective_batch_size=values["effective_batch"],
+        safety_fraction=values["safety"],
+        num_epochs=values["epochs"],
+        num_workers=values["workers"],
+        worker_rate=values["worker_rate"],
+        free=free,
+        also=also_from(values),
+        given=frozenset(_CALLED.get(one, one) for one in given_parameters(context)),
+    )
 
 
 def _plan(
     context: click.Context, values: dict[str, Any]
 ) -> Sequence[PlanAnswer | InfeasibleAnswer]:
-    from memplan.advise import plan_many
-    from memplan.advise.input_pipeline import input_pipeline, limited
-    from memplan.advise.planning import recordings_of
-    from memplan.advise.unequal_cards import plan_unequal
+    from memplan.advise.plans import plans
+    from memplan.cli.question import warn
 
-    asked, question, free, num_images = what_is_asked(context, values)
     progress = Progress()
     try:
-        pipeline = input_pipeline(
-            question.made, values["data_path"], values["workers"], values["worker_rate"]
-        )
-        if 1 < question.devices == len(set(question.gpus)):
-            refuse_unequal(asked)
-            return plan_unequal(
-                question,
-                effective_batch_size=values["effective_batch"],
-                safety_fraction=values["safety"],
-                num_images=num_images,
-                free=free,
-                data=str(values["data_path"] or "data.yaml"),
-                say=progress,
-            )
-        recordings = recordings_of(question)
-        answers = plan_many(
-            question,
-            effective_batch_size=values["effective_batch"],
-            safety_fraction=values["safety"],
-            num_images=num_images,
-            num_epochs=values["epochs"],
-            free=free,
-            data=str(values["data_path"] or "data.yaml"),
-            recordings=recordings,
-            say=progress,
-        )
-        answers = with_all_answers(
-            question, answers, recordings, asked, values, free, num_images, progress
-        )
-        return [limited(one, pipeline) if isinstance(one, PlanAnswer) else one for one in answers]
+        return plans(request_from(context, values), say=progress, warn=warn)
     finally:
         progress.done()
 

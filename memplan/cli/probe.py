@@ -13,7 +13,6 @@ from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
-    lever_options,
     output_options,
     show,
     typed_command,
@@ -21,6 +20,7 @@ from memplan.cli.common import (
     write_pages,
     wrote,
 )
+from memplan.click_options import lever_options
 from memplan.present.probe import probe_sections
 
 
@@ -50,17 +50,20 @@ def command(**values: Any) -> None:
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
     """
-    from memplan.cli.question import parse_batches, question_from
+    from memplan.cli.question import parse_batches, question_from, warn
     from memplan.processes import start_server
 
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
     batches = parse_batches(values["batches"])
     start_server()  # it imports while this process does
     from memplan.advise import probe_many
+    from memplan.advise.plans import known_calibrations
+    from memplan.advise.subject import with_data
 
     progress = Progress()
     try:
-        question, _ = question_from(values)
+        question, _ = with_data(question_from(values), values["data_path"])
+        question = known_calibrations(question, warn)
         answers = probe_many(question, batches, command=typed_command(), say=progress)
     finally:
         progress.done()

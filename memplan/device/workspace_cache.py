@@ -8,13 +8,17 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
+
+import msgspec
 
 SCHEMA = "memplan.cudnn-workspaces/3"
 # Neither changes an answer (tried on 150 problems); leaving them out lets --capacity share a file.
 _IRRELEVANT = ("totalGlobalMem", "deviceName")
 # More than any device has; a larger number in a file is damage.
 _MOST_BYTES = 1 << 60
+_Size = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_BYTES)]
+_Sizes = Annotated[tuple[_Size, ...], msgspec.Meta(min_length=1)]
 
 Answers = dict[str, tuple[int, ...]]
 
@@ -114,15 +118,11 @@ class WorkspaceCache:
 
 
 def _parsed(line: str) -> Answers:
+    """Return the answers of a line; none where it is damaged."""
     try:
-        answers = {str(key): tuple(value) for key, value in json.loads(line).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        return msgspec.json.decode(line, type=dict[str, _Sizes])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return {}
-    believable = all(
-        answer and all(type(size) is int and 0 <= size < _MOST_BYTES for size in answer)
-        for answer in answers.values()
-    )
-    return answers if believable else {}
 
 
 def cache_folder() -> Path | None:

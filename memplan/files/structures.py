@@ -175,16 +175,21 @@ def _other(kind: type[Any], value: Any) -> Any:
 _LONGEST_PATH = 4096  # Linux's PATH_MAX
 
 
-def decoded(source: Source) -> Any:
+def decoded(source: Source, content: bytes | None = None, *, part: str = "it") -> Any:
     """Return the value of a JSON file: dicts, lists, texts, numbers; no NaN, no infinity.
+
+    Args:
+        source: the file.
+        content: a part of it; None takes all.
+        part: what that part is called.
 
     Raises:
         MemplanError: of the source's class; the file cannot be read, or is no JSON.
     """
-    content = source.content()
+    content = source.content() if content is None else content
     try:
         return msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise source.bad(f"it is no JSON ({error})") from None
+        raise source.bad(f"{part} is no JSON ({error})") from None
     except RecursionError:
-        raise source.bad("it is nested too deeply") from None
+        raise source.bad(f"{part} is nested too deeply") from None

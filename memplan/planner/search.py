@@ -31,7 +31,8 @@ from memplan.planner.space import (
     score,
     setting_of,
 )
-from memplan.spec import StepSpec, departures
+from memplan.spec import StepSpec
+from memplan.spec_changes import departures
 from memplan.units import format_bytes
 
 __all__ = [

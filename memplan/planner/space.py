@@ -8,7 +8,8 @@ from typing import Any
 
 from memplan.answers import Predicted, Setting
 from memplan.device.replay import Peaks
-from memplan.spec import LEVER, LEVERS, Split, StepSpec, departures, variants
+from memplan.spec import LEVER, LEVERS, Split, StepSpec
+from memplan.spec_changes import departures, variants
 
 # How far an effective batch may be from what was asked: what a step's noise does not tell apart.
 # Learning rates are scaled by the root or the ratio of batches, 2.5 to 5 % here, well within the

@@ -21,6 +21,7 @@ from typing import Any
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.files import converted
 from memplan.phantom.launch import environment
 from memplan.recording.command_process import run_command
 from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
@@ -195,7 +196,7 @@ def _answer(
         categories_at_peak=parts["categories"],
         modules=_modules(parts["modules"]),
         growth=one["steps"],
-        timeline=ScriptTimeline.from_json(parts["timeline"]),
+        timeline=converted(parts["timeline"], ScriptTimeline),
         out_of_memory=None if memory is None else OutOfMemory(**memory),
         error=None if error is None else ScriptError(**error),
         from_host=one["host_reads"]["from_host"],

@@ -11,13 +11,13 @@ an `.xz`, which finds the repetition from step to step.
 from __future__ import annotations
 
 import io
-import json
 import lzma
 import zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +30,7 @@ from memplan.device.allocator_records import (
 )
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.errors import BadInputError, BadTapeError
+from memplan.files import converted
 from memplan.trace.snapshot import Snapshot
 from memplan.trace.snapshot_replay import check_snapshot
 
@@ -43,6 +44,36 @@ _STATES: tuple[BlockState, ...] = get_args(BlockState)
 _MOST_BYTES = 1 << 30
 
 Columns = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What was in force, which the option string alone may not say."""
+
+    max_split_bytes: int | None
+    garbage_collection_threshold: float
+    expandable_segments: bool
+    roundup_power2_divisions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, settings: AllocatorSettings) -> _Settings:
+        return cls(**{one.name: getattr(settings, one.name) for one in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Allocator:
+    torch_version: tuple[int, int]
+    options: str
+    settings: _Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """What stands beside the columns, as JSON."""
+
+    schema: str
+    facts: dict[str, Any]
+    allocator: _Allocator | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +91,18 @@ class Recording:
         Raises:
             BadInputError: the file cannot be written.
         """
-        header: dict[str, Any] = {"schema": SCHEMA, "facts": self.facts}
         columns: Columns = {}
+        allocator = None
         if self.snapshot is not None:
-            header["allocator"] = {
-                "torch_version": self.snapshot.torch_version,
-                "options": self.snapshot.settings.text,
-                "settings": _settings_fields(self.snapshot.settings),
-            }
+            settings = self.snapshot.settings
+            allocator = _Allocator(
+                torch_version=self.snapshot.torch_version,
+                options=settings.text,
+                settings=_Settings.of(settings),
+            )
             columns = _columns(self.snapshot)
-        columns["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        header = _Header(schema=SCHEMA, facts=self.facts, allocator=allocator)
+        columns["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **columns)
         partial = path.with_name(path.name + ".part")
@@ -140,16 +173,16 @@ def load_recording(path: Path) -> Recording:
             content = file.read(_MOST_BYTES)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             columns = {name: archive[name] for name in archive.files}
-        header = json.loads(columns.pop("header").tobytes())
+        header: Any = msgspec.json.decode(columns.pop("header").tobytes())
         schema = header.get("schema")
         if schema != SCHEMA:
             raise BadTapeError(
                 f"{path} has schema {schema!r}, but this memplan reads {SCHEMA!r}. "
                 "Run the battery again, or use the memplan that wrote it."
             )
-        allocator = header.get("allocator")
-        snapshot = None if allocator is None else _snapshot(columns, allocator)
-        return Recording(facts=header["facts"], snapshot=snapshot)
+        known = converted(header, _Header)
+        snapshot = None if known.allocator is None else _snapshot(columns, known.allocator)
+        return Recording(facts=known.facts, snapshot=snapshot)
     except FileNotFoundError:
         raise BadTapeError(f"{path} does not exist. The battery writes recordings.") from None
     except (
@@ -159,16 +192,6 @@ def load_recording(path: Path) -> Recording:
         raise BadTapeError(
             f"{path} cannot be read as a recording ({type(error).__name__}). Run its case again."
         ) from None
-
-
-def _settings_fields(settings: AllocatorSettings) -> dict[str, Any]:
-    """Return what was in force, which the option string alone may not say."""
-    return {
-        "max_split_bytes": settings.max_split_bytes,
-        "garbage_collection_threshold": settings.garbage_collection_threshold,
-        "expandable_segments": settings.expandable_segments,
-        "roundup_power2_divisions": list(settings.roundup_power2_divisions),
-    }
 
 
 def _columns(snapshot: Snapshot) -> Columns:
@@ -225,15 +248,14 @@ def _joined(trace: tuple[TraceEntry, ...]) -> list[tuple[str, TraceEntry]]:
     return rows
 
 
-def _snapshot(columns: Columns, allocator: dict[str, Any]) -> Snapshot:
+def _snapshot(columns: Columns, allocator: _Allocator) -> Snapshot:
     table = np.cumsum(columns["addresses"])
     # Segments of a real process never lie at 0; neither should these.
     table += (1 << 33) - (int(table[0]) if len(table) else 0)
-    version = (int(allocator["torch_version"][0]), int(allocator["torch_version"][1]))
-    fields = dict(allocator["settings"])
-    fields["roundup_power2_divisions"] = tuple(fields["roundup_power2_divisions"])
-    options = str(allocator["options"])
-    settings = replace(AllocatorSettings.parse(options, version), **fields)
+    version = allocator.torch_version
+    settings = replace(
+        AllocatorSettings.parse(allocator.options, version), **vars(allocator.settings)
+    )
     return Snapshot(
         torch_version=version,
         segments=_segments(columns, table),

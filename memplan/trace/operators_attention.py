@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from memplan.efficient_attention import EfficientAttention
+from memplan.launch import ceil_div
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,
     Output,
@@ -24,7 +25,6 @@ from memplan.trace.operators_base import (
     Scratch,
     Temporary,
     aten,
-    ceil_div,
     held,
     is_here,
     rule,

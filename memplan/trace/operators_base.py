@@ -116,11 +116,6 @@ MAX_INT32 = 2**31 - 1
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def ceil_div(dividend: int, divisor: int) -> int:
-    """Return the quotient rounded up."""
-    return -(-dividend // divisor)
-
-
 def last_power_of_two(number: int) -> int:
     """Return the greatest power of two that is not above `number`, at least 1."""
     return 1 << max(number.bit_length() - 1, 0)

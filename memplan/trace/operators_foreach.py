@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from memplan.launch import ceil_div
 from memplan.trace.operators_base import (
     Output,
     Request,
     Temporary,
     all_outputs,
-    ceil_div,
     held,
     is_dense,
     only_outputs,

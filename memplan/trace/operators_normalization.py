@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from memplan.batch_norm import BatchNormSums
+from memplan.launch import ceil_div
 from memplan.trace.operators_base import (
     MAX_INT32,
     MULTIPROCESSORS,
@@ -25,7 +26,6 @@ from memplan.trace.operators_base import (
     Scratch,
     Temporary,
     all_outputs,
-    ceil_div,
     copy_bytes,
     held,
     last_power_of_two,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from memplan.launch import ceil_div
 from memplan.topk import TopK
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,
@@ -24,7 +25,6 @@ from memplan.trace.operators_base import (
     Temporary,
     all_outputs,
     broadcast,
-    ceil_div,
     copy_bytes,
     held,
     is_dense,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from memplan.launch import ceil_div
 from memplan.trace.operators_base import (
     Output,
     Release,
@@ -19,7 +20,6 @@ from memplan.trace.operators_base import (
     Scratch,
     Temporary,
     all_outputs,
-    ceil_div,
     copy_bytes,
     held,
     rule,

@@ -75,10 +75,6 @@ class MemoryWatch:
                 last_step=last_step,
             )
 
-    def read(self) -> LiveMemory:
-        """Return the present figures; the next reading's peaks start here."""
-        host = resident_bytes()
-
     def follow(self, step: int) -> Finding | None:
         """Look at the device after a step; return what that shows, where it is new.
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import BadInputError, UnknownNameError, UsageError
+from memplan.errors import BadInputError, UsageError
 from memplan.family import Family
 from memplan.files import Source
 from memplan.workload import (
@@ -20,6 +20,7 @@ from memplan.workload import (
 )
 
 from . import build, loss, names
+from .arguments import STRIDE, check_arguments, find_cfg, is_file_name, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .network import DetectionModel
 
 _MODELS = __name__.split(".", maxsplit=1)[0]
-STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
 _FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
@@ -88,13 +88,13 @@ class YoloV9(Workload):
     ) -> None:
         from ..yolo_data.hyperparameters import read_hyperparameters
 
-        _check_arguments(num_classes, image_size, objects_per_image)
+        check_arguments(num_classes, image_size, objects_per_image)
         if validation_batch_size is not None and validation_batch_size < 1:
             raise UsageError(f"--val-batch {validation_batch_size} is below 1.")
         if assigner_parts < 1:
             raise UsageError(f"--assigner-parts {assigner_parts} is below 1.")
-        self.cfg = _find_cfg(str(cfg or name))
-        self.name = Path(name).stem if _is_file_name(name) else name
+        self.cfg = find_cfg(str(cfg or name))
+        self.name = Path(name).stem if is_file_name(name) else name
         self.num_classes = num_classes
         self.image_size = image_size
         self.objects_per_image = objects_per_image
@@ -103,7 +103,7 @@ class YoloV9(Workload):
         self.validation_batch_size = validation_batch_size
         self.assigner_parts = assigner_parts
         values, self._hyp_warnings = read_hyperparameters(hyp)
-        self.hyperparameters = _merged(values, hyperparameters or {})
+        self.hyperparameters = merged(values, hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
         """Return the network with fresh weights."""
@@ -464,52 +464,6 @@ class YoloFamily(Family):
 
 
 FAMILY = YoloFamily()
-
-
-_MOST_CLASSES = 100_000
-
-
-def _check_arguments(num_classes: int, image_size: int, objects_per_image: int) -> None:
-    if num_classes < 1:
-        raise UsageError(f"num_classes {num_classes} is below 1.")
-    if num_classes > _MOST_CLASSES:
-        raise UsageError(f"num_classes {num_classes} is above {_MOST_CLASSES}, the most there are.")
-    if objects_per_image < 0:
-        raise UsageError(f"--objects-per-image {objects_per_image} is below 0.")
-    if image_size < STRIDE or image_size % STRIDE:
-        nearest = max(STRIDE, round(image_size / STRIDE) * STRIDE)
-        raise UsageError(
-            f"--img {image_size} is no multiple of the stride {STRIDE}. Nearest: {nearest}."
-        )
-
-
-def _is_file_name(text: str) -> bool:
-    return Path(text).suffix in {".yaml", ".yml"}
-
-
-def _find_cfg(cfg: str) -> str:
-    """Return a configuration's name or an existing file's path.
-
-    The official repository's paths, such as `models/detect/yolov9-s.yaml`, mean what ships here
-    where there is no such file.
-    """
-    if _is_file_name(cfg) and Path(cfg).is_file():
-        return cfg
-    name = Path(cfg).stem if _is_file_name(cfg) else cfg
-    if name not in names():
-        hint = f"Known: {', '.join(names())}; or a PATH.yaml."
-        raise UnknownNameError("model", cfg, names(), hint)
-    return name
-
-
-def _merged(values: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    from ..yolo_data.hyperparameters import check_hyperparameters
-
-    for name in given:
-        if name not in values:
-            raise UnknownNameError("hyperparameter", name, values)
-    check_hyperparameters(dict(given), source="hyperparameters")
-    return values | dict(given)
 
 
 def _as_network(model: torch.nn.Module) -> DetectionModel:

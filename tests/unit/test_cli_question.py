@@ -3,7 +3,8 @@
 import pytest
 
 from memplan.advise import DEFAULT_WORKLOAD, Question
-from memplan.cli.question import parse_batches, question_from, workload_name
+from memplan.advise.subject import workload_name
+from memplan.cli.question import parse_batches, question_from
 from memplan.device import catalogue
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 
@@ -81,12 +82,11 @@ def test_one_option_names_the_workload():
 
 def test_options_become_a_question():
     """Each option arrives under its field, sizes in bytes."""
-    question, images = question_from(
+    question = question_from(
         TYPED
         | {"img": 96, "settings": ("num_classes=7",), "capacity": "2GiB", "gpus": ("t4", "h200")}
     )
 
-    assert None is images
     assert {"image_size": 96, "num_classes": 7} == question.arguments
     assert [2 << 30, 2 << 30] == [card.capacity_bytes for card in question.cards()]
     assert (96, 7) == (question.made.image_size, question.made.num_classes)
@@ -118,8 +118,8 @@ def test_choices_are_checked_when_they_are_read():
 
 def test_recompute_names_modules():
     """`all` is spelt out, a list is split at its commas."""
-    everything, _ = question_from(TYPED | {"recompute": "all"})
-    some, _ = question_from(TYPED | {"recompute": "layer1.0, layer1.1,"})
+    everything = question_from(TYPED | {"recompute": "all"})
+    some = question_from(TYPED | {"recompute": "layer1.0, layer1.1,"})
 
     assert "layer1.0" in everything.step_spec.recompute
     assert ("layer1.0", "layer1.1") == some.step_spec.recompute
@@ -138,7 +138,7 @@ def test_cards_are_names_indices_or_records():
 
 def test_model_that_cannot_be_built_is_told_in_one_line():
     """What building a model raises names the workload and keeps its cause."""
-    question, _ = question_from(TYPED | {"settings": ("num_classes=-3",)})
+    question = question_from(TYPED | {"settings": ("num_classes=-3",)})
 
     with pytest.raises(BadInputError, match=r"resnet18 cannot be built: .*negative") as caught:
         _ = question.all_blocks
@@ -149,7 +149,7 @@ def test_model_that_cannot_be_built_is_told_in_one_line():
 
 def test_versions_of_the_training_reach_the_question():
     """`--cuda` decides the cards' context; `--cudnn` is kept for the answer's note."""
-    question, _ = question_from({**TYPED, "cuda_version": "11.3", "cudnn_version": "8.2"})
+    question = question_from({**TYPED, "cuda_version": "11.3", "cudnn_version": "8.2"})
     (card,) = question.cards()
 
     assert card.loads_eagerly

@@ -8,13 +8,13 @@ from click.testing import CliRunner
 from train_toy import NUM_IMAGES, Toy, ToyData, toy_options
 
 from memplan.cli.train import command
-from memplan.cli.train_options import GROUPS
 from memplan.errors import BadInputError, InfeasibleError, UnknownNameError, UsageError
 from memplan.host_memory import available_host_bytes
 from memplan.planner.host import plan_for_host
 from memplan.spec import LEVER, StepSpec
 from memplan.trace.record import record
 from memplan.train import ACCEPTED, REFUSED, TrainOptions, train
+from memplan.train.command_line import GROUPS
 from memplan.train.data_defaults import data_defaults
 from memplan.units import GIB
 

@@ -10,10 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answers", "batch_norm", "bounds", "capabilities", "convolution",
-    "efficient_attention", "errors", "family", "host_memory", "inference", "launch", "launches",
-    "lean", "parallel", "plan_answers", "processes", "reduction", "registry", "script_answer",
-    "spec", "tape", "topk", "units", "workload",
+    "_version", "acceptance", "answer", "answers", "batch_norm", "bounds", "capabilities",
+    "click_options", "convolution", "efficient_attention", "errors", "family", "host_memory",
+    "inference", "launch", "launches", "lean", "parallel", "plan_answers", "processes",
+    "reduction", "registry", "script_answer", "spec", "spec_changes", "tape",
+    "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
 ROOMS = {

@@ -11,9 +11,11 @@ from matplotlib.text import Text
 from train_toy import Toy, toy_options
 
 from memplan.advise import Question, plan_one
+from memplan.advise.batch_plan import free_of, plan_for_card
 from memplan.answers import PlanAnswer, load_answers, save_answers
 from memplan.cli import cli
-from memplan.cli.train import _Session
+from memplan.cli.common import given_levers
+from memplan.cli.train import request_from
 from memplan.present.plan import plan_sections
 from memplan.report.alternatives import alternatives_figure, chosen_index
 from memplan.spec import LEVER, LEVERS, Levers, Split, StepSpec, spec_of
@@ -45,10 +47,12 @@ EVERY = StepSpec(**{one.name: other_value(one) for one in PREDICTED})
 
 
 def _parsed(command, words):
-    context = cli.get_command(click.Context(cli), command).make_context(command, list(words))
-    default = click.core.ParameterSource.DEFAULT
-    given = {name for name in context.params if context.get_parameter_source(name) != default}
-    return context.params, given
+    return cli.get_command(click.Context(cli), command).make_context(command, list(words))
+
+
+def _request(words):
+    context = _parsed("train", words)
+    return request_from(context, context.params)
 
 
 @pytest.fixture(name="plan", scope="module")
@@ -87,14 +91,16 @@ def test_the_plain_value_is_another_one(lever):
 def test_an_option_of_a_command_arrives_in_the_spec(lever, command):
     """By every spelling of the option, and the line to copy says the same again."""
     value = other_value(lever)
-    params, given = _parsed(command, lever.typed(value))
-    spec = spec_of(params)
+    context = _parsed(command, lever.typed(value))
+    spec = spec_of(context.params)
 
-    assert {lever.name} == given & LEVER.keys()
+    assert {lever.name} == given_levers(context).keys()
     assert replace(StepSpec(), **{lever.name: value}) == spec
-    assert spec == spec_of(_parsed(command, spec.options(command))[0])
+    assert spec == spec_of(_parsed(command, spec.options(command)).params)
     if lever.negative:
-        assert lever.plain == getattr(spec_of(_parsed(command, [lever.negative])[0]), lever.name)
+        assert lever.plain == getattr(
+            spec_of(_parsed(command, [lever.negative]).params), lever.name
+        )
 
 
 def test_a_lever_without_an_option_stands_in_the_environment_of_a_command_to_copy(plan):
@@ -185,10 +191,10 @@ def test_auto_batch_hands_all_that_was_given_to_the_plan(tmp_path):
     levers = [one for one in PREDICTED if "train" in one.commands]
     words = [word for one in levers for word in one.typed(other_value(one))]
     words += ["--auto-batch", "--gpu", "t4", "--effective-batch", "1", "--compile"]
-    session = _Session(*_parsed("train", [*words, "--data", str(tmp_path / "data.yaml")]))
+    request = _request([*words, "--data", str(tmp_path / "data.yaml")])
     workload = Levered()
-    options = replace(session._options("toy"), image_size=8)
-    made = session._plan_for_card(workload, workload.open_data(options), options, 0, 1)
+    options = replace(request.options("toy"), image_size=8)
+    made = plan_for_card(request, workload, workload.open_data(options), options, 0, 1)
 
     for one in levers:
         assert other_value(one) == getattr(made.spec, one.name)
@@ -200,10 +206,10 @@ def test_auto_batch_hands_all_that_was_given_to_the_plan(tmp_path):
 def test_a_lever_that_was_refused_is_none_of_a_plan_s_choices(lever, tmp_path):
     """`--no-lean` never trains lean."""
     words = ["--auto-batch", lever.negative, "--data", str(tmp_path / "data.yaml")]
-    session = _Session(*_parsed("train", words))
-    options = session._options("toy")
+    request = _request(words)
+    options = request.options("toy")
 
-    assert lever.name not in session._free(options)
+    assert lever.name not in free_of(request, options)
     assert lever.plain == getattr(options.spec, lever.name)
 
 

@@ -15,10 +15,12 @@ import official_checkout
 import pytest
 
 import memplan
+from memplan.advise.plans import known_calibrations, prepared
+from memplan.advise.subject import with_data
 from memplan.cli import cli
-from memplan.cli.plan import what_is_asked
+from memplan.cli.plan import request_from
 from memplan.cli.question import question_from
-from memplan.cli.train import _Session
+from memplan.cli.train import request_from as train_request_from
 from memplan.errors import MemplanError
 from memplan.registry import make_workload
 from memplan.train.setup import prepare
@@ -161,13 +163,12 @@ def _accept(name, arguments):
     context = command.make_context(name, list(arguments))
     values = dict(context.params)
     if name == "probe":
-        question_from(values)[0].check()
+        question, _ = with_data(question_from(values), values["data_path"])
+        known_calibrations(question).check()
     elif name == "plan":
-        what_is_asked(context, values)
+        prepared(request_from(context, values))
     else:
-        default = click.core.ParameterSource.DEFAULT
-        given = {one for one in values if context.get_parameter_source(one) is not default}
-        workload, data, options, _ = _Session(values, given).open()
+        workload, data, options, _ = train_request_from(context, values).opened()
         if values["workload"]:  # a network of YOLOv9's takes its time to be built
             prepare(workload, options, data=data)
 
@@ -284,7 +285,7 @@ def _recorded(kind, options, batch=2):
     """Return the tape of a kind of workload under options of probe."""
     arguments = shlex.split(f"{KINDS[kind]} --gpu t4 {options}")
     context = cli.get_command(click.Context(cli), "probe").make_context("probe", arguments)
-    question, _ = question_from(dict(context.params))
+    question = question_from(dict(context.params))
     question.check()
     return question.record(batch, question.step_spec)
 

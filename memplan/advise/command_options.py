@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from memplan.errors import UsageError
+from memplan.train.command_line import train_parameters
 
 # Ultralytics' argument, and the option it is here; None where it changes no memory.
 # Source: Ultralytics' documentation, "Configuration", train settings.
@@ -98,10 +99,8 @@ def whole_options(words: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         UsageError: several options begin so.
     """
-    from memplan.cli.train import command
-
     known = {
-        name: one.opts[0] for one in command.params for name in (*one.opts, *one.secondary_opts)
+        name: one.opts[0] for one in train_parameters() for name in (*one.opts, *one.secondary_opts)
     }
     return tuple(_whole(word, known) for word in words)
 

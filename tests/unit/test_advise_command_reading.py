@@ -1,8 +1,10 @@
 """A command typed for the official script is read as it would run, or refused with a way out."""
 
+from pathlib import Path
+
 import pytest
 
-from memplan.cli.fit_command import read_command
+from memplan.advise.command_reading import read_command
 from memplan.errors import UsageError
 from memplan.spec import StepSpec
 
@@ -11,16 +13,16 @@ OFFICIAL = "python train_dual.py --workers 8 --device 0 --cfg models/detect/yolo
 
 def test_official_command_says_what_a_plan_is_asked():
     """Batch, accumulation to the nominal 64 and the recipe's defaults are those of the script."""
-    typed, asked = read_command(f"{OFFICIAL} --batch 16 --img 320 --data no.yaml --weights ''")
+    typed = read_command(f"{OFFICIAL} --batch 16 --img 320 --data no.yaml --weights ''")
 
     assert (16, 4, True) == (
         typed.split.micro_batch_size,
         typed.split.accumulation_steps,
         typed.is_official,
     )
-    assert ("models/detect/yolov9-s.yaml", 320) == (asked["cfg"], asked["img"])
+    assert ("models/detect/yolov9-s.yaml", 320) == (typed.workload, typed.arguments["image_size"])
     assert StepSpec() == typed.spec
-    assert 64 == asked["effective_batch"]
+    assert 64 == typed.split.effective_batch_size
     assert ("no.yaml cannot be read on this machine: 20 objects an image are assumed.",) == (
         typed.assumptions
     )
@@ -35,7 +37,7 @@ def test_official_command_says_what_a_plan_is_asked():
 )
 def test_revised_command_replaces_what_was_typed(options, line):
     """The batch is replaced under any spelling; an option of memplan's own changes the program."""
-    typed, _ = read_command("python train_dual.py --batch-size=16 --cfg yolov9-s --device 0")
+    typed = read_command("python train_dual.py --batch-size=16 --cfg yolov9-s --device 0")
 
     assert line == typed.revised(options)
 
@@ -43,9 +45,9 @@ def test_revised_command_replaces_what_was_typed(options, line):
 def test_allocator_options_stand_before_the_program():
     """What the command sets in the environment is read, and kept in front when it is revised."""
     text = f"PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:128 {OFFICIAL} --batch 4"
-    typed, asked = read_command(text)
+    typed = read_command(text)
 
-    assert "max_split_size_mb:128" == asked["allocator"]
+    assert "max_split_size_mb:128" == typed.spec.allocator
     assert typed.revised({"--batch": "2"}).startswith(
         "PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:128 python train_dual.py"
     )
@@ -94,22 +96,23 @@ PASTED = [
     ("python train_dual.py --batc 16 --imgs 320 --cfg yolov9-s --worker 4", {}),
     ("CUDA_VISIBLE_DEVICES=0 python3 ./train_dual.py --batch 16 --imgsz 320 --cfg yolov9-s", {}),
     (
-        "torchrun --nproc_per_node 2 train_dual.py --batch 32 --img 320 --cfg gelan",
-        {"devices": 2},
+        "torchrun --nproc_per_node 2 train_dual.py --batch 32 --img 320 --cfg gelan-s",
+        {"workload": "gelan-s", "devices": 2},
     ),
     ("python train_dual.py --device 0,1 --batch 32 --img 320 --cfg yolov9-s", {"devices": 2}),
-    ("yolo detect train model=yolov9s.pt imgsz=320 batch=16 epochs=3", {"cfg": "gelan-s"}),
+    ("yolo detect train model=yolov9s.pt imgsz=320 batch=16 epochs=3", {"workload": "gelan-s"}),
 ]
 
 
 @pytest.mark.parametrize(("text", "more"), PASTED)
 def test_pasted_commands_are_read_as_a_shell_reads_them(text, more):
     """Continued lines, paths of Windows, launchers, redirections and short options."""
-    typed, asked = read_command(text)
+    typed = read_command(text)
 
-    assert (16, 320) == (typed.split.micro_batch_size, asked["img"])
-    assert "yolov9-s" in asked["cfg"] or more
-    assert more == {key: asked[key] for key in more}
+    assert (16, 320) == (typed.split.micro_batch_size, typed.arguments["image_size"])
+    expected = {"workload": "yolov9-s", "devices": 1} | more
+    assert Path(typed.workload).stem == expected["workload"]
+    assert typed.split.devices == expected["devices"]
 
 
 @pytest.mark.parametrize(
@@ -124,14 +127,14 @@ def test_pasted_commands_are_read_as_a_shell_reads_them(text, more):
 )
 def test_variables_of_the_line_are_read_wherever_they_are_set(before):
     """The allocator's options decide the answer, so none is lost."""
-    _, asked = read_command(f"{before}{OFFICIAL} --batch 4")
+    typed = read_command(f"{before}{OFFICIAL} --batch 4")
 
-    assert "expandable_segments:True" == asked["allocator"]
+    assert "expandable_segments:True" == typed.spec.allocator
 
 
 def test_what_is_not_read_is_named():
     """Other commands of the line may matter, and nothing is guessed of them."""
-    typed, _ = read_command(f"pip install foo && {OFFICIAL} --batch 4")
+    typed = read_command(f"pip install foo && {OFFICIAL} --batch 4")
 
     assert "'pip install foo' is left out of the reading." in typed.assumptions
 
@@ -142,9 +145,9 @@ def test_what_is_not_read_is_named():
 )
 def test_a_command_that_the_script_cannot_run_is_said_so(script, cfg, other):
     """The most repeated question of the official repository."""
-    typed, _ = read_command(f"python {script} --cfg {cfg} --batch 4")
+    typed = read_command(f"python {script} --cfg {cfg} --batch 4")
 
     said = f"{script} cannot train {cfg}, and stops at its first loss: {other} does."
     assert said in typed.assumptions
-    typed, _ = read_command(f"python {other} --cfg {cfg} --batch 4")
+    typed = read_command(f"python {other} --cfg {cfg} --batch 4")
     assert not [one for one in typed.assumptions if "cannot train" in one]

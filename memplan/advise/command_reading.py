@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memplan.advise.training_command import TypedCommand
+from memplan.advise.command_options import ultralytics_options, whole_options
+from memplan.advise.command_words import Words, words_of
+from memplan.advise.subject import arguments_of_cfg, workload_name
+from memplan.advise.training_command import TrainingCommand
 from memplan.capabilities import reader_of_data
-from memplan.cli.command_options import ultralytics_options, whole_options
-from memplan.cli.command_words import Words, words_of
 from memplan.errors import BadInputError, MemplanError, UsageError
+from memplan.registry import make_workload, takes
 from memplan.spec import LEVER, LEVERS, Split, spec_of
+from memplan.train.command_line import read_train_options
+from memplan.workload import DataOptions
 
 # PyTorch 2.9 and later read the new name of the first as well.
 _SPELLINGS = {"PYTORCH_ALLOC_CONF": "PYTORCH_CUDA_ALLOC_CONF"}
@@ -21,8 +26,8 @@ _LEVERS = [one.name for one in LEVERS if {"plan", "train"} <= one.commands]
 # What the command says itself, by parameter of `memplan plan`.
 _SAID_BY_COMMAND = {
     "cfg": "--cfg", "workload": "--workload", "img": "--img", "val_batch": "--val-batch",
-    "multi_scale": "--multi-scale", "data_path": "--data", "effective_batch": "--effective-batch",
-    "devices": "--devices",
+    "multi_scale": "--multi-scale", "data": "--data", "effective_batch": "--effective-batch",
+    "devices": "--devices", "spec": "spec",
 } | {name: LEVER[name].option for name in _LEVERS}  # fmt: skip
 _REASONS = {
     "auto_batch": "plans its batch itself. Give a number in --batch, or plan without --fit",
@@ -32,8 +37,8 @@ _REASONS = {
 }
 
 
-def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
-    """Return a command as it was typed, and what it says by parameter of `memplan plan`.
+def read_command(text: str) -> TrainingCommand:
+    """Return a command as it was typed, read.
 
     Raises:
         UsageError: it is no training command, or none with a batch of its own.
@@ -48,38 +53,46 @@ def read_command(text: str) -> tuple[TypedCommand, dict[str, Any]]:
     _check(values)
     devices = _devices(values, words)
     batch = _on_each(values, devices)
-    asked = _asked(values, assumptions)
-    asked |= _in_environment(words.variables) | {"devices": devices}
+    name = workload_name(values["cfg"], values["workload"])
+    data = _data(values, name, assumptions)
+    assumptions += _assumed(values)
     at_once = batch * devices
-    nominal = 0 if values["accumulate"] else values["effective_batch"] or _nominal(asked)
+    nominal = 0
+    if not values["accumulate"]:
+        nominal = values["effective_batch"] or make_workload(name).nominal_batch_size
     steps = values["accumulate"] or max(1, round(nominal / at_once))
     assumptions += _what_the_script_cannot(words, values)
     if values["recompute"] == "auto":
         raise UsageError("--fit: --recompute auto is chosen by a plan. Give none, all or paths.")
-    typed = TypedCommand(
+    levers = {lever: values[lever] for lever in _LEVERS} | _in_environment(words.variables)
+    return TrainingCommand(
         text=text,
         variables=words.variables,
         program=words.program,
         options=options,
         is_official=words.program[-1].endswith(".py"),
+        workload=name,
+        arguments=_arguments(values, name),
+        data=data,
         split=Split(micro_batch_size=batch, accumulation_steps=steps, devices=devices),
         nominal=nominal,
-        spec=spec_of(asked),
+        spec=spec_of(levers),
         validation_batch=values["val_batch"],
         assumptions=tuple(assumptions),
     )
-    return typed, asked | {"effective_batch": at_once * steps}
 
 
-def refuse_said_twice(context: click.Context) -> None:
-    """Refuse options of `memplan plan` that the command of `--fit` says itself.
+def refuse_said_twice(given: Collection[str]) -> None:
+    """Refuse what is given beside a command that says it itself.
+
+    Args:
+        given: parameters of `memplan plan`, or of `memplan.plan`, by name.
 
     Raises:
-        UsageError: one of them was given.
+        UsageError: the command says one of them.
     """
     for name, option in _SAID_BY_COMMAND.items():
-        source = context.get_parameter_source(name)
-        if source not in {None, click.core.ParameterSource.DEFAULT}:
+        if name in given:
             raise UsageError(
                 f"{option} stands beside --fit, whose command says it. Put {option} into the "
                 "command, or leave it out."
@@ -88,10 +101,8 @@ def refuse_said_twice(context: click.Context) -> None:
 
 def _values(options: tuple[str, ...]) -> dict[str, Any]:
     """Return every option of `memplan train` by name."""
-    from memplan.cli.train import command
-
     try:
-        context = command.make_context("train", list(options))
+        return read_train_options(options)
     except click.ClickException as error:
         raise UsageError(
             f"--fit cannot read the command: {error.format_message()} Correct it; "
@@ -99,7 +110,6 @@ def _values(options: tuple[str, ...]) -> dict[str, Any]:
         ) from None
     except MemplanError as error:
         raise UsageError(f"--fit: {error}") from None
-    return dict(context.params)
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -165,30 +175,37 @@ def _what_the_script_cannot(words: Words, values: dict[str, Any]) -> list[str]:
     return [f"{script} cannot train {name}, and stops at its first loss: {needed} does."]
 
 
-def _asked(values: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:
-    """Return what the command says, by parameter of `memplan plan`."""
-    from memplan.cli.question import workload_name
-    from memplan.registry import takes
+def _arguments(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the keyword arguments that make the workload of a command."""
+    arguments: dict[str, Any] = {"num_classes": 1} if values["single_cls"] else {}
+    arguments |= arguments_of_cfg(values["cfg"], name)
+    if takes(name, "image_size"):  # else training takes the workload's own
+        arguments["image_size"] = values["img"]
+    if values["val_batch"] is not None:
+        arguments["validation_batch_size"] = values["val_batch"]
+    if values["multi_scale"]:
+        arguments["multi_scale"] = True
+    return arguments
 
-    asked: dict[str, Any] = {
-        name: values[name] for name in ("cfg", "workload", "img", "val_batch", "multi_scale")
-    }
-    asked |= {name: values[name] for name in _LEVERS}
-    if not takes(workload_name(values["cfg"], values["workload"]), "image_size"):
-        asked["img"] = None  # training takes the workload's own
-    asked["settings"] = ("num_classes=1",) if values["single_cls"] else ()
-    asked["data_path"] = None
-    data = values["data"]
-    if data is not None and data.is_file() and _opens(data, asked):
-        asked["data_path"] = data
-    else:
-        what = "No --data is given" if data is None else f"{data} cannot be read on this machine"
-        assumptions.append(f"{what}: {_ASSUMED_OBJECTS} objects an image are assumed.")
+
+def _data(values: dict[str, Any], name: str, assumptions: list[str]) -> Path | None:
+    """Return the data set's description where it can be read on this machine."""
+    data: Path | None = values["data"]
+    if data is not None and data.is_file() and _opens(data, name):
+        return data
+    what = "No --data is given" if data is None else f"{data} cannot be read on this machine"
+    assumptions.append(f"{what}: {_ASSUMED_OBJECTS} objects an image are assumed.")
+    return None
+
+
+def _assumed(values: dict[str, Any]) -> list[str]:
+    """Return what is taken for granted of the command's options, a sentence each."""
+    assumptions = []
     if values["freeze"] != (0,):
         assumptions.append("Frozen layers are counted as trained: an upper bound.")
     if values["rect"]:
         assumptions.append("--rect: images are taken as square, the largest they can be.")
-    return asked
+    return assumptions
 
 
 def _in_environment(variables: tuple[str, ...]) -> dict[str, str]:
@@ -199,22 +216,11 @@ def _in_environment(variables: tuple[str, ...]) -> dict[str, str]:
     return {named[name]: value for name, value in spelt if name in named}
 
 
-def _opens(data: Path, asked: dict[str, Any]) -> bool:
+def _opens(data: Path, name: str) -> bool:
     """Return whether the data set can be read here."""
-    from memplan.cli.question import workload_name
-    from memplan.registry import make_workload
-    from memplan.workload import DataOptions
-
-    made = make_workload(workload_name(asked["cfg"], asked["workload"]))
+    made = make_workload(name)
     try:
         reader_of_data(made, data).open_data(DataOptions(path=data, image_size=made.image_size))
     except BadInputError:
         return False
     return True
-
-
-def _nominal(asked: dict[str, Any]) -> int:
-    from memplan.cli.question import workload_name
-    from memplan.registry import make_workload
-
-    return make_workload(workload_name(asked["cfg"], asked["workload"])).nominal_batch_size

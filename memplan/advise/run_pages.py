@@ -4,31 +4,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from memplan.answers import PlanAnswer, load_answers
-from memplan.cli.common import wrote
 from memplan.errors import MemplanError
+from memplan.fit.predictor import Say
+from memplan.train import RunSummary
 
 _DOTS_PER_INCH = 120
 
 
-def draw_run(folder: Path, plan: PlanAnswer | None, command: str) -> None:
+def draw_run(folder: Path, plan: PlanAnswer | None, command: str, tell: Say) -> None:
     """Write `report.pdf` and `plots/` into a run folder, or say why that was not possible.
 
     Args:
         folder: what the run left.
         plan: what the run followed; None takes the folder's `plan.json`, where there is one.
         command: stated on the report's last page.
+        tell: told which files were written, and what went wrong.
     """
     try:
         plans = [plan] if plan is not None else _saved_plans(folder)
-        _write_report(folder, plans, command)
-        _write_plots(folder, plans[0] if plans else None)
+        _write_report(folder, plans, command, tell)
+        _write_plots(folder, plans[0] if plans else None, tell)
     # The run is done and saved; whatever goes wrong in a drawing is worth a line only.
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split()) or type(error).__name__
-        click.echo(f"Warning: the run could not be drawn ({reason.rstrip('.')}).", err=True)
+        tell(f"Warning: the run could not be drawn ({reason.rstrip('.')}).")
+
+
+def is_worth_drawing(summary: RunSummary) -> bool:
+    """Return whether there is something to draw that is not drawn yet."""
+    is_drawn = summary.was_finished and (summary.run_folder / "report.pdf").exists()
+    return bool(summary.epochs_done) and not is_drawn
 
 
 def _saved_plans(folder: Path) -> list[PlanAnswer]:
@@ -41,14 +47,15 @@ def _saved_plans(folder: Path) -> list[PlanAnswer]:
         return []
 
 
-def _write_report(folder: Path, plans: list[PlanAnswer], command: str) -> None:
+def _write_report(folder: Path, plans: list[PlanAnswer], command: str, tell: Say) -> None:
     from memplan.report.pages import write_report
 
     path = folder / "report.pdf"
-    wrote(write_report(path, plans=plans, run_folder=folder, command=command, force=True))
+    written = write_report(path, plans=plans, run_folder=folder, command=command, force=True)
+    tell(f"Wrote {written}")
 
 
-def _write_plots(folder: Path, plan: PlanAnswer | None) -> None:
+def _write_plots(folder: Path, plan: PlanAnswer | None, tell: Say) -> None:
     from memplan.present.run_record import read_run
     from memplan.report.run import training_figure
     from memplan.report.run_memory import live_memory_figure
@@ -61,4 +68,4 @@ def _write_plots(folder: Path, plan: PlanAnswer | None) -> None:
         figures["memory.png"] = live_memory_figure(run, plan)
     for name, figure in figures.items():
         figure.savefig(plots / name, dpi=_DOTS_PER_INCH)
-        wrote(plots / name)
+        tell(f"Wrote {plots / name}")

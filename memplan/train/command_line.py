@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from memplan.cli.common import lever_options, options
+from memplan.click_options import lever_options, options
 from memplan.errors import UsageError
 from memplan.spec import LEVERS
-from memplan.train import ACCEPTED, REFUSED
+from memplan.train.options import ACCEPTED, REFUSED
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -201,3 +201,24 @@ train_options = options(
     _flag("--tensorboard", "Also write TensorBoard events into the run folder."),
     *map(_unused_option, (*REFUSED, *ACCEPTED)),
 )  # fmt: skip
+
+
+@click.command("train", cls=TrainCommand)
+@train_options
+def _reader(**_: Any) -> None:
+    """Read options, for those who run nothing."""
+
+
+def train_parameters() -> list[click.Parameter]:
+    """Return the options of `memplan train`, each with its spellings."""
+    return list(_reader.params)
+
+
+def read_train_options(words: Iterable[str]) -> dict[str, Any]:
+    """Return every option of `memplan train` by name, as words set it.
+
+    Raises:
+        click.ClickException: there is no such option, or its value is of another type.
+        MemplanError: a value is refused.
+    """
+    return dict(_reader.make_context("train", list(words)).params)

@@ -147,6 +147,10 @@ class _Inquiry:
         guess = self._expected_validation(most)
         # Recorded along with it, side by side.
         evaluator.check(self.batch + 1, guess, min(guess + 1, most))
+        while guess > self.batch + 1 and self._validating_bytes(guess) is None:
+            # So many images run other operators; how many exactly is not worth the recordings.
+            guess = most = max(self.batch + 1, guess // 2)
+            evaluator.check(guess)
 
         def check(batches: Sequence[int]) -> dict[int, Verdict]:
             evaluator.check(*batches)

@@ -81,7 +81,7 @@ def _spoiling(kind: Any) -> Any:
                 self.hits -= 1
                 for group in self.param_groups:
                     for parameter in group["params"]:
-                        parameter.data.mul_(3)
+                        parameter.data.mul_(1 if parameter.grad is None else 3)
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             kind.step(self)
             return loss

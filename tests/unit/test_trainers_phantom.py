@@ -1,13 +1,14 @@
 """The guard meets PyTorch's own out-of-memory error, raised by its allocator."""
 
+import functools
 from pathlib import Path
 
 import pytest
-from trainers_child import allocate, deferred_spike, spike
+from trainers_child import allocate, broken, deferred_spike, spike, untouched
 
 import memplan
 from memplan.device import catalogue
-from memplan.errors import UsageError
+from memplan.errors import MemplanError, UsageError
 from memplan.phantom.child import PhantomChild
 from memplan.trainers.phantom_step import runs
 
@@ -40,11 +41,36 @@ def test_the_largest_batch_is_found_to_the_sample():
 
     assert 100 < largest <= 512
     with PhantomChild(card, capacity_bytes=1 << 30, variables=VARIABLES) as child:
-        assert child.call(runs, {**step, "batch": largest})
-        assert not child.call(runs, {**step, "batch": largest + 1})
+        assert child.call(runs, {**step, "batch": largest})["fits"]
+        assert not child.call(runs, {**step, "batch": largest + 1})["fits"]
 
 
-def test_a_step_that_cannot_be_imported_is_refused():
-    """A lambda lives in this process alone."""
-    with pytest.raises(UsageError, match="cannot be imported"):
-        memplan.find_batch(lambda _: None, card="rtx-3090")
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (untouched, r"untouched\(1\) leaves the card untouched"),
+        (broken, r"broken\(1\) fails: ValueError: shapes 3 and 4 \(trainers_child.py:\d+\)"),
+    ],
+)
+def test_a_step_that_tells_nothing_of_the_card_is_told_in_one_line(step, words, capfd):
+    """One that stays on the CPU would fit with any batch; an error names the user's line."""
+    with pytest.raises(MemplanError, match=words):
+        memplan.find_batch(step, card="rtx-3090")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "words"),
+    [
+        (lambda _: None, {}, "cannot be imported"),
+        (functools.partial(allocate), {}, "not a partial"),
+        ("allocate", {}, "not a str"),
+        (allocate, {"card": None}, "card=None"),
+        (allocate, {"most": "9"}, "most='9'"),
+        (allocate, {"most": 0}, "most=0"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_a_process_starts(step, options, words):
+    """A lambda lives in this process alone; types and ranges are told."""
+    with pytest.raises(UsageError, match=words):
+        memplan.find_batch(step, **{"card": "rtx-3090", **options})

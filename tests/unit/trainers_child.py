@@ -58,3 +58,13 @@ class _Double(torch.autograd.Function):
 def allocate(batch):
     """Take 2 MiB of the card for each sample."""
     return torch.empty(batch, 2 << 20, dtype=torch.uint8, device="cuda")
+
+
+def untouched(batch):
+    """Stay on the CPU."""
+    return torch.empty(batch)
+
+
+def broken(batch):
+    """Fail for another reason than memory."""
+    raise ValueError(f"shapes 3 and {3 + batch}")

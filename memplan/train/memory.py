@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from memplan.host_memory import resident_bytes, resident_peak_bytes
 from memplan.units import format_bytes, gib
 
 if TYPE_CHECKING:
     from memplan.answers import Predicted
-
-_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +52,7 @@ class MemoryWatch:
 
     def read(self) -> LiveMemory:
         """Return the present figures; the next reading's peaks start here."""
-        host = _host_resident_bytes()
+        host = resident_bytes()
         if self.device.type != "cuda":
             return LiveMemory(
                 allocated_bytes=None,
@@ -80,7 +76,7 @@ class MemoryWatch:
     @property
     def host_resident_peak_bytes(self) -> int:
         """The most this process ever held resident in host memory."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        return resident_peak_bytes()
 
     def exceeds_prediction(self) -> bool:
         """Return whether reserved memory went above what the plan predicted."""
@@ -106,7 +102,7 @@ class MemoryWatch:
         libraries and files, do not compare with.
         """
         if self.device.type != "cuda":
-            return _host_resident_bytes(), None, self.budget_bytes
+            return resident_bytes(), None, self.budget_bytes
         live = torch.cuda.memory_reserved(self.device)
         predicted = None if self.predicted is None else self.predicted.reserved_peak_bytes
         return live, predicted, self.budget_bytes
@@ -114,8 +110,3 @@ class MemoryWatch:
 
 def _higher(one: int | None, other: int | None) -> int:
     return max(one or 0, other or 0)
-
-
-def _host_resident_bytes() -> int:
-    pages = int(_STATM.read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

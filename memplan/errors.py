@@ -13,6 +13,7 @@ MemplanError                     exit code 1; the message says what, why and the
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -96,3 +97,53 @@ class DeviceOutOfMemoryError(MemplanError):
 def first_sentence(error: MemplanError) -> str:
     """Return what an error says first, without the full stop, to be told within a sentence."""
     return str(error).partition(". ")[0].rstrip(".")
+
+
+# Libraries under PyTorch, the driver and the system report exhaustion in words of their own; cuBLAS
+# and cuDNN say, of a handle or an engine that found no memory, that they are not initialised, not
+# supported, or have no engine. Source: the messages of PyTorch 2.11 (c10/cuda/CUDAException.cpp,
+# aten/src/ATen/cuda/Exceptions.h, aten/src/ATen/native/cudnn), NCCL 2.28, OpenCV 4 and glibc.
+_MESSAGES = (
+    "out of memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "insufficient memory",
+    "unable to allocate",
+    "failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error",
+    "cudnn_status_not_initialized",
+    "cudnn_status_not_supported",
+    "cudnn_status_execution_failed",
+    "unable to find an engine",
+    "no engine found",
+    "no valid execution plans",
+    "unable to find a valid cudnn algorithm",
+    "cusolver_status_alloc_failed",
+    "cusolver_status_not_initialized",
+    "cusparse_status_alloc_failed",
+    "cusparse_status_not_initialized",
+    "cusparse_status_insufficient_resources",
+    "cufft_alloc_failed",
+    "cuda malloc failed",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says, in whatever words, that there was no room."""
+    if isinstance(error, DeviceOutOfMemoryError | MemoryError):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # OpenCV's error is an Exception of its own.
+    if not isinstance(error, RuntimeError) and type(error).__name__ != "error":
+        return False
+    text = str(error).lower()
+    return any(message in text for message in _MESSAGES)

@@ -261,6 +261,15 @@ class RecognisedData(Protocol):
 
 
 @runtime_checkable
+class LeavesOut(Protocol):
+    """Data whose images may vanish or break while a run goes on, and are left out from then on."""
+
+    @property
+    def unreadable(self) -> Mapping[str, int]:
+        """How often an image was left out, by a sentence that names it and says why."""
+
+
+@runtime_checkable
 class PicturedData(Protocol):
     """Data that can be drawn; optional, and called once, before training."""
 

@@ -14,7 +14,7 @@ import click
 
 from memplan._version import __version__
 from memplan.bounds import BOUNDS, check_number
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import MemplanError, UsageError, is_out_of_memory
 
 # Command, the module that defines `command`, and its one-line help, so that listing imports none.
 _COMMANDS = {
@@ -142,6 +142,11 @@ def exit_code(arguments: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         code = _ended(f"Error: {where}{error.strerror or error}.", 1)
         _silence()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        code = _ended(f"Error: Out of memory ({reason}). Close other programs.", 1)
     return code
 
 

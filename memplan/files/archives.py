@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+from memplan.errors import is_out_of_memory
 from memplan.units import format_bytes
 
 if TYPE_CHECKING:
@@ -208,7 +209,10 @@ def _array(content: bytes, name: str) -> npt.NDArray[Any]:
     try:
         read_header = _header_readers()[np.lib.format.read_magic(stream)]
         shape, is_fortran, dtype = read_header(stream)
-    except Exception as error:  # noqa: BLE001 - a damaged header raises nearly anything
+    except Exception as error:
+        # A damaged header raises nearly anything.
+        if is_out_of_memory(error):
+            raise
         raise DamagedError(f"{name!r} is no array ({type(error).__name__})") from None
     return _shaped(content[stream.tell() :], shape, is_fortran, dtype, name)
 

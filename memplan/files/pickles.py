@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import pickletools
 
+from memplan.errors import is_out_of_memory
+
 # Opcodes that PyTorch writes never and that would make objects by a way of their own.
 _REFUSED = frozenset(
     {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"}
@@ -40,7 +42,10 @@ def check_pickle(content: bytes) -> None:
                 break
         else:
             return
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise nearly anything
+    except Exception as error:
+        # A damaged pickle can raise nearly anything.
+        if is_out_of_memory(error):
+            raise
         fault = f"is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     raise BadPickleError(f"its pickle {fault}")
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
+from memplan.errors import is_out_of_memory
 from memplan.files.archives import CheckedArchive, DamagedError
 from memplan.files.pickles import BadPickleError, check_pickle
 
@@ -80,7 +81,10 @@ def read_torch_file(source: Source, stand_in: StandIn = refuse_all) -> Any:
             raise
         except (DamagedError, BadPickleError) as error:
             raise source.bad(error) from None
-        except Exception as error:  # noqa: BLE001 - a damaged pickle can raise nearly anything
+        except Exception as error:
+            # A damaged pickle can raise nearly anything; for a whole one there may be no room.
+            if is_out_of_memory(error):
+                raise
             raise source.bad(str(error) or type(error).__name__) from None
     return content
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from memplan.errors import is_out_of_memory
+
 MOST_BYTES = 4 << 20
 _MOST_DEPTH = 50
 _MOST_VALUES = 500_000
@@ -46,7 +48,10 @@ def parse_yaml(text: str) -> Any:
             loader.dispose()
     except NotYamlError:
         raise
-    except Exception as error:  # noqa: BLE001 - constructors of dates, tags and keys raise anything
+    except Exception as error:
+        # Constructors of dates, tags and keys raise anything.
+        if is_out_of_memory(error):
+            raise
         raise NotYamlError(_reason(error)) from None
 
 

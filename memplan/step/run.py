@@ -150,6 +150,20 @@ class TrainingStep:
             device.type, enabled=spec.precision == "amp-fp16"
         )
 
+    def recomputable(self) -> list[str]:
+        """Return paths of modules that keep their activations and could compute them again."""
+        if self.spec.compiled:
+            return []
+        blocks = self.workload.recompute_blocks(self.model)
+        return [path for path in blocks if path not in self.spec.recompute]
+
+    def recompute_all(self) -> None:
+        """Recompute from here on whatever the workload offers, between two steps."""
+        paths = self.recomputable()
+        lean = self.workload if self.spec.lean and isinstance(self.workload, Lean) else None
+        apply_recompute(self.model, paths, lean)
+        self.spec = replace(self.spec, recompute=(*self.spec.recompute, *paths))
+
     def reset_loss(self) -> None:
         """Take the loss from the model itself; `compute_loss` may be replaced by a wrapped one."""
         self.compute_loss: Callable[[Batch | None], tuple[torch.Tensor, torch.Tensor]] = partial(

@@ -17,11 +17,10 @@ from typing import IO, Any, cast
 import numpy as np
 import torch
 
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, is_out_of_memory
 from memplan.files import Source, converted, replaced
 from memplan.files.structures import NotStructuredError
 from memplan.files.torch_files import MOST_BYTES, RefusedError, read_torch_file
-from memplan.train.guard import is_out_of_memory
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 SCHEMA = "memplan.checkpoint/2"

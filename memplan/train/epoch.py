@@ -5,14 +5,15 @@ loss is expected to grow with the images it sees (a mean would make accumulation
 A step left incomplete by an epoch's end is taken with the images it has.
 
 Several processes take their part of each round of micro-batches, and agree in a step's last one on
-whether everybody found room; where not, all of them read the step's images again in smaller pieces.
+whether everybody found room; where not, all of them read the step's images again and split them
+smaller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,17 +22,19 @@ import torch
 
 from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, MemplanError, ProcessError
 from memplan.train.exchange import GradientExchange, Losses
 from memplan.train.guard import (
+    DataLostError,
     NoRoomError,
     OutOfMemory,
     StepStart,
     attempt,
+    evenly,
+    first_line,
     num_images,
     num_samples,
     persist,
-    split,
 )
 from memplan.train.schedule import Rates, Schedule
 from memplan.train.setup import Setup
@@ -90,6 +93,10 @@ class Wishes:
     """Save and stop."""
     save: bool = False
     """Save and go on."""
+    smaller: bool = False
+    """Go on with smaller micro-batches."""
+    stays_small: bool = False
+    """Do not try the planned micro-batch again."""
 
 
 class EpochRunner:
@@ -100,6 +107,8 @@ class EpochRunner:
         micro_batch_size: to begin with; `micro_batch_size` is lower after memory ran out.
         on_step: called after each step of the optimizer with what any process wished.
         on_back_off: called with the message and the new size when memory ran out.
+        on_recompute: called with the message when not one image fitted, and activations are
+            recomputed from there on.
         wishes: asked before each step.
     """
 
@@ -110,6 +119,7 @@ class EpochRunner:
         *,
         on_step: Callable[[EpochRunner, Wishes], None],
         on_back_off: Callable[[str, int], None],
+        on_recompute: Callable[[str], None] = lambda _: None,
         wishes: Callable[[], Wishes] = Wishes,
     ) -> None:
         self.setup = setup
@@ -123,19 +133,19 @@ class EpochRunner:
         self.epoch = 0
         self._on_step = on_step
         self._on_back_off = on_back_off
+        self._on_recompute = on_recompute
         self._wishes = wishes
-        self._schedule: Schedule = setup.schedule(
-            micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
-        )
+        self._schedule: Schedule = setup.schedule(setup.micro_batch_size)
         self._snapshot: StepStart | None = None
         if setup.guards:
             self._snapshot = _persisted(partial(StepStart, self.step.model))
         self._safe_update = SafeUpdate(self.step)
-        # What is read at once and what the rates go by. Alone, it stays when memory runs out: each
-        # batch is then split, so that a step keeps its images and its rates, whatever the numbers.
-        self._unit = micro_batch_size if self.ranks.size > 1 else setup.micro_batch_size
+        # What is read at once and what the rates go by. It stays when memory runs out: each batch
+        # is then split, so that a step keeps its images and its rates, whatever the numbers.
+        self._unit = setup.micro_batch_size
         self._unread = 0  # failures in a row to read a batch
         self._is_last_try = False
+        self._least = 1  # images at once: of fewer it was found that they cannot be run
         # Over the finished steps of this epoch, of this process's images.
         self._loss_sums: torch.Tensor | None = None
         self._loss_images = 0
@@ -174,7 +184,7 @@ class EpochRunner:
             while self.images_seen < self._num_images and self._one_round(batches):
                 pass
         return EpochResult(
-            losses=_means(self.ranks.sum(_persisted(self._sums)), self.images_seen),
+            losses=_means(self.ranks.sum(self._sums()), self.images_seen),
             num_images=self.images_seen - start.images_seen,
             num_steps=self.num_steps,
             rates=self._rates,
@@ -195,7 +205,7 @@ class EpochRunner:
         return EpochPosition(
             images_seen=self.images_seen,
             num_steps=self.num_steps,
-            loss_sums=total.cpu() if len(total) else None,
+            loss_sums=_persisted(total.cpu) if len(total) else None,
             rates=self._rates,
         )
 
@@ -204,11 +214,12 @@ class EpochRunner:
         return _means(self._sums(), self._loss_images)
 
     def _sums(self) -> torch.Tensor:
-        if self._loss_sums is not None:
-            return self._loss_sums.to(self.step.device)
+        total = self._loss_sums
+        if total is not None:
+            return _persisted(lambda: total.to(self.step.device))
         # A process without an image so far still takes part in the sum over all.
-        width = len(self.setup.loss_names or ("loss",))
-        return torch.zeros(width if self._window_start else 0, device=self.step.device)
+        width = len(self.setup.loss_names or ("loss",)) if self._window_start else 0
+        return _persisted(lambda: torch.zeros(width, device=self.step.device))
 
     @property
     def _num_images(self) -> int:
@@ -258,8 +269,13 @@ class EpochRunner:
 
         Raises:
             NoRoomError: there was none several times in a row.
+            DataLostError: images cannot be read, or the processes that read them are lost.
         """
-        found = self._attempt(lambda: self._next(batches, expected))
+        try:
+            found = self._attempt(lambda: self._next(batches, expected))
+        except (BadInputError, ProcessError) as error:
+            self._drop_step()
+            raise DataLostError(str(error)) from None
         if not isinstance(found, OutOfMemory):
             self._unread = 0
             return found
@@ -274,16 +290,17 @@ class EpochRunner:
 
     def _accumulate_split(self, batch: Batch) -> OutOfMemory | None:
         """Accumulate a batch in parts that have been found to fit."""
-        rows = num_images(batch)
-        images_each = max(num_samples(batch) // rows, 1)
-        at_once = max(self.micro_batch_size // images_each, 1)
-        if self.ranks.size > 1 or at_once >= rows:
-            return self._accumulate(batch)
-        for part in split([batch], at_once):
+        for part in self._parts(batch):
             refusal = self._accumulate(part)
             if refusal is not None:
                 return refusal
         return None
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        rows = num_images(batch)
+        images_each = max(num_samples(batch) // rows, 1)
+        at_once = max(self.micro_batch_size // images_each, 1)
+        return [batch] if at_once >= rows else evenly(batch, at_once)
 
     def _next(self, batches: Iterator[Batch], expected: int) -> Batch:
         batch = next(batches, None)
@@ -328,7 +345,15 @@ class EpochRunner:
         def and_sum() -> None:
             self._add_losses(work(), num_samples(part))
 
-        return self._attempt(and_sum)
+        try:
+            return self._attempt(and_sum)
+        except MemplanError:
+            raise
+        except Exception as error:
+            # The same images in whole had run, or had only found no room.
+            if self._snapshot is None or self.micro_batch_size >= self._unit:
+                raise
+            return OutOfMemory(first_line(error), is_too_small=True)
 
     def _attempt(self, work: Callable[[], _T]) -> _T | OutOfMemory:
         return work() if self._snapshot is None else attempt(work)
@@ -346,23 +371,25 @@ class EpochRunner:
         self._on_step(self, wishes)
         return True
 
-    def _close_together(self, exchange: GradientExchange, part: Batch | None) -> bool:
+    def _close_together(self, exchange: GradientExchange, batch: Batch | None) -> bool:
         """Run a step's last micro-batch and take the step, or go back where one found no room.
 
-        See `exchange` for why all come to both agreements.
+        Its last part alone is exchanged. See `exchange` for why all come to both agreements.
         """
+        *others, part = [None] if batch is None else self._parts(batch)
+        for other in others:
+            if self._refusal is None and other is not None:
+                self._refusal = self._accumulate(other)
 
         def forward() -> Losses:
-            batch = None if part is None else self.step.training_batch(part, self._side())
-            return self.step.forward(batch)
+            moved = None if part is None else self.step.training_batch(part, self._side())
+            return self.step.forward(moved)
 
         found: Losses | OutOfMemory | None = self._refusal
         if found is None:
             found = self._attempt(forward)
         wishes = self._wishes()
-        refused, stop, save = self.ranks.agree(
-            [isinstance(found, OutOfMemory), wishes.stop, wishes.save]
-        )
+        refused, *wished = self.ranks.agree([isinstance(found, OutOfMemory), *astuple(wishes)])
         done: bool | OutOfMemory = True
         if not refused and found is not None and not isinstance(found, OutOfMemory):
             loss, parts = found
@@ -382,7 +409,7 @@ class EpochRunner:
             self._back_off(refusals[0] if refusals else OutOfMemory("in another process"))
             return False
         self._update()
-        self._on_step(self, Wishes(stop=stop, save=save))
+        self._on_step(self, Wishes(**dict(zip(asdict(wishes), wished, strict=True))))
         return True
 
     def _update(self) -> None:
@@ -431,12 +458,16 @@ class EpochRunner:
     def try_planned(self) -> bool:
         """Go back to the planned micro-batch after it did not fit; return whether it was smaller.
 
-        Between steps. With several processes the smaller one stays.
+        Between steps, in all processes at the same one.
         """
-        if self.ranks.size > 1 or self.micro_batch_size >= self._unit:
+        if self.micro_batch_size >= self._unit:
             return False
         self.micro_batch_size = self._unit
         return True
+
+    def lower(self) -> None:
+        """Halve the micro-batch before memory runs out, between steps, in all processes."""
+        self.micro_batch_size = -(-self.micro_batch_size // 2)
 
     def drop_step(self) -> None:
         """Return to the last finished step, so that it can be saved."""
@@ -453,22 +484,37 @@ class EpochRunner:
     def _back_off(self, refusal: OutOfMemory) -> None:
         """Return to the state before this step and halve the micro-batch."""
         self._drop_step()
-        if self.micro_batch_size == 1 and (self._is_last_try or self.ranks.size > 1):
-            raise NoRoomError(
-                f"Not even one image fits ({refusal.message}). Lower --img, use a smaller model, "
-                "or add --recompute all."
-            )
-        if self.micro_batch_size == 1:
-            self._is_last_try = True  # with all that was cached given back
-            return
         if self._exchange is not None:
             self._exchange.open()
-        if self.ranks.size > 1:
-            self._unit = self.micro_batch_size = self.micro_batch_size // 2
-            self._schedule = self.setup.schedule(self._unit)
-        else:
-            self.micro_batch_size = -(-self.micro_batch_size // 2)
+        if refusal.is_too_small and self.ranks.size == 1:
+            # Twice as many were the fewest that could be run.
+            self._least = self.micro_batch_size = min(2 * self.micro_batch_size, self._unit)
+        if self.micro_batch_size <= self._least or refusal.is_too_small:
+            self._try_alone(refusal)
+            return
+        self.micro_batch_size = -(-self.micro_batch_size // 2)
         self._on_back_off(refusal.message, self.micro_batch_size)
+
+    def _try_alone(self, refusal: OutOfMemory) -> None:
+        """Let the fewest images be tried again: with the cache given back, then recomputing.
+
+        Raises:
+            NoRoomError: all that was tried already.
+        """
+        can_recompute = self.ranks.size == 1 and bool(self.step.recomputable())
+        if not self._is_last_try:
+            self._is_last_try = True
+        elif can_recompute:
+            self.step.recompute_all()
+            self._on_recompute(refusal.message)
+        else:
+            more = "" if self.ranks.size == 1 else ", or add --recompute all"
+            fewest = "one image fits"
+            if self._least > 1 or refusal.is_too_small:
+                fewest = f"{self.micro_batch_size} images fit, and fewer cannot be run"
+            raise NoRoomError(
+                f"Not even {fewest} ({refusal.message}). Lower --img or use a smaller model{more}."
+            )
 
 
 def _persisted(work: Callable[[], _T]) -> _T:
@@ -487,4 +533,5 @@ def _persisted(work: Callable[[], _T]) -> _T:
 
 
 def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:
-    return tuple((sums / max(images, 1)).tolist())
+    means = _persisted(lambda: sums / max(images, 1))
+    return tuple(_persisted(means.tolist))

@@ -3,65 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
-from memplan.errors import DeviceOutOfMemoryError
+from memplan.errors import BadInputError, DeviceOutOfMemoryError, is_out_of_memory
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.workload import Batch
 
 _T = TypeVar("_T")
-# Libraries under PyTorch, the driver and the system report exhaustion in words of their own; cuBLAS
-# and cuDNN say, of a handle or an engine that found no memory, that they are not initialised, not
-# supported, or have no engine. Source: the messages of PyTorch 2.11 (c10/cuda/CUDAException.cpp,
-# aten/src/ATen/cuda/Exceptions.h, aten/src/ATen/native/cudnn), NCCL 2.28, OpenCV 4 and glibc.
-_MESSAGES = (
-    "out of memory",
-    "not enough memory",
-    "cannot allocate memory",
-    "can't allocate memory",
-    "insufficient memory",
-    "unable to allocate",
-    "failed to allocate",
-    "bad_alloc",
-    "bad allocation",
-    "cublas_status_alloc_failed",
-    "cublas_status_not_initialized",
-    "cudnn_status_alloc_failed",
-    "cudnn_status_internal_error",
-    "cudnn_status_not_initialized",
-    "cudnn_status_not_supported",
-    "cudnn_status_execution_failed",
-    "unable to find an engine",
-    "no engine found",
-    "no valid execution plans",
-    "unable to find a valid cudnn algorithm",
-    "cusolver_status_alloc_failed",
-    "cusolver_status_not_initialized",
-    "cusparse_status_alloc_failed",
-    "cusparse_status_not_initialized",
-    "cusparse_status_insufficient_resources",
-    "cufft_alloc_failed",
-    "cuda malloc failed",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says, in whatever words, that there was no room."""
-    if isinstance(error, torch.OutOfMemoryError | DeviceOutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # OpenCV's error is an Exception of its own.
-    if not isinstance(error, RuntimeError) and type(error).__name__ != "error":
-        return False
-    text = str(error).lower()
-    return any(message in text for message in _MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -70,6 +24,8 @@ class OutOfMemory:
 
     message: str
     """The first line of what was reported."""
+    is_too_small: bool = False
+    """Whether a part was too small to be run, as batch norm has it of a single value."""
 
 
 def attempt(work: Callable[[], _T]) -> _T | OutOfMemory:
@@ -137,11 +93,26 @@ def split(batches: Sequence[Batch], size: int) -> list[Batch]:
     ]
 
 
+def evenly(batch: Batch, size: int) -> list[Batch]:
+    """Return a batch's images in order as batches of at most `size`, none much smaller than others.
+
+    A single image that was left over might be one that batch norm refuses.
+    """
+    rows = num_images(batch)
+    count = -(-rows // size)
+    ends = [-(-rows * place // count) for place in range(count + 1)]
+    return [
+        {name: tensor[start:end] for name, tensor in batch.items()}
+        for start, end in itertools.pairwise(ends)
+    ]
+
+
 class BufferSnapshot:
     """Remembers a model's buffers (batch-norm statistics) as they were before a step.
 
     A step that is repeated would otherwise move the statistics twice for some images. Costs one
-    copy of the buffers, well under a MiB.
+    copy of the buffers, well under a MiB, on the model's device, or on the host where that has no
+    room.
 
     Args:
         model: on its device.
@@ -149,7 +120,10 @@ class BufferSnapshot:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._buffers = list(model.buffers())
-        self._copies = [buffer.detach().clone() for buffer in self._buffers]
+        copies = persist(lambda: [buffer.detach().clone() for buffer in self._buffers])
+        if isinstance(copies, OutOfMemory):
+            copies = [buffer.detach().to("cpu", copy=True) for buffer in self._buffers]
+        self._copies = copies
 
     @torch.no_grad()
     def take(self) -> None:
@@ -187,6 +161,10 @@ class StepStart:
         self._buffers.restore()
         if self._states:
             restore_random_states(self._states)
+
+
+class DataLostError(BadInputError):
+    """Training images cannot be read any more; the state is that of the last finished step."""
 
 
 class NoRoomError(DeviceOutOfMemoryError):

@@ -27,6 +27,7 @@ from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.train.records import Announce, Records, metric_columns
+from memplan.train.relief import Relief
 from memplan.train.rescue import drop_rescued, rescue
 from memplan.train.run_folder import RunFolder
 from memplan.train.saving import Standing, checkpoint_of
@@ -62,7 +63,10 @@ def _persisted(work: Callable[[], _T]) -> _T:
     """
     found = persist(work)
     if isinstance(found, OutOfMemory):
-        raise NoRoomError(f"The checkpoint finds no room ({found.message}). Close other programs.")
+        raise NoRoomError(
+            f"Looking at the weights, or saving them, finds no room ({found.message}). Close other "
+            "programs."
+        )
     return found
 
 
@@ -102,8 +106,10 @@ class Run:
             size,
             on_step=self._after_step,
             on_back_off=self._back_off_training,
+            on_recompute=lambda message: self.records.recompute(self.runner, message),
             wishes=self._wishes,
         )
+        self.relief = Relief(setup, self.runner, self.records)
         saved = checkpoint.validation_size if checkpoint else None
         self.validation_size = saved or validation_batch_size(setup, size)
         self._checkpoint = checkpoint
@@ -145,8 +151,8 @@ class Run:
         if not (self.ranks.is_first and self.options.epochs and best.exists()):
             return
         try:
-            strip_checkpoint(best)
-        except BadInputError as error:
+            _persisted(lambda: strip_checkpoint(best))
+        except (BadInputError, NoRoomError) as error:
             self.records.warn(f"best.pt stays as large as it is: {error}")
 
     def _details_of_best(self) -> str:
@@ -173,7 +179,9 @@ class Run:
         # The last thing before training, since anything before may have drawn from them.
         states = [checkpoint.random_states, *checkpoint.other_random_states]
         try:
-            restore_random_states(states[self.ranks.rank])
+            _persisted(lambda: restore_random_states(states[self.ranks.rank]))
+        except NoRoomError:
+            raise
         except Exception as error:  # noqa: BLE001 - generators raise anything
             reason = " ".join(str(error).split())[:100]
             raise BadInputError(
@@ -272,8 +280,8 @@ class Run:
         """Stop where training diverged: every later step would be wasted."""
         if all(math.isfinite(loss) for loss in losses):
             return
-        parameters = self.setup.step.model.parameters()
-        if all(bool(parameter.isfinite().all()) for parameter in parameters):
+        parameters = [*self.setup.step.model.parameters()]
+        if _persisted(lambda: all(bool(one.isfinite().all()) for one in parameters)):
             self.records.warn(
                 f"The loss of epoch {epoch + 1} is not finite, the weights still are."
             )
@@ -288,17 +296,31 @@ class Run:
         minutes = (time.monotonic() - self._session.last_save) / 60
         every = self.options.save_every
         is_due = self.ranks.is_first and 0 < every <= minutes and not self.options.nosave
-        return Wishes(stop=bool(self.stop.asked), save=is_due)
+        return Wishes(
+            stop=bool(self.stop.asked),
+            save=is_due,
+            smaller=self.relief.wants_smaller,
+            stays_small=self.relief.keeps_smaller,
+        )
 
     def _after_step(self, runner: EpochRunner, wishes: Wishes) -> None:
         self.standing.steps += 1
         self.records.after_step(runner, self.standing.steps)
-        if self.standing.steps % _STEPS_TO_TRY == 0 and runner.try_planned():
+        self.relief.follow(self.standing.steps)
+        if wishes.smaller:
+            self.relief.wants_smaller = False
+            runner.lower()
+            self.records.lower(runner)
+        elif self._is_time_to_try(wishes) and runner.try_planned():
             self.records.try_again(runner)
         if wishes.stop:
             self._stop()
         if wishes.save:
             self._save_midway()
+
+    def _is_time_to_try(self, wishes: Wishes) -> bool:
+        """Return whether the planned micro-batch is due again, in all processes alike."""
+        return not wishes.stays_small and self.standing.steps % _STEPS_TO_TRY == 0
 
     def _stop_if_asked(self) -> None:
         """Stop between epochs, where the last save still holds."""
@@ -401,6 +423,7 @@ class Run:
             validation_size=self.validation_size,
             position=None if position is None else dict(position),
             finished=finished,
+            spec=self.relief.spec_at_restart(),
         )
         checkpoint = _persisted(make)
         saved = []

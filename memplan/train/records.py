@@ -9,10 +9,12 @@ from memplan.train.epoch import EpochResult, EpochRunner
 from memplan.train.memory import MemoryWatch
 from memplan.train.progress import Progress
 from memplan.train.run_folder import RunFolder
+from memplan.workload import LeavesOut
 
 if TYPE_CHECKING:
     from memplan.train.setup import Setup
 
+_MOST_IN_WORDS = 5  # images left out; all are in the events
 _MEMORY_INTERVAL = 10  # steps of the optimizer between rows of memory.csv
 
 Announce = Callable[[str, Mapping[str, Any]], None]
@@ -57,9 +59,14 @@ class Records:
             setup.step.device,
             plan.predicted if plan else None,
             plan.budget_bytes if plan else None,
+            last_step=setup.steps_an_epoch * setup.options.epochs,
         )
         self.back_offs = 0
         self._warned_of_memory = False
+        data = setup.data
+        self._unreadable = data.unreadable if isinstance(data, LeavesOut) else {}
+        self._num_told = 0  # of the images left out
+        self._num_counted = 0  # of the times
 
     def after_step(self, runner: EpochRunner, steps: int) -> None:
         """Record memory now and then, and show how far the epoch is.
@@ -70,11 +77,36 @@ class Records:
         """
         if steps == 1 or steps % _MEMORY_INTERVAL == 0:
             self.add_memory(runner, "train", steps)
+        if len(self._unreadable) > self._num_told:
+            self.tell_unreadable(runner)
         self.progress.update(
             runner.epoch,
             runner.images_seen,
             lambda: (self._brief_losses(runner.mean_losses()), self.memory.brief()),
         )
+
+    def tell_unreadable(self, runner: EpochRunner) -> None:
+        """Tell of images that have vanished or broken since the last time; a few in words."""
+        new = list(self._unreadable)[self._num_told :]
+        for number, text in enumerate(new, start=self._num_told):
+            self.announce("image_left_out", {"epoch": runner.epoch + 1, "message": text})
+            if number < _MOST_IN_WORDS:
+                self.progress.note(f"Warning: {text} It is left out.")
+        self._num_told += len(new)
+
+    def count_unreadable(self, runner: EpochRunner) -> None:
+        """Tell how many images an epoch did without."""
+        self.tell_unreadable(runner)
+        times = sum(self._unreadable.values())
+        if times > self._num_counted:
+            files, now = len(self._unreadable), times - self._num_counted
+            facts = {"epoch": runner.epoch + 1, "images": files, "times": now}
+            self.announce("images_left_out", facts)
+            self.progress.note(
+                f"Warning: {files} image(s) cannot be read any more; they were left out {now} "
+                "time(s) in this epoch."
+            )
+        self._num_counted = times
 
     def end_training(self, runner: EpochRunner, steps: int) -> None:
         """Record memory at the end of an epoch's training, once."""
@@ -83,7 +115,7 @@ class Records:
 
     def add_memory(self, runner: EpochRunner, phase: str, steps: int) -> None:
         """Add a row to `memory.csv`."""
-        live = self.memory.read()
+        live = self.memory.read(of_steps=phase == "train")
         predicted = self.memory.predicted
         self.folder.add_memory(
             {
@@ -122,6 +154,7 @@ class Records:
             seconds: of the whole epoch, earlier sessions included.
             training_seconds: of this session's training.
         """
+        self.count_unreadable(runner)
         speed = result.num_images / max(training_seconds, 1e-9)
         names = self._loss_names(len(result.losses))
         self.folder.add_result(
@@ -161,6 +194,24 @@ class Records:
         self.announce("backed_off", facts if steps is None else {**facts, "accumulation": steps})
         rest = "" if steps is None else f", {steps} a step; the same images are repeated"
         self.progress.note(f"Out of memory in {phase}: now {size} images at once{rest}.")
+
+    def lower(self, runner: EpochRunner) -> None:
+        """Tell that micro-batches are smaller from here on, before memory runs out."""
+        size, parts = runner.micro_batch_size, runner.parts_a_step
+        facts = {"epoch": runner.epoch + 1, "micro_batch_size": size, "accumulation": parts}
+        self.announce("micro_batch_lowered", facts)
+        self.progress.note(f"Memory is short: now {size} images at once, {parts} a step.")
+
+    def recompute(self, runner: EpochRunner, message: str) -> None:
+        """Tell that not one image fitted, and that activations are recomputed from here on."""
+        epoch = runner.epoch + 1
+        facts = {"epoch": epoch, "phase": "training", "message": message}
+        self.announce("out_of_memory", facts)
+        self.announce("recomputing", {"epoch": epoch})
+        self.progress.note(
+            "Out of memory with one image at once: activations are recomputed from here on, which "
+            "takes time and changes no result; the same images are repeated."
+        )
 
     def try_again(self, runner: EpochRunner) -> None:
         """Tell that the planned micro-batch, which did not fit once, is tried again."""

@@ -8,10 +8,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from memplan.answers import PlanAnswer
-from memplan.errors import BadInputError, BadTapeError, DeviceOutOfMemoryError
+from memplan.errors import (
+    BadInputError,
+    BadTapeError,
+    DeviceOutOfMemoryError,
+    MemplanError,
+    is_out_of_memory,
+)
 from memplan.files import drop_partials
 from memplan.train.checkpoint import (
     Checkpoint,
@@ -22,11 +28,11 @@ from memplan.train.checkpoint import (
 from memplan.train.distributed import is_one_of_several, leave
 from memplan.train.epoch import position_of
 from memplan.train.guard import (
+    DataLostError,
     NoRoomError,
     OutOfMemory,
     attempt,
     first_line,
-    is_out_of_memory,
     make_room,
     persist,
 )
@@ -41,10 +47,12 @@ from memplan.train.stopping import StopRequest
 from memplan.train.summary import RunSummary, finished_summary
 from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
 from memplan.train.validation import validation_batch_size
+from memplan.train.way_out import plan_that_fits
 from memplan.workload import RecognisedData, TrainingData, Workload
 
 _FEW_STEPS = 16  # of the optimizer in an epoch
 
+_T = TypeVar("_T")
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -83,11 +91,32 @@ def train(
         DeviceOutOfMemoryError: not even one image fits.
         StoppedError: Ctrl-C or SIGTERM came; the step under way was finished and saved.
     """
+    try:
+        return _trained(make_workload, options, plan, data, on_event, stream)
+    except Exception as error:
+        if isinstance(error, MemplanError) or not is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    raise DeviceOutOfMemoryError(
+        f"Out of memory before or after training ({reason}). Close other programs. What was saved "
+        "is kept.",
+        0,
+    )
+
+
+def _trained(
+    make_workload: Workload | WorkloadFactory,
+    options: TrainOptions,
+    plan: PlanAnswer | None,
+    data: TrainingData | None,
+    on_event: OnEvent | None,
+    stream: TextIO | None,
+) -> RunSummary:
     options = after_restart(options)
     path, checkpoint, note = None, None, ""
     if options.resume is not None:
         path = find_checkpoint(options.resume)
-        checkpoint, note = load_latest(path)
+        checkpoint, note = _persisted(lambda: load_latest(path), path)
         checkpoint, note = _or_rescued(path, checkpoint, note)
         if checkpoint.finished:
             return finished_summary(checkpoint, _folder_of(path) or path.parent)
@@ -118,6 +147,20 @@ def train(
         _introduce(setup, folder, progress, announce, checkpoint)
         stop = stack.enter_context(StopRequest())
         return _closed(Run(setup, folder, progress, announce, checkpoint, stop))
+
+
+def _persisted(work: Callable[[], _T], path: Path) -> _T:
+    """Return what is read of a file, read again where there was no room for it.
+
+    Raises:
+        DeviceOutOfMemoryError: there was none at any try.
+    """
+    found = persist(work)
+    if isinstance(found, OutOfMemory):
+        raise DeviceOutOfMemoryError(
+            f"{path} finds no room in host memory ({found.message}). Close other programs.", 0
+        )
+    return found
 
 
 def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
@@ -193,6 +236,8 @@ def _guarded(run: Run) -> RunSummary:
         else:
             run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
         raise
+    except DataLostError as error:
+        raise BadInputError(f"{error} {run.rescue()}") from None
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -202,7 +247,8 @@ def _guarded(run: Run) -> RunSummary:
     make_room()
     run.announce("out_of_memory", {"message": reason})
     text = reason if told else f"Out of memory ({reason}). Lower --batch{_way_out(run.setup)}."
-    raise DeviceOutOfMemoryError(f"{text} {run.rescue()}", 0)
+    sentences = (text, plan_that_fits(run.setup), run.rescue())
+    raise DeviceOutOfMemoryError(" ".join(filter(None, sentences)), 0)
 
 
 def _way_out(setup: Setup) -> str:
@@ -303,7 +349,7 @@ def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) 
         else:
             assert checkpoint is not None
             assert path is not None
-            set_damaged_aside(path)
+            _persisted(lambda: set_damaged_aside(path), path)
             folder.rewind(checkpoint.epoch, checkpoint.steps if checkpoint.position else None)
     except BaseException:
         folder.release()
@@ -361,7 +407,7 @@ def _introduce(
     progress.note(
         f"Training {setup.workload.name} on {setup.step.device} in "
         f"{setup.step.spec.precision}: {data.num_training_images} images, "
-        f"{_batch_in_words(setup)}, {_count_steps(_steps_an_epoch(setup))} an epoch; "
+        f"{_batch_in_words(setup)}, {_count_steps(setup.steps_an_epoch)} an epoch; "
         f"records in {folder.path}"
     )
 
@@ -395,19 +441,13 @@ def _batch_in_words(setup: Setup) -> str:
     )
 
 
-def _steps_an_epoch(setup: Setup) -> int:
-    """Return the steps of the optimizer in an epoch after warm-up."""
-    micro_batches = setup.data.num_batches(setup.micro_batch_size * setup.ranks.size)
-    return math.ceil(micro_batches / setup.accumulation_steps)
-
-
 def _count_steps(steps: int) -> str:
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def _steps_warning(setup: Setup) -> list[str]:
     """Return a warning where an epoch's steps are too few to learn much from."""
-    steps, images = _steps_an_epoch(setup), setup.data.num_training_images
+    steps, images = setup.steps_an_epoch, setup.data.num_training_images
     if not setup.options.epochs or steps >= _FEW_STEPS:
         return []
     # The largest power of two that gives enough steps; batch norm needs more than one image.

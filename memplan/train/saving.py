@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from memplan import _version
+from memplan.spec import StepSpec
 from memplan.train.checkpoint import Checkpoint, plain_state
 from memplan.train.setup import Setup
 from memplan.workload import RecognisedData, ResumableData
@@ -60,6 +61,7 @@ def checkpoint_of(
     validation_size: int,
     position: dict[str, Any] | None,
     finished: bool,
+    spec: StepSpec,
 ) -> Checkpoint:
     """Return the state of a run as a checkpoint; tensors of a GPU are copied to the host.
 
@@ -71,8 +73,13 @@ def checkpoint_of(
         validation_size: images validated at once.
         position: of the epoch under way; None between epochs.
         finished: whether the run is over.
+        spec: how a step runs once the run is resumed.
     """
     step, data, plan = setup.step, setup.data, setup.plan
+    if plan is not None and spec != plan.spec:
+        plan = replace(
+            plan, spec=replace(plan.spec, recompute=spec.recompute, allocator=spec.allocator)
+        )
     average = step.average
     return Checkpoint(
         epoch=standing.epochs_done,
@@ -88,7 +95,7 @@ def checkpoint_of(
         best_metrics=standing.best_metrics,
         metrics=standing.metrics,
         random_states=random_states[0],
-        options=setup.options.as_record(),
+        options=replace(setup.options, spec=spec).as_record(),
         hyperparameters=setup.hyperparameters,
         workload=setup.workload.name,
         num_classes=setup.data.num_classes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
 from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, reader_of_weights
-from memplan.errors import BadInputError, UsageError
+from memplan.errors import BadInputError, UsageError, is_out_of_memory
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
 from memplan.train.checkpoint import Checkpoint
 from memplan.train.distributed import Ranks, join, place_in_machine, synchronise_norms
+from memplan.train.guard import make_room
 from memplan.train.options import TrainOptions, check_image_size
 from memplan.train.random_states import seed_everything
 from memplan.train.schedule import Recipe, Schedule, accumulation_steps, recipe_of
@@ -67,6 +69,12 @@ class Setup:
         """Micro-batches a step of the optimizer, once warm-up is over."""
         at_once = self.micro_batch_size * self.ranks.size
         return accumulation_steps(self.effective_batch_size, at_once)
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps of the optimizer in an epoch after warm-up."""
+        micro_batches = self.data.num_batches(self.micro_batch_size * self.ranks.size)
+        return math.ceil(micro_batches / self.accumulation_steps)
 
     @property
     def images_a_step(self) -> int:
@@ -419,6 +427,15 @@ def restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
         BadInputError: the checkpoint is of another architecture or optimizer.
     """
     try:
+        _restore(step, checkpoint)
+    except BadInputError:
+        # What torch collects in a message of its own may have been that there was no room.
+        make_room()
+        _restore(step, checkpoint)
+
+
+def _restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
+    try:
         step.model.load_state_dict(checkpoint.model)
         if step.average is not None and checkpoint.ema is not None:
             step.average.model.load_state_dict(checkpoint.ema)
@@ -428,6 +445,8 @@ def restore(step: TrainingStep, checkpoint: Checkpoint) -> None:
             step.scaler.load_state_dict(checkpoint.scaler)
         _check_state(step.optimizer)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
         raise BadInputError(
             f"The checkpoint does not fit {step.workload.name} ({reason}). Resume with the same "

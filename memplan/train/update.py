@@ -3,9 +3,11 @@
 Before a step everything that it changes is copied: weights, gradients, optimizer state, average and
 scaler. The copies lie on the device where memory that the allocator holds already has room for them
 (after backward the activations' blocks are free, so a plan's peak stays what it is), else on the
-host. A step that fails is undone bit for bit and taken again one parameter at a time: each
-gradient goes once it is consumed, and the temporaries are those of one parameter. The kernels
-are elementwise, so the result is the same, bit for bit.
+host. Where that memory turns out to be in too small pieces, so that the allocator had to take more
+from the device, they are dropped there and lie on the host from then on. A step that fails is
+undone bit for bit and taken again one parameter at a time: each gradient goes once it is consumed,
+and the temporaries are those of one parameter. The kernels are elementwise, so the result is the
+same, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class SafeUpdate:
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
+        self.on_host = False
+        """Whether copies lie on the host for good, since on the device they took more of it."""
 
     def take(self) -> OutOfMemory | None:
         """Update weights and average, or say why there was no room, everything as it was before."""
@@ -50,19 +54,24 @@ class SafeUpdate:
         return refusal
 
     def _copies(self) -> _Copies | OutOfMemory:
-        on_device = self._has_room()
-        found = attempt(lambda: _Copies(self.step, on_host=not on_device))
+        is_cuda = self.step.device.type == "cuda"
+        held = self._held_bytes() if is_cuda else 0
+        on_host = is_cuda and (self.on_host or not self._has_room(held))
+        found = attempt(lambda: _Copies(self.step, on_host=on_host))
         if isinstance(found, OutOfMemory):
-            found = attempt(lambda: _Copies(self.step, on_host=True))
+            return attempt(lambda: _Copies(self.step, on_host=True))
+        if is_cuda and self._held_bytes() > held:
+            self.on_host = True
+            found.leave_device()
+            make_room()
         return found
 
-    def _has_room(self) -> bool:
-        device = self.step.device
-        if device.type != "cuda":
-            return True
+    def _held_bytes(self) -> int:
+        return torch.cuda.memory_reserved(self.step.device)
+
+    def _has_room(self, held_bytes: int) -> bool:
         wanted = sum(tensor.nbytes for tensor in _changed(self.step))
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return held >= _ROOM * wanted
+        return held_bytes - torch.cuda.memory_allocated(self.step.device) >= _ROOM * wanted
 
     def _update_in_pieces(self) -> None:
         optimizer = self.step.optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from memplan.errors import BadInputError, ProcessError
 from memplan.processes import CleanContext, answer_seconds, num_cores
 
+from .pipeline import Missing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
 
 
 def read_batches(
-    samples: Dataset[LoadedSample],
+    samples: Dataset[LoadedSample | Missing],
     groups: Sequence[list[Any]],
     merge: Callable[[Sequence[LoadedSample]], Any],
     num_workers: int,
     seed: int,
+    tell: Callable[[str], None] | None = None,
 ) -> Batches:
     """Return the batches of the groups, in their order.
 
@@ -35,6 +39,7 @@ def read_batches(
         merge: makes a batch of samples.
         num_workers: most loader processes; 0 reads in this one.
         seed: of what torch's workers draw, which is nothing here.
+        tell: told why an image was left out, a sentence each time; None leaves none out.
     """
     # More processes than cores, or than batches, only wait.
     num_workers = min(num_workers, len(groups), num_cores())
@@ -43,7 +48,7 @@ def read_batches(
         return DataLoader(
             samples,
             batch_sampler=_InOrder(groups[first:]),
-            collate_fn=merge,
+            collate_fn=_Merge(merge),
             num_workers=num_workers,
             worker_init_fn=_start_worker if num_workers else None,
             # This process has computed by now, so copies of it could wait for ever.
@@ -53,7 +58,7 @@ def read_batches(
             generator=torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF),
         )
 
-    return Batches(make_loader, len(groups))
+    return Batches(make_loader, len(groups), tell)
 
 
 class Batches:
@@ -64,12 +69,19 @@ class Batches:
 
     Args:
         make_loader: returns a loader of the batches from a place on.
-        count: batches in all.
+        count: batches in all; one whose images are all left out is not given.
+        tell: as `read_batches` has it.
     """
 
-    def __init__(self, make_loader: Callable[[int], DataLoader[Any]], count: int) -> None:
+    def __init__(
+        self,
+        make_loader: Callable[[int], DataLoader[Any]],
+        count: int,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._make_loader = make_loader
         self._count = count
+        self._tell = tell
 
     def __len__(self) -> int:
         return self._count
@@ -81,12 +93,14 @@ class Batches:
             message = ""
             before = given
             try:
-                for batch in _each(loader):
+                for batch, unreadable in _each(loader):
                     given += 1
-                    yield batch
+                    self._leave_out(unreadable)
+                    if batch is not None:
+                        yield batch
             except BadInputError as error:
                 # From a worker, torch sends the traceback as the message; ours is its last line.
-                message = str(error).strip().splitlines()[-1].split("BadInputError: ")[-1]
+                message = re.sub(_NAME, "", str(error).strip().splitlines()[-1])
                 # Its frames hold the loader in a cycle; freed by the collector instead of here, the
                 # loader would wait 5 s for its processes.
                 error.__traceback__ = None
@@ -103,6 +117,24 @@ class Batches:
                 error.__traceback__ = None
             if message:
                 raise BadInputError(message)
+
+    def _leave_out(self, unreadable: Sequence[str]) -> None:
+        for text in unreadable:
+            if self._tell is None:
+                raise BadInputError(text)
+            self._tell(text)
+
+
+class _Merge:
+    """Puts the samples there are together, with what could not be read beside them."""
+
+    def __init__(self, merge: Callable[[Sequence[LoadedSample]], Any]) -> None:
+        self._merge = merge
+
+    def __call__(self, samples: Sequence[LoadedSample | Missing]) -> tuple[Any, list[str]]:
+        unreadable = [text for one in samples for text in getattr(one, "unreadable", ())]
+        there = [one for one in samples if not isinstance(one, Missing)]
+        return (self._merge(there) if there else None), unreadable
 
 
 def _each(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -125,6 +157,7 @@ def _each(loader: DataLoader[Any]) -> Iterator[Any]:
             yield batch
 
 
+_NAME = r"^[\w.]*Error: "  # of an error, as a traceback ends
 _LOOK_SECONDS = 2
 _MOST_LOST = 3  # processes lost in a row without a batch between them
 

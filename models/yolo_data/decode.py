@@ -36,6 +36,10 @@ _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4),
 _NUM_THREADS = 8
 
 
+class UnreadableError(BadInputError):
+    """An image that was there when the data set was checked has vanished or is broken."""
+
+
 def decode(image: LabelledImage, least_side: int | None = None) -> Image:
     """Return the file's pixels, `[height, width, 3]`, BGR, 8 bits, the EXIF orientation applied.
 
@@ -46,12 +50,12 @@ def decode(image: LabelledImage, least_side: int | None = None) -> Image:
             itself, which takes half the time; None gives every pixel.
 
     Raises:
-        BadInputError: the file cannot be read any more.
+        UnreadableError: the file cannot be read any more.
     """
     try:
         encoded = np.fromfile(image.path, np.uint8)
     except OSError as error:
-        raise BadInputError(f"{image.path} cannot be read any more: {error.strerror}.") from None
+        raise UnreadableError(f"{image.path} cannot be read any more: {error.strerror}.") from None
     factor, flag = _reduction(image, least_side)
     pixels = cv2.imdecode(encoded, flag) if encoded.size else None
     expected = (-(-image.height // factor), -(-image.width // factor))
@@ -59,7 +63,7 @@ def decode(image: LabelledImage, least_side: int | None = None) -> Image:
         # OpenCV knows fewer kinds of files, and of orientations, than the check.
         pixels = upright_pixels(image.path)
         if pixels is None or pixels.shape[:2] != (image.height, image.width):
-            raise BadInputError(
+            raise UnreadableError(
                 f"{image.path} is not the image it was when the data set was checked. Start again."
             )
     return np.asarray(pixels, np.uint8)
@@ -99,7 +103,7 @@ def load_resized(image: LabelledImage, size: int, shrinking: Shrinking = "linear
         shrinking: of larger images.
 
     Raises:
-        BadInputError: the file cannot be read any more.
+        UnreadableError: the file cannot be read any more.
     """
     pixels = decode(image, size if shrinking == "decoder" else None)
     return resize(pixels, *resized_shape(image, size), averages=shrinking != "linear")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .dataset import read_description
 from .fingerprint import fingerprint
 from .labels import label_path
 from .order import by_aspect, common_shape, image_weights, shuffled, weighted
-from .pipeline import LoadedSample, Request, TrainingSamples, ValidationSamples
+from .pipeline import LoadedSample, Missing, Request, TrainingSamples, ValidationSamples
 from .scan import LabelledImage, scan_split
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class YoloData:
         """Objects that each image brings into a sample at most: copies of polygons count."""
         self._class_scores = np.zeros(self.num_classes)
         self._evaluator: DetectionEvaluator | None = None
+        self.unreadable: Counter[str] = Counter()
+        """How often an image that has vanished or broken was left out, by a sentence on it."""
         self._keep_images()
 
     @property
@@ -275,12 +278,17 @@ class YoloData:
 
     def _batches(
         self,
-        samples: Dataset[LoadedSample],
+        samples: Dataset[LoadedSample | Missing],
         groups: Sequence[list[Any]],
         merge: Callable[[Sequence[LoadedSample]], Any],
     ) -> Batches:
         options = self.options
-        return read_batches(samples, groups, merge, options.num_workers, options.seed)
+        return read_batches(
+            samples, groups, merge, options.num_workers, options.seed, self._leave_out
+        )
+
+    def _leave_out(self, text: str) -> None:
+        self.unreadable[text] += 1
 
     def _keep_images(self) -> None:
         cache = self._extra.get("cache")

@@ -21,7 +21,7 @@ from .augment import (
     random_flip,
     shift_colours,
 )
-from .decode import ImageStore, resized_shape
+from .decode import ImageStore, UnreadableError, resized_shape
 from .mosaic import NUM_IMAGES, add_copies, compose, draw_places, gather_objects
 from .order import SAMPLE_STREAM, random_stream
 from .polygons import choose_copies, paste_copies, place_polygons
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from .decode import Shrinking
     from .scan import LabelledImage
+
+
+_MOST_UNREADABLE = 16  # images in a row that others stand in for: beyond, the disk is gone
 
 
 class Request(NamedTuple):
@@ -62,9 +65,18 @@ class LoadedSample(NamedTuple):
     """Scale x, scale y, left, top: from the image file's pixels to the sample's."""
     epoch: int = 0
     """Of the request; 0 in validation."""
+    unreadable: tuple[str, ...] = ()
+    """What could not be read and has another image's sample in its place, a sentence each."""
 
 
-class _Samples(Dataset[LoadedSample]):
+class Missing(NamedTuple):
+    """A sample that there is none of."""
+
+    unreadable: tuple[str, ...]
+    """Why, a sentence."""
+
+
+class _Samples(Dataset[LoadedSample | Missing]):
     """The samples of a split, which loader processes share.
 
     Args:
@@ -117,7 +129,25 @@ class TrainingSamples(_Samples):
         return len(self.images)
 
     def __getitem__(self, request: Request) -> LoadedSample:
-        """Return the augmented sample that the request names."""
+        """Return the augmented sample that the request names.
+
+        An image that cannot be read any more is left out: the next one's sample stands in.
+
+        Raises:
+            UnreadableError: so it is with many in a row.
+        """
+        failed: list[str] = []
+        most = min(_MOST_UNREADABLE, len(self) - 1)
+        while True:
+            try:
+                return self._sample(request)._replace(unreadable=tuple(failed))
+            except UnreadableError as error:
+                if len(failed) >= most:
+                    raise
+                failed.append(str(error))
+            request = request._replace(image_id=(request.image_id + 1) % len(self))
+
+    def _sample(self, request: Request) -> LoadedSample:
         numbers = (request.epoch, request.image_id, SAMPLE_STREAM)
         # A further number only where there is a turn: sequences that differ in zeros are alike.
         turn = (request.turn,) if request.turn else ()
@@ -193,12 +223,15 @@ class ValidationSamples(_Samples):
         """Return the number of images."""
         return len(self.images)
 
-    def __getitem__(self, wanted: tuple[int, Shape]) -> LoadedSample:
-        """Return the letterboxed sample with the map that made it."""
+    def __getitem__(self, wanted: tuple[int, Shape]) -> LoadedSample | Missing:
+        """Return the letterboxed sample with the map that made it; `Missing` if unreadable."""
         place, shape = wanted
         labelled = self.images[place]
         original = (labelled.height, labelled.width)
-        resized = self.store[place]
+        try:
+            resized = self.store[place]
+        except UnreadableError as error:
+            return Missing((str(error),))
         image, (scale_x, scale_y, left, top) = letterbox(resized, shape, scale_up=False)
         scale_x *= resized.shape[1] / original[1]
         scale_y *= resized.shape[0] / original[0]

@@ -136,10 +136,14 @@ def check_out_of_memory(folder, ranks):
                 "distance": float((weights - expected).norm() / moved),
             }
         )
+    # As the run does between two steps, at the same one in all processes.
+    again = [runner.try_planned(), runner.micro_batch_size, runner.run(1).num_images, len(told)]
+    again.append(_is_same_everywhere(ranks, _weights(runner)))
     sizes = [one.nbytes for one in plain._exchange._sums.buckets]
     tensors = ModelTensors.of(plain.step.model)
     return {
         "found": found,
+        "again": again,
         "buckets": sizes,
         "predicted": settled_buckets(tensors, training_policy(2)),
         "in_buckets": all(

@@ -249,12 +249,31 @@ def test_polygons_bring_their_possible_copies_into_the_count(small):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_image_that_vanishes_is_told_in_one_line(small, num_workers):
-    """A file lost during training is named, also by a loader process."""
+def test_an_image_that_vanishes_or_breaks_is_left_out(small, num_workers):
+    """Another stands in for it in training, validation does without; both are counted by name."""
     data = _open(small, num_workers=num_workers)
-    (small.parent / "images" / "train" / "0003.jpg").unlink()
+    folder = small.parent / "images"
+    (folder / "train" / "0003.jpg").unlink()
+    (folder / "val" / "0001.jpg").write_bytes(b"torn")
+    batches = _train(data, augment_fully=False)
+    validated = list(data.validation_batches(micro_batch_size=1))
 
-    with pytest.raises(BadInputError, match=r"0003\.jpg cannot be read any more") as caught:
+    assert [4, 2] == [len(batch["images"]) for batch in batches]
+    assert 3 not in torch.cat([batch["image_ids"] for batch in batches])
+    assert [0, 2] == sorted(int(batch["image_ids"]) for batch in validated)
+    gone, torn = data.unreadable
+    assert "0003.jpg cannot be read any more: No such file or directory." in gone
+    assert "0001.jpg is not the image it was" in torn
+    assert [1, 1] == list(data.unreadable.values())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_that_are_all_gone_are_told_in_one_line(small, num_workers):
+    """Nothing stands in for them; a file is named, also by a loader process."""
+    data = _open(small, num_workers=num_workers)
+    shutil.rmtree(small.parent / "images" / "train")
+
+    with pytest.raises(BadInputError, match=r"^/\S*\.jpg cannot be read any more") as caught:
         _train(data)
 
     assert "\n" not in str(caught.value)

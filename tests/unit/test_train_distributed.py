@@ -311,6 +311,11 @@ def test_memory_may_run_out_anywhere_in_a_step(findings):
     assert 6 == len(findings["out_of_memory"]["found"])
 
 
+def test_all_ranks_try_the_planned_micro_batch_again(findings):
+    """From 1 image back to 2, whose next epoch nobody refuses; the ranks' weights stay equal."""
+    assert [True, 2, NUM_IMAGES, 1, True] == findings["out_of_memory"]["again"]
+
+
 def test_buckets_are_as_predicted(findings):
     """DDP's buckets have the predicted bytes, and gradients live in them between steps."""
     found = findings["out_of_memory"]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from train_toy import Toy, ToyData, toy_options
 
-from memplan.errors import DeviceOutOfMemoryError
+from memplan.errors import DeviceOutOfMemoryError, is_out_of_memory
 from memplan.train import train
 from memplan.train.checkpoint import load_checkpoint
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, is_out_of_memory, split
+from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, evenly, split
 
 
 def _events(folder, name):
@@ -192,6 +192,41 @@ def test_other_errors_are_no_lack_of_memory(error):
     assert not is_out_of_memory(error)
 
 
+class _NeedsTwo(Toy):
+    """Cannot run a single image, as batch norm over one value cannot."""
+
+    def compute_loss(self, model, batch):
+        if len(batch["images"]) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        return super().compute_loss(model, batch)
+
+
+def test_parts_too_small_to_be_run_end_the_run_in_one_line(tmp_path):
+    """Two images find no room and one cannot be run: said, and the last step saved."""
+    match = r"^Not even 2 images fit, and fewer cannot be run \(.*\. Everything is saved\."
+    with pytest.raises(DeviceOutOfMemoryError, match=match) as caught:
+        train(_NeedsTwo(most_images=1), toy_options(tmp_path, batch=5))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_are_even_so_that_none_is_too_small(tmp_path):
+    """5 images of which 4 fit are 3 and 2, not 4 and 1."""
+    options = {"batch": 5, "effective_batch": 5}
+    summary = train(_NeedsTwo(most_images=4), toy_options(tmp_path, **options))
+
+    assert (3, 1) == (summary.micro_batch_size, summary.back_offs)
+    batch = {"images": ToyData().images[:7]}
+    assert [3, 2, 2] == [len(part["images"]) for part in evenly(batch, 3)]
+    assert torch.equal(batch["images"], torch.cat([part["images"] for part in evenly(batch, 3)]))
+
+
+def test_an_error_of_the_planned_batch_is_the_users_to_see(tmp_path):
+    """Nothing was made smaller, so it is no matter of size."""
+    with pytest.raises(ValueError, match="Expected more than 1"):
+        train(_NeedsTwo(), toy_options(tmp_path, batch=1))
+
+
 def test_splitting_keeps_images_and_order():
     """Ten images in pieces of at most 4 are 4, 4 and 2, in order."""
     data = ToyData()
@@ -211,3 +246,54 @@ def test_a_snapshot_brings_buffers_back():
 
     assert torch.equal(torch.zeros(2), norm.running_mean)
     assert 0 == norm.num_batches_tracked
+
+
+class _Spikes(Toy):
+    """Finds no room for two images in its third pass."""
+
+    passes = 0
+
+    def compute_loss(self, model, batch):
+        self.passes += 1
+        if self.passes == 3 and len(batch["images"]) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return super().compute_loss(model, batch)
+
+
+def test_after_a_lone_spike_the_planned_micro_batch_is_tried_again(tmp_path):
+    """At the 100th step; steps, images and rates stay those of an undisturbed run."""
+    options = {"batch": 2, "effective_batch": 2, "epochs": 22, "noval": True}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    plain = train(Toy(), toy_options(tmp_path / "a", **options))
+    spiked = train(_Spikes(), toy_options(tmp_path / "b", **options))
+
+    [again] = _events(spiked.run_folder, "micro_batch_tried_again")
+    assert {"epoch": 20, "micro_batch_size": 2} == {
+        name: again[name] for name in ("epoch", "micro_batch_size")
+    }
+    tables = [pd.read_csv(run.run_folder / "results.csv") for run in (plain, spiked)]
+    for column in ("steps", "x/lr0", "x/lr1"):
+        assert tables[0][column].tolist() == tables[1][column].tolist()
+    assert [1] * 19 + [2] * 3 == tables[1]["micro_batch_size"].tolist()
+    for name, weight in _weights(plain).items():
+        torch.testing.assert_close(weight, _weights(spiked)[name], rtol=1e-5, atol=1e-7)
+
+
+def test_one_image_that_fits_only_recomputed_is_survived(tmp_path):
+    """Not even one image fits, until activations are recomputed; the images are repeated."""
+
+    class Recomputed(Toy):
+        def compute_loss(self, model, batch):
+            if "forward" not in vars(model[0]):
+                raise torch.OutOfMemoryError("no room")
+            return super().compute_loss(model, batch)
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    plain = train(Toy(), toy_options(tmp_path / "a", batch=1))
+    tight = train(Recomputed(), toy_options(tmp_path / "b", batch=2))
+
+    assert 1 == len(_events(tight.run_folder, "recomputing"))
+    for name, weight in _weights(plain).items():
+        torch.testing.assert_close(weight, _weights(tight)[name], rtol=1e-6, atol=1e-8)

@@ -7,8 +7,8 @@ import pytest
 from levers import other_value
 from train_toy import Toy, toy_options
 
-from memplan.answers import GpuFacts, PlanAnswer, Predicted, WorkloadFacts, load_answers
-from memplan.errors import UsageError
+from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFacts, load_answers
+from memplan.errors import DeviceOutOfMemoryError, UsageError
 from memplan.spec import LEVERS, Split, StepSpec
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
@@ -101,6 +101,39 @@ def test_a_resumed_run_keeps_its_plan_and_its_smaller_batch(tmp_path):
         workload.refused,
     )
     assert {2000} == set(pd.read_csv(folder / "memory.csv")["predicted_reserved_bytes"])
+
+
+def test_a_run_that_finds_no_room_names_the_setting_that_would_fit(tmp_path):
+    """The fastest of the plan's other settings that takes less; what takes more is no way out."""
+    plan = _plan()
+
+    def setting(size, used, speed, **levers):
+        predicted = replace(
+            plan.predicted, device_used_peak_bytes=used << 20, images_per_second=speed
+        )
+        split = Split(micro_batch_size=size, accumulation_steps=8 // size)
+        spec = replace(plan.spec, **levers)
+        return Setting(spec=spec, split=split, nominal_batch_size=4, predicted=predicted)
+
+    others = (setting(4, 9, 9.0), setting(1, 1, 5.0), setting(1, 2, 6.0, lean=True))
+    most = replace(plan.predicted, device_used_peak_bytes=4 << 20)
+    tight = replace(plan, predicted=most, alternatives=others)
+    with pytest.raises(DeviceOutOfMemoryError) as caught:
+        train(Toy(most_images=0), toy_options(tmp_path), plan=tight)
+
+    text = "takes 2.00 MiB (predicted): --batch-per-device 1 --accumulate 8 "
+    assert text in str(caught.value)
+    assert "--lean" in str(caught.value)
+    assert "Everything is saved. Continue with: memplan train --resume" in str(caught.value)
+
+
+def test_a_run_without_a_plan_that_finds_no_room_names_the_command_that_plans(tmp_path):
+    """As typed, for the device that it was trained on."""
+    with pytest.raises(DeviceOutOfMemoryError) as caught:
+        train(Toy(most_images=0), toy_options(tmp_path, cfg="yolov9-t"))
+
+    planned = f"--auto-batch --cfg yolov9-t --data {tmp_path}/data.yaml --img 8 --device cpu."
+    assert f"Planned to fit: memplan train {planned}" in str(caught.value)
 
 
 def test_a_plan_for_another_training_is_refused(tmp_path):

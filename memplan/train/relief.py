@@ -1,0 +1,127 @@
+"""What a run does about memory that is about to run out: the cheapest thing that helps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from memplan.spec import StepSpec
+from memplan.train.epoch import EpochRunner
+from memplan.train.guard import make_room
+from memplan.train.records import Records
+from memplan.train.remedy import Action, Means, cheapest
+from memplan.train.setup import Setup
+from memplan.train.watch import Cause, Finding
+from memplan.units import format_bytes
+
+_EXPANDABLE = "expandable_segments"
+_SAYS = {
+    Cause.LEAK: "Memory leaks: what stays allocated between steps has grown",
+    Cause.FRAGMENTATION: "Memory fragments: what the allocator holds has grown, what is used has "
+    "not",
+    Cause.CROWDED: "A crowded batch took more than the usual step",
+    Cause.OTHERS: "Another process, or a library loaded late, has taken memory of the device",
+}
+
+
+class Relief:
+    """Follows memory from step to step and acts on what is found.
+
+    Args:
+        setup: what is trained.
+        runner: whose micro-batch and step may change, between steps.
+        records: told what was found and done.
+    """
+
+    def __init__(self, setup: Setup, runner: EpochRunner, records: Records) -> None:
+        self._setup = setup
+        self._runner = runner
+        self._records = records
+        self._emptied: Counter[Cause] = Counter()
+        self._size = runner.micro_batch_size
+        self.wants_smaller = False
+        """Whether the next step shall be taken in smaller micro-batches, in all processes."""
+        self.keeps_smaller = False
+        """Whether the planned micro-batch would not help any more: memory leaks."""
+        self.allocator_at_restart = ""
+        """Options for the allocator once the run is resumed; empty leaves them as they are."""
+
+    def follow(self, steps: int) -> None:
+        """Look at memory after a step, and act where it is about to run out.
+
+        Args:
+            steps: of the optimizer since the run began.
+        """
+        memory = self._records.memory
+        if memory.watch is None:
+            return
+        if self._size != self._runner.micro_batch_size:
+            self._size = self._runner.micro_batch_size
+            memory.watch.forget()
+        finding = memory.follow(steps)
+        if finding is not None:
+            self.act(finding, steps)
+
+    def act(self, finding: Finding, steps: int) -> None:
+        """Do what is cheapest about a finding, and tell."""
+        action = cheapest(finding, self._means(finding.cause))
+        if not self._setup.guards and action in {Action.SMALLER, Action.RECOMPUTE}:
+            action = Action.WARN
+        self._tell(finding, action, steps)
+        if action is Action.EMPTY_CACHE:
+            self._emptied[finding.cause] += 1
+            make_room()
+        elif action is Action.SMALLER:
+            self.wants_smaller = True
+            self.keeps_smaller = self.keeps_smaller or finding.cause is Cause.LEAK
+        elif action is Action.RECOMPUTE:
+            self._setup.step.recompute_all()
+        elif action is Action.EXPANDABLE:
+            own = self._setup.step.spec.allocator
+            self.allocator_at_restart = ",".join(filter(None, (own, f"{_EXPANDABLE}:True")))
+        watch = self._records.memory.watch
+        if action is not Action.WARN and watch is not None:
+            watch.acted(finding.cause)
+
+    def _means(self, cause: Cause) -> Means:
+        reading = self._records.memory.reading
+        step = self._setup.step
+        cached = 0 if reading is None else reading.reserved_bytes - reading.allocated_peak_bytes
+        # Under DDP a change of one process's modules would leave the others' as they are.
+        alone = self._setup.ranks.size == 1
+        return Means(
+            micro_batch_size=self._runner.micro_batch_size,
+            cached_bytes=cached,
+            can_recompute=alone and bool(step.recomputable()),
+            is_expandable=_EXPANDABLE in step.spec.allocator + self.allocator_at_restart,
+            times_emptied=self._emptied[cause],
+        )
+
+    def _tell(self, finding: Finding, action: Action, steps: int) -> None:
+        reading = self._records.memory.reading
+        left = finding.steps_left
+        facts: dict[str, Any] = {
+            "epoch": self._runner.epoch + 1,
+            "step": steps,
+            "cause": str(finding.cause),
+            "action": str(action),
+            "grown_bytes": finding.grown_bytes,
+            "bytes_a_step": finding.bytes_a_step,
+            "steps_left": left,
+        }
+        if reading is not None:
+            facts |= {name: value for name, value in vars(reading).items() if name != "step"}
+        self._records.announce("memory_watch", facts)
+        soon = "" if left is None else f", and runs out in some {left} steps"
+        done = "" if action is Action.WARN else f" Now: {action}."
+        self._records.progress.note(
+            f"Warning: {_SAYS[finding.cause]} by {format_bytes(finding.grown_bytes)} "
+            f"(measured){soon}.{done}"
+        )
+
+    def spec_at_restart(self) -> StepSpec:
+        """Return how a step runs once the run is resumed."""
+        spec = self._setup.step.spec
+        allocator = self.allocator_at_restart
+        return replace(spec, allocator=allocator) if allocator else spec

@@ -101,7 +101,7 @@ class Deferred:
             )
         if after is not None:
             restore_random_states(after)  # what was drawn since the forward pass is not drawn again
-        passes.pieces.done(num_pieces, at_first=self._at_first)
+        passes.done(self._batch, num_pieces, self._at_first)
         self._is_done, self._batch, self._run = True, None, _nothing  # a kept loss keeps no batch
 
     def _again(self, parts: Parts, gradient: torch.Tensor, gathered: GatheredGradients) -> None:

@@ -8,12 +8,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.step.changed import Written
 from memplan.train.guard import NoRoomError, OutOfMemory, attempt, first_line, persist
 from memplan.trainers import batches
 from memplan.trainers.pieces import Pieces
 from memplan.trainers.undo import GatheredGradients, PassStart, leaves
+from memplan.trainers.watch import GuardFinding, LoopWatch
 
 _T = TypeVar("_T")
 Split = Callable[[Any, int], list[tuple[int, Any]]]
@@ -32,6 +33,7 @@ class Passes:
         retry_after: passes after which the whole batch is tried again, >= 1; doubled each time
             that this finds no room again.
         split: `split(batch, pieces)` returns `(samples, piece)`.
+        watch: whether the device is looked at after each pass.
 
     Raises:
         UsageError: an argument is of another type or out of its range, or several ranks train
@@ -45,11 +47,14 @@ class Passes:
         loss: Literal["mean", "sum"] = "mean",
         retry_after: int = 50,
         split: Split = batches.split,
+        watch: bool = True,
     ) -> None:
         _check(model, loss, split)
         self.pieces = Pieces(retry_after)
         self.model, self.split, self.is_mean = model, split, loss == "mean"
         self._others: list[torch.Tensor] | None = None
+        self._watches = watch
+        self._watch: LoopWatch | None = None
 
     def together(
         self, run: Run, batch: Any, scale: Callable[[torch.Tensor], torch.Tensor]
@@ -71,8 +76,22 @@ class Passes:
         with self.gathered(start) as gradients:
             written = Written(batches.arrays_of(batch))
             loss, num_pieces = self.repeat(start, batch, written, at_first, gradients, work)
-        self.pieces.done(num_pieces, at_first=at_first)
+        self.done(batch, num_pieces, at_first)
         return loss
+
+    @property
+    def findings(self) -> list[GuardFinding]:
+        """What the watch of memory found, in order."""
+        return [] if self._watch is None else self._watch.findings
+
+    def done(self, batch: Any, num_pieces: int, at_first: int) -> None:
+        """Note that a batch got through, and look at memory."""
+        self.pieces.done(num_pieces, at_first=at_first)
+        if self._watches and self._watch is None:
+            first = next(self.model.parameters(), torch.empty(0))
+            self._watch = LoopWatch(first.device, self.pieces)
+        if self._watch is not None:
+            self._watch.follow(lambda: _num_samples(batch))
 
     def start(self) -> PassStart:
         """Remember what a pass is about to change.
@@ -199,6 +218,13 @@ def refuse_written(written: Written) -> None:
             "Memory ran out, and the loss cannot be computed again: it writes to its batch in "
             "place. Let it work on a copy."
         )
+
+
+def _num_samples(batch: Any) -> int:
+    try:
+        return batches.num_samples(batch)
+    except BadInputError:
+        return 1
 
 
 def _check(model: Any, loss: object, split: object) -> None:

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 
 import pytest
-from trainers_child import allocate, broken, deferred_spike, spike, untouched
+from trainers_child import allocate, broken, deferred_spike, leak, spike, untouched
 
 import memplan
 from memplan.device import catalogue
@@ -30,6 +30,17 @@ def test_the_allocators_own_error_is_survived():
         assert has_gradients
         assert messages
         assert all(message.startswith("CUDA out of memory.") for message in messages)
+
+
+def test_a_leak_is_found_by_the_watch_and_a_steady_loop_finds_nothing():
+    """What stays allocated grows by 2 MiB a step; the loop goes on."""
+    card = catalogue.card("rtx-3090")
+    with PhantomChild(card, capacity_bytes=2 << 30, variables=VARIABLES) as child:
+        steady = child.call(leak, {"steps": 100, "kib": 0})
+        leaking = child.call(leak, {"steps": 150, "kib": 2048})
+
+    assert [] == steady
+    assert "leak" == leaking[0][0]
 
 
 def test_the_largest_batch_is_found_to_the_sample():

@@ -1,5 +1,7 @@
 """What a guarded loop does on a phantom card; runs in a child process."""
 
+import time
+
 import torch
 
 import memplan
@@ -31,6 +33,17 @@ def deferred_spike(samples):
     has_gradients = all(parameter.grad is not None for parameter in model.parameters())
     messages = [event.message for event in passes.pieces.events[before_backward:]]
     return [passes.pieces.held, has_gradients, messages]
+
+
+def leak(steps, kib):
+    """Return what the watch finds in a loop that keeps some memory of each step, and its pieces."""
+    model = torch.nn.Linear(64, 64).cuda()
+    guard, kept = memplan.guard(model), []
+    for _ in range(steps):
+        guard(lambda batch: model(batch).mean(), torch.ones(32, 64, device="cuda"))
+        kept.append(torch.empty(kib << 10, dtype=torch.uint8, device="cuda"))
+        time.sleep(0.005)
+    return [[found.cause, found.action] for found in guard.findings]
 
 
 class _Doubling(torch.nn.Module):

@@ -19,10 +19,9 @@ try:
 except ImportError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer
-    except ImportError:
+    except ImportError as error:
         raise MemplanError(
-            "memplan.trainers.lightning needs Lightning, which is not installed: "
-            "pip install lightning."
+            f"memplan.trainers.lightning needs Lightning ({error}): pip install lightning."
         ) from None
 
 _Logged = tuple[str, Any, tuple[Any, ...], dict[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ from memplan.trainers.undo import GatheredGradients, PassStart, leaves
 from memplan.trainers.watch import GuardFinding, LoopWatch
 
 _T = TypeVar("_T")
+_PAIR = 2  # samples and piece
 Split = Callable[[Any, int], list[tuple[int, Any]]]
 Parts = list[tuple[int, Any]]
 Run = Callable[[Any], tuple[torch.Tensor, Any]]
@@ -99,6 +101,7 @@ class Passes:
         Raises:
             DeviceOutOfMemoryError: there is no room to remember it.
         """
+        _refuse_ranks(self.model)  # they may have come together since
         start = persist(lambda: PassStart(self.model))
         if isinstance(start, OutOfMemory):
             raise NoRoomError(
@@ -155,13 +158,21 @@ class Passes:
 
     def _parts(self, batch: Any, num_pieces: int) -> Parts:
         """Leave a batch that need not be split as it is, whatever its layout."""
-        return [(1, batch)] if num_pieces == 1 else self.split(batch, num_pieces)
+        if num_pieces == 1:
+            return [(1, batch)]
+        parts = self.split(batch, num_pieces)
+        if not _are_parts(parts):
+            raise UsageError(
+                f"split() returned {reprlib.repr(parts)}, which is no list of (samples, piece) with "
+                "samples in it."
+            )
+        return parts
 
     def _smaller(
         self, batch: Any, num_pieces: int, refusal: OutOfMemory, *, is_last: bool
     ) -> tuple[int, bool]:
         """Return more pieces; at the most there can be, the same once more."""
-        if len(self.split(batch, 2 * num_pieces)) > num_pieces:
+        if len(self._parts(batch, 2 * num_pieces)) > num_pieces:
             return 2 * num_pieces, False
         if not is_last:  # once more, with all that was cached given back
             return num_pieces, True
@@ -220,6 +231,15 @@ def refuse_written(written: Written) -> None:
         )
 
 
+def _are_parts(parts: Any) -> bool:
+    if not isinstance(parts, list) or not parts:
+        return False
+    are_pairs = all(isinstance(one, tuple) and len(one) == _PAIR for one in parts)
+    if not are_pairs or not all(isinstance(samples, int | float) for samples, _ in parts):
+        return False
+    return len(parts) == 1 or sum(samples for samples, _ in parts) > 0
+
+
 def _num_samples(batch: Any) -> int:
     try:
         return batches.num_samples(batch)
@@ -237,6 +257,10 @@ def _check(model: Any, loss: object, split: object) -> None:
         raise UsageError(f"loss={loss!r} is neither 'mean' nor 'sum'.")
     if not callable(split):
         raise UsageError(f"split={split!r} is no function of a batch and a number of pieces.")
+    _refuse_ranks(model)
+
+
+def _refuse_ranks(model: torch.nn.Module) -> None:
     ranks = torch.distributed
     together = ranks.is_available() and ranks.is_initialized() and ranks.get_world_size() > 1
     if together or isinstance(model, torch.nn.parallel.DistributedDataParallel):

@@ -163,8 +163,8 @@ class Passes:
         parts = self.split(batch, num_pieces)
         if not _are_parts(parts):
             raise UsageError(
-                f"split() returned {reprlib.repr(parts)}, which is no list of (samples, piece) with "
-                "samples in it."
+                f"split() returned {reprlib.repr(parts)}, which is no list of (samples, "
+                "piece) with samples in it."
             )
         return parts
 

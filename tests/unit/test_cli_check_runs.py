@@ -140,7 +140,13 @@ def test_a_run_that_does_not_get_through_has_a_summary_too(check, tmp_path):
     """Without figures, and failed."""
     path = tmp_path / "summary.md"
 
-    failed = check(sample(error=ScriptError(kind="KeyError", message="x", file="train.py", line=3)), "--budget", "100GiB", "--summary", path)
+    failed = check(
+        sample(error=ScriptError(kind="KeyError", message="x", file="train.py", line=3)),
+        "--budget",
+        "100GiB",
+        "--summary",
+        path,
+    )
 
     assert failed.exit_code
     assert "does not run." in path.read_text()

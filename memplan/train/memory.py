@@ -74,7 +74,7 @@ class MemoryWatch:
             self._index = torch.cuda.current_device() if device.index is None else device.index
             self.watch = Watch(
                 torch.cuda.mem_get_info(device)[1],
-                predicted_peak_bytes=predicted and predicted.allocated_peak_bytes,
+                predicted_peak_bytes=None if predicted is None else predicted.allocated_peak_bytes,
                 last_step=last_step,
             )
 

@@ -132,9 +132,14 @@ class Records:
                 "host_resident_bytes": live.host_resident_bytes,
             }
         )
-        if self.memory.exceeds_prediction() and not self._warned_of_memory:
-            self._warned_of_memory = True
-            self.warn(f"Reserved memory is above the plan's prediction: {self.memory.summary()}.")
+        self.compare_with_plan()
+
+    def compare_with_plan(self) -> None:
+        """Warn, once, where the highest figures are above what the plan predicted."""
+        if self._warned_of_memory or not (above := self.memory.above_prediction()):
+            return
+        self._warned_of_memory = True
+        self.warn(f"{above} memory is above the plan's prediction: {self.memory.summary()}.")
 
     def add_epoch(
         self,

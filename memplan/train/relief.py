@@ -60,6 +60,7 @@ class Relief:
             self._size = self._runner.micro_batch_size
             memory.watch.forget()
         finding = memory.follow(steps)
+        self._records.compare_with_plan()
         if finding is not None:
             self.act(finding, steps)
 

@@ -42,7 +42,6 @@ class MemoryWatch:
         device: where the model is.
         predicted: a plan's figures, None without a plan.
         budget_bytes: what the plan may take, None without a plan.
-        last_step: the run's last step of the optimizer; None where nobody knows.
     """
 
     def __init__(
@@ -50,8 +49,6 @@ class MemoryWatch:
         device: torch.device,
         predicted: Predicted | None,
         budget_bytes: int | None = None,
-        *,
-        last_step: int | None = None,
     ) -> None:
         self.device = device
         self.predicted = predicted
@@ -75,7 +72,6 @@ class MemoryWatch:
             self.watch = Watch(
                 torch.cuda.mem_get_info(device)[1],
                 predicted_peak_bytes=None if predicted is None else predicted.allocated_peak_bytes,
-                last_step=last_step,
             )
 
     def follow(self, step: int) -> Finding | None:

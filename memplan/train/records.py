@@ -59,7 +59,6 @@ class Records:
             setup.step.device,
             plan.predicted if plan else None,
             plan.budget_bytes if plan else None,
-            last_step=setup.steps_an_epoch * setup.options.epochs,
         )
         self.back_offs = 0
         self._warned_of_memory = False

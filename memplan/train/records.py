@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from memplan.train.epoch import EpochResult, EpochRunner
+from memplan.train.epoch import EpochRunner
 from memplan.train.memory import MemoryWatch
+from memplan.train.position import EpochResult
 from memplan.train.progress import Progress
 from memplan.train.run_folder import RunFolder
 from memplan.workload import LeavesOut

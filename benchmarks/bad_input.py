@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.bad_input_cases import Case, command_cases, file_cases, laid
 from benchmarks.bad_input_files import make_kinds
+from memplan.host_memory import resident_peak_bytes
 
 GIB = 1 << 30
 TIME_LIMIT = 60.0  # seconds; what a slow machine needs for the slowest good answer, four times over
@@ -77,7 +78,7 @@ def _work(pipe: Connection, folder: str) -> None:
     while (case := pipe.recv()) is not None:
         start = time.monotonic()
         result, detail = run_case(case)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resident_peak_bytes()
         pipe.send((result, detail, time.monotonic() - start, peak))
 
 

@@ -8,7 +8,6 @@ With a checkout of the official repository its own matching and metrics read the
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import publish
+from memplan.host_memory import resident_peak_bytes
 from memplan.units import MIB
 
 IMAGES, CLASSES, DETECTIONS, BATCH = 5_000, 80, 300, 32
@@ -130,7 +130,7 @@ def _timed(update: Any, compute: Any, metrics: dict[str, float]) -> dict[str, fl
     torch.set_num_threads(1)
     for _ in zip(range(2), batches(), strict=False):  # what making data takes
         pass
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak_bytes()
     seconds = 0.0
     for found, batch in batches():
         start = time.perf_counter()
@@ -139,8 +139,8 @@ def _timed(update: Any, compute: Any, metrics: dict[str, float]) -> dict[str, fl
     start = time.perf_counter()
     compute()
     seconds += time.perf_counter() - start
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {**metrics, "seconds": seconds, "bytes": grown * 1024}
+    grown = resident_peak_bytes() - before
+    return {**metrics, "seconds": seconds, "bytes": grown}
 
 
 def _in_a_process(*arguments: str) -> dict[str, float]:

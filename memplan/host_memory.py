@@ -1,4 +1,4 @@
-"""What memory this machine has left, and work kept within a part of it."""
+"""What host memory this process holds and this machine has left; work kept within a part of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from memplan.units import KIB
 
 # What extra work may take of the memory that is left; other programs start meanwhile.
 _SHARE = 0.8
+_STATM = Path("/proc/self/statm")
 
 
 def available_host_bytes() -> int:
@@ -28,12 +29,27 @@ def available_host_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def resident_bytes() -> int:
+    """Return what this process holds in host memory now, bytes. Linux only."""
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_peak_bytes() -> int:
+    """Return the most that this program ever held in host memory, bytes. Linux only.
+
+    Source: `VmHWM` of /proc/self/status. What `getrusage` tells begins with the resident memory of
+    the process that started this one, which a large parent makes far too much.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * KIB
+
+
 def _address_space_bytes() -> int | None:
     """Return the address space that this process has taken; None where the system does not say."""
-    statm = Path("/proc/self/statm")
-    if not statm.is_file():
+    if not _STATM.is_file():
         return None
-    return int(statm.read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return int(_STATM.read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

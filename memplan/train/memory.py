@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from memplan.host_memory import resident_bytes, resident_peak_bytes
 from memplan.train.watch import Finding, Reading, Watch
 from memplan.units import format_bytes, gib
 
 if TYPE_CHECKING:
     from memplan.answers import Predicted
 
-_STATM = Path("/proc/self/statm")
 _SHARE = 0.008  # of the run's time that watching may take: with short steps some are left out
 
 
@@ -117,7 +114,7 @@ class MemoryWatch:
         Args:
             of_steps: whether steps alone made them, and not an evaluation.
         """
-        host = _host_resident_bytes()
+        host = resident_bytes()
         if self.device.type != "cuda":
             return LiveMemory(
                 allocated_bytes=None,
@@ -147,7 +144,7 @@ class MemoryWatch:
     @property
     def host_resident_peak_bytes(self) -> int:
         """The most this process ever held resident in host memory."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        return resident_peak_bytes()
 
     def above_prediction(self) -> str:
         """Return what went above the plan's prediction, `Allocated` first; empty if nothing."""
@@ -179,7 +176,7 @@ class MemoryWatch:
         libraries and files, do not compare with.
         """
         if self.device.type != "cuda":
-            return _host_resident_bytes(), None, self.budget_bytes
+            return resident_bytes(), None, self.budget_bytes
         live = torch.cuda.memory_reserved(self.device)
         predicted = None if self.predicted is None else self.predicted.reserved_peak_bytes
         return live, predicted, self.budget_bytes
@@ -187,8 +184,3 @@ class MemoryWatch:
 
 def _higher(one: int | None, other: int | None) -> int:
     return max(one or 0, other or 0)
-
-
-def _host_resident_bytes() -> int:
-    pages = int(_STATM.read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

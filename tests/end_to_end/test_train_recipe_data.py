@@ -10,6 +10,7 @@ import torch
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UsageError
+from memplan.spec import StepSpec
 from memplan.train import TrainOptions, train
 from memplan.train.checkpoint import load_checkpoint
 
@@ -49,7 +50,8 @@ def _options(data, folder, **changes):
         "name": "run",
         "noplots": True,
     }
-    return TrainOptions(**(values | changes))
+    spec = StepSpec(optimizer=changes.pop("optimizer", "SGD"))
+    return TrainOptions(**(values | changes), spec=spec)
 
 
 def _stop_after_first_epoch(name, facts):

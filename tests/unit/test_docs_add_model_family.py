@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memplan import capabilities
+from memplan import capabilities, lean
 from memplan.errors import UsageError
 from memplan.registry import make_workload
 from memplan.trace.record import record
@@ -53,7 +53,7 @@ def test_its_step_is_recorded():
 
 def _members(kind):
     """Return the names that a protocol asks for, those of the protocols it extends with it."""
-    ours = [one for one in kind.__mro__ if one.__module__ == capabilities.__name__]
+    ours = [one for one in kind.__mro__ if one.__module__ == kind.__module__]
     named = [name for one in ours for name in (*vars(one), *one.__annotations__)]
     return {name for name in named if not name.startswith("_")}
 
@@ -61,8 +61,9 @@ def _members(kind):
 def test_the_table_of_capabilities_is_complete():
     """Each capability named exists, with the methods beside it."""
     rows = re.findall(r"^\|[^|]+\| (`[A-Z].*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    known = vars(capabilities) | vars(lean)
     for kinds, methods in rows:
-        found = [getattr(capabilities, kind) for kind in re.findall(r"`(\w+)`", kinds)]
+        found = [known[kind] for kind in re.findall(r"`(\w+)`", kinds)]
         assert set(re.findall(r"`(\w+)`", methods)) == set().union(*map(_members, found))
 
     assert 9 == len(rows)

@@ -156,8 +156,8 @@ def measure(capacities_mib: list[int]) -> list[tuple[int, dict[str, Any]]]:
 def table(found: list[tuple[int, dict[str, Any]]]) -> str:
     """Return neighbours that ended alike as one row of a table in Markdown."""
     lines = [
-        "| capacity, MiB | ended | optimizer steps of 4 | out of memory in training | in validation "
-        "| at the end |",
+        "| capacity, MiB | ended | optimizer steps of 4 "
+        "| out of memory in training | in validation | at the end |",
         "|---|---|---:|---:|---:|---:|",
     ]
     rows: list[tuple[list[int], tuple[str, ...]]] = []

@@ -411,7 +411,7 @@ def _capacities() -> str:
 _CAPACITIES_MIB = [*range(32, 200, 6)]
 _TEXT = """# What a run survives
 
-Made by `python -m benchmarks.guard_faults --faults 540 --output benchmarks/results/guard_faults.md`.
+Made by `benchmarks/guard_faults.py` with `--faults 540`.
 
 ## Out of memory at the n-th operator
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ from memplan.train.guard import (
     num_samples,
     persist,
 )
-from memplan.train.schedule import Rates, Schedule
+from memplan.train.position import EpochPosition, EpochResult, Wishes
+from memplan.train.schedule import Schedule
 from memplan.train.setup import Setup
 from memplan.train.update import SafeUpdate
 from memplan.workload import Batch, dealt
@@ -44,59 +45,6 @@ from memplan.workload import Batch, dealt
 _T = TypeVar("_T")
 _MOST_UNREAD = 3
 _SIDE_STREAM = 11  # of random numbers that share the run's seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochPosition:
-    """A place between two steps of an epoch; with the weights, all that the rest follows from."""
-
-    images_seen: int = 0
-    """Of the epoch's order, by all processes."""
-    num_steps: int = 0
-    """Steps of the optimizer."""
-    loss_sums: torch.Tensor | None = None
-    """Each part's sum over the images, on the CPU; None before the first step."""
-    rates: Rates | None = None
-    """Those of the last micro-batch."""
-
-    def as_record(self) -> dict[str, Any]:
-        """Return plain values and tensors, for a checkpoint."""
-        rates = None if self.rates is None else asdict(self.rates)
-        return {**vars(self), "rates": rates}
-
-
-def position_of(record: dict[str, Any]) -> EpochPosition:
-    """Return the position that `as_record` described; other entries are left alone."""
-    known = {name: record[name] for name in ("images_seen", "num_steps", "loss_sums")}
-    rates = record["rates"]
-    return EpochPosition(**known, rates=None if rates is None else Rates(**rates))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """What an epoch's training came to, over all processes."""
-
-    losses: tuple[float, ...]
-    """Mean of each part over the images."""
-    num_images: int
-    num_steps: int
-    """Steps of the optimizer."""
-    rates: Rates
-    """Those of the last micro-batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What is wanted once the step under way is done."""
-
-    stop: bool = False
-    """Save and stop."""
-    save: bool = False
-    """Save and go on."""
-    smaller: bool = False
-    """Go on with smaller micro-batches."""
-    stays_small: bool = False
-    """Do not try the planned micro-batch again."""
 
 
 class EpochRunner:

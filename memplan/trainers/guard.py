@@ -30,8 +30,8 @@ class guard:  # noqa: N801 - reads as the function it is used as
     PyTorch) are as they were; parameters, optimizer and scaler are not touched by these passes.
 
     Limits: batch norm takes its statistics of each piece, as with any accumulation. Effects outside
-    the model, such as a counter of the loop's, happen again with each repeat. Several ranks are
-    refused.
+    the model, such as a counter of the loop's or a scheduler's step, happen for each piece and
+    again with each repeat. Several ranks are refused.
 
     Args:
         model: whose gradients and buffers are put back, on its device.

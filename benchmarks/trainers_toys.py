@@ -81,7 +81,7 @@ def _spoiling(kind: Any) -> Any:
                 self.hits -= 1
                 for group in self.param_groups:
                     for parameter in group["params"]:
-                        parameter.data.mul_(3)
+                        parameter.data.mul_(1 if parameter.grad is None else 3)
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             kind.step(self)
             return loss
@@ -92,6 +92,7 @@ def _spoiling(kind: Any) -> Any:
 def lightning_run(hit: Hit, *, guarded: bool, accumulate: int = 1, **options: Any) -> Outcome:
     """Train nine batches of seven samples with Lightning."""
     import lightning
+    import torchmetrics
 
     from memplan.trainers.lightning import MemoryGuard
 
@@ -102,9 +103,11 @@ def lightning_run(hit: Hit, *, guarded: bool, accumulate: int = 1, **options: An
             self.net = torch.nn.Sequential(
                 torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
             )
+            self.labels = torchmetrics.SumMetric()
 
         def training_step(self, batch, _index):
             x, y = batch
+            self.labels.update(y)
             loss = torch.nn.functional.mse_loss(self.net(x), y)
             self.log("loss", loss, on_step=True, on_epoch=True)
             hit.forward(len(x))
@@ -134,7 +137,7 @@ def lightning_run(hit: Hit, *, guarded: bool, accumulate: int = 1, **options: An
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(net, loader)
-    losses = [float(trainer.callback_metrics["loss_epoch"])]
+    losses = [float(trainer.callback_metrics["loss_epoch"]), float(net.labels.compute())]
     weights = _weights(net)
     return Outcome(weights, trainer.global_step, loader.batch_size, len(guard.events), losses)
 

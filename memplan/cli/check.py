@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from memplan.answers import BatchPeaks, ProbeAnswer, load_answers
+from memplan.cli.check_findings import Checked, Finding, markdown
 from memplan.cli.common import folded
 from memplan.errors import BadInputError, MemplanError, UsageError
-from memplan.present.section import aligned as table
 from memplan.script_answer import ScriptAnswer
 from memplan.units import format_bytes, parse_bytes
 
@@ -36,10 +37,25 @@ _MOST_MODULES = 10
     help="Growth over the baseline that is let pass.",
 )
 @click.option(
+    "--annotations", is_flag=True, help="Print what was found as GitHub's ::error lines too."
+)
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append a Markdown summary, such as to $GITHUB_STEP_SUMMARY.",
+)
+@click.option(
     "--batch", type=int, metavar="N", help="Which micro-batch size.  [the largest probed]"
 )
 def command(
-    file: Path, budget: str | None, baseline: Path | None, tolerance: float, batch: int | None
+    file: Path,
+    budget: str | None,
+    baseline: Path | None,
+    tolerance: float,
+    batch: int | None,
+    annotations: bool,
+    summary: Path | None,
 ) -> None:
     """Fail (exit 1) when a saved probe or run is over a budget or has outgrown a baseline.
 
@@ -50,26 +66,52 @@ def command(
         raise UsageError("Nothing to check against. Give --budget SIZE or --baseline FILE.")
     if not 0 <= tolerance < math.inf:
         raise UsageError(f"--tolerance {tolerance} is not a fraction of 0 or more, such as 0.01.")
-    failures: list[str] = []
-    different: list[str] = []
-    answers = _answers(file)
-    for script in (one for one in answers if isinstance(one, ScriptAnswer)):
-        if batch is not None:
-            raise UsageError("--batch is for probes; a `memplan run` file is of one batch.")
-        failures += _check_script(script, budget, baseline, tolerance)
-    for probe in (one for one in answers if isinstance(one, ProbeAnswer)):
-        row = _row(probe, batch)
-        if budget is not None:
-            failures += _over_budget(probe, row, parse_bytes(budget))
-        if baseline is not None:
-            other = _twin(probe, baseline)
-            failures += _grown(probe, row, other, tolerance)
-            different += _differences(probe, other)
-    if failures or different:
-        click.echo(folded("\n".join(failures + different)))
-    if failures:
+    limits = _Limits(None if budget is None else parse_bytes(budget), baseline, tolerance)
+    checked = [_checked(answer, limits, batch) for answer in _answers(file)]
+    findings = [finding for one in checked for finding in one.findings]
+    if findings:
+        click.echo(folded("\n".join(finding.text() for finding in findings)))
+    for finding in findings if annotations else ():
+        click.echo(finding.annotation(str(file)))
+    if summary is not None:
+        _append(summary, markdown(str(file), limits.budget_bytes, checked))
+    if any(one.has_failed for one in checked):
         raise MemplanError(f"{file} failed the check.")
     click.echo(f"{file}: ok.")
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What answers are held against."""
+
+    budget_bytes: int | None
+    baseline: Path | None
+    tolerance: float
+
+    def outgrown(self, now: int, before: int) -> str | None:
+        """Return by how much memory grew, where that is more than is allowed."""
+        if now <= before * (1 + self.tolerance):
+            return None
+        return f"{now / max(1, before) - 1:+.1%} against {self.tolerance:.1%} allowed"
+
+    def over(self, subject: str, used: int, origin: str) -> list[Finding]:
+        """Return what is to be said of memory over the budget."""
+        if self.budget_bytes is None or used <= self.budget_bytes:
+            return []
+        need, allowed = format_bytes(used), format_bytes(self.budget_bytes)
+        message = f"{subject} needs {need} device-used ({origin}), over {allowed}."
+        return [Finding(message=message)]
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise BadInputError(
+            f"--summary {path} cannot be written ({reason}). Name another file."
+        ) from None
 
 
 def _answers(file: Path) -> list[ProbeAnswer | ScriptAnswer]:
@@ -82,12 +124,54 @@ def _answers(file: Path) -> list[ProbeAnswer | ScriptAnswer]:
     return answers
 
 
+def _checked(answer: ProbeAnswer | ScriptAnswer, limits: _Limits, batch: int | None) -> Checked:
+    if isinstance(answer, ProbeAnswer):
+        return _checked_probe(answer, limits, _row(answer, batch))
+    if batch is not None:
+        raise UsageError("--batch is for probes; a `memplan run` file is of one batch.")
+    return _checked_script(answer, limits)
+
+
 def _row(probe: ProbeAnswer, batch: int | None) -> BatchPeaks:
     rows = {row.micro_batch_size: row for row in probe.batches}
     wanted = max(rows) if batch is None else batch
     if wanted not in rows:
         raise UsageError(f"--batch {wanted} was not probed. Probed: {min(rows)} to {max(rows)}.")
     return rows[wanted]
+
+
+def _checked_probe(probe: ProbeAnswer, limits: _Limits, row: BatchPeaks) -> Checked:
+    name = f"{probe.workload.name} on {probe.gpu.name}"
+    subject = f"{name}: batch {row.micro_batch_size}"
+    findings = limits.over(subject, row.device_used_peak_bytes, "predicted")
+    before = None
+    if limits.baseline is not None:
+        other = _twin(probe, limits.baseline)
+        old = {one.micro_batch_size: one for one in other.batches}.get(row.micro_batch_size)
+        if old is None:
+            raise BadInputError(
+                f"{limits.baseline} has no batch {row.micro_batch_size} of {name} to compare with. "
+                "Probe it again with that batch, or name another with --batch."
+            )
+        before = old.reserved_peak_bytes
+        change = limits.outgrown(row.reserved_peak_bytes, before)
+        if change is not None:
+            sizes = f"{format_bytes(before)} to {format_bytes(row.reserved_peak_bytes)}"
+            findings.append(
+                Finding(
+                    message=f"{subject} grew from {sizes} reserved (predicted), {change}.",
+                    column="Activations an image",
+                    modules=_probe_modules(probe, other),
+                )
+            )
+        findings += _differences(name, probe, other)
+    return Checked(
+        subject=subject,
+        used_bytes=row.device_used_peak_bytes,
+        reserved_bytes=row.reserved_peak_bytes,
+        before_bytes=before,
+        findings=tuple(findings),
+    )
 
 
 def _twin(probe: ProbeAnswer, baseline: Path) -> ProbeAnswer:
@@ -113,30 +197,60 @@ def _changed(probe: ProbeAnswer, other: ProbeAnswer) -> list[str]:
     return [f"{name} {before[name]} to {now[name]}" for name in now if now[name] != before[name]]
 
 
-def _differences(probe: ProbeAnswer, other: ProbeAnswer) -> list[str]:
+def _differences(name: str, probe: ProbeAnswer, other: ProbeAnswer) -> list[Finding]:
     changed = _changed(probe, other)
-    if not changed:
-        return []
-    subject = f"{probe.workload.name} on {probe.gpu.name}"
-    return [f"{subject}: not set as in the baseline: {', '.join(changed)}."]
+    message = f"{name}: not set as in the baseline: {', '.join(changed)}."
+    return [Finding(message=message, is_failure=False)] if changed else []
 
 
-def _check_script(
-    script: ScriptAnswer, budget: str | None, baseline: Path | None, tolerance: float
-) -> list[str]:
+def _probe_modules(probe: ProbeAnswer, other: ProbeAnswer) -> tuple[tuple[str, str], ...]:
+    # Each probe's modules are about its own reference batch, so they are compared an image.
+    before = {one.path: one.activation_bytes / other.reference_batch for one in other.modules}
+    now = {one.path: one.activation_bytes / probe.reference_batch for one in probe.modules}
+    return _grown(now, before, "(loss)")
+
+
+def _grown(
+    now: Mapping[str, float], before: Mapping[str, float], outside: str
+) -> tuple[tuple[str, str], ...]:
+    """Return the modules that grew most, each with by how much."""
+    grown = {path: size - before.get(path, 0) for path, size in now.items()}
+    worst = sorted(grown, key=lambda path: -grown[path])[:_MOST_MODULES]
+    return tuple((path or outside, format_bytes(grown[path])) for path in worst if grown[path] >= 1)
+
+
+def _checked_script(script: ScriptAnswer, limits: _Limits) -> Checked:
     subject = f"`{script.command}` on {script.gpu}"
     if not script.runs:
-        return [f"{subject} does not run."]
-    failures = []
-    used = script.device_used_peak_bytes
-    if budget is not None and used > parse_bytes(budget):
-        allowed = format_bytes(parse_bytes(budget))
-        failures.append(
-            f"{subject} needs {format_bytes(used)} device-used (phantom), over {allowed}."
-        )
-    if baseline is not None:
-        failures += _script_grown(subject, script, _script_twin(script, baseline), tolerance)
-    return failures
+        found = (Finding(message=f"{subject} does not run."),)
+        return Checked(subject=subject, used_bytes=None, reserved_bytes=None, findings=found)
+    findings = limits.over(subject, script.device_used_peak_bytes, "phantom")
+    before = None
+    if limits.baseline is not None:
+        other = _script_twin(script, limits.baseline)
+        before = other.reserved_peak_bytes
+        change = limits.outgrown(script.reserved_peak_bytes, before)
+        if change is not None:
+            sizes = f"{format_bytes(before)} to {format_bytes(script.reserved_peak_bytes)}"
+            old, new = (_script_modules(one) for one in (other, script))
+            findings.append(
+                Finding(
+                    message=f"{subject} grew from {sizes} reserved (phantom), {change}.",
+                    column="At the peak",
+                    modules=_grown(new, old, "(outside modules)"),
+                )
+            )
+    return Checked(
+        subject=subject,
+        used_bytes=script.device_used_peak_bytes,
+        reserved_bytes=script.reserved_peak_bytes,
+        before_bytes=before,
+        findings=tuple(findings),
+    )
+
+
+def _script_modules(script: ScriptAnswer) -> dict[str, int]:
+    return {one["path"]: one["bytes"] for one in script.modules}
 
 
 def _script_twin(script: ScriptAnswer, baseline: Path) -> ScriptAnswer:
@@ -152,59 +266,3 @@ def _script_twin(script: ScriptAnswer, baseline: Path) -> ScriptAnswer:
         f"{baseline} has no run of `{script.command}` on {script.num_devices} x {script.gpu} that "
         "got through. Save one with `memplan run --output` and the same command."
     )
-
-
-def _script_grown(
-    subject: str, script: ScriptAnswer, other: ScriptAnswer, tolerance: float
-) -> list[str]:
-    now, before = script.reserved_peak_bytes, other.reserved_peak_bytes
-    if now <= before * (1 + tolerance):
-        return []
-    sizes = f"{format_bytes(before)} to {format_bytes(now)} reserved (phantom)"
-    change = f"{now / max(1, before) - 1:+.1%} against {tolerance:.1%} allowed"
-    lines = [f"{subject} grew from {sizes}, {change}."]
-    old = {one["path"]: one["bytes"] for one in other.modules}
-    grown = {one["path"]: one["bytes"] - old.get(one["path"], 0) for one in script.modules}
-    worst = sorted(grown, key=lambda path: -grown[path])[:_MOST_MODULES]
-    rows = [
-        (path or "(outside modules)", format_bytes(grown[path]))
-        for path in worst
-        if grown[path] > 0
-    ]
-    if rows:
-        lines.append(table(("Module that grew", "At the peak"), rows))
-    return lines
-
-
-def _subject(probe: ProbeAnswer, row: BatchPeaks) -> str:
-    return f"{probe.workload.name} on {probe.gpu.name}: batch {row.micro_batch_size}"
-
-
-def _over_budget(probe: ProbeAnswer, row: BatchPeaks, budget: int) -> list[str]:
-    if row.device_used_peak_bytes <= budget:
-        return []
-    need = format_bytes(row.device_used_peak_bytes)
-    allowed = format_bytes(budget)
-    return [f"{_subject(probe, row)} needs {need} device-used (predicted), over {allowed}."]
-
-
-def _grown(probe: ProbeAnswer, row: BatchPeaks, other: ProbeAnswer, tolerance: float) -> list[str]:
-    before = _row(other, row.micro_batch_size)
-    growth = row.reserved_peak_bytes / before.reserved_peak_bytes - 1
-    if growth <= tolerance:
-        return []
-    sizes = f"{format_bytes(before.reserved_peak_bytes)} to {format_bytes(row.reserved_peak_bytes)}"
-    change = f"{growth:+.1%} against {tolerance:.1%} allowed"
-    lines = [f"{_subject(probe, row)} grew from {sizes} reserved (predicted), {change}."]
-    old = {module.path: module.activation_bytes for module in other.modules}
-    # Each probe's modules are about its own reference batch, so they are compared an image.
-    changes = {
-        module.path: module.activation_bytes / probe.reference_batch
-        - old.get(module.path, 0) / other.reference_batch
-        for module in probe.modules
-    }
-    worst = sorted(changes, key=lambda path: -changes[path])[:_MOST_MODULES]
-    rows = [(path or "(loss)", format_bytes(changes[path])) for path in worst if changes[path] >= 1]
-    if rows:
-        lines.append(table(("Module that grew", "Activations an image"), rows))
-    return lines

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
-from memplan.errors import BadInputError, ProcessError
+from memplan.errors import BadInputError, MemplanError, ProcessError
 from memplan.train.exchange import GradientExchange, Losses
 from memplan.train.guard import (
     DataLostError,
@@ -30,12 +30,14 @@ from memplan.train.guard import (
     OutOfMemory,
     StepStart,
     attempt,
+    evenly,
+    first_line,
     num_images,
     num_samples,
     persist,
-    split,
 )
-from memplan.train.schedule import Rates, Schedule
+from memplan.train.position import EpochPosition, EpochResult, Wishes
+from memplan.train.schedule import Schedule
 from memplan.train.setup import Setup
 from memplan.train.update import SafeUpdate
 from memplan.workload import Batch, dealt
@@ -43,59 +45,6 @@ from memplan.workload import Batch, dealt
 _T = TypeVar("_T")
 _MOST_UNREAD = 3
 _SIDE_STREAM = 11  # of random numbers that share the run's seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochPosition:
-    """A place between two steps of an epoch; with the weights, all that the rest follows from."""
-
-    images_seen: int = 0
-    """Of the epoch's order, by all processes."""
-    num_steps: int = 0
-    """Steps of the optimizer."""
-    loss_sums: torch.Tensor | None = None
-    """Each part's sum over the images, on the CPU; None before the first step."""
-    rates: Rates | None = None
-    """Those of the last micro-batch."""
-
-    def as_record(self) -> dict[str, Any]:
-        """Return plain values and tensors, for a checkpoint."""
-        rates = None if self.rates is None else asdict(self.rates)
-        return {**vars(self), "rates": rates}
-
-
-def position_of(record: dict[str, Any]) -> EpochPosition:
-    """Return the position that `as_record` described; other entries are left alone."""
-    known = {name: record[name] for name in ("images_seen", "num_steps", "loss_sums")}
-    rates = record["rates"]
-    return EpochPosition(**known, rates=None if rates is None else Rates(**rates))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """What an epoch's training came to, over all processes."""
-
-    losses: tuple[float, ...]
-    """Mean of each part over the images."""
-    num_images: int
-    num_steps: int
-    """Steps of the optimizer."""
-    rates: Rates
-    """Those of the last micro-batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What is wanted once the step under way is done."""
-
-    stop: bool = False
-    """Save and stop."""
-    save: bool = False
-    """Save and go on."""
-    smaller: bool = False
-    """Go on with smaller micro-batches."""
-    stays_small: bool = False
-    """Do not try the planned micro-batch again."""
 
 
 class EpochRunner:
@@ -144,6 +93,7 @@ class EpochRunner:
         self._unit = setup.micro_batch_size
         self._unread = 0  # failures in a row to read a batch
         self._is_last_try = False
+        self._least = 1  # images at once: of fewer it was found that they cannot be run
         # Over the finished steps of this epoch, of this process's images.
         self._loss_sums: torch.Tensor | None = None
         self._loss_images = 0
@@ -298,7 +248,7 @@ class EpochRunner:
         rows = num_images(batch)
         images_each = max(num_samples(batch) // rows, 1)
         at_once = max(self.micro_batch_size // images_each, 1)
-        return [batch] if at_once >= rows else split([batch], at_once)
+        return [batch] if at_once >= rows else evenly(batch, at_once)
 
     def _next(self, batches: Iterator[Batch], expected: int) -> Batch:
         batch = next(batches, None)
@@ -343,7 +293,15 @@ class EpochRunner:
         def and_sum() -> None:
             self._add_losses(work(), num_samples(part))
 
-        return self._attempt(and_sum)
+        try:
+            return self._attempt(and_sum)
+        except MemplanError:
+            raise
+        except Exception as error:
+            # The same images in whole had run, or had only found no room.
+            if self._snapshot is None or self.micro_batch_size >= self._unit:
+                raise
+            return OutOfMemory(first_line(error), is_too_small=True)
 
     def _attempt(self, work: Callable[[], _T]) -> _T | OutOfMemory:
         return work() if self._snapshot is None else attempt(work)
@@ -476,14 +434,17 @@ class EpochRunner:
         self._drop_step()
         if self._exchange is not None:
             self._exchange.open()
-        if self.micro_batch_size == 1:
+        if refusal.is_too_small and self.ranks.size == 1:
+            # Twice as many were the fewest that could be run.
+            self._least = self.micro_batch_size = min(2 * self.micro_batch_size, self._unit)
+        if self.micro_batch_size <= self._least or refusal.is_too_small:
             self._try_alone(refusal)
             return
         self.micro_batch_size = -(-self.micro_batch_size // 2)
         self._on_back_off(refusal.message, self.micro_batch_size)
 
     def _try_alone(self, refusal: OutOfMemory) -> None:
-        """Let one image be tried again: with the cache given back, then recomputing.
+        """Let the fewest images be tried again: with the cache given back, then recomputing.
 
         Raises:
             NoRoomError: all that was tried already.
@@ -496,9 +457,11 @@ class EpochRunner:
             self._on_recompute(refusal.message)
         else:
             more = "" if self.ranks.size == 1 else ", or add --recompute all"
+            fewest = "one image fits"
+            if self._least > 1 or refusal.is_too_small:
+                fewest = f"{self.micro_batch_size} images fit, and fewer cannot be run"
             raise NoRoomError(
-                f"Not even one image fits ({refusal.message}). Lower --img or use a smaller "
-                f"model{more}."
+                f"Not even {fewest} ({refusal.message}). Lower --img or use a smaller model{more}."
             )
 
 

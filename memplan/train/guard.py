@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ class OutOfMemory:
 
     message: str
     """The first line of what was reported."""
+    is_too_small: bool = False
+    """Whether a part was too small to be run, as batch norm has it of a single value."""
 
 
 def attempt(work: Callable[[], _T]) -> _T | OutOfMemory:
@@ -87,6 +90,20 @@ def split(batches: Sequence[Batch], size: int) -> list[Batch]:
         {name: tensor[start : start + size] for name, tensor in batch.items()}
         for batch in batches
         for start in range(0, num_images(batch), size)
+    ]
+
+
+def evenly(batch: Batch, size: int) -> list[Batch]:
+    """Return a batch's images in order as batches of at most `size`, none much smaller than others.
+
+    A single image that was left over might be one that batch norm refuses.
+    """
+    rows = num_images(batch)
+    count = -(-rows // size)
+    ends = [-(-rows * place // count) for place in range(count + 1)]
+    return [
+        {name: tensor[start:end] for name, tensor in batch.items()}
+        for start, end in itertools.pairwise(ends)
     ]
 
 

@@ -22,8 +22,9 @@ from memplan.train.checkpoint import (
     strip_checkpoint,
 )
 from memplan.train.details import Details
-from memplan.train.epoch import EpochPosition, EpochRunner, Wishes, position_of
+from memplan.train.epoch import EpochRunner
 from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
+from memplan.train.position import EpochPosition, Wishes, position_of
 from memplan.train.progress import Progress
 from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.train.records import Announce, Records, metric_columns

@@ -39,7 +39,6 @@ class MemoryWatch:
         device: where the model is.
         predicted: a plan's figures, None without a plan.
         budget_bytes: what the plan may take, None without a plan.
-        last_step: the run's last step of the optimizer; None where nobody knows.
     """
 
     def __init__(
@@ -47,8 +46,6 @@ class MemoryWatch:
         device: torch.device,
         predicted: Predicted | None,
         budget_bytes: int | None = None,
-        *,
-        last_step: int | None = None,
     ) -> None:
         self.device = device
         self.predicted = predicted
@@ -71,8 +68,7 @@ class MemoryWatch:
             self._index = torch.cuda.current_device() if device.index is None else device.index
             self.watch = Watch(
                 torch.cuda.mem_get_info(device)[1],
-                predicted_peak_bytes=predicted and predicted.allocated_peak_bytes,
-                last_step=last_step,
+                predicted_peak_bytes=None if predicted is None else predicted.allocated_peak_bytes,
             )
 
     def follow(self, step: int) -> Finding | None:
@@ -102,6 +98,7 @@ class MemoryWatch:
         allocated, reserved = (stats[name]["all"] for name in ("allocated_bytes", "reserved_bytes"))
         before = self._highest
         self._highest = (max(before[0], allocated["peak"]), max(before[1], reserved["peak"]))
+        self._keep_peaks(allocated["peak"], reserved["peak"], total - free)
         peak, self._unseen = max(allocated["peak"], self._unseen), 0
         return Reading(
             step=step,
@@ -136,21 +133,30 @@ class MemoryWatch:
         )
         torch.cuda.reset_peak_memory_stats(self.device)
         self._highest = (0, 0)
-        self.allocated_peak_bytes = _higher(self.allocated_peak_bytes, live.allocated_bytes)
-        self.reserved_peak_bytes = _higher(self.reserved_peak_bytes, live.reserved_bytes)
-        self.device_used_peak_bytes = _higher(self.device_used_peak_bytes, live.device_used_bytes)
+        self._keep_peaks(live.allocated_bytes, live.reserved_bytes, live.device_used_bytes)
         return live
+
+    def _keep_peaks(self, allocated: int | None, reserved: int | None, used: int | None) -> None:
+        self.allocated_peak_bytes = _higher(self.allocated_peak_bytes, allocated)
+        self.reserved_peak_bytes = _higher(self.reserved_peak_bytes, reserved)
+        self.device_used_peak_bytes = _higher(self.device_used_peak_bytes, used)
 
     @property
     def host_resident_peak_bytes(self) -> int:
         """The most this process ever held resident in host memory."""
         return resident_peak_bytes()
 
-    def exceeds_prediction(self) -> bool:
-        """Return whether reserved memory went above what the plan predicted."""
-        if self.predicted is None or self.reserved_peak_bytes is None:
-            return False
-        return self.reserved_peak_bytes > self.predicted.reserved_peak_bytes
+    def above_prediction(self) -> str:
+        """Return what went above the plan's prediction, `Allocated` first; empty if nothing."""
+        predicted = self.predicted
+        if predicted is None or self.allocated_peak_bytes is None:
+            return ""
+        pairs = (
+            ("Allocated", self.allocated_peak_bytes, predicted.allocated_peak_bytes),
+            ("Reserved", self.reserved_peak_bytes, predicted.reserved_peak_bytes),
+            ("Device-used", self.device_used_peak_bytes, predicted.device_used_peak_bytes),
+        )
+        return next((name for name, live, most in pairs if (live or 0) > most), "")
 
     def summary(self) -> str:
         """Return live memory beside predicted and budget, for a line of progress."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from memplan.train.epoch import EpochResult, EpochRunner
+from memplan.train.epoch import EpochRunner
 from memplan.train.memory import MemoryWatch
+from memplan.train.position import EpochResult
 from memplan.train.progress import Progress
 from memplan.train.run_folder import RunFolder
 from memplan.workload import LeavesOut
@@ -59,7 +60,6 @@ class Records:
             setup.step.device,
             plan.predicted if plan else None,
             plan.budget_bytes if plan else None,
-            last_step=setup.steps_an_epoch * setup.options.epochs,
         )
         self.back_offs = 0
         self._warned_of_memory = False
@@ -132,9 +132,14 @@ class Records:
                 "host_resident_bytes": live.host_resident_bytes,
             }
         )
-        if self.memory.exceeds_prediction() and not self._warned_of_memory:
-            self._warned_of_memory = True
-            self.warn(f"Reserved memory is above the plan's prediction: {self.memory.summary()}.")
+        self.compare_with_plan()
+
+    def compare_with_plan(self) -> None:
+        """Warn, once, where the highest figures are above what the plan predicted."""
+        if self._warned_of_memory or not (above := self.memory.above_prediction()):
+            return
+        self._warned_of_memory = True
+        self.warn(f"{above} memory is above the plan's prediction: {self.memory.summary()}.")
 
     def add_epoch(
         self,

@@ -40,6 +40,7 @@ class Relief:
         self._records = records
         self._emptied: Counter[Cause] = Counter()
         self._size = runner.micro_batch_size
+        self._steps_an_epoch = setup.steps_an_epoch
         self.wants_smaller = False
         """Whether the next step shall be taken in smaller micro-batches, in all processes."""
         self.keeps_smaller = False
@@ -59,9 +60,17 @@ class Relief:
         if self._size != self._runner.micro_batch_size:
             self._size = self._runner.micro_batch_size
             memory.watch.forget()
+        memory.watch.last_step = steps + self._steps_left()
         finding = memory.follow(steps)
+        self._records.compare_with_plan()
         if finding is not None:
             self.act(finding, steps)
+
+    def _steps_left(self) -> int:
+        """Return the steps to the run's end; warm-up takes more of them to an epoch."""
+        images, runner = self._setup.data.num_training_images, self._runner
+        left = (self._setup.options.epochs - runner.epoch) * images - runner.images_seen
+        return -(-left * self._steps_an_epoch // images)
 
     def act(self, finding: Finding, steps: int) -> None:
         """Do what is cheapest about a finding, and tell."""

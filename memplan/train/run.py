@@ -27,7 +27,6 @@ from memplan.train.checkpoint import (
     set_damaged_aside,
 )
 from memplan.train.distributed import is_one_of_several, leave
-from memplan.train.epoch import position_of
 from memplan.train.guard import (
     DataLostError,
     NoRoomError,
@@ -39,6 +38,7 @@ from memplan.train.guard import (
 )
 from memplan.train.loop import Run
 from memplan.train.options import TrainOptions, options_from_record
+from memplan.train.position import position_of
 from memplan.train.progress import Progress
 from memplan.train.rescue import drop_rescued, find_rescued
 from memplan.train.restart import after_restart, sign

@@ -180,7 +180,8 @@ class Watch:
     ) -> None:
         self.capacity_bytes = capacity_bytes
         self._predicted = predicted_peak_bytes
-        self._last_step = last_step
+        self.last_step = last_step
+        """As the run sees it now; None where nobody knows."""
         self._crowd_bytes = 0  # of the largest that was told
         self._trends: dict[Cause, Finding] = {}  # as last told
         self._others: int | None = None  # what others held when things were in order
@@ -249,7 +250,7 @@ class Watch:
 
     def _trend(self, cause: Cause, grown: int, rate: float, reading: Reading) -> Finding | None:
         left = int(self._left_bytes(cause, reading) / rate)
-        outlasts = self._last_step is not None and reading.step + left > self._last_step
+        outlasts = self.last_step is not None and reading.step + left > self.last_step
         if cause in self._trends or outlasts or left > _HORIZON * self._history.span:
             return None
         found = Finding(

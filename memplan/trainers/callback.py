@@ -11,6 +11,7 @@ import torch
 from memplan.trainers.passes import Passes, Split
 from memplan.trainers.pieces import GuardEvent
 from memplan.trainers.update import guard_step
+from memplan.trainers.watch import GuardFinding
 
 
 class TrainerGuard:
@@ -22,8 +23,11 @@ class TrainerGuard:
         retry_after: int,
         split: Split,
         optimizer_step: bool,
+        watch: bool,
     ) -> None:
-        self._make = functools.partial(Passes, loss=loss, retry_after=retry_after, split=split)
+        self._make = functools.partial(
+            Passes, loss=loss, retry_after=retry_after, split=split, watch=watch
+        )
         self._make(torch.nn.Module())  # a wrong argument is told here
         self._guards_optimizer = optimizer_step
         self._passes: Passes | None = None
@@ -33,6 +37,11 @@ class TrainerGuard:
     def events(self) -> list[GuardEvent]:
         """Passes that found no room, in order."""
         return [] if self._passes is None else self._passes.pieces.events
+
+    @property
+    def findings(self) -> list[GuardFinding]:
+        """What memory was about to do, and what was done about it, in order; none on a CPU."""
+        return [] if self._passes is None else self._passes.findings
 
     @property
     def num_pieces(self) -> int:

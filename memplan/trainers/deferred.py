@@ -49,10 +49,10 @@ class Deferred:
         self._autocast = _autocast(passes.model)
         self._written = Written(batches.arrays_of(batch))
         self._loss: torch.Tensor | None = None
-        self._is_done = False
         self._at_first = passes.pieces.first()
         self.extras: list[tuple[int, Any]] = []
         try:
+            self.value: Any
             self.value, self._num_pieces = passes.repeat(
                 self._start, batch, self._written, self._at_first, None, self._forward
             )
@@ -82,8 +82,6 @@ class Deferred:
 
     def backward(self, gradient: torch.Tensor) -> None:
         """Run the backward pass, in pieces where that is needed."""
-        if self._is_done:
-            raise RuntimeError("The backward pass of a guarded loss runs once; compute it again.")
         passes, at_first = self._passes, self._num_pieces
         after = None if self._loss is not None else capture_random_states()
         with passes.gathered(self._start) as gradients:
@@ -101,8 +99,7 @@ class Deferred:
             )
         if after is not None:
             restore_random_states(after)  # what was drawn since the forward pass is not drawn again
-        passes.pieces.done(num_pieces, at_first=self._at_first)
-        self._is_done, self._batch, self._run = True, None, _nothing  # a kept loss keeps no batch
+        passes.done(self._batch, num_pieces, self._at_first)
 
     def _again(self, parts: Parts, gradient: torch.Tensor, gathered: GatheredGradients) -> None:
         """Compute each piece as in the forward pass, now with its backward pass."""
@@ -123,22 +120,22 @@ class _Boundary(torch.autograd.Function):
     """A loss whose graph is kept apart, so that it can be made again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, deferred: Deferred, anchor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, deferred: Deferred, anchor: torch.Tensor) -> Any:
         """Return the loss; `anchor` is there for autograd to come back."""
         del anchor
         ctx.deferred = deferred
-        return deferred.value
+        value, deferred.value = deferred.value, None  # it leads back here by its graph
+        return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None]:
         """Run the deferred backward pass."""
-        ctx.deferred.backward(gradient)
+        if ctx.deferred is None:
+            raise RuntimeError("The backward pass of a guarded loss runs once; compute it again.")
+        deferred, ctx.deferred = ctx.deferred, None  # a loss that is kept keeps no batch
+        deferred.backward(gradient)
         return None, None
-
-
-def _nothing(batch: Any) -> tuple[torch.Tensor, Any]:
-    raise NotImplementedError(type(batch))
 
 
 def _autocast(model: torch.nn.Module) -> Callable[[], list[torch.autocast]]:

@@ -10,11 +10,11 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from memplan.errors import UsageError
-from memplan.train.guard import OutOfMemory
 from memplan.trainers import batches
 from memplan.trainers.passes import Passes, Split
 from memplan.trainers.pieces import GuardEvent
 from memplan.trainers.update import update
+from memplan.trainers.watch import GuardFinding
 
 Loss = Callable[..., torch.Tensor]
 
@@ -30,8 +30,8 @@ class guard:  # noqa: N801 - reads as the function it is used as
     PyTorch) are as they were; parameters, optimizer and scaler are not touched by these passes.
 
     Limits: batch norm takes its statistics of each piece, as with any accumulation. Effects outside
-    the model, such as a counter of the loop's, happen again with each repeat. Several ranks are
-    refused.
+    the model, such as a counter of the loop's or a scheduler's step, happen for each piece and
+    again with each repeat. Several ranks are refused.
 
     Args:
         model: whose gradients and buffers are put back, on its device.
@@ -40,6 +40,7 @@ class guard:  # noqa: N801 - reads as the function it is used as
         retry_after: passes after which the whole batch is tried again, >= 1; doubled each time
             that this finds no room again.
         split: `split(batch, pieces)` returns `(samples, piece)` for layouts memplan does not know.
+        watch: whether memory is looked at after each pass, which resets the allocator's peaks.
 
     Raises:
         UsageError: an argument is of another type or out of its range, or several ranks train
@@ -57,16 +58,22 @@ class guard:  # noqa: N801 - reads as the function it is used as
         loss: Literal["mean", "sum"] = "mean",
         retry_after: int = 50,
         split: Split = batches.split,
+        watch: bool = True,
     ) -> None:
         if not (scaler is None or hasattr(scaler, "scale")):
             raise UsageError(f"scaler={scaler!r} is no torch.amp.GradScaler.")
-        self._passes = Passes(model, loss=loss, retry_after=retry_after, split=split)
+        self._passes = Passes(model, loss=loss, retry_after=retry_after, split=split, watch=watch)
         self._scaler = scaler
 
     @property
     def events(self) -> list[GuardEvent]:
         """Passes that found no room, in order."""
         return self._passes.pieces.events
+
+    @property
+    def findings(self) -> list[GuardFinding]:
+        """What memory was about to do, and what was done about it, in order; none on a CPU."""
+        return self._passes.findings
 
     @property
     def num_pieces(self) -> int:
@@ -125,4 +132,4 @@ def _unscaled(loss: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-__all__ = ["GuardEvent", "OutOfMemory", "guard"]
+__all__ = ["GuardEvent", "GuardFinding", "guard"]

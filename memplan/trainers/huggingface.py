@@ -48,7 +48,7 @@ def _are_tokens(labels: Any) -> bool:
     return isinstance(labels, torch.Tensor) and labels.ndim > 1 and not labels.is_floating_point()
 
 
-class MemoryGuard(TrainerGuard, TrainerCallback):  # type: ignore[misc] - untyped where it is absent
+class MemoryGuard(TrainerGuard, TrainerCallback):  # type: ignore[misc]
     """Guards `compute_loss` and its backward pass: `trainer.add_callback(MemoryGuard(trainer))`.
 
     What finds no room is undone and repeated with the batch in 2, 4, ... pieces, within the same
@@ -67,6 +67,7 @@ class MemoryGuard(TrainerGuard, TrainerCallback):  # type: ignore[misc] - untype
         optimizer_step: whether the optimizer's step is undone and repeated one parameter at a time
             too (not under fp16 mixed precision); each step then costs a copy of weights, gradients
             and optimizer state.
+        watch: whether memory is looked at after each pass, which resets the allocator's peaks.
 
     Raises:
         UsageError: an argument is out of its range; when training begins, several processes or
@@ -81,6 +82,7 @@ class MemoryGuard(TrainerGuard, TrainerCallback):  # type: ignore[misc] - untype
         retry_after: int = 50,
         split: Split = split_by_labels,
         optimizer_step: bool = False,
+        watch: bool = True,
     ) -> None:
         super().__init__()
         if not isinstance(trainer, Trainer):
@@ -89,7 +91,7 @@ class MemoryGuard(TrainerGuard, TrainerCallback):  # type: ignore[misc] - untype
                 "trainer.add_callback(MemoryGuard(trainer))."
             )
         self._trainer = trainer
-        self._hold(loss, retry_after, split, optimizer_step)
+        self._hold(loss, retry_after, split, optimizer_step, watch)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Guard the loss while training."""

@@ -18,22 +18,17 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
     try:
-        from pytorch_lightning import (  # type: ignore[no-redef]
-            Callback,
-            LightningModule,
-            Trainer,
-        )
-    except ImportError:
+        from pytorch_lightning import Callback, LightningModule, Trainer
+    except ImportError as error:
         raise MemplanError(
-            "memplan.trainers.lightning needs Lightning, which is not installed: "
-            "pip install lightning."
+            f"memplan.trainers.lightning needs Lightning ({error}): pip install lightning."
         ) from None
 
 _Logged = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 _MEANS = ("mean", torch.mean)
 
 
-class MemoryGuard(TrainerGuard, Callback):  # type: ignore[misc] - untyped where it is absent
+class MemoryGuard(TrainerGuard, Callback):  # type: ignore[misc]
     """Guards `training_step` and its backward pass: `Trainer(callbacks=[MemoryGuard()])`.
 
     What finds no room is undone and repeated with the batch in 2, 4, ... pieces, within the same
@@ -49,6 +44,7 @@ class MemoryGuard(TrainerGuard, Callback):  # type: ignore[misc] - untyped where
         split: `split(batch, pieces)` returns `(samples, piece)` for layouts memplan does not know.
         optimizer_step: whether the optimizer's step is undone and repeated one parameter at a time
             too; each step then costs a copy of weights, gradients and optimizer state.
+        watch: whether memory is looked at after each pass, which resets the allocator's peaks.
 
     Raises:
         UsageError: an argument is out of its range; when training begins, manual optimization or
@@ -62,9 +58,10 @@ class MemoryGuard(TrainerGuard, Callback):  # type: ignore[misc] - untyped where
         retry_after: int = 50,
         split: Split = batches.split,
         optimizer_step: bool = False,
+        watch: bool = True,
     ) -> None:
         super().__init__()
-        self._hold(loss, retry_after, split, optimizer_step)
+        self._hold(loss, retry_after, split, optimizer_step, watch)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Guard the module's step while it trains."""
@@ -148,18 +145,22 @@ def _log_again(module: LightningModule, found: list[tuple[int, list[_Logged]]]) 
         for name, value, others, names in found[0][1]:
             module.log(name, value, *others, **names)
         return
-    count = sum(samples for samples, _ in found)
     by_name: dict[str, list[tuple[int, _Logged]]] = defaultdict(list)
-    for samples, calls in found:
-        for call in calls:
-            by_name[call[0]].append((samples, call))
-    for name, calls in by_name.items():
-        values = [(samples, value) for samples, (_, value, _, _) in calls]
-        is_mean = calls[0][1][3].get("reduce_fx", "mean") in _MEANS
-        if is_mean and all(isinstance(one, int | float | torch.Tensor) for _, one in values):
-            whole = batches.joined([(samples, one * 1.0) for samples, one in values])
-            _, (_, _, others, names) = calls[-1]
-            module.log(name, whole, *others, **{**names, "batch_size": count})
-            continue
-        for samples, (_, value, others, names) in calls:
-            module.log(name, value, *others, **{"batch_size": samples, **names})
+    for samples, logged in found:
+        for one in logged:
+            by_name[one[0]].append((samples, one))
+    for calls in by_name.values():
+        _log_name(module, calls)
+
+
+def _log_name(module: LightningModule, calls: list[tuple[int, _Logged]]) -> None:
+    _, (name, _, others, names) = calls[-1]
+    values = [(samples, value) for samples, (_, value, _, _) in calls]
+    is_mean = names.get("reduce_fx", "mean") in _MEANS
+    if is_mean and all(isinstance(value, int | float | torch.Tensor) for _, value in values):
+        whole = batches.joined([(samples, value * 1.0) for samples, value in values])
+        count = sum(samples for samples, _ in values)
+        module.log(name, whole, *others, **{**names, "batch_size": count})
+        return
+    for samples, value in values:
+        module.log(name, value, *others, **{"batch_size": samples, **names})

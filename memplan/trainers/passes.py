@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
 
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.step.changed import Written
 from memplan.train.guard import NoRoomError, OutOfMemory, attempt, first_line, persist
 from memplan.trainers import batches
 from memplan.trainers.pieces import Pieces
 from memplan.trainers.undo import GatheredGradients, PassStart, leaves
+from memplan.trainers.watch import GuardFinding, LoopWatch
 
 _T = TypeVar("_T")
+_PAIR = 2  # samples and piece
 Split = Callable[[Any, int], list[tuple[int, Any]]]
 Parts = list[tuple[int, Any]]
 Run = Callable[[Any], tuple[torch.Tensor, Any]]
@@ -32,6 +35,7 @@ class Passes:
         retry_after: passes after which the whole batch is tried again, >= 1; doubled each time
             that this finds no room again.
         split: `split(batch, pieces)` returns `(samples, piece)`.
+        watch: whether the device is looked at after each pass.
 
     Raises:
         UsageError: an argument is of another type or out of its range, or several ranks train
@@ -45,11 +49,14 @@ class Passes:
         loss: Literal["mean", "sum"] = "mean",
         retry_after: int = 50,
         split: Split = batches.split,
+        watch: bool = True,
     ) -> None:
         _check(model, loss, split)
         self.pieces = Pieces(retry_after)
         self.model, self.split, self.is_mean = model, split, loss == "mean"
         self._others: list[torch.Tensor] | None = None
+        self._watches = watch
+        self._watch: LoopWatch | None = None
 
     def together(
         self, run: Run, batch: Any, scale: Callable[[torch.Tensor], torch.Tensor]
@@ -71,8 +78,22 @@ class Passes:
         with self.gathered(start) as gradients:
             written = Written(batches.arrays_of(batch))
             loss, num_pieces = self.repeat(start, batch, written, at_first, gradients, work)
-        self.pieces.done(num_pieces, at_first=at_first)
+        self.done(batch, num_pieces, at_first)
         return loss
+
+    @property
+    def findings(self) -> list[GuardFinding]:
+        """What the watch of memory found, in order."""
+        return [] if self._watch is None else self._watch.findings
+
+    def done(self, batch: Any, num_pieces: int, at_first: int) -> None:
+        """Note that a batch got through, and look at memory."""
+        self.pieces.done(num_pieces, at_first=at_first)
+        if self._watches and self._watch is None:
+            first = next(self.model.parameters(), torch.empty(0))
+            self._watch = LoopWatch(first.device, self.pieces)
+        if self._watch is not None:
+            self._watch.follow(lambda: _num_samples(batch))
 
     def start(self) -> PassStart:
         """Remember what a pass is about to change.
@@ -80,6 +101,7 @@ class Passes:
         Raises:
             DeviceOutOfMemoryError: there is no room to remember it.
         """
+        _refuse_ranks(self.model)  # they may have come together since
         start = persist(lambda: PassStart(self.model))
         if isinstance(start, OutOfMemory):
             raise NoRoomError(
@@ -136,13 +158,21 @@ class Passes:
 
     def _parts(self, batch: Any, num_pieces: int) -> Parts:
         """Leave a batch that need not be split as it is, whatever its layout."""
-        return [(1, batch)] if num_pieces == 1 else self.split(batch, num_pieces)
+        if num_pieces == 1:
+            return [(1, batch)]
+        parts = self.split(batch, num_pieces)
+        if not _are_parts(parts):
+            raise UsageError(
+                f"split() returned {reprlib.repr(parts)}, which is no list of (samples, "
+                "piece) with samples in it."
+            )
+        return parts
 
     def _smaller(
         self, batch: Any, num_pieces: int, refusal: OutOfMemory, *, is_last: bool
     ) -> tuple[int, bool]:
         """Return more pieces; at the most there can be, the same once more."""
-        if len(self.split(batch, 2 * num_pieces)) > num_pieces:
+        if len(self._parts(batch, 2 * num_pieces)) > num_pieces:
             return 2 * num_pieces, False
         if not is_last:  # once more, with all that was cached given back
             return num_pieces, True
@@ -201,6 +231,22 @@ def refuse_written(written: Written) -> None:
         )
 
 
+def _are_parts(parts: Any) -> bool:
+    if not isinstance(parts, list) or not parts:
+        return False
+    are_pairs = all(isinstance(one, tuple) and len(one) == _PAIR for one in parts)
+    if not are_pairs or not all(isinstance(samples, int | float) for samples, _ in parts):
+        return False
+    return len(parts) == 1 or sum(samples for samples, _ in parts) > 0
+
+
+def _num_samples(batch: Any) -> int:
+    try:
+        return batches.num_samples(batch)
+    except BadInputError:
+        return 1
+
+
 def _check(model: Any, loss: object, split: object) -> None:
     if not isinstance(model, torch.nn.Module):
         raise UsageError(
@@ -211,6 +257,10 @@ def _check(model: Any, loss: object, split: object) -> None:
         raise UsageError(f"loss={loss!r} is neither 'mean' nor 'sum'.")
     if not callable(split):
         raise UsageError(f"split={split!r} is no function of a batch and a number of pieces.")
+    _refuse_ranks(model)
+
+
+def _refuse_ranks(model: torch.nn.Module) -> None:
     ranks = torch.distributed
     together = ranks.is_available() and ranks.is_initialized() and ranks.get_world_size() > 1
     if together or isinstance(model, torch.nn.parallel.DistributedDataParallel):

@@ -35,7 +35,7 @@ class Pieces:
         self.events: list[GuardEvent] = []
         self.held = 1
         self._wait = self._first_wait = retry_after
-        self._steps = self._since = 0
+        self.num_steps = self._since = 0
 
     def first(self) -> int:
         """Return into how many pieces the next batch is split to begin with."""
@@ -43,15 +43,20 @@ class Pieces:
 
     def refused(self, num_pieces: int, message: str) -> None:
         """Note that a batch in so many pieces found no room."""
-        self.events.append(GuardEvent(self._steps, num_pieces, message))
+        self.events.append(GuardEvent(self.num_steps, num_pieces, message))
 
     def done(self, num_pieces: int, *, at_first: int) -> None:
         """Note that a batch got through in so many pieces, after `at_first` to begin with."""
         is_trial = at_first < self.held
-        self._steps += 1
+        self.num_steps += 1
         if is_trial and num_pieces > 1:
             self._wait *= 2
         elif num_pieces == 1:
             self._wait = self._first_wait
         self._since = self._since + 1 if num_pieces == self.held and not is_trial else 0
         self.held = num_pieces
+
+    def smaller(self) -> None:
+        """Split the next batches into twice as many pieces, before memory runs out."""
+        self.held *= 2
+        self._since = 0

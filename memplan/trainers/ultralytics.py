@@ -80,6 +80,7 @@ class MemoryGuard(TrainerGuard):
         split: `split(batch, pieces)` returns `(images, piece)` for layouts memplan does not know.
         optimizer_step: whether the optimizer's step is undone and repeated one parameter at a time
             too; each step then costs a copy of weights, gradients and optimizer state.
+        watch: whether memory is looked at after each pass, which resets the allocator's peaks.
 
     Raises:
         UsageError: an argument is out of its range; when training begins, several processes or a
@@ -93,8 +94,9 @@ class MemoryGuard(TrainerGuard):
         retry_after: int = 50,
         split: Split = split_images,
         optimizer_step: bool = False,
+        watch: bool = True,
     ) -> None:
-        self._hold(loss or "sum", retry_after, split, optimizer_step)
+        self._hold(loss or "sum", retry_after, split, optimizer_step, watch)
         self._loss = loss
 
     def attach(self, model: Any) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import signal
+import time
 
 import pandas as pd
 import pypdf
@@ -185,6 +186,24 @@ def test_an_interrupted_run_is_resumed(folder):
     assert 0 == finished.returncode, finished.stderr
     epochs = pd.read_csv(folder / "stopped/exp/results.csv")["epoch"].tolist()
     assert list(range(1, 6)) == epochs
+
+
+def test_ctrl_c_twice_ends_at_once_and_without_a_traceback(folder):
+    """The second one, soon after the first, does not wait for the step."""
+    arguments = ("--cfg", "yolov9-t", "--data", "set/data.yaml", *QUICK[:-1], "50", "--batch", "4")
+    running = memplan_started("train", *arguments, "--project", "twice", cwd=folder)
+    for line in running.stderr:
+        if line.startswith("epoch 2/50:"):
+            for _ in range(2):
+                os.kill(running.pid, signal.SIGINT)
+                time.sleep(0.01)
+            break
+    _, said = running.communicate(timeout=120)
+
+    # -2 where the second one came when all was said, and Python was about to end.
+    assert running.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in said
+    assert "Continue with: memplan train --resume twice/exp\n" in said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from test_report_script_pages import answer as sample
 
 from memplan.cli.check import command
+from memplan.script_answer import ScriptError
 
 DOCS = Path(__file__).parents[2] / "docs" / "check.md"
 
@@ -77,7 +78,7 @@ def test_the_workflow_of_the_docs_is_one_whose_commands_run(tmp_path):
     done = subprocess.run(
         shell,
         cwd=tmp_path,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path, "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -85,3 +86,67 @@ def test_the_workflow_of_the_docs_is_one_whose_commands_run(tmp_path):
     )
 
     assert (0, "run.json: ok.\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert "### Memory of `run.json`: ok" in (tmp_path / "summary.md").read_text()
+
+
+GROWN = [{"path": "net|a", "bytes": 7 << 20}, {"path": "net.b", "bytes": 3 << 20}]
+
+
+def test_annotations_are_lines_github_reads(check):
+    """One `::error` with file and title, percent signs and colons escaped, modules named."""
+    before = sample(reserved_peak_bytes=1 << 30, modules=[])
+    now = sample(reserved_peak_bytes=2 << 30, modules=GROWN)
+
+    failed = check(now, "--baseline", "BASE", "--annotations", before=before)
+
+    lines = [line for line in failed.output.splitlines() if line.startswith("::")]
+    assert 1 == len(lines)
+    assert lines[0].startswith("::error file=")
+    assert "now.json,title=memplan check::" in lines[0]
+    assert "+100.0%25 against 1.0%25 allowed." in lines[0]
+    assert lines[0].endswith("Modules that grew: net|a 7.00 MiB, net.b 3.00 MiB.")
+    assert "::" not in check(now, "--baseline", "BASE", before=before).output
+
+
+def test_the_summary_is_markdown_that_is_appended(check, tmp_path):
+    """A table row a run and a table of modules; a second check comes below the first."""
+    path = tmp_path / "summary.md"
+    before = sample(reserved_peak_bytes=1 << 30, modules=[])
+    now = sample(reserved_peak_bytes=2 << 30, modules=GROWN)
+
+    assert check(now, "--baseline", "BASE", "--summary", path, before=before).exit_code
+    first = path.read_text()
+    assert 0 == check(before, "--budget", "100GiB", "--summary", path).exit_code
+
+    rows = [line for line in first.splitlines() if line.startswith("|")]
+    assert {8} == {line.count("|") for line in rows[:3]}
+    assert rows[2].endswith("| 2.00 GiB | 1.00 GiB | +100.0% | failed |")
+    assert ["| `net\\|a` | 7.00 MiB |", "| `net.b` | 3.00 MiB |"] == rows[-2:]
+    assert "now.json`: failed" in first
+    assert path.read_text().startswith(first)
+    assert path.read_text().rstrip().endswith("| ok |")
+
+
+@pytest.mark.parametrize("where", ["/dev/full", ".", "a\0b"])
+def test_a_summary_that_cannot_be_written_is_told_in_one_line(check, where):
+    """A full disk, a folder, a name with a NUL."""
+    failed = check(sample(), "--budget", "100GiB", "--summary", where)
+
+    assert failed.exit_code
+    assert "\n" not in str(failed.exception)
+
+
+def test_a_run_that_does_not_get_through_has_a_summary_too(check, tmp_path):
+    """Without figures, and failed."""
+    path = tmp_path / "summary.md"
+
+    failed = check(
+        sample(error=ScriptError(kind="KeyError", message="x", file="train.py", line=3)),
+        "--budget",
+        "100GiB",
+        "--summary",
+        path,
+    )
+
+    assert failed.exit_code
+    assert "does not run." in path.read_text()

@@ -10,7 +10,7 @@ from train_toy import Toy, ToyData, toy_options
 from memplan.errors import DeviceOutOfMemoryError, is_out_of_memory
 from memplan.train import train
 from memplan.train.checkpoint import load_checkpoint
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, split
+from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, evenly, split
 
 
 def _events(folder, name):
@@ -190,6 +190,41 @@ def test_every_way_to_say_that_there_is_no_room_is_known(error):
 def test_other_errors_are_no_lack_of_memory(error):
     """A fault of the program, or of a disk, is not repeated smaller."""
     assert not is_out_of_memory(error)
+
+
+class _NeedsTwo(Toy):
+    """Cannot run a single image, as batch norm over one value cannot."""
+
+    def compute_loss(self, model, batch):
+        if len(batch["images"]) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        return super().compute_loss(model, batch)
+
+
+def test_parts_too_small_to_be_run_end_the_run_in_one_line(tmp_path):
+    """Two images find no room and one cannot be run: said, and the last step saved."""
+    match = r"^Not even 2 images fit, and fewer cannot be run \(.*\. Everything is saved\."
+    with pytest.raises(DeviceOutOfMemoryError, match=match) as caught:
+        train(_NeedsTwo(most_images=1), toy_options(tmp_path, batch=5))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_are_even_so_that_none_is_too_small(tmp_path):
+    """5 images of which 4 fit are 3 and 2, not 4 and 1."""
+    options = {"batch": 5, "effective_batch": 5}
+    summary = train(_NeedsTwo(most_images=4), toy_options(tmp_path, **options))
+
+    assert (3, 1) == (summary.micro_batch_size, summary.back_offs)
+    batch = {"images": ToyData().images[:7]}
+    assert [3, 2, 2] == [len(part["images"]) for part in evenly(batch, 3)]
+    assert torch.equal(batch["images"], torch.cat([part["images"] for part in evenly(batch, 3)]))
+
+
+def test_an_error_of_the_planned_batch_is_the_users_to_see(tmp_path):
+    """Nothing was made smaller, so it is no matter of size."""
+    with pytest.raises(ValueError, match="Expected more than 1"):
+        train(_NeedsTwo(), toy_options(tmp_path, batch=1))
 
 
 def test_splitting_keeps_images_and_order():

@@ -140,3 +140,16 @@ def test_an_updates_copies_take_only_what_is_held(child, num_pieces, on_host):
 
     assert grown <= 0
     assert on_host == is_on_host
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [((5, 20, 20), ""), ((4, 20, 20), "Allocated"), ((5, 19, 20), "Reserved"),
+     ((5, 20, 19), "Device-used")],
+)  # fmt: skip
+def test_each_step_is_held_against_the_plan(child, plan, expected):
+    """5 MiB are allocated, for which the allocator takes 20 of the card, all that is used."""
+    from watch_child import above
+
+    names = ("allocated", "reserved", "used")
+    assert expected == child.call(above, dict(zip(names, plan, strict=True)))

@@ -1,6 +1,8 @@
 """A loss of somebody else's trainer, whose backward pass is made again in pieces."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -230,3 +232,34 @@ def test_other_errors_of_the_backward_pass_leave_the_gradients_that_were_there()
     with pytest.raises(KeyboardInterrupt):
         loss.backward()
     assert before is net.weight.grad
+
+
+@pytest.mark.parametrize("most", [99, 4])
+def test_a_loss_that_goes_takes_its_batch_and_copies_along(most):
+    """No circle of references keeps them until the garbage collector comes, which may be late."""
+    net, batch = Net(), _batch()
+    kept = weakref.ref(batch[0])
+    loss, _ = deferred(Passes(net), _run(net, most), batch)
+    gc.collect()
+    gc.disable()
+    try:
+        del batch, loss
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("most", [99, 4])
+def test_a_loss_kept_after_its_backward_pass_keeps_no_batch(most):
+    """As a trainer does that logs the last loss."""
+    net, batch = Net(), _batch()
+    kept = weakref.ref(batch[0])
+    loss, _ = deferred(Passes(net), _run(net, most), batch)
+    gc.collect()
+    gc.disable()
+    try:
+        loss.backward()
+        del batch
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -305,3 +305,24 @@ def test_wrong_use_is_told_in_one_line(make, words):
 
 def _generator(batch):
     yield batch
+
+
+@pytest.mark.parametrize(
+    "parts", [None, [], [1, 2], [("a", 1), ("b", 2)], [(0, 1), (0, 2)], {1: 2}], ids=str
+)
+def test_what_a_split_of_ones_own_returns_is_checked(parts):
+    """Anything but samples and pieces is named, where it would have been unpacked."""
+    model = _model()
+    guard = memplan.guard(model, split=lambda *_: parts)
+
+    with pytest.raises(UsageError, match=r"split\(\) returned"):
+        guard(_loss(model, 4), _batch())
+
+
+def test_a_batch_of_no_samples_passes_through():
+    """It is one piece, whatever the batches before came in."""
+    model = _model()
+    guard = memplan.guard(model, loss="sum")
+    guard(_loss(model, 4, "sum"), _batch())
+
+    assert 0 == guard(_loss(model, 4, "sum"), _batch(0))

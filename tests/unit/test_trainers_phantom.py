@@ -1,9 +1,11 @@
 """The guard meets PyTorch's own out-of-memory error, raised by its allocator."""
 
+import functools
+import re
 from pathlib import Path
 
 import pytest
-from trainers_child import allocate, deferred_spike, spike
+from trainers_child import allocate, deferred_spike, leak, spike, untouched
 
 import memplan
 from memplan.device import catalogue
@@ -31,6 +33,17 @@ def test_the_allocators_own_error_is_survived():
         assert all(message.startswith("CUDA out of memory.") for message in messages)
 
 
+def test_a_leak_is_found_by_the_watch_and_a_steady_loop_finds_nothing():
+    """What stays allocated grows by 2 MiB a step; the loop goes on."""
+    card = catalogue.card("rtx-3090")
+    with PhantomChild(card, capacity_bytes=2 << 30, variables=VARIABLES) as child:
+        steady = child.call(leak, {"steps": 100, "kib": 0})
+        leaking = child.call(leak, {"steps": 150, "kib": 2048})
+
+    assert [] == steady
+    assert "leak" == leaking[0][0]
+
+
 def test_the_largest_batch_is_found_to_the_sample():
     """On a card of 1 GiB the batch that is found runs, and one sample of 2 MiB more does not."""
     card = catalogue.card("rtx-3090")
@@ -40,11 +53,36 @@ def test_the_largest_batch_is_found_to_the_sample():
 
     assert 100 < largest <= 512
     with PhantomChild(card, capacity_bytes=1 << 30, variables=VARIABLES) as child:
-        assert child.call(runs, {**step, "batch": largest})
-        assert not child.call(runs, {**step, "batch": largest + 1})
+        assert child.call(runs, {**step, "batch": largest})["fits"]
+        assert not child.call(runs, {**step, "batch": largest + 1})["fits"]
 
 
-def test_a_step_that_cannot_be_imported_is_refused():
-    """A lambda lives in this process alone."""
-    with pytest.raises(UsageError, match="cannot be imported"):
-        memplan.find_batch(lambda _: None, card="rtx-3090")
+def test_a_step_that_leaves_the_card_untouched_is_refused():
+    """One that stays on the CPU would fit with any batch."""
+    with pytest.raises(UsageError, match=r"untouched\(1\) leaves the card untouched"):
+        memplan.find_batch(untouched, card="rtx-3090")
+
+
+def test_an_error_of_the_step_names_the_users_line():
+    """In one line, which `find_batch` raises in the process that asked."""
+    found = runs("trainers_child", "broken", 1)
+
+    assert not found["fits"]
+    assert re.fullmatch(r"ValueError: shapes 3 and 4 \(trainers_child\.py:\d+\)", found["error"])
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "words"),
+    [
+        (lambda _: None, {}, "cannot be imported"),
+        (functools.partial(allocate), {}, "not a partial"),
+        ("allocate", {}, "not a str"),
+        (allocate, {"card": None}, "card=None"),
+        (allocate, {"most": "9"}, "most='9'"),
+        (allocate, {"most": 0}, "most=0"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_a_process_starts(step, options, words):
+    """A lambda lives in this process alone; types and ranges are told."""
+    with pytest.raises(UsageError, match=words):
+        memplan.find_batch(step, **{"card": "rtx-3090", **options})

@@ -1,5 +1,7 @@
 """What a guarded loop does on a phantom card; runs in a child process."""
 
+import time
+
 import torch
 
 import memplan
@@ -33,6 +35,17 @@ def deferred_spike(samples):
     return [passes.pieces.held, has_gradients, messages]
 
 
+def leak(steps, kib):
+    """Return what the watch finds in a loop that keeps some memory of each step, and its pieces."""
+    model = torch.nn.Linear(64, 64).cuda()
+    guard, kept = memplan.guard(model), []
+    for _ in range(steps):
+        guard(lambda batch: model(batch).mean(), torch.ones(32, 64, device="cuda"))
+        kept.append(torch.empty(kib << 10, dtype=torch.uint8, device="cuda"))
+        time.sleep(0.005)
+    return [[found.cause, found.action] for found in guard.findings]
+
+
 class _Doubling(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -58,3 +71,13 @@ class _Double(torch.autograd.Function):
 def allocate(batch):
     """Take 2 MiB of the card for each sample."""
     return torch.empty(batch, 2 << 20, dtype=torch.uint8, device="cuda")
+
+
+def untouched(batch):
+    """Stay on the CPU."""
+    return torch.empty(batch)
+
+
+def broken(batch):
+    """Fail for another reason than memory."""
+    raise ValueError(f"shapes 3 and {3 + batch}")

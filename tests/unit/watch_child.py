@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from train_toy import Toy, toy_options
 
+from memplan.answers import Predicted
 from memplan.train import train
 from memplan.train.checkpoint import load_checkpoint
 from memplan.train.memory import MemoryWatch
@@ -96,3 +97,20 @@ class _Wide(Toy):
     def build_model(self):
         """Return two layers of 4 MiB."""
         return torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.Linear(1024, 1024))
+
+
+def above(allocated, reserved, used):
+    """Return what 5 MiB on the card are above, of a plan of so many MiB each."""
+    predicted = Predicted(
+        allocated_peak_bytes=allocated << 20,
+        reserved_peak_bytes=reserved << 20,
+        device_used_peak_bytes=used << 20,
+        peak_phase="backward",
+        images_per_second=1.0,
+        epoch_seconds=None,
+    )
+    memory = MemoryWatch(torch.device("cuda", 0), predicted)
+    kept = torch.empty(5 << 20, dtype=torch.uint8, device="cuda")
+    memory.follow(1)
+    del kept
+    return memory.above_prediction()

@@ -25,6 +25,7 @@ from memplan.device import catalogue, cudnn_plans
 from memplan.device.cudnn_descriptors import open_compilers, version_number
 from memplan.device.cudnn_plans import Mode, Note, Plan
 from memplan.errors import MemplanError
+from memplan.processes import answer_seconds
 
 # With three spatial dimensions PyTorch never takes this engine for these kinds, from the first
 # cuDNN version to before the last. Source: `plan_errata_exception` in Conv_v8.cpp.
@@ -87,14 +88,15 @@ def workspaces(
     if control.is_loaded():
         found = answer(**arguments)
     else:
-        found = _child(every=every).call(answer, arguments, fresh=False)
+        child = _child(every=every)
+        found = child.call(answer, arguments, fresh=False, seconds=answer_seconds())
     return [tuple(one) for one in found]
 
 
 def _child(*, every: bool) -> Any:
     from memplan.phantom.child import PhantomChild
 
-    if every not in _children:
+    if every not in _children or _children[every].has_ended:
         owner = os.getpid()
         child = _children[every] = PhantomChild(catalogue.cards()[0], imports=(__name__,))
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import time
 
 from memplan.errors import BadInputError
 
@@ -22,6 +23,10 @@ def mark(*, out):
 
 def crash():
     ctypes.string_at(0)
+
+
+def hang():
+    time.sleep(3600)
 
 
 def refuse(*, name):

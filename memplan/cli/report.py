@@ -65,9 +65,10 @@ def _compare(files: tuple[Path, ...], output: Path) -> None:
 
     if len(files) != 2:
         raise UsageError(f"--diff compares 2 files, not {len(files)}. Give one before, one after.")
-    pairs = _pairs(*([*load_answers(path)] for path in files), *files)
+    one, other = files
+    pairs = _pairs([*load_answers(one)], [*load_answers(other)], one, other)
     text = "\n\n".join(
-        section.text for one, other in pairs for section in diff_sections(one, other)
+        section.text for before, now in pairs for section in diff_sections(before, now)
     )
     click.echo(folded(text))
     write_diff(output, pairs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from memplan.answers import PlanAnswer, ProbeAnswer
 from memplan.errors import BadInputError
+from memplan.present.probe import operator_words
 from memplan.present.section import Number, Section, Table
 from memplan.script_answer import ScriptAnswer
 from memplan.units import format_bytes
@@ -59,7 +60,8 @@ def _of_probe(answer: ProbeAnswer, name: str) -> Holdings:
     rows = [row for row in answer.batches if row.micro_batch_size == answer.reference_batch]
     operators: dict[str, int] = {}
     for one in answer.tensors_at_peak:
-        operators[one.operator] = operators.get(one.operator, 0) + one.num_bytes
+        name_of = operator_words(one.operator)
+        operators[name_of] = operators.get(name_of, 0) + one.num_bytes
     modules = {m.path or "(network)": m.activation_bytes for m in answer.modules}
     workload = answer.workload
     return Holdings(
@@ -70,7 +72,7 @@ def _of_probe(answer: ProbeAnswer, name: str) -> Holdings:
         ),
         peaks={} if not rows else _peaks(rows[0]),
         groups={
-            "category": answer.categories_at_peak,
+            "category": _categories(answer.categories_at_peak),
             "module": {path: num for path, num in modules.items() if num},
             "operator": operators,
         },
@@ -84,8 +86,12 @@ def _of_script(answer: ScriptAnswer, name: str) -> Holdings:
         name=name,
         about=f"{answer.command} on {answer.title}",
         peaks=_peaks(answer),
-        groups={"category": answer.categories_at_peak, "module": modules},
+        groups={"category": _categories(answer.categories_at_peak), "module": modules},
     )
+
+
+def _categories(categories: Mapping[str, int]) -> dict[str, int]:
+    return {name.replace("_", " "): num_bytes for name, num_bytes in categories.items()}
 
 
 def _of_plan(answer: PlanAnswer, name: str) -> Holdings:
@@ -197,7 +203,6 @@ def _table(what: str, rows: Sequence[tuple[str, int, int]], caption: str) -> Tab
     if not rows:
         return None
     cells = tuple(
-        (name.replace("_", " "), format_bytes(a), format_bytes(b), change_words(a, b))
-        for name, a, b in rows
+        (name, format_bytes(a), format_bytes(b), change_words(a, b)) for name, a, b in rows
     )
     return Table(header=(what, "Before", "Now", "Change"), rows=cells, caption=caption)

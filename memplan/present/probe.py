@@ -188,7 +188,7 @@ def largest_tensors(answer: ProbeAnswer) -> Section:
             one.category.replace("_", " "),
             _shape_words(one),
             _place(one),
-            _operator(one.operator),
+            operator_words(one.operator),
         )
         for one in answer.tensors_at_peak
     )
@@ -197,7 +197,7 @@ def largest_tensors(answer: ProbeAnswer) -> Section:
     return Section(title=title, table=Table(caption=caption, header=header, rows=rows, left=5))
 
 
-def _operator(name: str) -> str:
+def operator_words(name: str) -> str:
     """Return an operator without the parts that all have: namespace `aten` and overload."""
     return name.replace("::", ".").removeprefix("aten.").removesuffix(".default")
 

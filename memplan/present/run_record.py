@@ -192,14 +192,17 @@ def _event(line: str) -> RunEvent | None:
 def _classes(path: Path) -> tuple[ClassScore, ...]:
     """Return the rows of `per_class.csv`; those of another shape are passed over."""
     rows = [row for row in cells_of(path)[1 : _MOST_CLASSES + 2] if len(row) == 7]
-    scored = [(row[0], *map(number, row[1:])) for row in rows]
-    return tuple(
-        ClassScore(
-            name=name, images=int(images), objects=int(objects),
-            precision=precision, recall=recall, map50=map50, map50_95=map50_95,
-        )
-        for name, images, objects, precision, recall, map50, map50_95 in scored
-        if not math.isnan(images + objects)
+    return tuple(one for row in rows if (one := _class_score(row)) is not None)
+
+
+def _class_score(row: Sequence[str]) -> ClassScore | None:
+    images, objects, *scores = map(number, row[1:])
+    if math.isnan(images + objects):
+        return None
+    precision, recall, map50, map50_95 = scores
+    return ClassScore(
+        name=row[0], images=int(images), objects=int(objects),
+        precision=precision, recall=recall, map50=map50, map50_95=map50_95,
     )  # fmt: skip
 
 

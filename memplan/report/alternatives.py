@@ -52,7 +52,9 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
     height = command_top - TOP - 1.0
     settings = by_memory(plan.alternatives)
     chosen = chosen_index(plan, settings)
-    header, rows = alternatives_table(settings[:ROWS])
+    shown = shown_rows(len(settings), chosen)
+    header, rows = alternatives_table(settings)
+    rows = [rows[i] for i in shown]
     size = theme.BODY_POINTS
     while table_width(header, rows, size=size, gap=0.2) > WIDTH * 0.56 and size > 6:
         size -= 0.5
@@ -68,7 +70,7 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
         align="lrrlrr",
         size=size,
         gap=0.2,
-        emphasised=chosen if chosen is not None and chosen < ROWS else None,
+        emphasised=None if chosen is None else shown.index(chosen),
     )
     if len(settings) > ROWS:
         more = f"{len(settings) - ROWS} more are in the saved answer."
@@ -83,6 +85,14 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
     lines = wrap(plan.command, WIDTH, theme.BODY_POINTS, family=MONO)[:3]
     write_lines(figure, LEFT, command_top + 0.24, lines, family=MONO)
     return figure
+
+
+def shown_rows(count: int, chosen: int | None) -> list[int]:
+    """Return which of so many settings the table has room for; the chosen one always is there."""
+    shown = list(range(min(count, ROWS)))
+    if chosen is not None and chosen not in shown:
+        shown[-1] = chosen
+    return shown
 
 
 def by_memory(settings: Sequence[Setting]) -> list[Setting]:
@@ -126,13 +136,15 @@ def draw_alternatives(
     axes.set_ylim(0, 1.15 * max([1.0, *(y for _, y in points)]))
     heights = _label_heights(axes, points, widest)
     for number, (x, _) in enumerate(points, start=1):
+        if heights[number - 1] is None and number - 1 != chosen:
+            continue
         text = f"{number} chosen" if chosen == number - 1 else str(number)
         # To the left a label would lie on the axis of a point that takes little.
         is_near_axis = x < 0.12 * widest
         place = "center" if number - 1 == chosen else "left" if is_near_axis else "right"
         axes.annotate(
             text,
-            (x, heights[number - 1]),
+            (x, heights[number - 1] or points[number - 1][1]),
             xytext=_OFFSETS[place],
             textcoords="offset points",
             ha=place,
@@ -159,10 +171,13 @@ def draw_alternatives(
     )
 
 
-def _label_heights(axes: Axes, points: Sequence[tuple[int, float]], widest: float) -> list[float]:
+def _label_heights(
+    axes: Axes, points: Sequence[tuple[int, float]], widest: float
+) -> list[float | None]:
     """Return where each point's number stands, images/s: points side by side never share a place.
 
-    Two settings that differ in one lever alone may lie on each other.
+    Two settings that differ in one lever alone may lie on each other. A number that would stand
+    far from its point is left out, as None: numbers go by memory, and the table has them all.
     """
     low, high = axes.get_ylim()
     height_points = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
@@ -173,7 +188,8 @@ def _label_heights(axes: Axes, points: Sequence[tuple[int, float]], widest: floa
         if i == len(points) or points[i][0] - points[i - 1][0] > 0.035 * widest:
             heights[first:i] = spread(heights[first:i], gap)
             first = i
-    return heights
+    pairs = zip(heights, points, strict=True)
+    return [height if abs(height - y) <= 1.5 * gap else None for height, (_, y) in pairs]
 
 
 def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:

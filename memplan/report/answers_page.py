@@ -45,7 +45,7 @@ _Answer = PlanAnswer | ProbeAnswer
 @theme.themed
 def answers_figures(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> list[Figure]:
     """Return page one, and more of it where there are more answers than fit on a page."""
-    answers = [*plans, *probes]
+    answers: list[_Answer] = [*plans, *probes]
     pages = range(0, len(answers), ANSWERS_A_PAGE)
     return [_page(answers[start : start + ANSWERS_A_PAGE]) for start in pages]
 

@@ -36,6 +36,7 @@ from memplan.report.sections_page import sections_figures
 
 _BARS = 10
 _LABEL_WIDTH = 1.6
+_VALUE_WIDTH = 1.7
 
 
 def write_diff(path: Path, pairs: Sequence[tuple[Holdings, Holdings]]) -> None:
@@ -72,7 +73,7 @@ def _page(one: Holdings, other: Holdings, title: str) -> Figure:
         rows = changes(one.groups[kind], other.groups[kind])[:_BARS]
         height = min(BOTTOM - top - 0.6, 0.36 * len(rows) + 0.3)
         left = LEFT + i * pitch + _LABEL_WIDTH
-        axes = axes_at(figure, left, top, pitch - _LABEL_WIDTH - 0.4, height)
+        axes = axes_at(figure, left, top, pitch - _LABEL_WIDTH - _VALUE_WIDTH, height)
         draw_changes(axes, rows)
         axes.set_title(f"Change by {kind}", pad=8)
     return figure
@@ -89,22 +90,19 @@ def draw_changes(axes: Axes, rows: Sequence[tuple[str, int, int]]) -> None:
     colours = [theme.VERMILION if size > 0 else theme.GREEN for size in sizes]
     axes.barh(range(len(rows)), sizes, color=colours, height=0.66)
     axes.axvline(0, color=theme.BLACK, linewidth=0.8)
-    names = [
-        shorten(n.replace("_", " "), _LABEL_WIDTH - 0.1, theme.SMALL_POINTS) for n, _, _ in rows
-    ]
+    names = [shorten(n, _LABEL_WIDTH - 0.1, theme.SMALL_POINTS) for n, _, _ in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=theme.SMALL_POINTS)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    reach = 1.7 * max(abs(size) for size in sizes)
-    low = -reach if min(sizes) < 0 else 0.0
-    memory_axis(axes, "x", "Change", reach if max(sizes) > 0 else 0.0, low_bytes=low, num_ticks=5)
+    reach = 1.05 * max(abs(size) for size in sizes)
+    low, high = (-reach if min(sizes) < 0 else 0.0), (reach if max(sizes) > 0 else 0.0)
+    memory_axis(axes, "x", "Change", high, low_bytes=low, num_ticks=4)
     for row, (_, before, now) in enumerate(rows):
-        grew = now > before
         axes.annotate(
             change_words(before, now),
-            (now - before, row),
-            xytext=(4 if grew else -4, 0),
+            (1.0, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
             textcoords="offset points",
-            ha="left" if grew else "right",
             va="center",
             fontsize=theme.SMALL_POINTS,
         )

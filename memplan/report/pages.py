@@ -124,7 +124,7 @@ def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
     kinds: list[_Kind] = [
         (alike, batches.PANELS_A_PAGE, batches.batches_figure),
         (with_modules, modules.CARDS_A_PAGE, modules.modules_figure),
-        (with_modules, 1, lambda probes: waterfall_figure(probes[0])),
+        (with_modules, len(probes), lambda probes: waterfall_figure(probes[0])),
         (alike, categories.CARDS_A_PAGE, categories.categories_figure),
         (alike, settings.CARDS_A_PAGE, settings.settings_figure),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
@@ -38,7 +39,7 @@ _STYLE_OF = {
     HOST_RESIDENT: (theme.VERMILION, "o", "-"),
 }
 _MARKED = ("out_of_memory", "backed_off", "micro_batch_tried_again", "resumed")
-_MAX_DOTS = 120
+_MAX_DOTS = 45
 
 
 @theme.themed
@@ -149,32 +150,36 @@ def _label_ends(axes: Axes) -> None:
     """Write each series' name at its end."""
     ends = []
     for line in axes.lines:
+        points = np.asarray(line.get_xydata(), dtype=float)
         label = str(line.get_label())
-        if label.startswith("_") or not len(line.get_xdata()):
-            continue
-        x, y = list(line.get_xdata())[-1], list(line.get_ydata())[-1]
-        ends.append((float(x), float(y), label, str(line.get_color())))
+        if not label.startswith("_") and len(points):
+            x, y = points[-1]
+            ends.append((float(x), float(y), label, str(line.get_color())))
     end_labels(axes, ends)
 
 
 def _mark_events(axes: Axes, run: RunRecord) -> None:
-    """Mark what the guard did: a cross where memory ran out, a tick for all else."""
+    """Mark what the guard did: a cross where memory ran out, a triangle for all else."""
+    at: dict[float, list[str]] = {}
     for event in told_events(run):
-        if event.name not in _MARKED or (step := _step_of(run, event.facts.get("epoch"))) is None:
-            continue
-        ran_out = event.name == "out_of_memory"
+        step = _step_of(run, event.facts.get("epoch"))
+        if event.name in _MARKED and step is not None:
+            at.setdefault(step, []).append(event.name)
+    place = blended_transform_factory(axes.transData, axes.transAxes)
+    for step, names in at.items():
+        ran_out = "out_of_memory" in names
         colour = theme.VERMILION if ran_out else theme.BLACK
         axes.axvline(step, color=colour, linewidth=0.8, linestyle=":", zorder=1)
         axes.plot(
             [step], [0.97], "x" if ran_out else "v", color=colour, markersize=8,
-            markeredgewidth=1.8, clip_on=False, label=f"_{event.name}",
-            transform=blended_transform_factory(axes.transData, axes.transAxes),
+            markeredgewidth=1.8, clip_on=False, label="_event", transform=place,
         )  # fmt: skip
+        words = [name.replace("_", " ") for name in dict.fromkeys(names)]
         axes.annotate(
-            event.name.replace("_", " "),
+            ", ".join(words),
             (step, 0.97),
-            xycoords=blended_transform_factory(axes.transData, axes.transAxes),
-            xytext=(6, -3),
+            xycoords=place,
+            xytext=(8, -3),
             textcoords="offset points",
             fontsize=theme.SMALL_POINTS,
             color=colour,

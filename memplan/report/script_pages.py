@@ -70,7 +70,8 @@ def _glance_figure(answer: ScriptAnswer) -> Figure:
     figure = new_page(headline(answer), answer.command)
     top = draw_numbers(figure, TOP, script_numbers(answer)) + 0.35
     has_growth = len(answer.growth) > 1
-    width = WIDTH * 0.46 if has_growth else WIDTH
+    has_picture = has_growth or bool(answer.timeline.categories)
+    width = WIDTH * 0.46 if has_picture else WIDTH
     y = top
     for title in ("Does it run", "What to change"):
         texts = [script_headline(answer)] if title == "Does it run" else remedies(answer)
@@ -81,11 +82,12 @@ def _glance_figure(answer: ScriptAnswer) -> Figure:
         for text in texts:
             y = write_lines(figure, LEFT, y, wrap(text, width, theme.BODY_POINTS)) + 0.08
         y += 0.2
-    if has_growth:
+    if has_picture:
         left = LEFT + WIDTH * 0.54
         axes = axes_at(figure, left, top + 0.1, WIDTH * 0.46 - 1.0, BOTTOM - top - 0.8)
-        draw_growth(axes, answer)
-        axes.set_title("Peaks after each step", pad=8)
+        (draw_growth if has_growth else draw_timeline)(axes, answer)
+        title = "Peaks after each step" if has_growth else "Allocated by category"
+        axes.set_title(title, pad=8)
     return figure
 
 

@@ -46,7 +46,6 @@ def test_pages_come_in_order(pages):
         "Peak memory versus micro-batch: yolov9-s at 640 px",
         "Where activations live: yolov9-s at 640 px, micro-batch 16",
         "What is kept along the network: yolov9-s at 640 px, micro-batch 16",
-        "What is kept along the network: yolov9-s at 640 px, micro-batch 16",
         "What the peak is made of: yolov9-s at 640 px, micro-batch 16",
         "Recommended settings: yolov9-s at 640 px",
         "The plan and its alternatives: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",

@@ -9,7 +9,7 @@ import report_samples
 from memplan.answers import BatchRisk, BlockSaving, PhasePeak, PlanAnswer, RankPeaks, RunRisk
 from memplan.present.plan import crowded_images, plan_sections
 from memplan.report import write_report
-from memplan.report.alternatives import alternatives_figure
+from memplan.report.alternatives import alternatives_figure, shown_rows
 from memplan.report.claims_page import Claim, claims_figures, write_claims
 from memplan.report.plan_cards import cards_figure, cards_table
 from memplan.report.plan_inside import blocks_figure, phases_figure
@@ -152,6 +152,13 @@ def test_the_risk_of_each_batch_is_a_row():
     assert ["0%", "21%", "100%"] == [row[2] for row in rows]
     assert ["0%", "below 0.01%", "above 99.99%"] == [row[4] for row in rows]
     assert {cell for row in rows for cell in row} <= drawn
+
+
+def test_the_chosen_setting_is_in_the_table_however_many_there_are():
+    """Of thirty settings sixteen have room, the chosen thirtieth among them."""
+    assert [*range(15), 29] == shown_rows(30, 29)
+    assert [0, 1, 2] == shown_rows(3, 2)
+    assert list(range(16)) == shown_rows(30, None)
 
 
 def test_the_chosen_setting_is_told_from_one_that_differs_only_in_lean():

@@ -161,7 +161,7 @@ def test_guards_events_are_marked_over_the_steps(folder):
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
 
     assert [[300]] == [list(line.get_xdata()) for line in crosses]
-    assert "out of memory" in _texts(axes)
+    assert "out of memory, backed off" in _texts(axes)
 
 
 def test_confusion_shows_counts_and_shares_of_the_true_class(folder):

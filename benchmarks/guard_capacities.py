@@ -29,6 +29,7 @@ from memplan.workload import Workload, dealt
 
 _IMAGES, _WIDTH, _BATCH, _EPOCHS = 4096, 256, 1024, 2
 _CARD_BYTES = 1 << 30
+_PATIENCE = 120.0  # for one run, which takes a second or two
 _ROOT = str(Path(__file__).parents[1])
 
 
@@ -150,7 +151,10 @@ def measure(capacities_mib: list[int]) -> list[tuple[int, dict[str, Any]]]:
         catalogue.card("rtx-3090"), capacity_bytes=_CARD_BYTES, other_bytes=0,
         variables={"PYTHONPATH": _ROOT}, imports=("torch", "benchmarks.guard_capacities"),
     ) as child:  # fmt: skip
-        return [(mib, child.call(called, {"capacity_mib": mib})) for mib in capacities_mib]
+        return [
+            (mib, child.call(called, {"capacity_mib": mib}, seconds=_PATIENCE))
+            for mib in capacities_mib
+        ]
 
 
 def table(found: list[tuple[int, dict[str, Any]]]) -> str:

@@ -16,6 +16,7 @@ from memplan.train.run_folder import create_run_folder
 from memplan.train.setup import prepare
 from memplan.train.watch import Cause, Finding
 
+_PATIENCE = 240.0
 VARIABLES = {"PYTHONPATH": str(Path(__file__).parent)}
 
 
@@ -32,7 +33,7 @@ def _run(child, folder, wrong, epochs):
     from watch_child import run
 
     events, allocator, size = child.call(
-        run, {"folder": str(folder), "wrong": wrong, "epochs": epochs}
+        run, {"folder": str(folder), "wrong": wrong, "epochs": epochs}, seconds=_PATIENCE
     )
     watched = [event for event in events if event["event"] != "saved"]
     return [one.get("cause", one["event"]) for one in watched[1:-1]], watched, allocator, size
@@ -42,7 +43,7 @@ def test_watching_takes_less_than_a_hundredth(child):
     """Of the time before each reading: some are left out. One takes less than a millisecond."""
     from watch_child import cost
 
-    shares, seconds = child.call(cost, {})
+    shares, seconds = child.call(cost, {}, seconds=_PATIENCE)
 
     assert max(shares) < 0.01
     assert sorted(seconds)[len(seconds) // 2] < 0.001
@@ -136,7 +137,7 @@ def test_an_updates_copies_take_only_what_is_held(child, num_pieces, on_host):
     """Where what is held is in pieces too small for them, they go to the host, and stay there."""
     from watch_child import copies
 
-    grown, is_on_host = child.call(copies, {"num_pieces": num_pieces})
+    grown, is_on_host = child.call(copies, {"num_pieces": num_pieces}, seconds=_PATIENCE)
 
     assert grown <= 0
     assert on_host == is_on_host
@@ -152,4 +153,4 @@ def test_each_step_is_held_against_the_plan(child, plan, expected):
     from watch_child import above
 
     names = ("allocated", "reserved", "used")
-    assert expected == child.call(above, dict(zip(names, plan, strict=True)))
+    assert expected == child.call(above, dict(zip(names, plan, strict=True)), seconds=_PATIENCE)

@@ -24,7 +24,7 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values, its schema first."""
-        values = flattened(self)
+        values: dict[str, Any] = flattened(self)
         placed: dict[str, Any] = {"schema": self.SCHEMA}
         for place, name in self.PLACES.items():
             group, _, key = place.rpartition(".")

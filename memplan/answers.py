@@ -206,7 +206,7 @@ class ModuleMemory:
     output_shape: tuple[int, ...]
     activation_bytes: int
     workspace_bytes: int
-    """Largest single workspace asked for inside the module."""
+    """Largest single workspace requested inside the module."""
     forward_flops: int
 
 
@@ -278,12 +278,12 @@ class InputPipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchFacts:
-    """What a plan's batch means for the training, beside the batch that was asked for."""
+    """What a plan's batch means for the training, beside the requested batch."""
 
     asked_batch_size: int
-    """Images a step that were asked for."""
+    """Images a step, as requested."""
     rounding_gain_fraction: float | None
-    """How much faster the plan is than the best that gives the very batch asked for, 0 when it
+    """How much faster the plan is than the best that gives the very batch requested, 0 when it
     does so itself; None where no such plan fits."""
     accumulation_cost_fraction: float | None
     """How much faster all images of a step at once would be, whether they fit or not; None where
@@ -338,17 +338,17 @@ class PlanAnswer(Answer):
     batch: BatchFacts | None = None
     """What the batch means for the training; None among unequal cards."""
     input_pipeline: InputPipeline | None = None
-    """What loading limits training to; None where it was not asked."""
+    """What loading limits training to; None where it was not requested."""
     edge: Edge | None = None
     """What would push the run over; None where that was not looked into."""
     fit: CommandFit | None = None
     """Of the user's own command; None where none was given."""
     cards: CardChoice | None = None
-    """The catalogue for this run; None where it was not asked."""
+    """The catalogue for this run; None where it was not requested."""
     largest_image: tuple[ImageOption, ...] = ()
-    """The largest images that fit; empty where it was not asked."""
+    """The largest images that fit; empty where it was not requested."""
     second_card: SecondCard | None = None
-    """What another card buys; None where it was not asked."""
+    """What another card buys; None where it was not requested."""
 
 
 @dataclass(frozen=True, kw_only=True)

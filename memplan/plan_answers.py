@@ -1,4 +1,4 @@
-"""Parts of a plan's answer that are only there when asked: a command's fit, cards, edge and more.
+"""Parts of a plan's answer that are only there on request: a command's fit, cards, edge and more.
 
 They belong to `memplan.answers.PlanAnswer`; memory is integer bytes, time effects are fractions.
 """

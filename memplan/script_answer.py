@@ -119,7 +119,7 @@ class ScriptAnswer(Answer):
     """Lines that were given a value and never read one."""
     missing_calls: list[str] = field(default_factory=list)
     num_processes: int = 1
-    """Processes that used the card; the one with the largest peak is told of."""
+    """Processes that used the card; the one with the largest peak is described."""
     timed_out: bool = False
     """Whether the script was ended for it took too long."""
     seconds: float = 0.0

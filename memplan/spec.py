@@ -70,7 +70,7 @@ class StepSpec(Flat):
     def words(self, *, leave_out: Collection[str] = ()) -> str:
         """Return how the step runs, as people say it: `amp-fp16, channels-last, lean`.
 
-        Levers that are as they are without being asked for are not named, but for choices that
+        Levers at their defaults are not named, but for choices that
         every step has to make.
 
         Args:
@@ -197,7 +197,7 @@ class Lever:
     """Values that a plan tries of itself, the plain one first; empty where it is not a plan's to
     choose."""
     changes_numbers: bool = False
-    """Whether losses differ by it, so that a plan chooses it only where that is asked for."""
+    """Whether losses differ by it, so that a plan chooses it only on request."""
     costs_speed: bool = False
     """Whether other values than the plain one only cost speed, so that they are tried where a
     faster setting does not fit, and count as a departure in its score."""
@@ -216,7 +216,7 @@ class Lever:
 
     @property
     def plain(self) -> Any:
-        """The value that a step has without being asked."""
+        """The value of a step by default."""
         return _PLAIN[self.name]
 
     def words(self, value: Any) -> str:
@@ -478,17 +478,17 @@ def check_step(workload: Any, spec: StepSpec) -> None:
     """Refuse ways to run a step that a workload does not offer.
 
     Raises:
-        UsageError: one is asked for.
+        UsageError: the spec has one.
     """
     for lever in LEVERS:
         lever.check_offered(workload, getattr(spec, lever.name))
 
 
 def of_tape(spec: StepSpec) -> StepSpec:
-    """Return a spec with what tapes do not differ by as it is without being asked."""
+    """Return a spec with what tapes do not differ by at its default."""
     return replace(spec, **{one.name: one.plain for one in LEVERS if not one.is_recorded})
 
 
 def of_plan(spec: StepSpec) -> StepSpec:
-    """Return a spec with what plans do not know as it is without being asked."""
+    """Return a spec with what plans do not know at its default."""
     return replace(spec, **{one.name: one.plain for one in LEVERS if not one.is_predicted})

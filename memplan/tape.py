@@ -109,12 +109,12 @@ class Events:
     block: Int32
     """Which allocation; an id is used for one allocation and its free."""
     requested_bytes: Int64
-    """Bytes asked for; 0 where `asks` asks the device."""
+    """Bytes requested; 0 where `asks` asks the device."""
     asks: Int8
     """Index into `QUESTIONS`."""
     about: Int32
-    """What is asked about: an index into `Tape.convolutions` for CONVOLUTION, into `Tape.launches`
-    for a launch's buffer, 0 for the rest."""
+    """The question's subject: an index into `Tape.convolutions` for CONVOLUTION, into
+    `Tape.launches` for a launch's buffer, 0 for the rest."""
     operator: Int32
     """Row in `Operators` during which it happened; a free belongs to the operator before it."""
     section: Int8
@@ -322,7 +322,7 @@ def _faults(tape: Tape) -> Iterator[str]:
 
 
 def _wrong_questions(tape: Tape) -> Iterator[str]:
-    """Yield the kinds of question that are asked about something else than they are of."""
+    """Yield the kinds of question whose subject is something else than they are of."""
     events = tape.events
     for number in np.unique(events.asks).tolist():
         about = np.unique(events.about[events.asks == number])

@@ -162,7 +162,7 @@ def other_cudnn(rows: Sequence[Row]) -> list[str]:
     """
     with (RESULTS / f"{NAME}_cudnn.csv").open(encoding="utf-8") as file:
         other = {row["Case"]: row["Error"] for row in csv.DictReader(file)}
-    titles = ("device-used, A100 40 GB", "as predicted", "cuDNN 9.10.2 asked")
+    titles = ("device-used, A100 40 GB", "as predicted", "under cuDNN 9.10.2")
     lines = [f"| {' | '.join(titles)} |", "|---|---:|---:|"]
     networks: dict[str, list[tuple[str, str]]] = {}
     for row in rows:

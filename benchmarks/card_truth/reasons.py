@@ -11,20 +11,20 @@ UNEXPLAINED = "unexplained"
 _AMP_CHECK = (
     "Ultralytics first runs another network to check AMP, and what the allocator cached of it stays"
 )
-_OTHER_CUDNN = "another cuDNN's workspaces: with 9.10.2 asked"
+_OTHER_CUDNN = "another cuDNN's workspaces: under 9.10.2"
 # By table, and by what the case begins with; the first that fits holds.
 _REASONS = (
     (
         cards.PLAIN,
         "efficientnet_b0",
         "cuDNN 9.19 plans a weight gradient over maps of one pixel as a product an image, and "
-        "holds a gradient for each; with 9.10.2 asked, -2 to +5 %",
+        "holds a gradient for each; under 9.10.2, -2 to +5 %",
     ),
     (cards.PLAIN, "vgg16", f"{_OTHER_CUDNN}, +3 %"),
     (
         cards.PLAIN,
         "resnet18|resnet34",
-        f"in part another cuDNN (with 9.10.2 asked, -5 %), of the rest {UNEXPLAINED}: 40 MiB",
+        f"in part another cuDNN (under 9.10.2, -5 %), of the rest {UNEXPLAINED}: 40 MiB",
     ),
     (
         cards.TIMM,
@@ -34,7 +34,7 @@ _REASONS = (
     (
         studies.XMEM,
         "VGG",
-        "likely another cuDNN's workspaces: 9.1.0 cannot be asked, and on the A100 too VGG takes "
+        "likely another cuDNN's workspaces: 9.1.0 is not at hand, and on the A100 too VGG takes "
         "less than 9.19 says",
     ),
     (studies.XMEM, "MnasNet", "the study's records of MnasNet disagree with each other"),

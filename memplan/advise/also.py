@@ -88,12 +88,12 @@ def check_also(question: Question, also: Iterable[Also], effective_batch_size: i
         UsageError: the size of the workload's images cannot be changed, two cards cannot share the
             batch, or the catalogue is compared for several plans.
     """
-    asked = tuple(also)
-    if found(asked, CompareCards) and len(question.gpus) > 1:
+    questions = tuple(also)
+    if found(questions, CompareCards) and len(question.gpus) > 1:
         raise UsageError("--cards compares the whole catalogue. Give one --gpu for the plan.")
-    if found(asked, SecondCard):
+    if found(questions, SecondCard):
         check_second(question.devices, effective_batch_size or 2)
-    if found(asked, MaxImageSize) and not question.takes("image_size"):
+    if found(questions, MaxImageSize) and not question.takes("image_size"):
         raise UsageError(
             f"--largest-image: workload {question.made.name!r} takes no 'image_size', so its "
             "images stay as they are. Leave it out."
@@ -120,23 +120,23 @@ def with_answers(
     command: TrainingCommand | None = None,
     num_images: int | None = None,
 ) -> PlanAnswer:
-    """Return the plan with its headroom, and with what else was asked.
+    """Return the plan with its headroom, and with the other answers requested.
 
     Args:
         planned: the plan.
         also: further questions.
-        command: the one of `CommandCheck`, read; None where none was asked about.
+        command: the one of `CommandCheck`, read; None without one.
         num_images: training images in an epoch; None where the data is not known.
     """
     start = time.perf_counter()
-    asked = tuple(also)
+    questions = tuple(also)
     answer = replace(planned.answer, edge=edge_of(planned))
     if command is not None:
         answer = replace(answer, fit=command_fit(planned, command))
-    if found(asked, MaxImageSize):
+    if found(questions, MaxImageSize):
         answer = replace(answer, largest_image=largest_images(planned))
-    if found(asked, SecondCard):
+    if found(questions, SecondCard):
         answer = replace(answer, second_card=second_card(planned, num_images))
-    if compared := found(asked, CompareCards):
+    if compared := found(questions, CompareCards):
         answer = replace(answer, cards=card_choice(planned, compared.prices))
     return replace(answer, seconds=answer.seconds + time.perf_counter() - start)

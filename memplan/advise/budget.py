@@ -12,13 +12,13 @@ from memplan.units import format_bytes
 def budget_of(question: Question, card: Card, safety_fraction: float) -> tuple[Budget, str]:
     """Return the budget on a question's first card, and a sentence on what others hold of it.
 
-    A card in this machine is asked what is free now (NVML): other processes and a display keep
+    NVML says what is free now on a card in this machine: other processes and a display keep
     what they have. A card from the catalogue, or one whose capacity was given, is taken as empty,
     and the sentence is empty.
 
     Args:
         question: names the card.
-        card: with the capacity that was asked for.
+        card: with the capacity that was given.
         safety_fraction: part of the capacity left alone, in 0-1.
     """
     budget = Budget(capacity_bytes=card.capacity_bytes, safety_fraction=safety_fraction)

@@ -24,7 +24,7 @@ from memplan.registry import make_workload
 from memplan.spec import PRECISIONS, StepSpec
 from memplan.tape import Tape
 
-# Two sizes, so that launches and rates are told apart; small enough for a card of 6 GB.
+# Two sizes, so that launches and rates are separated; small enough for a card of 6 GB.
 _BATCHES = (1, 8)
 Result = TypeVar("Result")
 
@@ -120,7 +120,7 @@ def calibrate(index: int, *, say: Say = silent) -> Calibration:
 
     Args:
         index: of the card, as `memplan gpus` shows it.
-        say: told what is being done.
+        say: called with a line on what is being done.
 
     Raises:
         BadInputError: there is no such card.

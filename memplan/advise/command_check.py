@@ -54,15 +54,15 @@ def command_fit(planned: Planned, typed: TrainingCommand) -> CommandFit:
     plain = inquiry.plain
     fits = fits_budget(plain.peaks, planned.budget)
     ways = [*inquiry.ways(), *([] if fits else [*inquiry.recomputed(), *inquiry.validated()])]
-    told = _worth_telling(_good(inquiry, ways, fits=fits))
-    # What is told was recorded; where that is not what was expected, it is looked at anew.
-    while off := inquiry.check(told):
+    shown = _worth_telling(_good(inquiry, ways, fits=fits))
+    # What is reported was recorded; where that is not what was expected, it is looked at anew.
+    while off := inquiry.check(shown):
         if off > NOTEWORTHY_FRACTION:
             # Recomputed blocks and other validation batches were recorded by themselves.
             own = [one for one in ways if one.changed & {"recompute", "val_batch"}]
             ways = [*inquiry.ways(), *own]
-        ways = [inquiry.anew(one) if one in told else one for one in ways]
-        told = _worth_telling(_good(inquiry, ways, fits=fits))
+        ways = [inquiry.anew(one) if one in shown else one for one in ways]
+        shown = _worth_telling(_good(inquiry, ways, fits=fits))
     used = plain.peaks.device_used_peak_bytes
     validation = validation_batch(planned.question.made, 1)
     return CommandFit(
@@ -78,7 +78,7 @@ def command_fit(planned: Planned, typed: TrainingCommand) -> CommandFit:
         fits=fits,
         fits_card=plain.peaks.fits,
         over_bytes=used - planned.budget.num_bytes,
-        changes=tuple(_change(typed, plain, one) for one in told),
+        changes=tuple(_change(typed, plain, one) for one in shown),
         assumptions=typed.assumptions,
     )
 
@@ -166,14 +166,14 @@ class _Inquiry:
         return any(recordings.has(spec, batch) for batch in ends_of(batches, spec))
 
     def check(self, ways: list[_Way]) -> float:
-        """Record what is told; return by how much it is off what was expected, infinity if gone."""
-        told = [(self._plain(one.spec), one.split.micro_batch_size) for one in ways]
+        """Record what is reported; return how far it is off what was expected, infinity if gone."""
+        shown = [(self._plain(one.spec), one.split.micro_batch_size) for one in ways]
         recordings = self.planned.recordings
-        recordings.need(told)
+        recordings.need(shown)
         off = [
-            self.evaluators[spec].check(batch) for spec, batch in told if spec in self.evaluators
+            self.evaluators[spec].check(batch) for spec, batch in shown if spec in self.evaluators
         ]
-        gone = {key for key in told if recordings.failure(*key) is not None} - self._failed
+        gone = {key for key in shown if recordings.failure(*key) is not None} - self._failed
         self._failed |= gone
         return math.inf if gone else max(off, default=0.0)
 

@@ -156,12 +156,12 @@ class _Inquiry:
         """
         recordings = self.planned.recordings
         ways = {self._recording_of(one) for one in settings}
-        told = [(one, batch) for one, batch in ways if one in self.several]
-        told = [key for key in sorted(told, key=lambda one: -one[1]) if key not in self._checked]
-        recordings.need(told)
-        self._checked |= set(told)
+        shown = [(one, batch) for one, batch in ways if one in self.several]
+        shown = [key for key in sorted(shown, key=lambda one: -one[1]) if key not in self._checked]
+        recordings.need(shown)
+        self._checked |= set(shown)
         changed = {}
-        for one, batch in told:
+        for one, batch in shown:
             failed = recordings.failure(one, batch) is not None
             off = self.evaluators[self.several.index(one)].check(batch)
             if failed or off:

@@ -73,10 +73,10 @@ class Crowds:
             return self.question.objects(micro_batch_size)
         return self.run.steps(self.question.crowd, micro_batch_size)
 
-    def margin(self, asked: float | None) -> Margin:
-        """Return the margin asked for, or the one that is right for what is known."""
-        if asked is not None:
-            return Margin(fraction=asked, source=f"The margin of {asked:.1%} is as given.")
+    def margin(self, given: float | None) -> Margin:
+        """Return the margin given, or the one that is right for what is known."""
+        if given is not None:
+            return Margin(fraction=given, source=f"The margin of {given:.1%} is as given.")
         if self.run is None:
             half = SAFETY_WITHOUT_DATA - PREDICTION_ERROR
             return Margin(
@@ -118,7 +118,7 @@ def run_risk(
         candidates: micro-batch sizes that were possible.
         accumulates: whether gradients of several micro-batches are summed before a step.
         safety_fraction: part of the capacity left alone.
-        say: told what is being done.
+        say: called with a line on what is being done.
 
     Returns:
         The risk; None where the data set or the epochs are not known.

@@ -94,7 +94,7 @@ def probe(
         calibration: what was measured on one of the cards; None takes what is kept of each.
         cuda_version: the CUDA of the training's torch; None takes the installed one.
         cudnn_version: the cuDNN of the training; None takes the installed one.
-        say: told what is being done.
+        say: called with a line on what is being done.
         **levers: single levers in place of those of `spec`, such as `precision="fp32"`.
 
     Returns:
@@ -199,7 +199,7 @@ def plan(
         calibration: what was measured on one of the cards; None takes what is kept of each.
         cuda_version: the CUDA of the training's torch; None takes the installed one.
         cudnn_version: the cuDNN of the training; None takes the installed one.
-        say: told what is being done.
+        say: called with a line on what is being done.
         **levers: single levers in place of those of `spec`, which the plan leaves as they are;
             `recompute="auto"` lets it choose the blocks, as it does without.
 

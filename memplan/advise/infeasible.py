@@ -126,7 +126,7 @@ def explain(
         recordings: of this workload.
         crowds: the objects the plan reckons with.
         start: when the work began, by `time.perf_counter`.
-        say: told what is being done.
+        say: called with a line on what is being done.
     """
     refused = _Refused(
         question=question,

@@ -1,4 +1,4 @@
-"""What a plan is asked beside the plan itself, and the answers added to it."""
+"""A plan that was made, for the questions beside it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Planned:
     """A plan that was made, and what it was made from."""
 
     question: Question
-    """As it was asked, of one card."""
+    """As it was given, of one card."""
     answer: PlanAnswer
     recordings: Recordings
     """Those that the plan was made from."""
     asked_batch_size: int
-    """Images a step that were asked for."""
+    """Images a step, as requested."""
     crowds: Crowds
     free: Collection[str]
     """Levers that the plan might choose by itself."""
@@ -72,7 +72,7 @@ class Planned:
         )
 
     def space(self, **changes: object) -> Space:
-        """Return a space with the question's own settings and the images a step asked for."""
+        """Return a space with the question's own settings and the images a step requested."""
         question = self.question
         own = Space(
             base=replace(self.base, precision=self.spec.precision),

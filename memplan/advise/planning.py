@@ -126,7 +126,7 @@ def plan_one(
         free: levers that the plan may choose by itself, by name.
         data: what to call the data set in the command.
         recordings: those of plans for other cards; None begins anew.
-        say: told what is being done.
+        say: called with a line on what is being done.
 
     Raises:
         NoPlanError: nothing fits; says by how much, and the nearest change that would.
@@ -271,20 +271,20 @@ def _crowded_fraction(space: Space, recordings: Recordings, crowds: Crowds) -> f
     return float(largest / alone.live_bytes.max())
 
 
-def _batch_facts(outcome: Outcome, asked: int, nominal: int) -> BatchFacts:
+def _batch_facts(outcome: Outcome, requested: int, nominal: int) -> BatchFacts:
     """Return what the chosen batch means for the training."""
     chosen = outcome.chosen
     rate = chosen.predicted.images_per_second
     gain: float | None = 0.0
     effective = chosen.split.effective_batch_size
-    if effective != asked:
+    if effective != requested:
         exact = outcome.exact
         gain = rate / exact.predicted.images_per_second - 1 if exact else None
     cost = None
     if chosen.split.accumulates and outcome.unsplit is not None:
         cost = max(0.0, outcome.unsplit.predicted.images_per_second / rate - 1)
     return BatchFacts(
-        asked_batch_size=asked,
+        asked_batch_size=requested,
         rounding_gain_fraction=gain,
         accumulation_cost_fraction=cost,
         weight_decay_factor=effective / nominal,
@@ -304,7 +304,7 @@ def answer_for(
     """Return the answer that states a chosen setting.
 
     Args:
-        question: what was asked.
+        question: what is trained and on what.
         simulator: the card.
         chosen: the setting.
         alternatives: the Pareto set, the chosen one included.

@@ -32,7 +32,7 @@ from memplan.spec import FREE, LEVERS
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What plans are requested for, and what is asked beside them."""
+    """What plans are requested for, and the questions beside them."""
 
     question: Question
     """What is trained, as it was given, and the cards."""
@@ -65,7 +65,7 @@ def prepared(request: PlanRequest, warn: Say = silent) -> PlanRequest:
 
     Args:
         request: as it was given.
-        warn: told under which other libraries a card was calibrated.
+        warn: called with a line on each other library that a card was calibrated under.
 
     Raises:
         MemplanError: something in it cannot be used.
@@ -88,7 +88,7 @@ def known_calibrations(question: Question, warn: Say = silent) -> Question:
     for line in question.calibration_warnings():
         warn(line)
     if isinstance(question.calibration, Path):
-        # It has been found to be of one of the cards; the others may be asked about alone.
+        # It has been found to be of one of the cards; the others may come alone.
         return replace(question, calibration=load(question.calibration))
     return question
 
@@ -126,14 +126,14 @@ def _with_command(request: PlanRequest) -> PlanRequest:
 def plans(
     request: PlanRequest, *, say: Say = silent, warn: Say = silent
 ) -> list[PlanAnswer | InfeasibleAnswer]:
-    """Return for each card of a request a plan with what was asked beside it, or why there is none.
+    """Return for each card of a request a plan with its further answers, or why there is none.
 
     As many different cards as devices train together, and get plans for one shared batch.
 
     Args:
-        request: what is asked.
-        say: told what is being done.
-        warn: told under which other libraries a card was calibrated.
+        request: as it was given.
+        say: called with a line on what is being done.
+        warn: called with a line on each other library that a card was calibrated under.
 
     Raises:
         InfeasibleError: unequal cards together cannot hold the batch.
@@ -162,7 +162,7 @@ def _shared(request: PlanRequest, say: Say) -> Sequence[PlanAnswer]:
 
 
 def _each(request: PlanRequest, say: Say) -> list[PlanAnswer | InfeasibleAnswer]:
-    """Return each card's plan with what was asked beside it."""
+    """Return each card's plan with the further answers."""
     question = request.question
     recordings = recordings_of(question)
     answers = plan_many(

@@ -35,7 +35,7 @@ def _import_all() -> None:
     for name in (*_MODULES, *_of_families()):
         if os.getppid() != parent:
             os._exit(0)
-        # A module that cannot be imported is told by whoever needs it.
+        # A module that cannot be imported is reported by whoever needs it.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     # The cycle collector would touch, and so copy, every page that the processes share.

@@ -209,7 +209,7 @@ def _unchecked(predictor: Predictor, largest: Largest) -> tuple[str, ...]:
 
 
 def _reference(batches: Sequence[BatchPeaks]) -> int:
-    """Return the batch that details are about: the largest asked for that fits, or the smallest."""
+    """Return the batch that details are about: the largest requested that fits, or the smallest."""
     fitting = [row.micro_batch_size for row in batches if row.fits]
     return max(fitting) if fitting else min(row.micro_batch_size for row in batches)
 
@@ -251,8 +251,8 @@ def probe_many(
     Args:
         question: what is trained and on what.
         batches: micro-batch sizes to answer for, each >= 1.
-        command: how it was asked, for the record.
-        say: told what is being done.
+        command: the command line, for the record.
+        say: called with a line on what is being done.
 
     Raises:
         MemplanError: something in the question cannot be used; the message says what.

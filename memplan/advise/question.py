@@ -1,4 +1,4 @@
-"""What is asked: a workload, how its step runs, and the cards it runs on."""
+"""A question: a workload, how its step runs, and the cards it runs on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DEFAULT_SAFETY = 0.05
 
 
 def silent(_: str) -> None:
-    """Say nothing; what is done unless somebody wants to be told."""
+    """Say nothing; what is done by default."""
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def explained(workload: Workload) -> Iterator[None]:
 
 @lru_cache(maxsize=4)
 def _made_once(name: str, arguments: bytes) -> Workload:
-    """Return a process's own copy of a workload, made when it is first asked for."""
+    """Return a process's own copy of a workload, made at its first use."""
     return make_workload(name, pickle.loads(arguments))  # noqa: S301 - pickled beside the call
 
 
@@ -84,7 +84,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is trained and on what, as the user asked it."""
+    """What is trained and on what, as the user gave it."""
 
     workload: str | Workload = DEFAULT_WORKLOAD
     """A name, or a workload itself."""
@@ -105,7 +105,7 @@ class Question:
     """The CUDA that the training's torch was built for, such as `11.3`, which decides the context;
     None takes the installed one's way of loading kernels."""
     cudnn_version: str | None = None
-    """The cuDNN that training uses, such as `8.9.2`; the installed one is asked all the same, and
+    """The cuDNN that training uses, such as `8.9.2`; the installed one answers all the same, and
     the answer says so where they differ."""
     object_counts: Int64 | None = None
     """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
@@ -139,7 +139,7 @@ class Question:
         """Refuse what the workload does not take, before anything is recorded.
 
         Raises:
-            MemplanError: the workload cannot be made so, or does not offer what is asked.
+            MemplanError: the workload cannot be made so, or does not offer a lever's value.
         """
         check_step(self.made, self.spec)
 
@@ -163,7 +163,7 @@ class Question:
         return self.crowd.steps(micro_batch_size) if self.crowd is not None else ()
 
     def cards(self) -> list[Card]:
-        """Return the cards asked about, with what was measured on them.
+        """Return the question's cards, with what was measured on them.
 
         Raises:
             BadInputError: there is no such card in this machine, or none named and none present,
@@ -180,7 +180,7 @@ class Question:
 
     @cached_property
     def _calibrated(self) -> list[tuple[Card, Calibration | None]]:
-        """The cards as they were asked for, each with its calibration."""
+        """The cards as they were given, each with its calibration."""
         return with_calibrations(self.gpus, self.calibration)
 
     def calibration_warnings(self) -> list[str]:

@@ -19,7 +19,7 @@ def draw_run(folder: Path, plan: PlanAnswer | None, command: str, tell: Say) -> 
         folder: what the run left.
         plan: what the run followed; None takes the folder's `plan.json`, where there is one.
         command: stated on the report's last page.
-        tell: told which files were written, and what went wrong.
+        tell: called with a line on each file written, and on what went wrong.
     """
     try:
         plans = [plan] if plan is not None else _saved_plans(folder)

@@ -50,9 +50,9 @@ class TrainRequest:
     command: str = ""
     """The line that started it, for the records."""
     tell: Say = silent
-    """Told what a user should know."""
+    """Called with a line that a user should know."""
     say: Say = field(default=silent)
-    """Told what is being done."""
+    """Called with a line on what is being done."""
 
     def __post_init__(self) -> None:
         """Read a batch of -1, the official recipe's word for a planned one."""
@@ -112,10 +112,10 @@ class TrainRequest:
 
     def _rounded(self, options: TrainOptions, name: str | SavedName) -> TrainOptions:
         """Return the options with `--img` rounded up to whole strides, as officially; say so."""
-        stride, asked = stride_of(name), options.image_size
-        rounded = -(-asked // stride) * stride
-        if rounded != asked:
-            self.inform(f"--img {asked} is no multiple of the stride {stride}: {rounded} is taken.")
+        stride, given = stride_of(name), options.image_size
+        rounded = -(-given // stride) * stride
+        if rounded != given:
+            self.inform(f"--img {given} is no multiple of the stride {stride}: {rounded} is taken.")
         return replace(options, image_size=rounded)
 
     def _cfg_of_weights(self) -> SavedName:

@@ -32,7 +32,7 @@ def start_training(
 
     Args:
         request: what was given.
-        on_event: told each event, by name and facts.
+        on_event: called with each event, by name and facts.
         stream: for progress and warnings; None is standard error.
 
     Raises:

@@ -56,7 +56,7 @@ def plan_unequal(
         num_images: training images in an epoch, for the time of one.
         free: levers that may be chosen; of them tensor layout and recomputing are.
         data: what to call the data set in the command.
-        say: told what is being done.
+        say: called with a line on what is being done.
 
     Raises:
         InfeasibleError: the cards together cannot hold it.

@@ -150,7 +150,7 @@ def _calibrate(index: int, *, as_json: bool) -> None:
     path = calibrations.path_of(found.card)
     found.save(path)
     if as_json:
-        click.echo(json.dumps({"schema": calibrations.SCHEMA, **dataclasses.asdict(found)}))
+        click.echo(json.dumps(found.to_json()))
     else:
         click.echo(
             f"{found.device_name}: {format_bytes(found.context_bytes)} outside the allocator, "

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from memplan.answer import Answer
 from memplan.device.card import Card, Rates
 from memplan.errors import BadInputError, BadTapeError
-from memplan.files import MIB, Source, converted, decoded, write_text
+from memplan.files import MIB, Source, decoded, write_text
 from memplan.files.structures import NotStructuredError, sealed, unsealed
 
-SCHEMA = "memplan.calibration/1"
 _AGAIN = "Write it anew with `memplan gpus --calibrate 0` on that card, or remove it."
 # What decides how much a process holds and how fast kernels are; others only say who measured.
 _MOST_BYTES = 1 << 50
@@ -27,8 +27,10 @@ _DECISIVE = ("torch", "cudnn")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Answer):
     """Measured figures of one kind of card."""
+
+    SCHEMA: ClassVar[str] = "memplan.calibration/1"
 
     card: str
     """The catalogue's name, or the one memplan gives a card that the catalogue lacks."""
@@ -124,7 +126,7 @@ class Calibration:
         Raises:
             BadInputError: the file cannot be written.
         """
-        text = json.dumps(sealed({"schema": SCHEMA, **asdict(self)}), indent=1) + "\n"
+        text = json.dumps(sealed(self.to_json()), indent=1) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
@@ -150,15 +152,15 @@ def load(path: Path) -> Calibration:
         values: Any = unsealed(decoded(source))
     except NotStructuredError as error:
         raise source.bad(error) from None
-    schema = values.pop("schema", None) if isinstance(values, dict) else None
-    if schema != SCHEMA:
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema != Calibration.SCHEMA:
         raise BadTapeError(
-            f"{path} has schema {schema!r}, but this memplan reads {SCHEMA!r}. {_AGAIN}"
+            f"{path} has schema {schema!r}, but this memplan reads {Calibration.SCHEMA!r}. {_AGAIN}"
         )
     try:
-        return converted(values, Calibration)
-    except NotStructuredError as error:
-        raise BadTapeError(f"{path} is damaged: {error}. {_AGAIN}") from None
+        return Calibration.from_json(values)
+    except BadTapeError as error:
+        raise BadTapeError(f"{path} is damaged: {error} {_AGAIN}") from None
 
 
 def folder() -> Path:

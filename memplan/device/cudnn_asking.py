@@ -29,6 +29,7 @@ from memplan.device.cudnn_descriptors import (
 )
 from memplan.device.cudnn_plans import Mode, Note, Plan
 from memplan.errors import BadInputError, MemplanError
+from memplan.processes import answer_seconds
 
 # With three spatial dimensions PyTorch never takes this engine for these kinds, from the first
 # cuDNN version to before the last. Source: `plan_errata_exception` in Conv_v8.cpp.
@@ -95,21 +96,21 @@ def workspaces(
 
 def _asked(arguments: dict[str, Any]) -> list[list[int]]:
     """Return what the child answers; where cuDNN failed in it or it died, what another does."""
-    every = arguments["every"]
+    every, seconds = arguments["every"], answer_seconds()
     try:
-        found = _child(every=every).call(answer, arguments, fresh=False)
+        found = _child(every=every).call(answer, arguments, fresh=False, seconds=seconds)
     except BadInputError:
         raise
     except MemplanError:
         del _children[every]
-        found = _child(every=every).call(answer, arguments, fresh=False)
+        found = _child(every=every).call(answer, arguments, fresh=False, seconds=seconds)
     return list(found)
 
 
 def _child(*, every: bool) -> Any:
     from memplan.phantom.child import PhantomChild
 
-    if every not in _children:
+    if every not in _children or _children[every].has_ended:
         owner = os.getpid()
         child = _children[every] = PhantomChild(catalogue.cards()[0], imports=(__name__,))
 

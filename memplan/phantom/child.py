@@ -12,9 +12,11 @@ import fcntl
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +27,8 @@ from memplan import errors
 from memplan.device.card import Card
 from memplan.errors import MemplanError
 from memplan.phantom.launch import environment
+
+_ENDING_SECONDS = 10  # for an idle child to end by itself
 
 
 class PhantomChild:
@@ -65,6 +69,7 @@ class PhantomChild:
             stdout=subprocess.PIPE,
             env=made,
             text=True,
+            process_group=0,
         )
 
     def __enter__(self) -> Self:
@@ -87,7 +92,10 @@ class PhantomChild:
             # Said in words: a process that was forked from this one may hold the pipe open.
             self._process.stdin.write("\n")
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:  # a library keeps it
+            self._kill()
         self._process.stdout.close()
         self._turns.close()
 
@@ -98,6 +106,7 @@ class PhantomChild:
         out: Path | None = None,
         *,
         fresh: bool = True,
+        seconds: float | None = None,
     ) -> Any:
         """Run a function in the child and return what it returns.
 
@@ -107,6 +116,7 @@ class PhantomChild:
             out: a path that the function gets as `out` and may write a file to.
             fresh: whether it runs in a copy of the child, made for it; else in the child itself,
                 which keeps what it computed. A child is used in one way or the other.
+            seconds: after which the child is taken to hang, and ended; None waits for ever.
 
         Raises:
             MemplanError: of the class that the function raised, with its message; of the base
@@ -119,9 +129,39 @@ class PhantomChild:
             "out": None if out is None else str(out),
             "fresh": fresh,
         }
-        with self._turn():
+        with self._turn(), self._ended_unless_answered(seconds):
             answer = self._answer(request)
         return _result(answer)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can be called no more."""
+        return self._process.poll() is not None
+
+    def _kill(self) -> None:
+        """End the child and the copy of itself that it made for a call."""
+        if not self.has_ended:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    @contextmanager
+    def _ended_unless_answered(self, seconds: float | None) -> Iterator[None]:
+        """End the child when no answer is read in time, or when whoever waits is interrupted.
+
+        It would go on with the work, and the next call would wait for that.
+        """
+        timer = threading.Timer(seconds, self._kill) if seconds else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            yield
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -143,6 +183,7 @@ class PhantomChild:
             # Another's answer is there when it was killed while it waited.
             if answer["number"] == request["number"]:
                 return answer
+        self._kill()
         raise MemplanError(
             f"The process that holds the phantom {self.card.title} ended before it answered. Run "
             "the command again; if it ends so every time, report it with the lines above."

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import time
 from pathlib import Path
 
 from memplan.device import cudnn_asking
@@ -24,6 +25,10 @@ def mark(*, out):
 
 def crash():
     ctypes.string_at(0)
+
+
+def hang():
+    time.sleep(3600)
 
 
 def refuse(*, name):

@@ -6,21 +6,14 @@ import pytest
 import torch
 from memplan_models.yolov9.workload import YoloV9
 
-import memplan
 from memplan.advise import Question
 from memplan.advise.planning import plan_one, recordings_of
+from memplan.spec import StepSpec
 
 CROWDED = {"image_size": 160, "objects_per_image": 600}
 SET = {"assigner_parts"}
 NOT_EVEN_PARTS = set()
-
-
-def _used(parts):
-    """Return the device bytes of 32 images at once with objects matched in so many parts."""
-    probe = memplan.probe(
-        "yolov9-t", gpu="rtx-3090", batch=32, arguments=CROWDED, assigner_parts=parts
-    )
-    return probe.batches[0].device_used_peak_bytes
+ROOMY = 24 << 30
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +22,9 @@ def plan():
     question = Question(workload="yolov9-t", arguments=CROWDED, gpus=("rtx-3090",))
     recordings = recordings_of(question)
 
-    def made(num_bytes, free):
+    def made(num_bytes, free, parts=1):
         return plan_one(
-            replace(question, capacity_bytes=num_bytes),
+            replace(question, capacity_bytes=num_bytes, spec=StepSpec(assigner_parts=parts)),
             effective_batch_size=32,
             safety_fraction=0.0,
             free=free,
@@ -41,9 +34,16 @@ def plan():
     return made
 
 
+def _used(plan, parts):
+    """Return the device bytes of 32 images at once with objects matched in so many parts."""
+    roomy = plan(ROOMY, NOT_EVEN_PARTS, parts)
+    assert 32 == roomy.split.micro_batch_size
+    return roomy.predicted.device_used_peak_bytes
+
+
 def test_parts_are_taken_where_they_alone_make_the_fastest_batch_fit(plan):
     """Between what 32 images take in parts and as a whole; never where the whole fits."""
-    whole, parted = _used(1), _used(4)
+    whole, parted = _used(plan, 1), _used(plan, 4)
     assert parted < 0.97 * whole
 
     eased = plan((whole + parted) // 2, SET)

@@ -1,21 +1,26 @@
 """A child process on a phantom card: what calls give back, and what becomes of those that fail."""
 
+import os
 import resource
+import signal
+import threading
 from pathlib import Path
 
 import pytest
-from phantom_calls import address_space_limit, card_and_peak, crash, mark, refuse
+from phantom_calls import address_space_limit, card_and_peak, crash, hang, mark, refuse
 
 from memplan.device import catalogue
 from memplan.errors import BadInputError, MemplanError
 from memplan.host_memory import within_host_memory
 from memplan.phantom.child import PhantomChild
 
+PATHS = {"PYTHONPATH": str(Path(__file__).parent)}
+
 
 @pytest.fixture(scope="module")
 def child():
     """Return a child on an RTX 3090."""
-    variables = {"MEMPLAN_MARK": "here", "PYTHONPATH": str(Path(__file__).parent)}
+    variables = PATHS | {"MEMPLAN_MARK": "here"}
     with PhantomChild(catalogue.card("rtx-3090"), variables=variables) as child:
         yield child
 
@@ -64,3 +69,21 @@ def test_a_child_that_does_not_start_says_so():
         pytest.raises(MemplanError, match="ended before it answered"),
     ):
         child.call(card_and_peak, {"count": 1})
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_call_that_hangs_is_ended_with_the_child(fresh):
+    """Nobody waits for ever, neither for the answer nor for the end of the child."""
+    with PhantomChild(catalogue.card("t4"), imports=(), variables=PATHS) as child:
+        with pytest.raises(MemplanError, match="ended before it answered"):
+            child.call(hang, {}, fresh=fresh, seconds=1.0)
+        assert child.has_ended
+
+
+def test_a_child_is_ended_when_the_one_who_waits_is_interrupted():
+    """The work would keep the next call waiting, and the end of this process."""
+    with PhantomChild(catalogue.card("t4"), imports=(), variables=PATHS) as child:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            child.call(hang, {})
+        assert child.has_ended

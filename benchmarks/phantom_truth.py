@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -70,21 +70,32 @@ def _classifier(name: str) -> Iterator[Case]:
         yield replace(plain, precision="fp32", optimizer="Adam")
 
 
-def run(chosen: Sequence[Case], cards: Sequence[str]) -> Iterator[Comparison]:
-    """Yield each case's comparison on each card; what fails is told and left out."""
+def run(
+    chosen: Sequence[Case], cards: Sequence[str], known: Collection[tuple[str, str]] = ()
+) -> Iterator[Comparison]:
+    """Yield each case's comparison on each card; what fails is told and left out.
+
+    Args:
+        chosen: the cases.
+        cards: their names in the catalogue.
+        known: names of cases and cards that are left out.
+    """
     with ExitStack() as stack:
         children = [
             stack.enter_context(PhantomChild(catalogue.card(name), imports=IMPORTS))
             for name in cards
         ]
         for case in chosen:
-            question = case.question(children[0].card)
+            wanted = [child for child in children if (case.name, child.card.name) not in known]
+            if not wanted:
+                continue
+            question = case.question(wanted[0].card)
             try:
                 tape = question.record(case.micro_batch_size, question.step_spec)
             except MemplanError as error:
                 click.echo(f"{case.name}: not predicted: {error}", err=True)
                 continue
-            for child in children:
+            for child in wanted:
                 start = time.perf_counter()
                 try:
                     found = compare(case, predicted_life(case, child.card, tape), child)
@@ -162,12 +173,13 @@ def _publish(rows: Sequence[Comparison]) -> None:
 @click.command()
 @click.option("--only", metavar="PATTERN", help="Cases by name or group, such as yolo.")
 @click.option("--card", "cards", multiple=True, metavar="NAME", help="Instead of one of each.")
+@click.option("--missing", is_flag=True, help="Leave out rows that are kept already.")
 @click.option("--details", is_flag=True, help="Tell each difference of what ran.")
-def main(only: str | None, cards: tuple[str, ...], details: bool) -> None:
+def main(only: str | None, cards: tuple[str, ...], missing: bool, details: bool) -> None:
     """Compare the chosen cases and publish every row that is kept."""
     kept = _kept()
     chosen = matching(cases(), only)
-    for found in run(chosen, cards or CARDS):
+    for found in run(chosen, cards or CARDS, tuple(kept) if missing else ()):
         kept[found.case, found.card] = found
         _keep(kept.values())
         if details:

@@ -22,9 +22,13 @@ from typing import Any
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device import catalogue, cudnn_plans
-from memplan.device.cudnn_descriptors import open_compilers, version_number
+from memplan.device.cudnn_descriptors import (
+    open_compilers,
+    open_sublibraries,
+    version_number,
+)
 from memplan.device.cudnn_plans import Mode, Note, Plan
-from memplan.errors import MemplanError
+from memplan.errors import BadInputError, MemplanError
 from memplan.processes import answer_seconds
 
 # With three spatial dimensions PyTorch never takes this engine for these kinds, from the first
@@ -80,17 +84,27 @@ def workspaces(
 
     Raises:
         BadInputError: no phantom card is to be had here, or cuDNN does not accept the card.
+        MemplanError: cuDNN failed, in a second process as well.
     """
     from memplan.phantom import control
 
     asked = [asdict(one) for one in problems]
     arguments: dict[str, Any] = {"device": device, "every": every, "problems": asked}
-    if control.is_loaded():
-        found = answer(**arguments)
-    else:
-        child = _child(every=every)
-        found = child.call(answer, arguments, fresh=False, seconds=answer_seconds())
+    found = answer(**arguments) if control.is_loaded() else _asked(arguments)
     return [tuple(one) for one in found]
+
+
+def _asked(arguments: dict[str, Any]) -> list[list[int]]:
+    """Return what the child answers; where cuDNN failed in it or it died, what another does."""
+    every, seconds = arguments["every"], answer_seconds()
+    try:
+        found = _child(every=every).call(answer, arguments, fresh=False, seconds=seconds)
+    except BadInputError:
+        raise
+    except MemplanError:
+        del _children[every]
+        found = _child(every=every).call(answer, arguments, fresh=False, seconds=seconds)
+    return list(found)
 
 
 def _child(*, every: bool) -> Any:
@@ -114,20 +128,24 @@ def answer(*, device: str, problems: list[dict[str, Any]], every: bool) -> list[
     Where every plan counts, those of engines that cuDNN would compile first are left out: trying
     all of them takes seconds a problem.
     """
+    open_sublibraries()
     if not every:
         open_compilers()
     on = cudnn_plans.device(device)
     found = []
     for one in problems:
         problem = ConvolutionProblem(**one).as_planned()
-        plans = (plan.workspace_bytes for plan in _taken(problem, on))
+        plans = (plan.workspace_bytes for plan in _taken(problem, on, is_strict=not every))
         found.append(list(plans if every else itertools.islice(plans, 1)))
     return found
 
 
-def _taken(problem: ConvolutionProblem, on: int) -> Iterator[Plan]:
+def _taken(problem: ConvolutionProblem, on: int, *, is_strict: bool = False) -> Iterator[Plan]:
     """Yield the plans PyTorch would take, first the one it does take without benchmark."""
-    lists = (cudnn_plans.plans(problem, on, mode) for mode in (Mode.INSTANT, Mode.FALLBACK))
+    lists = (
+        cudnn_plans.plans(problem, on, mode, is_strict=is_strict)
+        for mode in (Mode.INSTANT, Mode.FALLBACK)
+    )
     return (plan for plan in itertools.chain.from_iterable(lists) if not _ruled_out(plan, problem))
 
 

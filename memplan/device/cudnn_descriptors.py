@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, MemplanError
 
 WHEELS = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 # The first that can be told of a device in words.
@@ -33,6 +33,15 @@ class Attribute(NamedTuple):
 
 class CudnnError(Exception):
     """cuDNN refuses an attribute or a descriptor; its status is the argument."""
+
+    @property
+    def is_of_the_process(self) -> bool:
+        """Whether cuDNN itself failed, such as for memory, and not what it was asked.
+
+        Source: `cudnnStatus_t` of `cudnn_graph.h` (9.19): 2000s are bad parameters, 3000s what is
+        not supported; libraries that are not loaded are 1000s, internal errors 4000s.
+        """
+        return int(self.args[0]) // 1000 not in (2, 3)
 
 
 @functools.cache
@@ -63,6 +72,26 @@ def library() -> ctypes.CDLL:
             f"there; {_text(_OLDEST_VERSION)} can. Install a newer torch."
         )
     return loaded
+
+
+@functools.cache
+def open_sublibraries() -> None:
+    """Open the libraries that cuDNN opens by itself when it needs them.
+
+    Where one cannot be loaded, cuDNN leaves out its engines, or all heuristics, without a word,
+    and another plan seems to be the first.
+
+    Raises:
+        MemplanError: one cannot be loaded.
+    """
+    for path in sorted(Path(_path()).parent.glob("libcudnn_*.so.9")):
+        try:
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise MemplanError(
+                f"cuDNN's workspaces cannot be told: a library of it does not load ({error}). "
+                "Free host memory and run the command again."
+            ) from None
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from memplan.device.cudnn_descriptors import (
     Descriptors,
     installed_version,
 )
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, MemplanError
 
 
 class Mode(IntEnum):
@@ -115,7 +115,9 @@ def device(description: str) -> int:
         ) from None
 
 
-def plans(problem: ConvolutionProblem, on: int, mode: Mode) -> Iterator[Plan]:
+def plans(
+    problem: ConvolutionProblem, on: int, mode: Mode, *, is_strict: bool = False
+) -> Iterator[Plan]:
     """Yield the plans that can be built, best first, each built when it is asked for.
 
     The first takes about 0.1 ms. The second makes cuDNN work the whole list out, which takes
@@ -125,6 +127,11 @@ def plans(problem: ConvolutionProblem, on: int, mode: Mode) -> Iterator[Plan]:
         problem: as PyTorch hands it over, so with two or three spatial dimensions.
         on: the device.
         mode: which list.
+        is_strict: whether a plan that cuDNN fails to build, and not refuses, is an error: it would
+            be passed over, as engines are that cuDNN would compile and cannot.
+
+    Raises:
+        MemplanError: cuDNN failed, where that is an error.
     """
     with Descriptors() as descriptors:
         try:
@@ -137,7 +144,7 @@ def plans(problem: ConvolutionProblem, on: int, mode: Mode) -> Iterator[Plan]:
         except CudnnError:
             return  # no engine is for such a problem
         for config in _configs(descriptors, heuristics):
-            plan = _built(descriptors, config, on)
+            plan = _built(descriptors, config, on, is_strict=is_strict)
             if plan is not None:
                 yield plan
 
@@ -155,10 +162,15 @@ def _configs(descriptors: Descriptors, heuristics: int) -> Iterator[int]:
         given, asked = asked, 8 * asked
 
 
-def _built(descriptors: Descriptors, config: int, on: int) -> Plan | None:
+def _built(descriptors: Descriptors, config: int, on: int, *, is_strict: bool) -> Plan | None:
     try:
         plan = descriptors.make(_PLAN, (_PLAN_CONFIG, [config]), (_PLAN_DEVICE, [on]))
-    except CudnnError:
+    except CudnnError as error:
+        if is_strict and error.is_of_the_process:
+            raise MemplanError(
+                f"cuDNN {installed_version()} failed to plan a convolution (status {error}). "
+                "Free host memory and run the command again."
+            ) from None
         return None
     (engine,) = descriptors.read_descriptors(config, _CONFIG_ENGINE, _ENGINE, 1)
     return Plan(

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+WORKSPACE = "workspace"
+"""Phase in which libraries' workspaces are given back, when the script has ended."""
+
 # Points of the drawn curve, at most.
 _MOST_POINTS = 1200
 _ROUND = 512
@@ -77,7 +80,8 @@ class History:
                 known = live.pop(address, None)
                 block = self._earlier(address, event["size"]) if known is None else known
                 block.freed_in = phase
-                self.steps.append((block, False))
+                if phase != WORKSPACE:
+                    self.steps.append((block, False))
         for address, size in standing.items():
             if address not in live:
                 self._earlier(address, size)
@@ -174,8 +178,11 @@ def _by_lifetime(block: _Block) -> str:
     """Return what a block is by when it lived.
 
     What forward makes and does not free itself is kept for backward, and what backward leaves is
-    a gradient; what is made between steps and lives into one is its input.
+    a gradient; what is made between steps and lives into one is its input. A library's workspace
+    is scratch of every call, though it is kept from one to the next.
     """
+    if block.freed_in == WORKSPACE:
+        return "temporary"
     is_kept = block.freed_in is None or block.freed_in != block.phase
     if block.phase == "input" or (block.phase == "between" and block.freed_in and is_kept):
         return "input"

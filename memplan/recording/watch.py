@@ -31,8 +31,8 @@ from torch.optim.optimizer import (
 from memplan.phantom import control
 from memplan.recording.enough import Enough
 from memplan.recording.failures import described, without_ours
-from memplan.recording.modules_seen import ModulesSeen
-from memplan.recording.script_events import Mark, breakdown
+from memplan.recording.modules_seen import ModulesSeen, label
+from memplan.recording.script_events import WORKSPACE, Mark, breakdown
 from memplan.recording.sites import own_frame
 from memplan.recording.value_rules import ValueRules
 from memplan.recording.values import KnownValues
@@ -257,6 +257,7 @@ class Watch:
     def _memory_seen(self) -> dict[str, Any]:
         self.known.clear()
         peaks = self._memory()
+        _give_back_workspaces()
         snapshot = torch.cuda.memory._snapshot(self._device)
         torch.cuda.memory._record_memory_history(None)
         by_rule = [
@@ -281,6 +282,16 @@ class Watch:
 def _tell(text: str) -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.memory._set_memory_metadata(text)
+
+
+def _give_back_workspaces() -> None:
+    """Free cuBLAS's workspaces under a label, by which the history tells them from what is kept.
+
+    PyTorch makes one at a stream's first product, inside whatever module that is, and keeps it.
+    Source: `getCUDABlasWorkspace` in aten/src/ATen/cuda/CublasHandlePool.cpp (PyTorch 2.11).
+    """
+    _tell(label(WORKSPACE, ""))
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 def begin() -> None:

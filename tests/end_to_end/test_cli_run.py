@@ -96,6 +96,14 @@ def test_known_categories_have_their_bytes(trained):
     assert state in {2 * rounded, 2 * rounded + steps}
 
 
+def test_the_workspace_of_matrix_products_is_temporary(trained):
+    """The 8,519,680 bytes that cuBLAS takes in a linear layer's forward are no activation of it."""
+    linear = next(one for one in trained["modules"] if one["path"] == "7")
+
+    assert linear["temporary"] >= 8_519_680
+    assert linear.get("activation", 0) < 8_519_680
+
+
 def test_the_largest_activations_are_named(trained):
     """The convolutions' outputs, 16 x 32 x 64 x 64 floats each, are in their modules."""
     by_path = {one["path"]: one for one in trained["modules"]}

@@ -4,7 +4,9 @@ import ctypes
 import os
 import resource
 import time
+from pathlib import Path
 
+from memplan.device import cudnn_asking
 from memplan.errors import BadInputError
 
 
@@ -38,3 +40,11 @@ def refuse(*, name):
 def address_space_limit() -> int:
     """Return the bytes of address space that this process may take, -1 where there is no limit."""
     return resource.getrlimit(resource.RLIMIT_AS)[0]
+
+
+def answer_within(*, more_bytes, **arguments):
+    """Return what cuDNN answers where the process may take no more than so many further bytes."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more_bytes, hard))
+    return cudnn_asking.answer(**arguments)

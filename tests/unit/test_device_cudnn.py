@@ -4,16 +4,20 @@ The figures are of cuDNN 9.19; under another version only the relations between 
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import phantom_calls
 import pytest
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device import cudnn, cudnn_asking, cudnn_plans
 from memplan.device.catalogue import card
 from memplan.device.cudnn import BENCHMARK_LIMIT, WorkspaceOracle
+from memplan.device.cudnn_descriptors import CudnnError
 from memplan.device.cudnn_plans import Note
-from memplan.errors import BadInputError
+from memplan.errors import BadInputError, MemplanError
+from memplan.phantom.child import PhantomChild
 
 only_9_19 = pytest.mark.skipif(
     not cudnn.installed_version().startswith("9.19."), reason="figures are of cuDNN 9.19"
@@ -271,3 +275,39 @@ def test_strides_are_those_of_packed_tensors():
     assert (24, 1, 8, 2) == cudnn_plans.packed_strides((5, 2, 3, 4), channels_last=True)
     assert (7, 1, 7, 7) == cudnn_plans.packed_strides((3, 7, 1, 1), channels_last=True)
     assert (7, 1, 1, 1) == cudnn_plans.packed_strides((3, 7, 1, 1), channels_last=False)
+
+
+def test_engines_that_do_not_load_are_an_error_and_not_another_plan():
+    """With no room for cuDNN's libraries the answer was that of the engines that were left."""
+    described, asked = card("rtx-3090"), problem(input=(4, 256, 4, 4), weight=(256, 256, 3, 3))
+    arguments = {
+        "device": json.dumps(described.cudnn_description()),
+        "problems": [asdict(asked)],
+        "every": False,
+    }
+    modules = (cudnn_asking.__name__, phantom_calls.__name__)
+    variables = {"PYTHONPATH": str(Path(__file__).parent)}
+    with PhantomChild(described, imports=modules, variables=variables) as child:
+        with pytest.raises(MemplanError, match=r"a library of it does not load .*libcudnn"):
+            child.call(phantom_calls.answer_within, {**arguments, "more_bytes": 200 << 20})
+        ((found,),) = child.call(phantom_calls.answer_within, {**arguments, "more_bytes": 8 << 30})
+
+    assert WorkspaceOracle(described).bytes(asked) == found
+
+
+def test_a_child_that_died_is_asked_in_another():
+    """An answer is had although the process that is asked was ended."""
+    oracle = WorkspaceOracle(card("rtx-3090"))
+    before = oracle.bytes(problem(input=(1, 64, 8, 8)))
+    cudnn_asking._children[False]._process.kill()
+
+    assert before == WorkspaceOracle(card("rtx-3090")).bytes(problem(input=(1, 64, 8, 8)))
+
+
+def test_cudnn_s_own_failures_are_told_from_refusals():
+    """What is not supported or badly asked is an answer; lack of memory and of a library is not."""
+    failures = [
+        status for status in (1008, 2000, 3000, 4001, 4003) if CudnnError(status).is_of_the_process
+    ]
+
+    assert [1008, 4001, 4003] == failures

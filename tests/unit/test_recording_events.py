@@ -1,6 +1,6 @@
 """What lived at the peak, from histories that can be counted by hand."""
 
-from memplan.recording.script_events import History, Mark, breakdown
+from memplan.recording.script_events import WORKSPACE, History, Mark, breakdown
 
 _KIB = 1024
 
@@ -109,3 +109,17 @@ def test_other_entries_of_a_history_are_passed_over():
     events.append({"action": "oom", "size": 1 << 30, "device_free": 0})
 
     assert _KIB == breakdown(snapshot(events, [(0, _KIB)]), 0, [], [])["peak_bytes"]
+
+
+def test_a_librarys_workspace_is_temporary_and_stands_to_the_end():
+    """It is given back under its own label only after the script, whichever module made it."""
+    events = [
+        alloc(0, 8 * _KIB, FORWARD),
+        alloc(65536, _KIB, FORWARD),
+        free(0, 8 * _KIB, f"{WORKSPACE}\x1f"),
+        free(1 << 20, 4 * _KIB, f"{WORKSPACE}\x1f"),
+    ]
+    found = breakdown(snapshot(events, [(65536, _KIB)]), 0, [], [])
+
+    assert {"temporary": 12 * _KIB, "activation": _KIB} == found["categories"]
+    assert 12 * _KIB == found["timeline"]["categories"]["temporary"][-1]

@@ -24,7 +24,7 @@ import torch
 from memplan.device import catalogue
 from memplan.phantom.child import PhantomChild
 from memplan.spec import StepSpec
-from memplan.train import TrainOptions, train
+from memplan.training import TrainOptions, train
 from memplan.workload import Workload, dealt
 
 _IMAGES, _WIDTH, _BATCH, _EPOCHS = 4096, 256, 1024, 2

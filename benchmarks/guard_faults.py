@@ -32,8 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import guard_capacities
 from memplan.errors import MemplanError
 from memplan.spec import StepSpec
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint
 from memplan.workload import Workload, dealt
 
 _IMAGES = 14

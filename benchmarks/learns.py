@@ -23,8 +23,8 @@ from memplan_models.yolov9.workload import YoloV9
 from benchmarks.common import RESULTS, publish
 from memplan.present.run_record import read_run
 from memplan.report.run import training_figure
-from memplan.train import TrainOptions, train
-from memplan.train.data_defaults import data_defaults
+from memplan.training import TrainOptions, train
+from memplan.training.data_defaults import data_defaults
 from memplan.units import format_seconds
 
 MODEL = "yolov9-t"

@@ -2,6 +2,7 @@
 
 `memplan.probe("yolov9-s", gpu="rtx-3090", batch=16)` tells where memory goes,
 `memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)` chooses settings,
+`memplan.train("yolov9-s", data="data.yaml", auto_batch=True)` plans and trains,
 `memplan.record("torchvision:resnet50", batch=8)` returns a tape, and
 `memplan.replay(tape, gpu="a100-80gb")` its peaks on a card;
 `memplan.run("python train.py --batch 16", gpu="rtx-3090")` runs a command of your own on one;
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         probe,
         record,
         replay,
+        train,
     )
     from memplan.recording.run import run
     from memplan.trainers.find_batch import find_batch
@@ -44,6 +46,7 @@ __all__ = [
     "record",
     "replay",
     "run",
+    "train",
 ]
 
 

@@ -15,7 +15,7 @@ from memplan.planner.crowd import Crowd
 from memplan.planner.host import plan_for_host
 from memplan.spec import free_levers, of_plan
 from memplan.tape import Int64
-from memplan.train import TrainOptions
+from memplan.training import TrainOptions
 from memplan.units import format_bytes
 from memplan.workload import TrainingData, Workload
 
@@ -45,7 +45,7 @@ def batch_plan(
         InfeasibleError: not even one image fits.
         UsageError: an option is for another kind of device.
     """
-    from memplan.train.distributed import join
+    from memplan.training.distributed import join
 
     ranks = join(device, options.rank_timeout)
     if ranks.size > 1 and device.type == "cpu":
@@ -85,7 +85,7 @@ def plan_for_card(
     Raises:
         InfeasibleError: not even one image fits.
     """
-    from memplan.train.setup import step_spec
+    from memplan.training.setup import step_spec
 
     values = request.values
     request.tell(_PLANNING)
@@ -123,7 +123,7 @@ def plan_for_this_host(
         UsageError: an option is about a card.
     """
     from memplan.trace.record import record
-    from memplan.train.setup import step_spec
+    from memplan.training.setup import step_spec
 
     values = request.values
     if values["gpu"] is not None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from memplan.errors import UsageError
-from memplan.train.command_line import train_parameters
+from memplan.training.command_line import train_parameters
 
 # Ultralytics' argument, and the option it is here; None where it changes no memory.
 # Source: Ultralytics' documentation, "Configuration", train settings.

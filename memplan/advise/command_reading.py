@@ -16,7 +16,7 @@ from memplan.capabilities import reader_of_data
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.registry import make_workload, takes
 from memplan.spec import LEVER, LEVERS, Split, spec_of
-from memplan.train.command_line import read_train_options
+from memplan.training.command_line import read_train_options
 from memplan.workload import DataOptions
 
 # PyTorch 2.9 and later read the new name of the first as well.

@@ -7,7 +7,7 @@ from pathlib import Path
 from memplan.answers import PlanAnswer, load_answers
 from memplan.errors import MemplanError
 from memplan.fit.predictor import Say
-from memplan.train import RunSummary
+from memplan.training import RunSummary
 
 _DOTS_PER_INCH = 120
 

@@ -16,7 +16,7 @@ from memplan.answers import PlanAnswer
 from memplan.errors import UnknownNameError
 from memplan.fit.predictor import Say
 from memplan.spec import LEVERS, Levers
-from memplan.train import RunSummary, TrainOptions
+from memplan.training import RunSummary, TrainOptions
 from memplan.workload import Workload
 
 # Fields of TrainOptions that are none of the keyword arguments of a run.
@@ -103,7 +103,7 @@ def train(
         on_event: called with each event, by name and facts; `events.jsonl` holds the same.
         stream: for progress and warnings; None is standard error.
         say: called with a line on what a plan is being made of.
-        **options: of the run, by the fields of `memplan.train.TrainOptions`, with `img` for the
+        **options: of the run, by the fields of `memplan.training.TrainOptions`, with `img` for the
             size of images.
 
     Raises:

@@ -15,8 +15,8 @@ from memplan.errors import BadInputError, UsageError
 from memplan.fit.predictor import Say
 from memplan.registry import SavedName, families, make_workload, stride_of, takes
 from memplan.spec import LEVER, LEVERS, spec_of
-from memplan.train import TrainOptions, open_training, saved_options
-from memplan.train.data_defaults import data_defaults
+from memplan.training import TrainOptions, open_training, saved_options
+from memplan.training.data_defaults import data_defaults
 from memplan.workload import TrainingData, Workload
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TrainRequest:
         Raises:
             MemplanError: options contradict each other, the workload or the data.
         """
-        from memplan.train.setup import find_device
+        from memplan.training.setup import find_device
 
         self._check_combinations()
         if self.values["plan_file"] is not None:

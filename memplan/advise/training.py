@@ -11,13 +11,13 @@ from memplan.advise.batch_plan import batch_plan
 from memplan.advise.train_request import TrainRequest, factory, option_of
 from memplan.errors import UsageError
 from memplan.registry import SavedName, runs_code
-from memplan.train import (
+from memplan.training import (
     RunSummary,
     TrainOptions,
     find_checkpoint,
     saved_options,
 )
-from memplan.train import train as run_training
+from memplan.training import train as run_training
 from memplan.workload import Workload
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]

@@ -61,7 +61,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         BadInputError: a number is out of its range, there is no such device, or no folder can be
             made.
     """
-    from memplan.train.setup import find_device
+    from memplan.training.setup import find_device
 
     for option, name in (("--conf-thres", "confidence"), ("--iou-thres", "iou")):
         if not 0 <= values[name] <= 1:

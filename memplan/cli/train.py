@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memplan.cli.common import Progress, given_parameters, typed_command
-from memplan.train.command_line import BARE, TrainCommand, train_options
-from memplan.train.stopping import StoppedError
+from memplan.training.command_line import BARE, TrainCommand, train_options
+from memplan.training.stopping import StoppedError
 from memplan.units import format_seconds, three_digits
 
 if TYPE_CHECKING:
     from memplan.advise.train_request import TrainRequest
     from memplan.answers import PlanAnswer
-    from memplan.train import RunSummary
+    from memplan.training import RunSummary
 
 
 @click.command(cls=TrainCommand)
@@ -37,7 +37,7 @@ def command(context: click.Context, /, **values: Any) -> None:
     --evolve is refused, with its reason.
     """
     if (count := values["device"].count(",") + 1) > 1 and "WORLD_SIZE" not in os.environ:
-        from memplan.train.launch import launch
+        from memplan.training.launch import launch
 
         sys.exit(launch([sys.executable, "-P", "-m", "memplan", *sys.argv[1:]], count))
     from memplan.advise.train_request import is_first

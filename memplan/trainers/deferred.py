@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from memplan.step.changed import Written
-from memplan.train.random_states import capture_random_states, restore_random_states
 from memplan.trainers import batches
 from memplan.trainers.passes import Parts, Passes, Run, refuse_written, share
 from memplan.trainers.undo import GatheredGradients
+from memplan.training.random_states import capture_random_states, restore_random_states
 
 
 def deferred(

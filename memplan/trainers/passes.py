@@ -11,11 +11,11 @@ import torch
 
 from memplan.errors import BadInputError, MemplanError, UsageError
 from memplan.step.changed import Written
-from memplan.train.guard import NoRoomError, OutOfMemory, attempt, first_line, persist
 from memplan.trainers import batches
 from memplan.trainers.pieces import Pieces
 from memplan.trainers.undo import GatheredGradients, PassStart, leaves
 from memplan.trainers.watch import GuardFinding, LoopWatch
+from memplan.training.guard import NoRoomError, OutOfMemory, attempt, first_line, persist
 
 _T = TypeVar("_T")
 _PAIR = 2  # samples and piece

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from memplan.train.guard import OutOfMemory, attempt, first_line
+from memplan.training.guard import OutOfMemory, attempt, first_line
 
 
 def runs(module: str, name: str, batch: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from memplan.train.guard import BufferSnapshot
-from memplan.train.random_states import capture_random_states, restore_random_states
+from memplan.training.guard import BufferSnapshot
+from memplan.training.random_states import capture_random_states, restore_random_states
 
 # What a module keeps beside parameters and buffers that a pass may count or gather in, such as the
 # states of a torchmetrics metric.

@@ -12,8 +12,8 @@ from torch.amp.grad_scaler import GradScaler
 
 from memplan.errors import UsageError
 from memplan.step.run import TrainingStep
-from memplan.train.guard import NoRoomError
-from memplan.train.update import SafeUpdate
+from memplan.training.guard import NoRoomError
+from memplan.training.update import SafeUpdate
 
 
 def update(optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from memplan.train.guard import make_room
-from memplan.train.memory import MemoryWatch
-from memplan.train.remedy import Action, Means, cheapest
-from memplan.train.watch import Cause, Finding
 from memplan.trainers.pieces import Pieces
+from memplan.training.guard import make_room
+from memplan.training.memory import MemoryWatch
+from memplan.training.remedy import Action, Means, cheapest
+from memplan.training.watch import Cause, Finding
 from memplan.units import format_bytes
 
 _LOG = logging.getLogger("memplan")

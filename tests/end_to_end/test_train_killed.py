@@ -14,8 +14,8 @@ import torch
 from cli_set import memplan, memplan_started, write_set
 from memplan_models.yolov9.workload import YoloV9
 
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint
 
 # What both the straight run and the killed one train: loader processes, mosaics, many sizes.
 _SETTINGS = {
@@ -33,7 +33,7 @@ _KILLED = """
 import json, os, signal, sys
 from functools import partial
 from pathlib import Path
-from memplan.train import TrainOptions, train
+from memplan.training import TrainOptions, train
 from memplan_models.yolov9.workload import YoloV9
 
 kill = int(sys.argv[3])

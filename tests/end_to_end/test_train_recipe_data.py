@@ -11,8 +11,8 @@ from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import UsageError
 from memplan.spec import StepSpec
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint
 
 FACTORY = partial(YoloV9, "yolov9-t")
 

@@ -16,8 +16,8 @@ from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.step.optimizers import optimizer_of
-from memplan.train import TrainOptions, open_training, train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import TrainOptions, open_training, train
+from memplan.training.checkpoint import load_checkpoint
 from memplan.workload import OptimizerSettings
 
 FACTORY = partial(YoloV9, "yolov9-t")
@@ -100,7 +100,7 @@ _KILLED = """
 import os, signal, sys
 from functools import partial
 from pathlib import Path
-from memplan.train import TrainOptions, train
+from memplan.training import TrainOptions, train
 from memplan_models.yolov9.workload import YoloV9
 
 def die(name, facts):

@@ -24,10 +24,10 @@ from train_toy import Toy, toy_options
 from memplan.device.distributed import ModelTensors, settled_buckets, training_policy
 from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep
-from memplan.train.distributed import Ranks, join, leave
-from memplan.train.epoch import EpochRunner
-from memplan.train.exchange import GradientExchange
-from memplan.train.setup import prepare
+from memplan.training.distributed import Ranks, join, leave
+from memplan.training.epoch import EpochRunner
+from memplan.training.exchange import GradientExchange
+from memplan.training.setup import prepare
 
 ON_CARDS = os.environ.get("RANK_CHECKS") == "cuda"
 DEVICE = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if ON_CARDS else torch.device("cpu")

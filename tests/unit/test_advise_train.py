@@ -15,7 +15,7 @@ from memplan.cli import cli
 from memplan.cli.train import request_from
 from memplan.errors import UnknownNameError, UsageError
 from memplan.spec import Levers
-from memplan.train import TrainOptions
+from memplan.training import TrainOptions
 
 
 @pytest.fixture(name="toy")
@@ -25,7 +25,7 @@ def _toy(tmp_path):
     data.touch()
 
     def run(workload=None, **options):
-        return memplan.advise.train(
+        return memplan.train(
             Toy() if workload is None else workload,
             **{"data": data, "device": "cpu", "epochs": 1, "noplots": True} | options,
             project=tmp_path / "runs",
@@ -67,12 +67,12 @@ def test_an_interrupted_run_goes_on(toy, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         toy(epochs=2, on_event=stop)
     folder = tmp_path / "runs/exp"
-    summary = memplan.advise.train(Toy(), resume=folder)
+    summary = memplan.train(Toy(), resume=folder)
 
     assert (2, folder) == (summary.epochs_done, summary.run_folder)
     assert (folder / "report.pdf").exists()
     with pytest.raises(UsageError, match="--batch cannot be given with it"):
-        memplan.advise.train(Toy(), resume=folder, batch=2)
+        memplan.train(Toy(), resume=folder, batch=2)
 
 
 @pytest.mark.parametrize(

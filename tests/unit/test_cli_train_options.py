@@ -13,9 +13,9 @@ from memplan.host_memory import available_host_bytes
 from memplan.planner.host import plan_for_host
 from memplan.spec import LEVER, StepSpec
 from memplan.trace.record import record
-from memplan.train import ACCEPTED, REFUSED, TrainOptions, train
-from memplan.train.command_line import GROUPS
-from memplan.train.data_defaults import data_defaults
+from memplan.training import ACCEPTED, REFUSED, TrainOptions, train
+from memplan.training.command_line import GROUPS
+from memplan.training.data_defaults import data_defaults
 from memplan.units import GIB
 
 OFFICIAL = tuple(
@@ -184,7 +184,7 @@ def test_recommendations_that_cannot_be_used_are_refused(tmp_path, text, error, 
 
 def test_what_may_be_recommended_are_options():
     """Each name is a field of the options, or a lever."""
-    from memplan.train.data_defaults import KINDS
+    from memplan.training.data_defaults import KINDS
 
     assert set() == set(KINDS) - set(TrainOptions.__dataclass_fields__) - set(LEVER)
 

@@ -11,7 +11,7 @@ from memplan_models.yolo_data.scan import LabelledImage
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan.errors import BadInputError
-from memplan.train.guard import num_samples
+from memplan.training.guard import num_samples
 from memplan.workload import DataOptions, ResumableData
 
 SHAPES = [(100, 50), (50, 100), (80, 80), (60, 100), (100, 60), (50, 100)]

@@ -17,8 +17,8 @@ from memplan.answers import save_answers
 from memplan.cli import cli
 from memplan.errors import BadInputError, UsageError
 from memplan.registry import SavedName, make_workload, runs_code
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint, save_checkpoint
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint, save_checkpoint
 
 EVIL = "from pathlib import Path\nPath('ran').touch()\n"
 # Names that files have been seen to hold, and their like; each would run code if it were typed.

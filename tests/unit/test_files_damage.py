@@ -21,8 +21,8 @@ from memplan.files.archives import read_npz
 from memplan.files.torch_files import read_torch_file
 from memplan.tape import load_tape
 from memplan.trace.record import record
-from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import train
+from memplan.training.checkpoint import load_checkpoint
 
 NUM_FLIPS = 150
 

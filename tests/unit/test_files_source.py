@@ -9,7 +9,7 @@ import pytest
 from memplan.errors import BadInputError, BadTapeError, UsageError
 from memplan.files import MIB, Source, brief, decoded, is_there, replaced, write_text
 from memplan.files.yaml_text import NotYamlError, parse_yaml
-from memplan.train import TrainOptions
+from memplan.training import TrainOptions
 
 
 def _source(path, **more):

@@ -30,8 +30,8 @@ ROOMS = {
     "fit": {"device", "evaluation"},
     # Planner and trainer are handed a recorder.
     "planner": {"device", "evaluation", "fit"},
-    "train": {"device", "evaluation", "fit", "planner", "step"},
-    "trainers": {"device", "phantom", "step", "train"},
+    "training": {"device", "evaluation", "fit", "planner", "step"},
+    "trainers": {"device", "phantom", "step", "training"},
     "present": set(),
     "report": {"present"},
     "cli": {
@@ -42,7 +42,7 @@ ROOMS = {
         "trace",
         "fit",
         "planner",
-        "train",
+        "training",
         "report",
         "present",
         "advise",
@@ -56,14 +56,15 @@ ROOMS = {
         "trace",
         "fit",
         "planner",
-        "train",
+        "training",
+        "present",
         "report",
         "trainers",
     },
 }
 # What runs when it is imported: the command, and what the server of processes begins with.
 PROGRAMS = {"memplan.__main__", "memplan.advise.preload"}
-MAY_IMPORT_TORCH = {"step", "trace", "train", "trainers", "recording"}
+MAY_IMPORT_TORCH = {"step", "trace", "training", "trainers", "recording"}
 FOR_MODELS = {
     "memplan.workload", "memplan.capabilities", "memplan.family", "memplan.errors", "memplan.units",
     "memplan.inference",

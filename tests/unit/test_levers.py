@@ -21,8 +21,8 @@ from memplan.report.alternatives import alternatives_figure, chosen_index
 from memplan.spec import LEVER, LEVERS, Levers, Split, StepSpec, spec_of
 from memplan.tape import load_tape
 from memplan.trace.record import record
-from memplan.train.options import options_from_record
-from memplan.train.setup import follow_plan, prepare
+from memplan.training.options import options_from_record
+from memplan.training.setup import follow_plan, prepare
 
 
 class Levered(Toy):

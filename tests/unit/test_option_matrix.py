@@ -23,7 +23,7 @@ from memplan.cli.question import question_from
 from memplan.cli.train import request_from as train_request_from
 from memplan.errors import MemplanError
 from memplan.registry import make_workload
-from memplan.train.setup import prepare
+from memplan.training.setup import prepare
 
 OWN = """
 import numpy as np

@@ -9,8 +9,8 @@ import torch
 from train_toy import Toy, toy_options
 
 from memplan.errors import BadInputError
-from memplan.train import train
-from memplan.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from memplan.training import train
+from memplan.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(name="run")

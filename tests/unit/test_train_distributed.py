@@ -15,11 +15,11 @@ import torch
 from train_toy import NUM_IMAGES, Toy, toy_options
 
 from memplan.errors import BadInputError, UsageError
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint
-from memplan.train.distributed import Ranks
-from memplan.train.launch import launch
-from memplan.train.setup import find_device, prepare
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint
+from memplan.training.distributed import Ranks
+from memplan.training.launch import launch
+from memplan.training.setup import find_device, prepare
 from memplan.workload import dealt
 
 # torch's launcher leaves the logs of its processes to be closed by the collector.
@@ -31,7 +31,7 @@ import json, os, signal, sys
 from pathlib import Path
 from train_toy import Toy, toy_options
 from memplan.errors import MemplanError
-from memplan.train import TrainOptions, train
+from memplan.training import TrainOptions, train
 
 given = json.loads(sys.argv[1])
 folder = Path(given["folder"])
@@ -212,7 +212,8 @@ def test_batch_norm_over_one_process_is_warned_of(tmp_path):
 def test_ctrl_c_reaches_every_process(tmp_path):
     """SIGTERM to the command that launched them stops both, saved, with exit code 143."""
     given = {"options": {"batch": 2, "effective_batch": 2, "epochs": 100000, "patience": 0}}
-    code = "import sys; from memplan.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
+    code = "import sys; from memplan.training.launch import launch; "
+    code += "sys.exit(launch(sys.argv[1:], 2))"
     path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *_command(tmp_path / "b", given)],
@@ -272,7 +273,7 @@ def test_devices_are_matched_with_processes(monkeypatch):
 
 def test_image_weights_are_of_one_process(monkeypatch, tmp_path):
     """They follow the evaluation, which only rank 0 makes."""
-    monkeypatch.setattr("memplan.train.setup.join", lambda *_: Ranks(size=2))
+    monkeypatch.setattr("memplan.training.setup.join", lambda *_: Ranks(size=2))
     toy = Toy()
     toy.data_options = frozenset({"image_weights"})
     with pytest.raises(UsageError, match="--image-weights follows the evaluation"):

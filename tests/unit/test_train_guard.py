@@ -8,9 +8,9 @@ import torch
 from train_toy import Toy, ToyData, toy_options
 
 from memplan.errors import DeviceOutOfMemoryError, is_out_of_memory
-from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
-from memplan.train.guard import BufferSnapshot, OutOfMemory, attempt, evenly, split
+from memplan.training import train
+from memplan.training.checkpoint import load_checkpoint
+from memplan.training.guard import BufferSnapshot, OutOfMemory, attempt, evenly, split
 
 
 def _events(folder, name):

@@ -6,8 +6,8 @@ import pytest
 from train_toy import Toy, ToyData, toy_options
 
 from memplan.errors import BadInputError, ProcessError
-from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import train
+from memplan.training.checkpoint import load_checkpoint
 
 
 class _Torn(ToyData):

@@ -10,9 +10,9 @@ import yaml
 from train_toy import NUM_IMAGES, Toy, ToyData, toy_options
 
 from memplan.errors import BadInputError, MemplanError, UsageError
-from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint, save_checkpoint, strip_checkpoint
-from memplan.train.setup import find_device, freeze, layer_paths, prepare
+from memplan.training import train
+from memplan.training.checkpoint import load_checkpoint, save_checkpoint, strip_checkpoint
+from memplan.training.setup import find_device, freeze, layer_paths, prepare
 
 
 def _results(summary):

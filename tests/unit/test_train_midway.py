@@ -14,9 +14,9 @@ import torch
 from train_toy import NUM_IMAGES, Toy, toy_options
 
 from memplan.errors import BadInputError
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint
-from memplan.train.stopping import StoppedError
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint
+from memplan.training.stopping import StoppedError
 
 EVERY_STEP = 1e-9  # minutes
 
@@ -326,7 +326,7 @@ def test_one_folder_takes_one_run_at_a_time(tmp_path):
     folder = tmp_path / "runs/toy"
     code = (
         "import sys, time; from pathlib import Path;"
-        "from memplan.train.run_folder import RunFolder;"
+        "from memplan.training.run_folder import RunFolder;"
         "RunFolder(Path(sys.argv[1])).lock(); print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

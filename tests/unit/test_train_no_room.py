@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train_toy import Toy, toy_options
 
 from memplan.errors import DeviceOutOfMemoryError
-from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import train
+from memplan.training.checkpoint import load_checkpoint
 
 
 class _FailsAt(TorchDispatchMode):

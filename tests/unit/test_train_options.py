@@ -7,8 +7,8 @@ import pytest
 
 from memplan.errors import UsageError
 from memplan.spec import StepSpec
-from memplan.train import TrainOptions
-from memplan.train.options import check_image_size, options_from_record
+from memplan.training import TrainOptions
+from memplan.training.options import check_image_size, options_from_record
 
 
 def _options(**changes):

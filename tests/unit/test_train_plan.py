@@ -10,9 +10,9 @@ from train_toy import Toy, toy_options
 from memplan.answers import GpuFacts, PlanAnswer, Predicted, Setting, WorkloadFacts, load_answers
 from memplan.errors import DeviceOutOfMemoryError, UsageError
 from memplan.spec import LEVERS, Split, StepSpec
-from memplan.train import TrainOptions, train
-from memplan.train.checkpoint import load_checkpoint
-from memplan.train.setup import follow_plan
+from memplan.training import TrainOptions, train
+from memplan.training.checkpoint import load_checkpoint
+from memplan.training.setup import follow_plan
 
 
 def _plan(**changes):

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from memplan.train.progress import Progress
+from memplan.training.progress import Progress
 
 
 class _Terminal(io.StringIO):

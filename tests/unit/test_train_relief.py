@@ -9,12 +9,12 @@ from train_toy import Toy, toy_options
 
 from memplan.device import catalogue
 from memplan.phantom.child import PhantomChild
-from memplan.train import saved_options, train
-from memplan.train.loop import Run
-from memplan.train.progress import Progress
-from memplan.train.run_folder import create_run_folder
-from memplan.train.setup import prepare
-from memplan.train.watch import Cause, Finding
+from memplan.training import saved_options, train
+from memplan.training.loop import Run
+from memplan.training.progress import Progress
+from memplan.training.run_folder import create_run_folder
+from memplan.training.setup import prepare
+from memplan.training.watch import Cause, Finding
 
 _PATIENCE = 240.0
 VARIABLES = {"PYTHONPATH": str(Path(__file__).parent)}

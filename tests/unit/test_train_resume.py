@@ -8,8 +8,8 @@ import torch
 from train_toy import Toy, toy_options
 
 from memplan.errors import BadInputError
-from memplan.train import TrainOptions, saved_options, train
-from memplan.train.checkpoint import load_checkpoint
+from memplan.training import TrainOptions, saved_options, train
+from memplan.training.checkpoint import load_checkpoint
 
 
 def _stop_after(epoch):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from memplan.errors import BadInputError
-from memplan.train.run_folder import MEMORY_COLUMNS, RunFolder, create_run_folder
+from memplan.training.run_folder import MEMORY_COLUMNS, RunFolder, create_run_folder
 
 
 def test_names_are_numbered_from_two(tmp_path):

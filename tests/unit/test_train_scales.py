@@ -14,7 +14,7 @@ from memplan.registry import make_workload
 from memplan.spec import StepSpec
 from memplan.tape import SECTIONS
 from memplan.trace.record import record
-from memplan.train import open_training, train
+from memplan.training import open_training, train
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memplan.train.schedule import (
+from memplan.training.schedule import (
     Recipe,
     Schedule,
     accumulation_steps,

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_toy import Toy, toy_options
 
-from memplan.train.setup import prepare
-from memplan.train.update import SafeUpdate
+from memplan.training.setup import prepare
+from memplan.training.update import SafeUpdate
 
 
 class _FailsAt(TorchDispatchMode):

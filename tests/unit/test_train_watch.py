@@ -2,8 +2,8 @@
 
 import pytest
 
-from memplan.train.remedy import Action, Means, cheapest
-from memplan.train.watch import Cause, Finding, Reading, Watch
+from memplan.training.remedy import Action, Means, cheapest
+from memplan.training.watch import Cause, Finding, Reading, Watch
 
 MIB = 1 << 20
 CAPACITY = 8192 * MIB

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from memplan.spec import LEVER, StepSpec
-from memplan.train import TrainOptions
+from memplan.training import TrainOptions
 from memplan.workload import Workload, dealt
 
 NUM_IMAGES = 10

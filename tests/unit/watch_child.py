@@ -10,11 +10,11 @@ import torch
 from train_toy import Toy, toy_options
 
 from memplan.answers import Predicted
-from memplan.train import train
-from memplan.train.checkpoint import load_checkpoint
-from memplan.train.memory import MemoryWatch
-from memplan.train.setup import prepare
-from memplan.train.update import SafeUpdate
+from memplan.training import train
+from memplan.training.checkpoint import load_checkpoint
+from memplan.training.memory import MemoryWatch
+from memplan.training.setup import prepare
+from memplan.training.update import SafeUpdate
 
 
 class _Goes(Toy):

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import torch
 
 from memplan.step.run import TrainingStep
-from memplan.train.guard import OutOfMemory, attempt, make_room
+from memplan.training.guard import OutOfMemory, attempt, make_room
 
 _ROOM = 1.2  # of the copies' bytes must be free in held memory: it is in pieces
 _PIECE_TRIES = 2

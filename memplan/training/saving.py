@@ -10,8 +10,8 @@ import torch
 
 from memplan import _version
 from memplan.spec import StepSpec
-from memplan.train.checkpoint import Checkpoint, plain_state
-from memplan.train.setup import Setup
+from memplan.training.checkpoint import Checkpoint, plain_state
+from memplan.training.setup import Setup
 from memplan.workload import RecognisedData, ResumableData
 
 

@@ -49,7 +49,7 @@ from torch.nn.parallel import DistributedDataParallel
 from memplan.device.distributed import DataParallel
 from memplan.errors import BadInputError
 from memplan.step.run import TrainingStep
-from memplan.train.distributed import RankLostError, other_is_gone
+from memplan.training.distributed import RankLostError, other_is_gone
 from memplan.workload import Batch, Workload
 
 Losses = tuple[torch.Tensor, torch.Tensor]

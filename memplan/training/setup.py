@@ -15,12 +15,12 @@ from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, re
 from memplan.errors import BadInputError, UsageError, is_out_of_memory
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
-from memplan.train.checkpoint import Checkpoint
-from memplan.train.distributed import Ranks, join, place_in_machine, synchronise_norms
-from memplan.train.guard import make_room
-from memplan.train.options import TrainOptions, check_image_size
-from memplan.train.random_states import seed_everything
-from memplan.train.schedule import Recipe, Schedule, accumulation_steps, recipe_of
+from memplan.training.checkpoint import Checkpoint
+from memplan.training.distributed import Ranks, join, place_in_machine, synchronise_norms
+from memplan.training.guard import make_room
+from memplan.training.options import TrainOptions, check_image_size
+from memplan.training.random_states import seed_everything
+from memplan.training.schedule import Recipe, Schedule, accumulation_steps, recipe_of
 from memplan.workload import DataOptions, OptimizerSettings, ResumableData, TrainingData, Workload
 
 WorkloadFactory = Callable[..., Workload]

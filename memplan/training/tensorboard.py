@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from memplan.errors import BadInputError
 
 if TYPE_CHECKING:
-    from memplan.train.run_folder import RunFolder
+    from memplan.training.run_folder import RunFolder
 
 # Where a column of results.csv is shown; the rest name their section.
 _SECTIONS = {

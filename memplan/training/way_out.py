@@ -7,7 +7,7 @@ import shlex
 import torch
 
 from memplan.answers import PlanAnswer, Setting
-from memplan.train.setup import Setup
+from memplan.training.setup import Setup
 from memplan.units import format_bytes
 
 

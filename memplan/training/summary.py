@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memplan.train.checkpoint import Checkpoint
+    from memplan.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

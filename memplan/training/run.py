@@ -20,14 +20,14 @@ from memplan.errors import (
 )
 from memplan.files import drop_partials
 from memplan.host_memory import resident_bytes
-from memplan.train.checkpoint import (
+from memplan.training.checkpoint import (
     Checkpoint,
     find_checkpoint,
     load_latest,
     set_damaged_aside,
 )
-from memplan.train.distributed import is_one_of_several, leave
-from memplan.train.guard import (
+from memplan.training.distributed import is_one_of_several, leave
+from memplan.training.guard import (
     DataLostError,
     NoRoomError,
     OutOfMemory,
@@ -36,19 +36,19 @@ from memplan.train.guard import (
     make_room,
     persist,
 )
-from memplan.train.loop import Run
-from memplan.train.options import TrainOptions, options_from_record
-from memplan.train.position import position_of
-from memplan.train.progress import Progress
-from memplan.train.rescue import drop_rescued, find_rescued
-from memplan.train.restart import after_restart, sign
-from memplan.train.run_folder import RunFolder, create_run_folder
-from memplan.train.setup import Setup, WorkloadFactory, prepare
-from memplan.train.stopping import StopRequest
-from memplan.train.summary import RunSummary, finished_summary
-from memplan.train.tensorboard import TensorBoardRecords, check_tensorboard
-from memplan.train.validation import validation_batch_size
-from memplan.train.way_out import plan_that_fits
+from memplan.training.loop import Run
+from memplan.training.options import TrainOptions, options_from_record
+from memplan.training.position import position_of
+from memplan.training.progress import Progress
+from memplan.training.rescue import drop_rescued, find_rescued
+from memplan.training.restart import after_restart, sign
+from memplan.training.run_folder import RunFolder, create_run_folder
+from memplan.training.setup import Setup, WorkloadFactory, prepare
+from memplan.training.stopping import StopRequest
+from memplan.training.summary import RunSummary, finished_summary
+from memplan.training.tensorboard import TensorBoardRecords, check_tensorboard
+from memplan.training.validation import validation_batch_size
+from memplan.training.way_out import plan_that_fits
 from memplan.workload import RecognisedData, TrainingData, Workload
 
 _FEW_STEPS = 16  # of the optimizer in an epoch

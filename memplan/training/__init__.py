@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from memplan.train.options import ACCEPTED, REFUSED, TrainOptions
-from memplan.train.summary import RunSummary
+from memplan.training.options import ACCEPTED, REFUSED, TrainOptions
+from memplan.training.summary import RunSummary
 
 if TYPE_CHECKING:
     from memplan.answers import PlanAnswer
-    from memplan.train.setup import WorkloadFactory
+    from memplan.training.setup import WorkloadFactory
     from memplan.workload import TrainingData, Workload
 
 __all__ = [
@@ -39,7 +39,7 @@ def train(
     stream: TextIO | None = None,
 ) -> RunSummary:
     """Return what a training run came to; see `run.train`."""
-    from memplan.train.run import train as run
+    from memplan.training.run import train as run
 
     return run(make_workload, options, plan=plan, data=data, on_event=on_event, stream=stream)
 
@@ -48,20 +48,20 @@ def open_training(
     make_workload: Workload | WorkloadFactory, options: TrainOptions
 ) -> tuple[Workload, TrainingData]:
     """Return the workload with the data's classes, and the data; see `setup.open_training`."""
-    from memplan.train.setup import open_training as open_both
+    from memplan.training.setup import open_training as open_both
 
     return open_both(make_workload, options)
 
 
 def saved_options(path: Path) -> TrainOptions:
     """Return the options of the run that `--resume PATH` continues; see `run.saved_options`."""
-    from memplan.train.run import saved_options as read
+    from memplan.training.run import saved_options as read
 
     return read(path)
 
 
 def find_checkpoint(path: Path) -> Path:
     """Return the file that `--resume PATH` means; see `checkpoint.find_checkpoint`."""
-    from memplan.train.checkpoint import find_checkpoint as find
+    from memplan.training.checkpoint import find_checkpoint as find
 
     return find(path)

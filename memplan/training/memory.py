@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from memplan.host_memory import resident_bytes, resident_peak_bytes
-from memplan.train.watch import Finding, Reading, Watch
+from memplan.training.watch import Finding, Reading, Watch
 from memplan.units import format_bytes, gib
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from memplan.files.writing import numbered_folder
 
 if TYPE_CHECKING:
     from memplan.answers import PlanAnswer
-    from memplan.train.options import TrainOptions
+    from memplan.training.options import TrainOptions
 
 MEMORY_COLUMNS = (
     "epoch",

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from memplan.errors import BadInputError
 from memplan.files import Source, write_text
-from memplan.train.distributed import join
-from memplan.train.options import TrainOptions
-from memplan.train.setup import find_device
+from memplan.training.distributed import join
+from memplan.training.options import TrainOptions
+from memplan.training.setup import find_device
 
 _FILE = ".launch"
 _MOST_BYTES = 4096

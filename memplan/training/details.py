@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplan.errors import MemplanError
-from memplan.train.checkpoint import load_checkpoint
-from memplan.train.random_states import capture_random_states, restore_random_states
-from memplan.train.validation import validate
+from memplan.training.checkpoint import load_checkpoint
+from memplan.training.random_states import capture_random_states, restore_random_states
+from memplan.training.validation import validate
 from memplan.workload import DetailedEvaluator, Evaluator, PicturedData
 
 if TYPE_CHECKING:
-    from memplan.train.run_folder import RunFolder
-    from memplan.train.setup import Setup
+    from memplan.training.run_folder import RunFolder
+    from memplan.training.setup import Setup
 
 
 class Details:

@@ -12,7 +12,7 @@ import click
 from memplan.click_options import lever_options, options
 from memplan.errors import UsageError
 from memplan.spec import LEVERS
-from memplan.train.options import ACCEPTED, REFUSED
+from memplan.training.options import ACCEPTED, REFUSED
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

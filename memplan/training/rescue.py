@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from memplan.errors import BadInputError
-from memplan.train.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
+from memplan.training.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
 
 
 def _places(folder: Path) -> list[Path]:

@@ -23,8 +23,8 @@ import torch
 from memplan.capabilities import Resizes
 from memplan.device.distributed import training_policy
 from memplan.errors import BadInputError, MemplanError, ProcessError
-from memplan.train.exchange import GradientExchange, Losses
-from memplan.train.guard import (
+from memplan.training.exchange import GradientExchange, Losses
+from memplan.training.guard import (
     DataLostError,
     NoRoomError,
     OutOfMemory,
@@ -36,10 +36,10 @@ from memplan.train.guard import (
     num_samples,
     persist,
 )
-from memplan.train.position import EpochPosition, EpochResult, Wishes
-from memplan.train.schedule import Schedule
-from memplan.train.setup import Setup
-from memplan.train.update import SafeUpdate
+from memplan.training.position import EpochPosition, EpochResult, Wishes
+from memplan.training.schedule import Schedule
+from memplan.training.setup import Setup
+from memplan.training.update import SafeUpdate
 from memplan.workload import Batch, dealt
 
 _T = TypeVar("_T")

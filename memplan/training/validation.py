@@ -10,8 +10,8 @@ import torch
 
 from memplan.capabilities import validation_batch
 from memplan.errors import DeviceOutOfMemoryError
-from memplan.train.guard import OutOfMemory, attempt, num_images, split
-from memplan.train.setup import Setup
+from memplan.training.guard import OutOfMemory, attempt, num_images, split
+from memplan.training.setup import Setup
 from memplan.workload import Batch, Evaluator
 
 

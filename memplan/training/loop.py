@@ -14,28 +14,28 @@ from typing import NoReturn, TypeVar
 
 from memplan.errors import BadInputError, MemplanError
 from memplan.registry import runs_code
-from memplan.train.checkpoint import (
+from memplan.training.checkpoint import (
     LAST,
     Checkpoint,
     UnsavedError,
     save_checkpoint,
     strip_checkpoint,
 )
-from memplan.train.details import Details
-from memplan.train.epoch import EpochRunner
-from memplan.train.guard import NoRoomError, OutOfMemory, attempt, persist
-from memplan.train.position import EpochPosition, Wishes, position_of
-from memplan.train.progress import Progress
-from memplan.train.random_states import capture_random_states, restore_random_states
-from memplan.train.records import Announce, Records, metric_columns
-from memplan.train.relief import Relief
-from memplan.train.rescue import drop_rescued, rescue
-from memplan.train.run_folder import RunFolder
-from memplan.train.saving import Standing, checkpoint_of
-from memplan.train.setup import Setup
-from memplan.train.stopping import StoppedError, StopRequest
-from memplan.train.summary import RunSummary
-from memplan.train.validation import validate, validation_batch_size
+from memplan.training.details import Details
+from memplan.training.epoch import EpochRunner
+from memplan.training.guard import NoRoomError, OutOfMemory, attempt, persist
+from memplan.training.position import EpochPosition, Wishes, position_of
+from memplan.training.progress import Progress
+from memplan.training.random_states import capture_random_states, restore_random_states
+from memplan.training.records import Announce, Records, metric_columns
+from memplan.training.relief import Relief
+from memplan.training.rescue import drop_rescued, rescue
+from memplan.training.run_folder import RunFolder
+from memplan.training.saving import Standing, checkpoint_of
+from memplan.training.setup import Setup
+from memplan.training.stopping import StoppedError, StopRequest
+from memplan.training.summary import RunSummary
+from memplan.training.validation import validate, validation_batch_size
 from memplan.workload import Evaluator
 
 _T = TypeVar("_T")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memplan.train.schedule import Rates
+from memplan.training.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from memplan.train.epoch import EpochRunner
-from memplan.train.memory import MemoryWatch
-from memplan.train.position import EpochResult
-from memplan.train.progress import Progress
-from memplan.train.run_folder import RunFolder
+from memplan.training.epoch import EpochRunner
+from memplan.training.memory import MemoryWatch
+from memplan.training.position import EpochResult
+from memplan.training.progress import Progress
+from memplan.training.run_folder import RunFolder
 from memplan.workload import LeavesOut
 
 if TYPE_CHECKING:
-    from memplan.train.setup import Setup
+    from memplan.training.setup import Setup
 
 _MOST_IN_WORDS = 5  # images left out; all are in the events
 _MEMORY_INTERVAL = 10  # steps of the optimizer between rows of memory.csv

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from memplan.errors import BadInputError, DeviceOutOfMemoryError, is_out_of_memory
-from memplan.train.random_states import capture_random_states, restore_random_states
+from memplan.training.random_states import capture_random_states, restore_random_states
 from memplan.workload import Batch
 
 _T = TypeVar("_T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from memplan.train.watch import OTHERS_BYTES, Cause, Finding
+from memplan.training.watch import OTHERS_BYTES, Cause, Finding
 
 
 class Action(StrEnum):

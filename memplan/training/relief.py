@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from memplan.spec import StepSpec
-from memplan.train.epoch import EpochRunner
-from memplan.train.guard import make_room
-from memplan.train.records import Records
-from memplan.train.remedy import Action, Means, cheapest
-from memplan.train.setup import Setup
-from memplan.train.watch import Cause, Finding
+from memplan.training.epoch import EpochRunner
+from memplan.training.guard import make_room
+from memplan.training.records import Records
+from memplan.training.remedy import Action, Means, cheapest
+from memplan.training.setup import Setup
+from memplan.training.watch import Cause, Finding
 from memplan.units import format_bytes
 
 _EXPANDABLE = "expandable_segments"

@@ -86,7 +86,7 @@ def test_a_list_of_dictionaries_is_one_of_samples():
         7,
         iter([torch.ones(2)]),
     ],
-    ids=str,
+    ids=["dicts", "lists", "text", "none", "number", "iterator"],
 )
 def test_a_batch_that_may_be_read_two_ways_or_none_is_refused(batch):
     """Guessing would split colour channels; the way out is named."""

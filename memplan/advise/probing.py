@@ -279,11 +279,11 @@ def probe_many(
         objects=question.objects,
     )
     answers = []
-    # What is recorded for one card may bear on the others, so all of that comes first.
+    # What is recorded for one card may bear on the others and on batches replayed before, so all
+    # of that comes first.
     edges, recommended = [], []
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
-        predictor.peaks_many(card, wanted)
         edges.append(predictor.largest_batch(card))
         one = _recommended(predictor, card, question, spec, edges[-1].batch)
         recommended.append(one)

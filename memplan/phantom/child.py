@@ -141,7 +141,8 @@ class PhantomChild:
     def _kill(self) -> None:
         """End the child and the copy of itself that it made for a call."""
         if not self.has_ended:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ends meanwhile
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     @contextmanager

@@ -85,9 +85,11 @@ class PhantomChild:
         self.close()
 
     def close(self) -> None:
-        """End the child."""
+        """End the child, if it was not ended before."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if self._process.stdin.closed:
+            return
         with suppress(BrokenPipeError):
             # Said in words: a process that was forked from this one may hold the pipe open.
             self._process.stdin.write("\n")
@@ -105,7 +107,6 @@ class PhantomChild:
         arguments: Mapping[str, Any],
         out: Path | None = None,
         *,
-        fresh: bool = True,
         seconds: float | None = None,
     ) -> Any:
         """Run a function in the child and return what it returns.
@@ -114,8 +115,6 @@ class PhantomChild:
             function: of a module that the child can import; what it returns is plain JSON values.
             arguments: by name, plain JSON values.
             out: a path that the function gets as `out` and may write a file to.
-            fresh: whether it runs in a copy of the child, made for it; else in the child itself,
-                which keeps what it computed. A child is used in one way or the other.
             seconds: after which the child is taken to hang, and ended; None waits for ever.
 
         Raises:
@@ -127,7 +126,6 @@ class PhantomChild:
             "function": [function.__module__, function.__qualname__],
             "arguments": dict(arguments),
             "out": None if out is None else str(out),
-            "fresh": fresh,
         }
         with self._turn(), self._ended_unless_answered(seconds):
             answer = self._answer(request)

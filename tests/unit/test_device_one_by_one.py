@@ -73,7 +73,7 @@ def test_kept_answers_are_of_what_cublaslt_answers():
         variables = {"PHANTOM_DEVICE": described + more}
         modules = (cudnn_asking.__name__,)
         with PhantomChild(card, imports=modules, variables=variables) as child:
-            return child.call(cudnn_asking.asked_by, {}, fresh=False)
+            return child.call(cudnn_asking.asked_by, {})
 
     assert cudnn_asking.asked_by() == asked_by("")
     assert cudnn_asking.asked_by() != asked_by(";cublaslt_workspace=0")

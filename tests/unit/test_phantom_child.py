@@ -71,12 +71,11 @@ def test_a_child_that_does_not_start_says_so():
         child.call(card_and_peak, {"count": 1})
 
 
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_call_that_hangs_is_ended_with_the_child(fresh):
+def test_a_call_that_hangs_is_ended_with_the_child():
     """Nobody waits for ever, neither for the answer nor for the end of the child."""
     with PhantomChild(catalogue.card("t4"), imports=(), variables=PATHS) as child:
         with pytest.raises(MemplanError, match="ended before it answered"):
-            child.call(hang, {}, fresh=fresh, seconds=1.0)
+            child.call(hang, {}, seconds=1.0)
         assert child.has_ended
 
 

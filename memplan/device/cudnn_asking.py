@@ -74,8 +74,8 @@ def workspaces(
 ) -> list[tuple[int, ...]]:
     """Return the workspaces of plans for each problem, in the order PyTorch tries them, bytes.
 
-    Takes about 0.1 s, half a second for the first of a process, and 0.2 ms a problem, or a second where
-    cuDNN compiles the engine that it plans with.
+    Takes 0.1 s, the first time half a second, and 0.2 ms a problem, or a second where cuDNN
+    compiles the engine that it plans with.
 
     Args:
         device: the card asked about, as cuDNN's JSON text.

@@ -216,6 +216,11 @@ class Predictor:
         self.fit.prepare(missing)
         for batch in missing:
             self._program(self.fit.piece(batch), batch)
+        # About all batches at once: an engine that cuDNN compiles to plan with it is compiled again
+        # for every call.
+        self.simulators[card].oracle.bytes_many(
+            [one for batch in missing for one in self.convolutions(batch)]
+        )
 
         made = map_processes(partial(self._answer, card), missing, doing="replaying batches")
         for batch, (peaks, answers) in zip(missing, made, strict=True):

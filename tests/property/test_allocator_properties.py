@@ -1,7 +1,7 @@
 """What holds for the simulated allocator whatever is asked of it."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from memplan.device.allocator import AllocatorSettings, CachingAllocator
@@ -165,12 +165,19 @@ def test_freeing_everything_gives_everything_back(ops, text, version):
 
 
 @given(size=st.integers(1, 200 * MIB), text=st.sampled_from(OPTIONS), version=VERSIONS)
+@example(size=31457281, text="max_split_size_mb:32", version=(2, 1))
 @settings(max_examples=100, deadline=None)
 def test_free_then_allocate_reuses(size, text, version):
-    """A request of the size just freed gets the same address and no new driver memory."""
-    allocator = CachingAllocator(1000 * MIB, options_for(text, version), torch_version=version)
+    """A request of the size just freed gets the same address and no new driver memory.
+
+    But for one below `max_split_size_mb` whose segment was rounded up to that: such a block is only
+    for requests of its kind. Source: `get_free_block` of c10/cuda/CUDACachingAllocator.cpp.
+    """
+    options = options_for(text, version)
+    allocator = CachingAllocator(1000 * MIB, options, torch_version=version)
     first = allocator.malloc(size)
     address, reserved = first.address, allocator.reserved_bytes
+    assume(not size < (options.max_split_bytes or 0) <= reserved)
     allocator.free(first)
 
     again = allocator.malloc(size)

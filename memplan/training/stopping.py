@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -11,6 +13,8 @@ from memplan.errors import MemplanError
 
 # SIGHUP is a closed terminal, SIGUSR1 what SLURM sends ahead of a job's end (--signal).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+
+_AGAIN_SECONDS = 0.01
 
 
 class StoppedError(MemplanError):
@@ -40,10 +44,12 @@ class StopRequest:
         self.asked = ""
         """The signal's name, such as `SIGTERM`; empty while nobody asked."""
         self._before: dict[int, Any] = {}
+        self._hook: Any = None
 
     def __enter__(self) -> Self:
         """Catch the signals from here on."""
         if threading.current_thread() is threading.main_thread():
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._take_back
             self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
         return self
 
@@ -54,11 +60,31 @@ class StopRequest:
         traceback: TracebackType | None,
     ) -> None:
         """Put back what the signals did before."""
-        for number, handler in self._before.items():
+        before, self._before = self._before, {}
+        for number, handler in before.items():
             signal.signal(number, handler)
+        if before:
+            sys.unraisablehook = self._hook
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = self.asked or signal.Signals(number).name
+
+    def _take_back(self, unraisable: Any) -> None:
+        """Interrupt once more, soon, when a second Ctrl-C came within a callback.
+
+        A destructor or a weak reference's callback cannot pass an exception on: Python would print
+        it and go on.
+        """
+        if self.asked and unraisable.exc_type is KeyboardInterrupt:
+            again = threading.Timer(_AGAIN_SECONDS, self._interrupt)
+            again.daemon = True
+            again.start()
+        else:
+            self._hook(unraisable)
+
+    def _interrupt(self) -> None:
+        if self._before:
+            os.kill(os.getpid(), signal.SIGINT)

@@ -37,15 +37,14 @@ _ERRATA_ENGINE = 23
 _ERRATA_VERSIONS = {"forward": (90800, 91500), "input_gradient": (8000, 1 << 30)}
 
 
-# The children of this process, or those that a forked process has from its parent, by whether they
-# are asked for every plan. Those need no engine that cuDNN compiles first: a second each.
-_children: dict[bool, Any] = {}
+# The child of this process, or the one that a forked process has from its parent.
+_children: list[Any] = []
 
 
 def start() -> None:
     """Start the child, so that it is there when it is asked; forked processes share it then."""
     with suppress(MemplanError):  # told when it is asked
-        _child(every=False)
+        _child()
 
 
 @functools.cache
@@ -58,8 +57,7 @@ def asked_by() -> str:
     from memplan.phantom import control
     from memplan.phantom.build import library_folder
 
-    # Answers kept before cuDNN's runtime compiler was opened lack the engines it compiles.
-    digest = hashlib.sha256(b"with the runtime compiler")
+    digest = hashlib.sha256()
     if control.is_loaded():
         facts = os.environ.get("PHANTOM_DEVICE", "").split(";")
         digest.update(";".join(one for one in facts if one.startswith("cublaslt_")).encode())
@@ -74,8 +72,7 @@ def workspaces(
 ) -> list[tuple[int, ...]]:
     """Return the workspaces of plans for each problem, in the order PyTorch tries them, bytes.
 
-    Takes 0.1 s, the first time half a second, and 0.2 ms a problem, or a second where cuDNN
-    compiles the engine that it plans with.
+    Takes 0.1 s, the first time half a second, and 0.2 ms a problem; 2 ms where all plans count.
 
     Args:
         device: the card asked about, as cuDNN's JSON text.
@@ -101,57 +98,50 @@ def _asked(arguments: dict[str, Any]) -> list[list[int]]:
     planned none takes: 21 of 6,615 answers of one were wrong, which six others gave right. So each
     question meets cuDNN as just loaded, in a copy that takes 70 ms.
     """
-    every, seconds = arguments["every"], answer_seconds()
+    seconds = answer_seconds()
     try:
-        found = _child(every=every).call(answer, arguments, seconds=seconds)
+        found = _child().call(answer, arguments, seconds=seconds)
     except BadInputError:
         raise
     except MemplanError:
-        if every in _children:
-            _children.pop(every).close()
-        found = _child(every=every).call(answer, arguments, seconds=seconds)
+        if _children:
+            _children.pop().close()
+        found = _child().call(answer, arguments, seconds=seconds)
     return list(found)
 
 
-def _child(*, every: bool) -> Any:
+def _child() -> Any:
     from memplan.phantom.child import PhantomChild
 
-    if every not in _children or _children[every].has_ended:
+    if not _children or _children[0].has_ended:
         owner = os.getpid()
-        child = _children[every] = PhantomChild(catalogue.cards()[0], imports=(__name__,))
+        child = PhantomChild(catalogue.cards()[0], imports=(__name__,))
+        _children[:] = [child]
 
         def end() -> None:
             if os.getpid() == owner:
                 child.close()
 
         atexit.register(end)
-    return _children[every]
+    return _children[0]
 
 
 def answer(*, device: str, problems: list[dict[str, Any]], every: bool) -> list[list[int]]:
-    """Return what cuDNN answers in this process; see `workspaces`.
-
-    Where every plan counts, those of engines that cuDNN would compile first are left out: trying
-    all of them takes seconds a problem.
-    """
+    """Return what cuDNN answers in this process; see `workspaces`."""
     open_sublibraries()
-    if not every:
-        open_compilers()
+    open_compilers()
     on = cudnn_plans.device(device)
     found = []
     for one in problems:
         problem = ConvolutionProblem(**one).as_planned()
-        plans = (plan.workspace_bytes for plan in _taken(problem, on, is_strict=not every))
+        plans = (plan.workspace_bytes for plan in _taken(problem, on))
         found.append(list(plans if every else itertools.islice(plans, 1)))
     return found
 
 
-def _taken(problem: ConvolutionProblem, on: int, *, is_strict: bool = False) -> Iterator[Plan]:
+def _taken(problem: ConvolutionProblem, on: int) -> Iterator[Plan]:
     """Yield the plans PyTorch would take, first the one it does take without benchmark."""
-    lists = (
-        cudnn_plans.plans(problem, on, mode, is_strict=is_strict)
-        for mode in (Mode.INSTANT, Mode.FALLBACK)
-    )
+    lists = (cudnn_plans.plans(problem, on, mode) for mode in (Mode.INSTANT, Mode.FALLBACK))
     return (plan for plan in itertools.chain.from_iterable(lists) if not _ruled_out(plan, problem))
 
 

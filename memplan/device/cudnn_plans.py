@@ -2,7 +2,9 @@
 
 No GPU, driver or handle is needed: a descriptor made from a JSON text stands in for the device.
 Tensors and a convolution make an operation, that a graph; the heuristics answer the graph with
-engine configurations, best first; each of those becomes a plan, if it can be built.
+engine configurations, best first; each of those becomes a plan, if it can be built. Those that
+cuDNN would compile at that moment, 0.2 s each, are not built: the configuration already tells its
+workspace, the one of the plan it becomes.
 
 Source: the cuDNN 9 backend API reference; device properties came with 9.8. The graph is the one of
 `build_opgraph` in aten/src/ATen/native/cudnn/Conv_v8.cpp (PyTorch 2.11).
@@ -32,6 +34,12 @@ class Mode(IntEnum):
 
     INSTANT = 0
     FALLBACK = 2
+
+
+class Behaviour(IntEnum):
+    """What building a plan of an engine does (`cudnnBackendBehaviorNote_t`)."""
+
+    RUNTIME_COMPILATION = 0
 
 
 class Note(IntEnum):
@@ -70,6 +78,7 @@ _HEURISTICS_GRAPH = Attribute(201, 15, _POINTER)
 _HEURISTICS_CONFIGS = Attribute(202, 15, _POINTER)
 _HEURISTICS_DEVICE = Attribute(204, 15, _POINTER)
 _CONFIG_ENGINE = Attribute(300, 15, _POINTER)
+_CONFIG_WORKSPACE = Attribute(303, 3, _INT64)
 _PLAN_CONFIG = Attribute(401, 15, _POINTER)
 _PLAN_WORKSPACE = Attribute(402, 3, _INT64)
 _PLAN_DEVICE = Attribute(407, 15, _POINTER)
@@ -81,6 +90,7 @@ _TENSOR_STRIDES = Attribute(903, 3, _INT64)
 _TENSOR_ID = Attribute(906, 3, _INT64)
 _ENGINE_NUMBER = Attribute(1301, 3, _INT64)
 _ENGINE_NOTES = Attribute(1303, 11, _ENUM)
+_ENGINE_BEHAVIOURS = Attribute(1305, 19, _ENUM)
 _DEVICE_JSON = Attribute(2702, 24, ctypes.c_char)
 
 # Descriptor type of each kind of operation; its attributes for input, weight, output and
@@ -115,9 +125,7 @@ def device(description: str) -> int:
         ) from None
 
 
-def plans(
-    problem: ConvolutionProblem, on: int, mode: Mode, *, is_strict: bool = False
-) -> Iterator[Plan]:
+def plans(problem: ConvolutionProblem, on: int, mode: Mode) -> Iterator[Plan]:
     """Yield the plans that can be built, best first, each built when it is asked for.
 
     The first takes about 0.1 ms. The second makes cuDNN work the whole list out, which takes
@@ -127,26 +135,28 @@ def plans(
         problem: as PyTorch hands it over, so with two or three spatial dimensions.
         on: the device.
         mode: which list.
-        is_strict: whether a plan that cuDNN fails to build, and not refuses, is an error: it would
-            be passed over, as engines are that cuDNN would compile and cannot.
 
     Raises:
-        MemplanError: cuDNN failed, where that is an error.
+        MemplanError: cuDNN failed to build a plan, and did not refuse it.
     """
     with Descriptors() as descriptors:
         try:
-            heuristics = descriptors.make(
-                _HEURISTICS,
-                (_HEURISTICS_GRAPH, [_graph(descriptors, problem)]),
-                (_HEURISTICS_MODE, [mode]),
-                (_HEURISTICS_DEVICE, [on]),
-            )
+            heuristics = _heuristics(descriptors, problem, on, mode)
         except CudnnError:
             return  # no engine is for such a problem
         for config in _configs(descriptors, heuristics):
-            plan = _built(descriptors, config, on, is_strict=is_strict)
+            plan = _plan(descriptors, config, on)
             if plan is not None:
                 yield plan
+
+
+def _heuristics(descriptors: Descriptors, problem: ConvolutionProblem, on: int, mode: Mode) -> int:
+    return descriptors.make(
+        _HEURISTICS,
+        (_HEURISTICS_GRAPH, [_graph(descriptors, problem)]),
+        (_HEURISTICS_MODE, [mode]),
+        (_HEURISTICS_DEVICE, [on]),
+    )
 
 
 def _configs(descriptors: Descriptors, heuristics: int) -> Iterator[int]:
@@ -162,22 +172,44 @@ def _configs(descriptors: Descriptors, heuristics: int) -> Iterator[int]:
         given, asked = asked, 8 * asked
 
 
-def _built(descriptors: Descriptors, config: int, on: int, *, is_strict: bool) -> Plan | None:
+def _plan(descriptors: Descriptors, config: int, on: int) -> Plan | None:
     try:
-        plan = descriptors.make(_PLAN, (_PLAN_CONFIG, [config]), (_PLAN_DEVICE, [on]))
+        if _is_compiled(descriptors, config):
+            workspace = _stated_bytes(descriptors, config)
+        else:
+            workspace = _built_bytes(descriptors, config, on)
     except CudnnError as error:
-        if is_strict and error.is_of_the_process:
+        if error.is_of_the_process:
             raise MemplanError(
                 f"cuDNN {installed_version()} failed to plan a convolution (status {error}). "
                 "Free host memory and run the command again."
             ) from None
         return None
-    (engine,) = descriptors.read_descriptors(config, _CONFIG_ENGINE, _ENGINE, 1)
+    engine = _engine(descriptors, config)
     return Plan(
-        workspace_bytes=descriptors.read(plan, _PLAN_WORKSPACE, 1)[0],
+        workspace_bytes=workspace,
         engine=descriptors.read(engine, _ENGINE_NUMBER, 1)[0],
         notes=frozenset(descriptors.read(engine, _ENGINE_NOTES, _MOST_NOTES)),
     )
+
+
+def _engine(descriptors: Descriptors, config: int) -> int:
+    return descriptors.read_descriptors(config, _CONFIG_ENGINE, _ENGINE, 1)[0]
+
+
+def _is_compiled(descriptors: Descriptors, config: int) -> bool:
+    """Return whether cuDNN would compile the engine's kernel to build the plan."""
+    behaviours = descriptors.read(_engine(descriptors, config), _ENGINE_BEHAVIOURS, _MOST_NOTES)
+    return Behaviour.RUNTIME_COMPILATION in behaviours
+
+
+def _stated_bytes(descriptors: Descriptors, config: int) -> int:
+    return descriptors.read(config, _CONFIG_WORKSPACE, 1)[0]
+
+
+def _built_bytes(descriptors: Descriptors, config: int, on: int) -> int:
+    plan = descriptors.make(_PLAN, (_PLAN_CONFIG, [config]), (_PLAN_DEVICE, [on]))
+    return descriptors.read(plan, _PLAN_WORKSPACE, 1)[0]
 
 
 def _graph(descriptors: Descriptors, problem: ConvolutionProblem) -> int:

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 import msgspec
 
-SCHEMA = "memplan.cudnn-workspaces/4"
+SCHEMA = "memplan.cudnn-workspaces/5"
 # Neither changes an answer (tried on 150 problems); leaving them out lets --capacity share a file.
 _IRRELEVANT = ("totalGlobalMem", "deviceName")
 # More than any device has; a larger number in a file is damage.

@@ -1,12 +1,15 @@
 """What the tests let a child process do on its phantom card."""
 
 import ctypes
+import itertools
 import os
 import resource
 import time
 from pathlib import Path
 
-from memplan.device import cudnn_asking
+from memplan.convolution import ConvolutionProblem
+from memplan.device import cudnn_asking, cudnn_plans
+from memplan.device.cudnn_descriptors import Descriptors, open_compilers, open_sublibraries
 from memplan.errors import BadInputError
 
 
@@ -48,3 +51,24 @@ def answer_within(*, more_bytes, **arguments):
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + more_bytes, hard))
     return cudnn_asking.answer(**arguments)
+
+
+def stated_and_built(*, device, problems):
+    """Return of the best configurations whether cuDNN compiles, and bytes stated and as built."""
+    open_sublibraries()
+    open_compilers()
+    on = cudnn_plans.device(device)
+    return [one for problem in problems for one in _best(ConvolutionProblem(**problem), on)]
+
+
+def _best(problem, on):
+    with Descriptors() as descriptors:
+        heuristics = cudnn_plans._heuristics(descriptors, problem, on, cudnn_plans.Mode.INSTANT)
+        return [
+            [
+                cudnn_plans._is_compiled(descriptors, config),
+                cudnn_plans._stated_bytes(descriptors, config),
+                cudnn_plans._built_bytes(descriptors, config, on),
+            ]
+            for config in itertools.islice(cudnn_plans._configs(descriptors, heuristics), 4)
+        ]

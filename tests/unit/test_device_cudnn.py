@@ -295,11 +295,37 @@ def test_engines_that_do_not_load_are_an_error_and_not_another_plan():
     assert WorkspaceOracle(described).bytes(asked) == found
 
 
+def test_plans_that_would_be_compiled_take_what_their_configuration_states():
+    """They are not built, which takes 0.2 s each; built, they take the same bytes, as others do."""
+    described, modules = card("rtx-3090"), (cudnn_asking.__name__, phantom_calls.__name__)
+    asked = [
+        problem(kind="weight_gradient"),
+        problem(
+            kind="weight_gradient",
+            input=(3, 64, 20, 20),
+            weight=(64, 16, 1, 1),
+            padding=(0, 0),
+            groups=4,
+        ),
+    ]
+    arguments = {
+        "device": json.dumps(described.cudnn_description()),
+        "problems": [asdict(one) for one in asked],
+    }
+    variables = {"PYTHONPATH": str(Path(__file__).parent)}
+    with PhantomChild(described, imports=modules, variables=variables) as child:
+        found = child.call(phantom_calls.stated_and_built, arguments)
+
+    assert [stated for _, stated, _ in found] == [built for *_, built in found]
+    assert {True, False} == {is_compiled for is_compiled, *_ in found}
+    assert max(built for *_, built in found) > 0
+
+
 def test_a_child_that_died_is_asked_in_another():
     """An answer is had although the process that is asked was ended."""
     oracle = WorkspaceOracle(card("rtx-3090"))
     before = oracle.bytes(problem(input=(1, 64, 8, 8)))
-    cudnn_asking._children[False]._process.kill()
+    cudnn_asking._children[0]._process.kill()
 
     assert before == WorkspaceOracle(card("rtx-3090")).bytes(problem(input=(1, 64, 8, 8)))
 

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 
+NO_FRAMES = "no frames recorded"
+"""Stands for the line of a block whose recording has no stacks."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockLabel:

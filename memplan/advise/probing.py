@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from memplan import tape as tapes
 from memplan.advise.at_peak import tensors_at_peak
+from memplan.advise.life_blocks import life_blocks
 from memplan.advise.notes import growth_notes, notes_on
 from memplan.advise.other_ranks import other_ranks
 from memplan.advise.question import (
@@ -22,6 +23,7 @@ from memplan.advise.question import (
     warm_up,
 )
 from memplan.answers import (
+    PREDICTED,
     BatchPeaks,
     FitFacts,
     ModuleMemory,
@@ -30,6 +32,7 @@ from memplan.answers import (
     Timeline,
     WorkloadFacts,
 )
+from memplan.blocks import BlockLives
 from memplan.device.life import Life, Program
 from memplan.device.plan_fallback import PlanFallback
 from memplan.device.replay import (
@@ -244,7 +247,12 @@ def _recommended(
 
 @kept_processes()
 def probe_many(
-    question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
+    question: Question,
+    batches: Sequence[int],
+    *,
+    command: str = "",
+    say: Say = silent,
+    keep: Callable[[BlockLives], None] | None = None,
 ) -> list[ProbeAnswer]:
     """Return, for each card, where a training's memory goes and how it grows with the batch.
 
@@ -253,6 +261,7 @@ def probe_many(
         batches: micro-batch sizes to answer for, each >= 1.
         command: the command line, for the record.
         say: called with a line on what is being done.
+        keep: given each card's life at the reference batch block by block, in the order of cards.
 
     Raises:
         MemplanError: something in the question cannot be used; the message says what.
@@ -299,8 +308,15 @@ def probe_many(
         peaks = predictor.peaks(card, reference)
         fallback = simulator.fallback(program, predictor.convolutions(reference))
         timeline = _timeline(program, sizes, simulator, peaks, fallback)
-        sizes = fallback.applied(sizes)
         tape = predictor.fit.tape(reference)
+        if keep is not None:
+            plans = simulator.fallback(program, predictor.convolutions(reference))
+            keep(
+                life_blocks(
+                    program, tape, sizes, simulator, peaks, fallback=plans, origin=PREDICTED
+                )
+            )
+        sizes = fallback.applied(sizes)
         unknown = tape.description.unknown_operators
         answers.append(
             ProbeAnswer(

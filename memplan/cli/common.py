@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from memplan.answers import save_answers
+from memplan.blocks import BlockLives
 from memplan.click_options import options
 from memplan.errors import BadInputError
 from memplan.spec import LEVER
@@ -141,8 +142,8 @@ output_options = options(
     click.option(
         "--report",
         type=click.Path(path_type=Path),
-        metavar="PATH.pdf",
-        help="Also write PDF pages.",
+        metavar="PATH.pdf|.html",
+        help="Also write a report: PDF pages, or one HTML page with a timeline to zoom.",
     ),
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
@@ -198,13 +199,34 @@ def folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
-    """Write the PDF pages that `--report` asks for; `answers` are `write_report`'s."""
-    if values["report"] is not None:
+def is_html(path: Path | None) -> bool:
+    """Return whether a report's path asks for an HTML page; all others are PDF pages."""
+    return path is not None and path.suffix.lower() in {".html", ".htm"}
+
+
+def write_pages(
+    values: Mapping[str, Any], lives: Sequence[BlockLives] = (), **answers: Any
+) -> None:
+    """Write the report that `--report` asks for.
+
+    Args:
+        values: a command's, with `report` and `force`.
+        lives: block by block, which only an HTML page shows.
+        **answers: those of `write_report`.
+    """
+    path = values["report"]
+    if path is None:
+        return
+    kept = {"command": typed_command(), "force": values["force"]}
+    if is_html(path):
+        from memplan.html import write_html
+
+        write_html(path, **answers, **kept, lives=lives)
+    else:
         from memplan.report import write_report
 
-        write_report(values["report"], **answers, command=typed_command(), force=values["force"])
-        wrote(values["report"])
+        write_report(path, **answers, **kept)
+    wrote(path)
 
 
 def typed_command() -> str:

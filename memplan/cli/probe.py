@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from memplan.answers import ProbeAnswer
+from memplan.blocks import BlockLives
 from memplan.cli.common import (
     Progress,
     card_options,
     check_writable,
+    is_html,
     output_options,
     show,
     typed_command,
@@ -64,13 +66,15 @@ def command(**values: Any) -> None:
     try:
         question, _ = with_data(question_from(values), values["data_path"])
         question = known_calibrations(question, warn)
-        answers = probe_many(question, batches, command=typed_command(), say=progress)
+        lives: list[BlockLives] = []
+        keep = lives.append if is_html(values["report"]) else None
+        answers = probe_many(question, batches, command=typed_command(), say=progress, keep=keep)
     finally:
         progress.done()
     show(values, answers, _text)
     if values["tape_path"] is not None:
         _save_tape(question, batches[-1], values["tape_path"])
-    write_pages(values, probes=answers)
+    write_pages(values, probes=answers, lives=lives)
 
 
 def _save_tape(question: Any, batch: int, path: Path) -> None:

@@ -82,6 +82,15 @@ def read_snapshot(path: Path, device: int = 0) -> Snapshot:
     Raises:
         BadTapeError: the file is no snapshot, is damaged, or is unsafe to read.
     """
+    return parsed(path, load_content(path), device)
+
+
+def load_content(path: Path) -> dict[str, Any]:
+    """Return what a snapshot file holds, plain containers, numbers and strings.
+
+    Raises:
+        BadTapeError: the file is no snapshot, is damaged, or is unsafe to read.
+    """
     content = _load(path)
     if isinstance(content, list):  # what `torch.cuda.memory_snapshot()` returns: segments alone
         content = {"segments": content, "device_traces": []}
@@ -90,6 +99,15 @@ def read_snapshot(path: Path, device: int = 0) -> Snapshot:
             f"{path} is no PyTorch memory snapshot: it lacks segments or device_traces. Write one "
             "with torch.cuda.memory._dump_snapshot."
         )
+    return content
+
+
+def parsed(path: Path, content: Mapping[str, Any], device: int = 0) -> Snapshot:
+    """Return one device's segments and history of a file's content.
+
+    Raises:
+        BadTapeError: it is not laid out as any release of PyTorch does.
+    """
     try:
         return snapshot_of(content, device)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -159,13 +177,12 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
     Raises:
         ValueError: nothing is recorded of the device.
     """
-    traces = content["device_traces"]
-    rows = traces[device] if 0 <= device < len(traces) else []
+    rows = history_rows(content, device)
     segments = [row for row in content["segments"] if row.get("device", 0) == device]
     if not rows and not segments:
         raise ValueError(f"nothing is recorded of device {device}")
     version = _torch_version(content)
-    entries = tuple(_entry(row) for row in rows if row["action"] in _ACTIONS)
+    entries = tuple(_entry(row) for row in rows)
     records = sorted((_segment(row) for row in segments), key=lambda record: record.address)
     return Snapshot(
         torch_version=version,
@@ -174,6 +191,13 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
         settings=_settings(content, version, tuple(records), entries),
         held_by=held_by_place(content, device),
     )
+
+
+def history_rows(content: Mapping[str, Any], device: int = 0) -> list[Mapping[str, Any]]:
+    """Return the entries of one device's history that stand for what the allocator did."""
+    traces = content["device_traces"]
+    rows = traces[device] if 0 <= device < len(traces) else []
+    return [row for row in rows if row["action"] in _ACTIONS]
 
 
 def _torch_version(content: Mapping[str, Any]) -> tuple[int, int]:

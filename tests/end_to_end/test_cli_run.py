@@ -270,7 +270,7 @@ def test_what_trains_in_a_forked_process_is_watched(tmp_path):
         (["--gpu", "rtx-9999"], "Unknown card 'rtx-9999'"),
         (["--gpu", "t4", "--capacity", "100MiB"], "A capacity of 100 MiB"),
         (["--gpu", "t4", "--capacity", "much"], "'much' is not an amount of memory"),
-        (["--gpu", "t4", "--report", "pages.txt"], "--report pages.txt: pages are written as PDF"),
+        (["--gpu", "t4", "--report", "pages.txt"], "--report pages.txt: reports are PDF or HTML"),
         (["--gpu", "t4", "--read", "x=1"], "is not FILE:LINE=VALUE"),
         (["--gpu", "t4", "--find-batch", "--size"], "the command has no --size"),
     ],

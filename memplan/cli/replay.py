@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from memplan import tape as tapes
-from memplan.answers import MEASURED
 from memplan.blocks import BlockLives
 from memplan.cli.common import Progress, check_writable, folded, is_html
 from memplan.device.allocator_settings import AllocatorSettings
@@ -197,7 +196,7 @@ def _snapshot(file: Path, values: Mapping[str, Any], say: Progress) -> _Answered
     rows = history_rows(content) if is_html(values["report"]) and snapshot.trace else []
     del content  # of a large file the stacks are most, and only a page shows them
     say(f"Replaying {len(snapshot.trace)} entries")
-    lives = [snapshot_blocks(rows, snapshot, file.name, MEASURED)] if rows else []
+    lives = [snapshot_blocks(rows, snapshot, file.name)] if rows else []
     return _snapshot_answer(file, snapshot, values), lives
 
 
@@ -274,7 +273,7 @@ def _not_replayed(file: Path, snapshot: Snapshot, why: str) -> dict[str, Any]:
         "simulated": {},
         **_held(snapshot),
         "note": why,
-        "origin": "measured",
+        "origin": snapshot.origin,
     }
 
 
@@ -283,4 +282,5 @@ def _held(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "pools": [asdict(one) for one in pool_totals(snapshot.segments)],
         "held_by": dict(snapshot.held_by),
+        "recorded_origin": snapshot.origin,
     }

@@ -43,7 +43,8 @@ def write_html(
         plans: answers of `memplan plan`, one a card.
         run_folder: what `memplan train` left.
         scripts: answers of `memplan run`.
-        lives: block by block; they take the place of the saved samples.
+        lives: of the scripts and then of the probes, in their order, block by block; they take
+            the place of saved samples.
         command: the command that asked for the report, stated at its end.
         force: whether an existing file is overwritten.
 
@@ -54,12 +55,13 @@ def write_html(
     if not (probes or plans or scripts or lives) and run_folder is None:
         raise BadInputError("There is nothing to report: give a probe, a plan or a run folder.")
     run = None if run_folder is None else read_run(run_folder)
+    figures = iter(_figures(lives))
     body = [
-        *(part for script in scripts for part in _script(script, shows=not lives)),
+        *(part for script in scripts for part in _script(script, figures)),
         *([] if run is None else _run(run, plans[0] if plans else None)),
         *(part for plan in plans for part in _plan(plan)),
-        *(part for probe in probes for part in _probe(probe, shows=not lives)),
-        *_lives(lives),
+        *(part for probe in probes for part in _probe(probe, figures)),
+        *figures,
         *_provenance([*probes, *plans, *scripts], command),
     ]
     title = _title(probes, plans, scripts, run, lives)
@@ -81,7 +83,7 @@ def write_replay_html(
     Raises:
         BadInputError: the file exists and `force` is False, or it cannot be written.
     """
-    body = [*sections_html(sections), *_lives(lives), *_provenance([], command)]
+    body = [*_figures(lives), *sections_html(sections), *_provenance([], command)]
     _save(path, page(title, [f"<h1>{text(title)}</h1>", *body]), force=force)
     return path
 
@@ -136,13 +138,12 @@ def _title(
     return f"Training memory: {', '.join(names) or lives[0].title}"
 
 
-def _probe(probe: ProbeAnswer, *, shows: bool) -> Iterator[str]:
+def _probe(probe: ProbeAnswer, figures: Iterator[str]) -> Iterator[str]:
     yield f"<h2>Probe: {text(workload_title(probe.workload))}, {text(card_name(probe.gpu))}</h2>"
     yield f'<p class="quiet">{text(workload_line(probe.workload))}</p>'
     yield numbers_html(probe_numbers(probe))
     yield bar_html(probe.categories_at_peak)
-    if shows:
-        yield probe_timeline_html(probe, f"probe-{_slug(probe.gpu.name)}")
+    yield next(figures, "") or probe_timeline_html(probe, f"probe-{_slug(probe.gpu.name)}")
     tensors = largest_tensors(probe)
     yield from sections_html([*probe_sections(probe), *([tensors] if tensors.text else [])])
 
@@ -160,19 +161,16 @@ def _run(run: RunRecord, plan: PlanAnswer | None) -> Iterator[str]:
     yield from sections_html(run_sections(run, plan))
 
 
-def _script(script: ScriptAnswer, *, shows: bool) -> Iterator[str]:
+def _script(script: ScriptAnswer, figures: Iterator[str]) -> Iterator[str]:
     yield f"<h2>{text(script.command)}</h2>"
     yield numbers_html(script_numbers(script))
     yield bar_html(script.categories_at_peak)
-    if shows:
-        yield script_timeline_html(script, "script")
+    yield next(figures, "") or script_timeline_html(script, "script")
     yield from sections_html(script_sections(script))
 
 
-def _lives(lives: Sequence[BlockLives]) -> Iterator[str]:
-    if lives:
-        yield "<h2>Block by block</h2>"
-    yield from (lives_html(one, f"blocks-{number}") for number, one in enumerate(lives))
+def _figures(lives: Sequence[BlockLives]) -> list[str]:
+    return [lives_html(one, f"blocks-{number}") for number, one in enumerate(lives)]
 
 
 def _slug(name: str) -> str:

@@ -340,8 +340,8 @@
       if (!alive.length) return '';
       alive.sort((a, b) => blocks.bytes[b] - blocks.bytes[a]);
       const shown = alive.slice(0, LARGEST).map((i) => {
-        const [, tensor, module, , line] = labels[blocks.label[i]];
-        return `${size(blocks.bytes[i])} ${module || line || tensor}`.trim();
+        const [, tensor, module, operator, line] = labels[blocks.label[i]];
+        return `${size(blocks.bytes[i])} ${module || line || tensor || operator}`.trim();
       });
       return `Largest of ${count(alive.length)} blocks here: ${shown.join('; ')}`;
     }

@@ -24,7 +24,7 @@ def replay_sections(answer: dict[str, Any]) -> list[Section]:
 
 def _not_replayed(answer: dict[str, Any]) -> Section:
     held = [format_bytes(answer["recorded"][f"{n}_bytes"]) for n in ("allocated", "reserved")]
-    head = f"{answer['file']}: {held[0]} allocated, {held[1]} reserved (measured)."
+    head = f"{answer['file']}: {held[0]} allocated, {held[1]} reserved ({answer['origin']})."
     return Section(title="The snapshot", sentences=(head, answer["note"]))
 
 
@@ -85,7 +85,7 @@ def _pools(answer: dict[str, Any]) -> list[Section]:
         for one in pools[:_MOST_POOLS]
     )
     title = "When the snapshot was taken"
-    table = Table(header=header, rows=rows, caption=f"{title} (measured)")
+    table = Table(header=header, rows=rows, caption=f"{title} ({answer['recorded_origin']})")
     return [Section(title=title, table=table)]
 
 
@@ -100,5 +100,6 @@ def _lines(answer: dict[str, Any]) -> list[Section]:
         (place, format_bytes(num_bytes), f"{num_bytes / total:.0%}")
         for place, num_bytes in lines[:_MOST_LINES]
     )
-    table = Table(header=("Line", "Allocated", "Share"), rows=rows, caption="Held by (measured)")
+    caption = f"Held by ({answer['recorded_origin']})"
+    table = Table(header=("Line", "Allocated", "Share"), rows=rows, caption=caption)
     return [Section(title="Held by", table=table)]

@@ -41,6 +41,8 @@ class Snapshot:
     """The recorded history before it, oldest first."""
     settings: AllocatorSettings
     """The options in force; the memory fraction is not in the file."""
+    origin: str = "measured"
+    """What the history is: `simulated` or `phantom` where memplan wrote the file."""
     held_by: Mapping[str, int] = field(default_factory=dict)
     """Bytes in use at the time of the snapshot by the user's line that asked for them."""
 
@@ -189,8 +191,16 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
         segments=tuple(records),
         trace=entries,
         settings=_settings(content, version, tuple(records), entries),
+        origin=_origin(content),
         held_by=held_by_place(content, device),
     )
+
+
+def _origin(content: Mapping[str, Any]) -> str:
+    """Return what the file says of itself where memplan wrote it."""
+    said = content.get("memplan")
+    origin = said.get("origin") if isinstance(said, Mapping) else None
+    return origin if origin in ("simulated", "phantom") else "measured"
 
 
 def history_rows(content: Mapping[str, Any], device: int = 0) -> list[Mapping[str, Any]]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from memplan.blocks import NO_FRAMES, BlockLabel, BlockLives, LabelTable
 from memplan.device.allocator_records import TraceEntry
+from memplan.history_frames import MODULE, OPERATOR, PHASE, told_by
 from memplan.tape import CATEGORIES
 from memplan.trace.snapshot import Snapshot, driver_balance
-from memplan.trace.snapshot_frames import MODULE, OPERATOR, PHASE, told_by
 from memplan.trace.snapshot_places import place_of
 
 _ROUND = 512
@@ -22,7 +22,7 @@ BEFORE = "made before the history began"
 
 
 def snapshot_blocks(
-    rows: Sequence[Mapping[str, Any]], snapshot: Snapshot, title: str, origin: str
+    rows: Sequence[Mapping[str, Any]], snapshot: Snapshot, title: str
 ) -> BlockLives:
     """Return every block of a history: those before it, those in it, and those that are left.
 
@@ -33,7 +33,6 @@ def snapshot_blocks(
         rows: entries of one device's history as they stand in the file, those of `snapshot`.
         snapshot: read from them.
         title: names the recording.
-        origin: what the figures are.
     """
     found = _Blocks(rows, snapshot)
     labels = _banded(found)
@@ -44,7 +43,7 @@ def snapshot_blocks(
     )
     return BlockLives(
         title=title,
-        origin=origin,
+        origin=snapshot.origin,
         num_events=len(snapshot.trace),
         made=made,
         freed=freed,

@@ -19,8 +19,8 @@ from memplan.device.allocator_records import SegmentRecord, TraceEntry
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.life import Program
 from memplan.files import replaced
+from memplan.history_frames import Frame, frames_of
 from memplan.tape import Int64
-from memplan.trace.snapshot_frames import Frame, frames_of
 
 
 def write_snapshot(path: Path, content: dict[str, Any]) -> None:
@@ -61,6 +61,7 @@ def snapshot_content(
         "device_traces": [writer.entries],
         "external_annotations": [],
         "allocator_settings": _written_settings(settings),
+        "memplan": {"origin": "simulated"},
     }
 
 

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_version", "acceptance", "answer", "answers", "batch_norm", "blocks", "bounds", "capabilities",
-    "click_options", "convolution", "efficient_attention", "errors", "family", "host_memory",
-    "inference", "launch", "launches", "lean", "parallel", "plan_answers", "processes",
-    "reduction", "registry", "script_answer", "spec", "spec_changes", "tape",
+    "click_options", "convolution", "efficient_attention", "errors", "family", "history_frames",
+    "host_memory", "inference", "launch", "launches", "lean", "parallel", "plan_answers",
+    "processes", "reduction", "registry", "script_answer", "spec", "spec_changes", "tape",
     "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,22 +26,53 @@ from memplan.spec import LEVER
 
 
 class Progress:
-    """One line on standard error that says what is being done; silent where nobody watches."""
+    """One line on standard error that says what is being done; silent where nobody watches.
+
+    It counts the seconds on, so that a long piece of work is seen to go on.
+    """
+
+    REDRAW_SECONDS = 1.0
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._live = sys.stderr.isatty() and not quiet
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = is_terminal and not quiet
         self._start = time.monotonic()
+        self._text = ""
+        self._ended: threading.Event | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, text: str) -> None:
         """Show what is being done now."""
-        if self._live:
-            elapsed = time.monotonic() - self._start
-            click.echo(f"\r\x1b[K{text} ({elapsed:.0f} s)", nl=False, err=True)
+        if not self._live:
+            return
+        with self._lock:
+            self._text = text
+            self._draw()
+        if self._ended is None:
+            self._ended = threading.Event()
+            threading.Thread(target=self._count, args=(self._ended,), daemon=True).start()
+
+    def _count(self, ended: threading.Event) -> None:
+        while not ended.wait(self.REDRAW_SECONDS):
+            with self._lock:
+                if not ended.is_set():
+                    self._draw()
+
+    def _draw(self) -> None:
+        elapsed = f" ({time.monotonic() - self._start:.0f} s)"
+        room = max(shutil.get_terminal_size().columns - 1 - len(elapsed), 10)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            sys.stderr.write(f"\r\x1b[K{self._text[:room]}{elapsed}")
+            sys.stderr.flush()
 
     def done(self) -> None:
         """Clear the line."""
         if self._live:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            with self._lock:
+                if self._ended is not None:
+                    self._ended.set()
+                    self._ended = None
+                click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def given_parameters(context: click.Context) -> frozenset[str]:
@@ -218,14 +251,19 @@ def write_pages(
     if path is None:
         return
     kept = {"command": typed_command(), "force": values["force"]}
-    if is_html(path):
-        from memplan.html import write_html
+    progress = Progress()
+    progress(f"Writing {path.name}")
+    try:
+        if is_html(path):
+            from memplan.html import write_html
 
-        write_html(path, **answers, **kept, lives=lives)
-    else:
-        from memplan.report import write_report
+            write_html(path, **answers, **kept, lives=lives)
+        else:
+            from memplan.report import write_report
 
-        write_report(path, **answers, **kept)
+            write_report(path, **answers, **kept)
+    finally:
+        progress.done()
     wrote(path)
 
 

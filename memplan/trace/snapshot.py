@@ -5,9 +5,11 @@ Source: `torch/cuda/memory.py` and `torch/csrc/cuda/memory_snapshot.cpp`, PyTorc
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -20,13 +22,20 @@ from memplan.device.allocator_records import (
     TraceEntry,
 )
 from memplan.device.allocator_settings import NO_ROUNDUP, AllocatorSettings
-from memplan.errors import BadTapeError, UsageError
+from memplan.errors import BadInputError, BadTapeError, UsageError
+from memplan.host_memory import available_host_bytes
 from memplan.trace.snapshot_places import held_by_place
+from memplan.units import format_bytes
 
 _ACTIONS = frozenset(get_args(Action))
 _STATES = frozenset(get_args(BlockState))
+_SIGNS = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
 _GZIP = b"\x1f\x8b"
 _MOST_BYTES = 16 << 30
+# What containers and numbers take of host memory, for each byte of the file they are read from, and
+# which part of what is left may go into that: see docs/replay.md for what was measured.
+_RESIDENT_A_BYTE = 4.5
+_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +76,7 @@ class Snapshot:
 
 def driver_balance(trace: tuple[TraceEntry, ...]) -> int:
     """Return the bytes that a history took from the driver, less what it gave back."""
-    signs = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
-    return sum(signs.get(entry.action, 0) * entry.size for entry in trace)
+    return sum(_SIGNS[entry.action] * entry.size for entry in trace if entry.action in _SIGNS)
 
 
 def read_snapshot(path: Path, device: int = 0) -> Snapshot:
@@ -111,7 +119,8 @@ def parsed(path: Path, content: Mapping[str, Any], device: int = 0) -> Snapshot:
         BadTapeError: it is not laid out as any release of PyTorch does.
     """
     try:
-        return snapshot_of(content, device)
+        with _collecting_paused():
+            return snapshot_of(content, device)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadTapeError(
             f"{path} is not laid out as PyTorch 2.0 to 2.15 write snapshots ({error!r}). Write it "
@@ -132,11 +141,17 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Bounded:
-    """A file that ends with an error where a packed one unpacks to more than any snapshot."""
+    """A file that ends with an error where it holds more than any snapshot, or than there is room.
 
-    def __init__(self, file: Any) -> None:
+    Of a packed file only reading tells how much it holds.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
         self._file = file
-        self._left = _MOST_BYTES
+        self._path = path
+        self._available = available_host_bytes()
+        most = int(_SHARE * self._available / _RESIDENT_A_BYTE)
+        self._left = min(_MOST_BYTES, most)
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
@@ -149,8 +164,29 @@ class _Bounded:
     def _counted(self, data: bytes) -> bytes:
         self._left -= len(data)
         if self._left < 0:
-            raise BadTapeError("it holds more than 16 GiB")
+            if _SHARE * self._available / _RESIDENT_A_BYTE > _MOST_BYTES:
+                raise BadTapeError("it holds more than 16 GiB")
+            raise BadInputError(
+                f"{self._path} takes more host memory than the {format_bytes(self._available)} "
+                f"left: about {_RESIDENT_A_BYTE} bytes for each of the file's. Record fewer "
+                "entries (max_entries), or read it on a machine with more."
+            )
         return data
+
+
+@contextlib.contextmanager
+def _collecting_paused() -> Iterator[None]:
+    """Make many containers without looking again and again whether they are still used.
+
+    Nothing is freed meanwhile, and looking takes two thirds of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _load(path: Path) -> Any:
@@ -160,7 +196,10 @@ def _load(path: Path) -> Any:
             file.seek(0)
             # Read as it comes: the text of a large file need not be held beside its content.
             source = gzip.GzipFile(fileobj=file) if is_packed else file
-            return _PlainUnpickler(_Bounded(source)).load()
+            with _collecting_paused():
+                return _PlainUnpickler(_Bounded(source, path)).load()
+    except BadInputError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadTapeError(f"{path} cannot be read: {reason}.") from None

@@ -262,14 +262,14 @@ def _write_into(
     blocks = iter([block for block, is_alloc in history.steps if is_alloc])
     served = history.num_before
     for event in events:
+        event["frames"] = _of_script(event)
         if event["action"] != "alloc":
             continue
         block = next(blocks)
         served += 1
         step = bisect.bisect_left(step_ends, served) + 1
         phase = f"step_{step}/{block.phase}" if block.phase else ""
-        told = frames_of(module=shown(block.path), phase=phase)
-        event["frames"] = [*_of_script(event), *told]
+        event["frames"] += frames_of(module=shown(block.path), phase=phase)
         event["category"] = block.category
 
 

@@ -116,7 +116,7 @@ def without_small(lives: BlockLives, most_blocks: int, stretches: int = 2000) ->
         mine = small[band_of[lives.label[small]] == number]
         if not len(mine):
             continue
-        label = table.number(
+        number_of = table.number(
             BlockLabel(band=band, tensor=f"blocks of up to {limit:,} bytes, summed")
         )
         change = np.zeros(lives.num_events + 1, dtype=np.int64)
@@ -124,7 +124,7 @@ def without_small(lives: BlockLives, most_blocks: int, stretches: int = 2000) ->
         np.add.at(change, lives.freed[mine], -lives.num_bytes[mine])
         most = np.maximum.reduceat(np.cumsum(change)[:-1], edges[:-1])
         rows += [
-            (int(a), int(b), int(value), label)
+            (int(a), int(b), int(value), number_of)
             for a, b, value in zip(edges, edges[1:], most, strict=False)
             if value
         ]

@@ -329,21 +329,15 @@ def _part(columns: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.ND
 def _faults(tape: Tape) -> Iterator[str]:
     """Yield what in the columns points outside what it points into."""
     events, operators = tape.events, tape.operators
-    for rows in (events, operators):
-        columns = [column for column in vars(rows).values() if column is not None]
+    of_blocks = {"block_category": tape.block_category, "block_tensor": tape.block_tensor}
+    for table in (vars(events), vars(operators), of_blocks):
+        columns: list[npt.NDArray[Any]] = [one for one in table.values() if one is not None]
         if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
             yield "a column is no list of whole numbers"
             return
         if len({len(column) for column in columns}) != 1:
             yield "its columns are of several lengths"
             return
-    of_blocks = [tape.block_category, *([] if tape.block_tensor is None else [tape.block_tensor])]
-    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in of_blocks):
-        yield "a column is no list of whole numbers"
-        return
-    if len({len(column) for column in of_blocks}) != 1:
-        yield "its columns are of several lengths"
-        return
     ranges: tuple[tuple[str, npt.NDArray[Any] | None, int, int], ...] = (
         ("events.kind", events.kind, ALLOCATE, KEEP_COPY),
         ("events.block", events.block, 0, len(tape.block_category) - 1),

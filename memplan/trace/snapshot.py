@@ -239,7 +239,7 @@ def _origin(content: Mapping[str, Any]) -> str:
     """Return what the file says of itself where memplan wrote it."""
     said = content.get("memplan")
     origin = said.get("origin") if isinstance(said, Mapping) else None
-    return origin if origin in ("simulated", "phantom") else "measured"
+    return str(origin) if origin in ("simulated", "phantom") else "measured"
 
 
 def history_rows(content: Mapping[str, Any], device: int = 0) -> list[Mapping[str, Any]]:

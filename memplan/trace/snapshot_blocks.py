@@ -68,8 +68,8 @@ class _Blocks:
             self._take(event, entry, row)
         end = len(snapshot.trace)
         for address, size in _standing(snapshot):
-            begin, num_bytes, label = self._live.pop(address, None) or (0, size, self._before())
-            self.blocks.append((begin, end, num_bytes, label))
+            begin, _, label = self._begun(address, size)
+            self.blocks.append((begin, end, size, label))
         # What the end does not show was freed by an entry that the file lacks.
         self.blocks += [(begin, end, size, label) for begin, size, label in self._live.values()]
 
@@ -96,15 +96,20 @@ class _Blocks:
             self._live[entry.address] = event, size, self._label(event, row)
         elif entry.action == "free_completed":
             size = -(-entry.size // _ROUND) * _ROUND
-            begin, num_bytes, label = self._live.pop(entry.address, None) or (
-                0,
-                size,
-                self._before(),
-            )
-            self.blocks.append((begin, event, num_bytes, label))
+            begin, num_bytes, label = self._begun(entry.address, size)
+            if begin < event:  # else it was freed before any entry left it alive
+                self.blocks.append((begin, event, num_bytes, label))
 
-    def _before(self) -> int:
-        return self._table.number(BlockLabel(band="", tensor=BEFORE, line=BEFORE))
+    def _begun(self, address: int, size: int) -> tuple[int, int, int]:
+        """Return begin, bytes and label of a live block that ends; made before the history if not.
+
+        Args:
+            address: of the block.
+            size: bytes of a block that the history does not know.
+        """
+        if address in self._live:
+            return self._live.pop(address)
+        return 0, size, self._table.number(BlockLabel(band="", tensor=BEFORE, line=BEFORE))
 
     def _label(self, event: int, row: Mapping[str, Any]) -> int:
         frames = row.get("frames") or ()

@@ -1,4 +1,4 @@
-"""A finished run drawn: `report.pdf` and `plots/`; a failure to draw never loses the run."""
+"""A finished run drawn: reports and `plots/`; a failure to draw never loses the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DOTS_PER_INCH = 120
 
 
 def draw_run(folder: Path, plan: PlanAnswer | None, command: str, tell: Say) -> None:
-    """Write `report.pdf` and `plots/` into a run folder, or say why that was not possible.
+    """Write `report.pdf`, `report.html` and `plots/` into a run folder, or say why not.
 
     Args:
         folder: what the run left.
@@ -48,11 +48,16 @@ def _saved_plans(folder: Path) -> list[PlanAnswer]:
 
 
 def _write_report(folder: Path, plans: list[PlanAnswer], command: str, tell: Say) -> None:
+    from memplan.html import write_html
     from memplan.report.pages import write_report
 
     path = folder / "report.pdf"
     written = write_report(path, plans=plans, run_folder=folder, command=command, force=True)
     tell(f"Wrote {written}")
+    page = write_html(
+        folder / "report.html", plans=plans, run_folder=folder, command=command, force=True
+    )
+    tell(f"Wrote {page}")
 
 
 def _write_plots(folder: Path, plan: PlanAnswer | None, tell: Say) -> None:

@@ -11,6 +11,7 @@ from memplan.blocks import BlockLives
 from memplan.errors import BadInputError
 from memplan.files import write_text
 from memplan.html.markup import page, text
+from memplan.html.pictures import plan_chart, probe_chart, run_charts, run_pictures
 from memplan.html.sections import bar_html, numbers_html, sections_html
 from memplan.html.timeline import lives_html, probe_timeline_html, script_timeline_html
 from memplan.present.diff import Holdings, diff_headline, diff_numbers, diff_sections
@@ -144,6 +145,7 @@ def _probe(probe: ProbeAnswer, figures: Iterator[str]) -> Iterator[str]:
     yield numbers_html(probe_numbers(probe))
     yield bar_html(probe.categories_at_peak)
     yield next(figures, "") or probe_timeline_html(probe, f"probe-{_slug(probe.gpu.name)}")
+    yield probe_chart(probe)
     tensors = largest_tensors(probe)
     yield from sections_html([*probe_sections(probe), *([tensors] if tensors.text else [])])
 
@@ -152,13 +154,18 @@ def _plan(plan: PlanAnswer) -> Iterator[str]:
     yield f"<h2>Plan: {text(workload_title(plan.workload))}, {text(card_name(plan.gpu))}</h2>"
     yield f'<p class="quiet">{text(workload_line(plan.workload))}</p>'
     yield numbers_html(plan_numbers(plan))
+    yield plan_chart(plan)
     yield from sections_html(plan_sections(plan))
 
 
 def _run(run: RunRecord, plan: PlanAnswer | None) -> Iterator[str]:
     yield f"<h2>Run: {text(run.folder.name)}</h2>"
     yield numbers_html(run_numbers(run, plan))
+    yield '<div class="charts">'
+    yield from run_charts(run)
+    yield "</div>"
     yield from sections_html(run_sections(run, plan))
+    yield from run_pictures(run)
 
 
 def _script(script: ScriptAnswer, figures: Iterator[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from report_samples import sample_plan, sample_probe, write_run_folder
 from memplan.blocks import without_small
 from memplan.errors import BadInputError
 from memplan.html import write_html
+from memplan.html.charts import Series, chart_html
 from memplan.html.report import write_diff_html
 from memplan.present.diff import holdings_of
 from memplan.present.plan import plan_sections
@@ -97,12 +98,12 @@ def test_page_is_one_file_whose_one_script_is_named_by_its_hash(tmp_path):
 
 
 def test_pictures_have_words(tmp_path):
-    """Each canvas and bar says in words what it shows, and how it is used."""
+    """Each canvas, bar and chart says in words what it shows, and how it is used."""
     page = written(tmp_path, probes=[sample_probe()])
 
     pictures = [names for tag, names in page.tags if names.get("role") == "img"]
     ids = {names.get("id") for _, names in page.tags}
-    assert 2 == len(pictures)
+    assert 3 == len(pictures)
     assert all(names["aria-label"] for names in pictures)
     assert all(names.get("aria-describedby", "probe-rtx-3090-help") in ids for names in pictures)
     assert ("html", {"lang": "en"}) == page.tags[0]
@@ -172,6 +173,43 @@ def test_toy_adds_up():
     """Blocks count after the event that makes them and no more after the one that frees them."""
     assert [4, 4, 8, 10, 8, 4] == (toy_lives().allocated_bytes() // MIB).tolist()
     assert np.int64 == toy_lives().allocated_bytes().dtype
+
+
+def test_charts_have_words_and_whole_epochs(tmp_path):
+    """A run's curves say where they begin and end; epochs are whole; one dot is no line."""
+    folder = write_run_folder(tmp_path / "run")
+    page = written(tmp_path, run_folder=folder, plans=[sample_plan()], probes=[sample_probe()])
+
+    charts = [names["aria-label"] for tag, names in page.tags if tag == "svg" and "role" in names]
+    titles = [words.partition(":")[0] for words in charts]
+    assert "Scores on validation (measured)" in titles
+    assert "Memory, measured and predicted" in titles
+    assert "What more memory buys (predicted)" in titles
+    assert "Peak memory by micro-batch (predicted)" in titles
+    assert "2.5" not in page.texts
+    assert any("device-used (measured) " in words and " at last" in words for words in charts)
+
+
+def test_a_chart_without_numbers_is_none():
+    """What was not recorded leaves no empty axes."""
+    nothing = Series(name="loss", xs=(1.0,), ys=(float("nan"),))
+
+    assert "" == chart_html("Loss", [nothing], x_name="Epoch", y_name="Loss")
+    alone = Series(name="loss", xs=(3.0,), ys=(0.0,))
+    assert "<circle" in chart_html("Loss", [alone], x_name="Epoch", y_name="Loss")
+
+
+def test_a_runs_pictures_stand_in_the_page(tmp_path):
+    """PNG files are within it, anything else under their names is left out."""
+    folder = write_run_folder(tmp_path / "run")
+    (folder / "plots").mkdir(exist_ok=True)
+    (folder / "plots/train_batch_1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9))
+    (folder / "plots/labels.png").write_text("<script>")
+    page = written(tmp_path, run_folder=folder)
+
+    sources = [names["src"] for tag, names in page.tags if tag == "img"]
+    assert 1 == len(sources)
+    assert sources[0].startswith("data:image/png;base64,iVBOR")
 
 
 def test_diff_page_says_what_grew(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from memplan.cli.official_words import Side
 from memplan.errors import BadInputError
 from memplan.files import is_file
 from memplan.files.writing import numbered_folder
@@ -19,10 +20,10 @@ def shared(*, confidence: float, iou: float, most: int, project: str) -> Decorat
     """Return a decorator that adds the options of both, with a command's own defaults."""
     options = [
         click.option("--weights", required=True, type=click.Path(path_type=Path), metavar="FILE",
-                     help="A checkpoint (memplan's, official or exported) or an ONNX file."),
+                     help="A checkpoint (memplan's, official or exported), ONNX or OpenVINO."),
         click.option("--cfg", metavar="NAME|PATH",
                      help="Its configuration.  [as the checkpoint says]"),
-        click.option("--img", "--imgsz", "--img-size", "image_size", type=int, default=640,
+        click.option("--img", "--imgsz", "--img-size", "image_size", type=Side(), default=640,
                      show_default=True, metavar="PIXELS", help="The longer side of the images."),
         click.option("--device", default="", metavar="cpu|INDEX",
                      help="Where the network runs.  [a GPU if there is one]"),
@@ -66,7 +67,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     for option, name in (("--conf-thres", "confidence"), ("--iou-thres", "iou")):
         if not 0 <= values[name] <= 1:
             raise BadInputError(f"{option} {values[name]:g} is not between 0 and 1.")
-    if not is_file(values["weights"]):
+    if not _is_model(values["weights"]):
         raise BadInputError(f"--weights {values['weights']} is no file. Check the path.")
     if values["max_detections"] < 1:
         raise BadInputError(f"--max-det {values['max_detections']} is below 1.")
@@ -78,6 +79,11 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         "device": str(find_device(values["device"])),
         "folder": numbered_folder(values["project"], values["name"], exist_ok=values["exist_ok"]),
     }
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether there is a file, or a folder of OpenVINO's files."""
+    return is_file(path) or (path.is_dir() and any(path.glob("*.xml")))
 
 
 def _whole(size: int, stride: int = 32) -> int:

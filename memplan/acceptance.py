@@ -21,7 +21,9 @@ OPTIONS = {
     "multi_scale": "--multi-scale",
     "objects_per_image": "--objects-per-image",
     "cfg": "--cfg",
+    "blocks": "--blocks",
     "hyp": "--hyp",
+    "official_gains": "--official-gains",
     "quad": "--quad",
 }
 """Options that are a factory's arguments, by the argument; `--set` gives any other."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from memplan.click_options import blocks_option
 from memplan.errors import BadInputError
 from memplan.files import is_file
 from memplan.files.writing import numbered_folder
@@ -22,6 +23,7 @@ def shared(*, confidence: float, iou: float, most: int, project: str) -> Decorat
                      help="A checkpoint (memplan's, official or exported) or an ONNX file."),
         click.option("--cfg", metavar="NAME|PATH",
                      help="Its configuration.  [as the checkpoint says]"),
+        blocks_option,
         click.option("--img", "--imgsz", "--img-size", "image_size", type=int, default=640,
                      show_default=True, metavar="PIXELS", help="The longer side of the images."),
         click.option("--device", default="", metavar="cpu|INDEX",
@@ -70,7 +72,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         raise BadInputError(f"--weights {values['weights']} is no file. Check the path.")
     if values["max_detections"] < 1:
         raise BadInputError(f"--max-det {values['max_detections']} is below 1.")
-    names = ("weights", "cfg", "half", "confidence", "iou", "max_detections", "saves_txt",
+    names = ("weights", "cfg", "blocks", "half", "confidence", "iou", "max_detections", "saves_txt",
              "saves_confidence")  # fmt: skip
     return {
         **{name: values[name] for name in names},

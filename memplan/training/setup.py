@@ -108,8 +108,9 @@ def open_training(
 ) -> tuple[Workload, TrainingData]:
     """Return the workload with as many classes as the data has, and the checked data.
 
-    A plan must be made for this workload. A factory is called with `image_size`, with `hyp` and
-    `hyperparameters` where the options give them, and with `num_classes` where the data asks it.
+    A plan must be made for this workload. A factory is called with `image_size`, with `hyp`,
+    `hyperparameters` and other arguments where the options give them, and with `num_classes` where
+    the data asks it.
 
     Raises:
         BadInputError: the data cannot be used, or has other classes than a finished workload.
@@ -121,8 +122,9 @@ def open_training(
             arguments[name] = getattr(options, name)
     if options.quad:
         arguments["quad"] = True
-    if options.multi_scale:
-        arguments["multi_scale"] = True
+    for name in ("multi_scale", "official_gains", "blocks"):
+        if getattr(options, name):
+            arguments[name] = getattr(options, name)
     if options.val_batch is not None:
         arguments["validation_batch_size"] = options.val_batch
     is_made = isinstance(make_workload, Workload)

@@ -71,7 +71,7 @@ def export(options: ExportOptions) -> list[str]:
         UsageError: an option is out of its range.
     """
     _check(options)
-    trained = read_trained(options.weights, options.cfg, options.data)
+    trained = read_trained(options.weights, options.cfg, options.data, options.blocks)
     conversion = drop_auxiliary(trained.net)
     small = conversion.net
     ready = fuse(small) if options.fuse else small

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from memplan.acceptance import check_weights
 from memplan.click_options import blocks_option
 from memplan.errors import BadInputError
-from memplan.files import is_file
 from memplan.files.writing import numbered_folder
 
 Decorator = Callable[[Any], Any]
@@ -68,8 +68,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     for option, name in (("--conf-thres", "confidence"), ("--iou-thres", "iou")):
         if not 0 <= values[name] <= 1:
             raise BadInputError(f"{option} {values[name]:g} is not between 0 and 1.")
-    if not is_file(values["weights"]):
-        raise BadInputError(f"--weights {values['weights']} is no file. Check the path.")
+    check_weights(values["weights"])
     if values["max_detections"] < 1:
         raise BadInputError(f"--max-det {values['max_detections']} is below 1.")
     names = ("weights", "cfg", "blocks", "half", "confidence", "iou", "max_detections", "saves_txt",

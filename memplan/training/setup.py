@@ -11,7 +11,13 @@ import torch
 
 from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
-from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, reader_of_weights
+from memplan.capabilities import (
+    KnowsData,
+    LoadsWhole,
+    hyperparameters,
+    reader_of_data,
+    reader_of_weights,
+)
 from memplan.errors import BadInputError, UsageError, is_out_of_memory
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
@@ -130,7 +136,8 @@ def open_training(
     is_made = isinstance(make_workload, Workload)
     workload = make_workload if isinstance(make_workload, Workload) else make_workload(**arguments)
     check_image_size(options.image_size, workload.stride)
-    if not options.data.exists():
+    knows = isinstance(workload, KnowsData) and workload.has_data(options.data)
+    if not knows and not options.data.exists():
         raise BadInputError(
             f"No data description at {options.data}. Give a data.yaml, or write the sample set "
             "with `memplan data sample DIR`."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplan.errors import BadInputError
-from memplan.files import Source, brief, is_there
+from memplan.files import Source, brief, in_checkout, is_there
 from memplan.files.yaml_text import NotYamlError, parse_yaml
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _shipped(name: str) -> str:
 
 
 def _read(path: Path) -> str:
+    path = in_checkout(path)
     if not is_there(path):
         shipped = sorted(item.name for item in (resources.files(__package__) / "hyp").iterdir())
         # The official files are called hyp.scratch-high.yaml.

@@ -69,5 +69,6 @@ _LAYERS_OF_TORCH = frozenset(
 def layer_of_torch(name: str) -> type[nn.Module] | None:
     """Return the class of such as `nn.ZeroPad2d`; None where it is no layer of maps."""
     kind = getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else None
-    is_layer = inspect.isclass(kind) and kind.__module__ in _LAYERS_OF_TORCH
-    return kind if is_layer and issubclass(kind, nn.Module) else None
+    if not inspect.isclass(kind) or kind.__module__ not in _LAYERS_OF_TORCH:
+        return None
+    return kind if issubclass(kind, nn.Module) else None

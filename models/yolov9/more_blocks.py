@@ -251,7 +251,9 @@ class Contract(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, C gain^2, H / gain, W / gain]`."""
-        x = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # [B, C, H, g, W, g]
+        batch, channels, height, width = x.shape
+        gain = self.gain
+        x = x.view(batch, channels, height // gain, gain, width // gain, gain)
         return x.permute(0, 3, 5, 1, 2, 4).contiguous().flatten(1, 3)
 
 
@@ -264,7 +266,9 @@ class Expand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, C / gain^2, H gain, W gain]`."""
-        x = x.unflatten(1, (self.gain, self.gain, -1))  # [B, g, g, C, H, W]
+        batch, channels, height, width = x.shape
+        gain = self.gain
+        x = x.view(batch, gain, gain, channels // gain**2, height, width)
         return x.permute(0, 3, 4, 1, 5, 2).contiguous().flatten(4, 5).flatten(2, 3)
 
 

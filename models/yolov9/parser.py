@@ -317,7 +317,7 @@ class _Builder:
         """Return a row's output channels, scaled and rounded up to a multiple of 8."""
         if channels == self.unscaled:
             return int(channels)
-        return math.ceil(channels * self.width / 8) * 8
+        return int(math.ceil(channels * self.width / 8) * 8)
 
     def _head(self, name: str, inputs: list[Output], args: list[Any]) -> Detect:
         """Return a head; the strides of its levels are those of the main (last) branch."""

@@ -307,6 +307,12 @@ class YoloV9(Workload):
         _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
         return predictions, parts
 
+    def has_data(self, path: Path) -> bool:
+        """Return whether a data set's description is there, or ships under that name."""
+        from ..yolo_data.dataset import find_description
+
+        return find_description(path).exists()
+
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set.
 

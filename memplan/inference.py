@@ -21,6 +21,8 @@ class InferenceOptions:
     """Where results go; exists."""
     cfg: str | None = None
     """The configuration of a checkpoint; None asks the checkpoint."""
+    blocks: str | None = None
+    """A module of the user's whose classes that configuration names."""
     data: Path | None = None
     """A `data.yaml`: what is evaluated, or the names of the classes."""
     image_size: int = 640

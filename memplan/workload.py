@@ -126,6 +126,8 @@ class ExportOptions:
     """The file to write; one that exists is replaced."""
     cfg: str | None = None
     """The configuration, or the path of a description; None asks the checkpoint."""
+    blocks: str | None = None
+    """A module of the user's whose classes that description names."""
     data: Path | None = None
     """A data set's description, for the names of the classes; None asks the checkpoint."""
     image_size: int = 640

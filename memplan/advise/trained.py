@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from memplan.acceptance import check_weights
 from memplan.advise.question import DEFAULT_WORKLOAD, silent
 from memplan.capabilities import RunsTrained, exporter
 from memplan.errors import BadInputError, UsageError
-from memplan.files import is_file
 from memplan.files.writing import check_writable, numbered_folder
 from memplan.inference import Detections, DetectOptions, ValidateOptions, Validation
 from memplan.registry import make_workload
@@ -37,6 +37,7 @@ def val(
     data: Path | str,
     *,
     cfg: str | None = None,
+    blocks: str | None = None,
     task: str = "val",
     image_size: int = 640,
     batch_size: int = 32,
@@ -63,6 +64,7 @@ def val(
         weights: a checkpoint (memplan's, official or exported), ONNX or OpenVINO.
         data: the data set's `data.yaml`.
         cfg: the configuration of a checkpoint; None asks the checkpoint.
+        blocks: a module of yours whose classes that configuration names; importing it runs it.
         task: one of `TASKS`; "speed" takes val's images square, at `confidence` 0.25 and `iou`
             0.45.
         image_size: the longer side of images, pixels; rounded up to whole strides.
@@ -102,6 +104,7 @@ def val(
         weights=Path(weights),
         data=Path(data),
         cfg=cfg,
+        blocks=blocks,
         split="val" if is_speed else task,
         square=is_speed,
         image_size=_whole(image_size, say),
@@ -128,6 +131,7 @@ def predict(
     source: Path | str,
     *,
     cfg: str | None = None,
+    blocks: str | None = None,
     data: Path | str | None = None,
     image_size: int = 640,
     device: str = "",
@@ -156,6 +160,7 @@ def predict(
         weights: a checkpoint (memplan's, official or exported), ONNX or OpenVINO.
         source: an image, a video, a folder, a glob pattern, or a `.txt` with a path a line.
         cfg: the configuration of a checkpoint; None asks the checkpoint.
+        blocks: a module of yours whose classes that configuration names; importing it runs it.
         data: a `data.yaml` that names the classes; None asks the checkpoint.
         image_size: the longer side of images, pixels; rounded up to whole strides.
         device: "cpu" or the index of a GPU; empty takes a GPU if there is one.
@@ -193,6 +198,7 @@ def predict(
         weights=Path(weights),
         source=str(source),
         cfg=cfg,
+        blocks=blocks,
         data=None if data is None else Path(data),
         image_size=_whole(image_size, say),
         device=_device(device),
@@ -220,6 +226,7 @@ def export(
     output: Path | str | None = None,
     *,
     cfg: str | None = None,
+    blocks: str | None = None,
     data: Path | str | None = None,
     format: str = "onnx",  # noqa: A002 - as the option is called
     image_size: int = 640,
@@ -243,6 +250,7 @@ def export(
         weights: a checkpoint: memplan's own, or an official one.
         output: the file to write; None takes the weights' name with the format's suffix.
         cfg: the configuration; None asks the checkpoint.
+        blocks: a module of yours whose classes that configuration names; importing it runs it.
         data: a `data.yaml` that names the classes; None asks the checkpoint.
         format: "onnx", "torchscript", "openvino", "engine" (TensorRT), "pt" or "official".
         image_size: side of the images that the file takes, pixels.
@@ -273,6 +281,7 @@ def export(
         weights,
         output,
         cfg=cfg,
+        blocks=blocks,
         data=None if data is None else Path(data),
         image_size=image_size,
         batch_size=batch_size,
@@ -380,9 +389,8 @@ def _check_network(weights: Path | str, confidence: float, iou: float, most: int
     for option, number in (("--conf-thres", confidence), ("--iou-thres", iou)):
         if not 0 <= number <= 1:
             raise BadInputError(f"{option} {number:g} is not between 0 and 1.")
-    path = Path(weights)
-    if not is_file(path) and not any(path.glob("*.xml")):  # a folder of OpenVINO's files
-        raise BadInputError(f"--weights {weights} is no file. Check the path.")
+    if not any(Path(weights).glob("*.xml")):  # not a folder of OpenVINO's files
+        check_weights(Path(weights))
     if most < 1:
         raise BadInputError(f"--max-det {most} is below 1.")
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from memplan.cli.official_words import Side
+from memplan.click_options import blocks_option
 
 Decorator = Callable[[Any], Any]
 
@@ -20,6 +21,7 @@ def shared(*, confidence: float, iou: float, most: int, project: str) -> Decorat
                      help="A checkpoint (memplan's, official or exported), ONNX or OpenVINO."),
         click.option("--cfg", metavar="NAME|PATH",
                      help="Its configuration.  [as the checkpoint says]"),
+        blocks_option,
         click.option("--img", "--imgsz", "--img-size", "image_size", type=Side(), default=640,
                      show_default=True, metavar="PIXELS", help="The longer side of the images."),
         click.option("--device", default="", metavar="cpu|INDEX",

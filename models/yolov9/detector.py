@@ -78,7 +78,7 @@ def load_detector(options: InferenceOptions, data: Path | None = None) -> Detect
         ready = load_exported(options.weights).float()
         names, notes = tuple(ready.names.values()), tuple[str, ...]()
     else:
-        trained = read_trained(options.weights, options.cfg, data)
+        trained = read_trained(options.weights, options.cfg, data, options.blocks)
         ready = fuse(drop_auxiliary(trained.net).net)
         names, notes = trained.class_names, trained.notes
     dtype = torch.float16 if options.half and device.type == "cuda" else torch.float32

@@ -101,7 +101,7 @@ def export(options: ExportOptions) -> list[str]:
         UsageError: an option is out of its range.
     """
     kind = _checked(options)
-    trained = read_trained(options.weights, options.cfg, options.data)
+    trained = read_trained(options.weights, options.cfg, options.data, options.blocks)
     conversion = _converted(trained.net, options)
     ready = conversion.net
     if options.fuse and options.format != "official":

@@ -13,7 +13,6 @@ from memplan.blocks import BlockLives
 from memplan.cli.common import (
     Progress,
     card_options,
-    check_writable,
     is_html,
     output_options,
     show,
@@ -23,6 +22,7 @@ from memplan.cli.common import (
     wrote,
 )
 from memplan.click_options import lever_options
+from memplan.files.writing import check_writable
 from memplan.present.probe import probe_sections
 
 

@@ -12,10 +12,11 @@ import click
 
 from memplan import tape as tapes
 from memplan.blocks import BlockLives
-from memplan.cli.common import Progress, check_writable, folded, is_html
+from memplan.cli.common import Progress, folded, is_html
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.errors import BadInputError, BadTapeError, UsageError
+from memplan.files.writing import check_writable
 from memplan.present.diff import diff_json, diff_sections
 from memplan.present.replay import replay_sections
 from memplan.trace.snapshot import Snapshot, driver_balance, history_rows, load_content, parsed

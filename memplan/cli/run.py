@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from memplan.blocks import BlockLives
-from memplan.cli.common import Progress, check_writable, is_html, show, write_pages, wrote
+from memplan.cli.common import Progress, is_html, show, write_pages, wrote
 from memplan.errors import UnknownNameError, UsageError
+from memplan.files.writing import check_writable
 from memplan.present.script import script_sections
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run

@@ -127,3 +127,19 @@ def test_page_fits_a_phone(browser, tmp_path):
         assert 300 <= browser.value(PLACE)[2] <= 360
     finally:
         browser.resize(1200, 900)
+
+
+def test_print_is_light_and_leaves_the_controls_out(browser, tmp_path):
+    """On paper there is nothing to press, and the ground is white whatever the screen prefers."""
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.ask("Emulation.setEmulatedMedia", media="print", features=features)
+    try:
+        opened_page(browser, tmp_path, toy_lives())
+        shown = "getComputedStyle(document.querySelector('{}')).{}"
+
+        assert "none" == browser.value(shown.format(".controls", "display"))
+        assert "none" == browser.value(shown.format(".told", "display"))
+        assert "rgb(255, 255, 255)" == browser.value(shown.format("body", "backgroundColor"))
+        assert 200 < browser.value(PLACE)[3]
+    finally:
+        browser.ask("Emulation.setEmulatedMedia", media="", features=[])

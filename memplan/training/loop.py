@@ -22,7 +22,7 @@ from memplan.training.checkpoint import (
     strip_checkpoint,
 )
 from memplan.training.details import Details
-from memplan.training.epoch import EpochRunner
+from memplan.training.epoch import IN_ANOTHER, EpochRunner
 from memplan.training.guard import NoRoomError, OutOfMemory, attempt, persist
 from memplan.training.position import EpochPosition, Wishes, position_of
 from memplan.training.progress import Progress
@@ -31,7 +31,7 @@ from memplan.training.records import Announce, Records, metric_columns
 from memplan.training.relief import Relief
 from memplan.training.rescue import drop_rescued, rescue
 from memplan.training.run_folder import RunFolder
-from memplan.training.saving import Standing, checkpoint_of
+from memplan.training.saving import Standing, checkpoint_of, is_host_short
 from memplan.training.setup import Setup
 from memplan.training.stopping import StoppedError, StopRequest
 from memplan.training.summary import RunSummary
@@ -107,7 +107,7 @@ class Run:
             size,
             on_step=self._after_step,
             on_back_off=self._back_off_training,
-            on_recompute=lambda message: self.records.recompute(self.runner, message),
+            on_relief=self._relieved,
             wishes=self._wishes,
         )
         self.relief = Relief(setup, self.runner, self.records)
@@ -206,6 +206,7 @@ class Run:
         session.training_seconds += training_seconds
         session.images += result.num_images
         self._check_finite(epoch, result.losses)
+        self.records.tell_of_others()
         self.records.end_training(self.runner, standing.steps)
         patience = self.options.patience
         # The best so far is what this epoch's evaluation may still beat.
@@ -302,12 +303,18 @@ class Run:
             save=is_due,
             smaller=self.relief.wants_smaller,
             stays_small=self.relief.keeps_smaller,
+            lighter=self.relief.wants_lighter,
+            tell=self.records.has_untold,
         )
 
     def _after_step(self, runner: EpochRunner, wishes: Wishes) -> None:
         self.standing.steps += 1
         self.records.after_step(runner, self.standing.steps)
         self.relief.follow(self.standing.steps)
+        if wishes.tell:
+            self.records.tell_of_others()
+        if wishes.lighter:
+            self.relief.lighten()
         if wishes.smaller:
             self.relief.wants_smaller = False
             runner.lower()
@@ -374,10 +381,16 @@ class Run:
 
     def _back_off_training(self, message: str, micro_batch_size: int) -> None:
         steps = self.runner.parts_a_step
+        if not self.ranks.is_first and message != IN_ANOTHER:
+            facts = {"epoch": self.runner.epoch + 1, "phase": "training", "message": message}
+            self.records.tell("out_of_memory", facts)
         self.validation_size = min(
             self.validation_size, validation_batch_size(self.setup, micro_batch_size)
         )
         self.records.back_off(self.runner, "training", message, micro_batch_size, steps)
+
+    def _relieved(self, message: str, how: str) -> None:
+        self.records.relieve(self.runner, message, how)
 
     def _back_off_validation(self, message: str, batch_size: int) -> None:
         self.records.back_off(self.runner, "validation", message, batch_size, None)
@@ -420,13 +433,17 @@ class Run:
             self.setup,
             self.standing,
             states,
+            in_pieces=is_host_short(self.setup),
             micro_batch_size=self.runner.micro_batch_size,
             validation_size=self.validation_size,
             position=None if position is None else dict(position),
             finished=finished,
             spec=self.relief.spec_at_restart(),
         )
-        checkpoint = _persisted(make)
+        found = attempt(make)
+        if isinstance(found, OutOfMemory):
+            found = _persisted(partial(make, in_pieces=True))
+        checkpoint = found
         saved = []
         for name in names:
             try:

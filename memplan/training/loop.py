@@ -118,6 +118,8 @@ class Run:
         self._details = Details(setup, folder, self.records.warn)
         self._latest: tuple[int, Evaluator] | None = None
         self._unsaved: set[str] = set()  # checkpoints that could not be written at the last try
+        self._is_resumed = checkpoint is not None
+        self._rescued: Path | None = None  # of the newest state, where the run folder took none
 
     def go(self) -> RunSummary:
         """Train to the end and return what came of it.
@@ -334,11 +336,17 @@ class Run:
         """Stop between epochs, where the last save still holds."""
         [is_asked] = self.ranks.agree([bool(self.stop.asked)])
         if is_asked:
-            self._leave(is_saved=(self.folder.weights / "last.pt").exists())
+            self._leave(is_saved=self.has_state)
 
     def _stop(self) -> NoReturn:
         """Save where the epoch stands and stop."""
         self._leave(is_saved=not self.options.nosave and self._save_midway())
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is anything to go on from, in the run folder or in a second place."""
+        is_somewhere = self._is_resumed or self._rescued is not None
+        return is_somewhere or (self.folder.weights / LAST).exists()
 
     def resume_command(self) -> str:
         """Return what to type to go on; a workload that runs its own code must be typed again."""
@@ -358,8 +366,7 @@ class Run:
         if images:
             total = self.setup.data.num_training_images
             where += f" and {images} of {total} images"
-        last = self.folder.weights / "last.pt"
-        if is_saved or last.exists():
+        if is_saved or self.has_state:
             rest = "" if is_saved else "; only what was saved before is kept"
             how = f"{rest}. Continue with: {self.resume_command()}"
         else:
@@ -375,7 +382,7 @@ class Run:
                 self.runner.drop_step()
                 if self._save_midway():
                     return f"Everything is saved. Continue with: {self.resume_command()}"
-        if (self.folder.weights / LAST).exists():
+        if self.has_state:
             return f"What was saved before is kept. Continue with: {self.resume_command()}"
         return "Nothing was saved."
 
@@ -402,7 +409,7 @@ class Run:
         seconds = time.monotonic() - self._session.epoch_started
         record = {**position.as_record(), "seconds": seconds}
         saved = self._write(["last.pt"], position=record, finished=False)
-        return bool(saved) or not self.ranks.is_first
+        return bool(saved) or self._rescued is not None or not self.ranks.is_first
 
     def _is_diverging(self) -> bool:
         return not all(math.isfinite(loss) for loss in self.runner.mean_losses())
@@ -453,6 +460,7 @@ class Run:
             except UnsavedError as error:
                 self._save_elsewhere(name, checkpoint, error)
         if LAST in saved:
+            self._rescued = None
             drop_rescued(self.folder.path)
         facts: dict[str, object] = {"epoch": checkpoint.epoch, "files": saved}
         if position is not None:
@@ -467,6 +475,8 @@ class Run:
             BadInputError: the run is over and its weights are not in the run folder.
         """
         place = rescue(self.folder.path, checkpoint) if name == LAST else None
+        if name == LAST:
+            self._rescued = place
         where = "" if place is None else f" The state is saved in {place} instead."
         if checkpoint.finished and name == LAST:
             raise BadInputError(f"{error}{where} Make room, then continue with --resume.")

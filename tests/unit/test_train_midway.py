@@ -319,6 +319,28 @@ def test_what_finds_no_room_is_saved_in_a_second_place(folders, capsys, monkeypa
     assert [] == list((folders[1] / "cache/memplan/rescued").iterdir())
 
 
+def test_a_run_whose_folder_never_took_its_state_says_so_and_resumes(folders, monkeypatch, capsys):
+    """Stopped with its state in the second place alone, it says how to go on, and does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders[1] / "cache"))
+    straight = train(_toy(), _options(folders[0])).run_folder
+    folder = folders[1] / "runs/toy"
+
+    def on_event(name, _facts):
+        if name == "started":
+            (folder / "weights").rmdir()
+            (folder / "weights").touch()
+        if name == "saved":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="Continue with: memplan train --resume"):
+        train(_toy(), _options(folders[1]), on_event=on_event)
+    (folder / "weights").unlink()
+    _resume(_toy(), folder)
+
+    assert "The run goes on from " in capsys.readouterr().err
+    _assert_same_end(straight, folder)
+
+
 def test_one_folder_takes_one_run_at_a_time(tmp_path):
     """A second resume of a run that is at work is refused, by processes."""
     with pytest.raises(_KilledError):

@@ -1,4 +1,4 @@
-"""The same faults of memory under other people's remedies and memplan's: who survives, at what cost.
+"""The same faults of memory under other people's remedies and memplan's: who survives, and how
 
     PYTHONPATH=.:COMPOSER SIDE/bin/python -m benchmarks.guard_others
 
@@ -65,8 +65,8 @@ def main() -> None:
             "Effective batch: samples a step in the last epoch. Largest change of a weight: "
             "against the trainer's own run that nothing hit, at the end.",
             "Recovery: from the error until training is past the batch that it came at.",
-            "Lightning's finder tries batches before training, by doubling; here up to the one that "
-            "is wanted. Its trials are no lost steps.",
+            "Lightning's finder tries batches before training, by doubling; here up to the wanted "
+            "one. Its trials are no lost steps.",
             "Composer runs on a phantom card, which computes nothing, and watched by `memplan "
             "run`: no weights, and its seconds are an upper bound. After one in the optimizer's "
             "step it clears the gradients and repeats the batch (trainer.py, "

@@ -1,4 +1,4 @@
-"""The same faults of memory under other people's remedies and memplan's: who survives, and how
+"""The same faults of memory under other people's remedies and memplan's: who survives, and how.
 
     PYTHONPATH=.:COMPOSER SIDE/bin/python -m benchmarks.guard_others
 

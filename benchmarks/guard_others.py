@@ -73,7 +73,7 @@ def main() -> None:
             "`_adjust_device_train_microbatch_size`); the weights, half changed, stay.",
             "Ultralytics keeps its effective batch by accumulation (nbs); its own retry works in "
             "the first epoch only. Its loss is normalized by each piece's own positive anchors.",
-            "The loops' own validation is not memplan.guard's or the callbacks' to repeat.",
+            "Validation of Ultralytics is not its callback's to repeat.",
             f"Packages: {found}.",
         ],
     )

@@ -79,7 +79,7 @@ def accelerate(log: Log) -> torch.nn.Module:
 
 
 def guarded(log: Log) -> torch.nn.Module:
-    """Train with a loop of one's own inside `memplan.guard`; validation is the loop's."""
+    """Train with a loop of one's own inside `memplan.guard`."""
     import memplan
 
     net = network()
@@ -90,9 +90,8 @@ def guarded(log: Log) -> torch.nn.Module:
             optimizer.zero_grad()
             guard(lambda batch: loss_of(log, net, *batch), (x, y))
             guard.step(optimizer)
-        with torch.no_grad():
-            for x, _ in _loader():
-                log.validation(len(x))
+        for x, _ in _loader():
+            guard.evaluate(lambda piece: log.validation(len(piece)), x)
     return net
 
 

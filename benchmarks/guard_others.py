@@ -43,6 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    found = _packages()
     summary, details = [], []
     for name in RUNS:
         make = _on_card if name == COMPOSER else lambda kind, name=name: run(kind, name)
@@ -50,7 +51,6 @@ def main() -> None:
         outcomes = [make(kind) for kind in KINDS]
         summary.append(_summed(name, unhit, outcomes))
         details += [_row(name, kind, unhit, one) for kind, one in zip(KINDS, outcomes, strict=True)]
-    found = ", ".join(f"{one} {importlib.metadata.version(one)}" for one in _PACKAGES)
     publish(
         "guard_others",
         "Out of memory beside the remedies of others",
@@ -77,6 +77,14 @@ def main() -> None:
             f"Packages: {found}.",
         ],
     )
+
+
+def _packages() -> str:
+    """Return the packages with their versions; ends where one is missing, whose rows would lack."""
+    try:
+        return ", ".join(f"{one} {importlib.metadata.version(one)}" for one in _PACKAGES)
+    except importlib.metadata.PackageNotFoundError as error:
+        sys.exit(f"{error.name} is not installed here; see the head of {__file__}.")
 
 
 def _on_card(kind: Kind) -> Outcome:

@@ -208,9 +208,14 @@ class TrainingStep:
                 raise
         return ModelAverage(self.model, on_host=True)
 
+    @property
+    def has_average_away(self) -> bool:
+        """Whether the averaged weights are kept on the host, where the device was short of room."""
+        return self.average is not None and self.average.is_away
+
     def spare_average(self) -> bool:
         """Keep the averaged weights on the host from here on; return whether that makes room."""
-        if self.average is None or self.average.is_away or self.device.type == "cpu":
+        if self.average is None or self.has_average_away or self.device.type == "cpu":
             return False
         self.average.leave_device()
         return True

@@ -34,7 +34,7 @@ from memplan.training.guard import (
     first_line,
     num_images,
     num_samples,
-    persist,
+    persisted,
 )
 from memplan.training.position import EpochPosition, EpochResult, Wishes
 from memplan.training.schedule import Schedule
@@ -57,8 +57,9 @@ class EpochRunner:
         micro_batch_size: to begin with; `micro_batch_size` is lower after memory ran out.
         on_step: called after each step of the optimizer with what any process wished.
         on_back_off: called with the message and the new size when memory ran out.
-        on_relief: called when not one image fitted, with the message and what is done about it
-            from there on: `average on the host`, or as `TrainingStep.lighten` says.
+        on_relief: called when not one image fitted, with the message, and what is done about it
+            from there on: `average on the host`, or as `TrainingStep.lighten` says. The message is
+            empty where it was the optimizer's step that found no room.
         wishes: asked before each step.
     """
 
@@ -368,7 +369,7 @@ class EpochRunner:
         """Take the optimizer's step with what was gathered."""
         if self._snapshot is None:
             self.step.update()
-        elif (refusal := self._safe_update.take()) is not None:
+        elif (refusal := self._take_safely()) is not None:
             self._drop_step()
             # No activation is alive here, so a smaller micro-batch would free nothing.
             lighter = "" if self.setup.spec.optimizer == "SGD" else ", or --optimizer SGD"
@@ -381,6 +382,13 @@ class EpochRunner:
         self.num_steps += 1
         self._is_last_try = False
         self._open_window()
+
+    def _take_safely(self) -> OutOfMemory | None:
+        was_away = self.step.has_average_away
+        refusal = self._safe_update.take()
+        if self.step.has_average_away and not was_away:
+            self._on_relief("", ON_HOST)
+        return refusal
 
     def _sum_losses(self) -> None:
         """Add the step's losses to the epoch's; the step itself is taken."""
@@ -480,18 +488,8 @@ def _refused(found: object) -> tuple[bool, bool]:
 
 
 def _persisted(work: Callable[[], _T]) -> _T:
-    """Return what small work gives, tried again where it finds no room.
-
-    Raises:
-        NoRoomError: it found none at any try.
-    """
-    found = persist(work)
-    if isinstance(found, OutOfMemory):
-        raise NoRoomError(
-            f"Not even a few numbers find room ({found.message}). Another program may have taken "
-            "the memory: close it."
-        )
-    return found
+    way_out = "Another program may have taken the memory: close it."
+    return persisted(work, "Not even a few numbers find room", way_out)
 
 
 def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:

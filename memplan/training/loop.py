@@ -23,7 +23,7 @@ from memplan.training.checkpoint import (
 )
 from memplan.training.details import Details
 from memplan.training.epoch import IN_ANOTHER, EpochRunner
-from memplan.training.guard import NoRoomError, OutOfMemory, attempt, persist
+from memplan.training.guard import NoRoomError, OutOfMemory, attempt, persisted
 from memplan.training.position import EpochPosition, Wishes, position_of
 from memplan.training.progress import Progress
 from memplan.training.random_states import capture_random_states, restore_random_states
@@ -57,18 +57,8 @@ _STEPS_TO_TRY = 100  # of the optimizer, between tries of a micro-batch that did
 
 
 def _persisted(work: Callable[[], _T]) -> _T:
-    """Return what work gives that a smaller batch would not help, tried again without room.
-
-    Raises:
-        NoRoomError: there was none at any try.
-    """
-    found = persist(work)
-    if isinstance(found, OutOfMemory):
-        raise NoRoomError(
-            f"Looking at the weights, or saving them, finds no room ({found.message}). Close other "
-            "programs."
-        )
-    return found
+    what = "Looking at the weights, or saving them, finds no room"
+    return persisted(work, what, "Close other programs.")
 
 
 class Run:

@@ -250,9 +250,12 @@ class Records:
 
         Args:
             runner: in the epoch.
-            message: the device's own words.
+            message: the device's own words; empty where the optimizer's step found no room.
             how: `average on the host`, or as `TrainingStep.lighten` says.
         """
+        if not message:
+            self.lighten(runner, how)
+            return
         facts = {"epoch": runner.epoch + 1, "phase": "training", "message": message}
         self.announce("out_of_memory", facts)
         self.progress.note("Out of memory with one image at once; the same images are repeated.")

@@ -59,7 +59,7 @@ def is_host_short(setup: Setup) -> bool:
     if step.device.type == "cpu":
         return False  # nothing is copied there
     models = (step.model, *(() if step.average is None else (step.average.model,)))
-    wanted = sum(one.nbytes for model in models for one in model.state_dict().values())
+    wanted: int = sum(one.nbytes for model in models for one in model.state_dict().values())
     return available_host_bytes() < _HOST_ROOM * wanted
 
 

@@ -27,8 +27,9 @@ def find_saved(path: Path) -> Path:
     try:
         return find_checkpoint(path)
     except BadInputError:
-        if path.is_dir() and find_rescued(path, -1) is not None:
-            return path / "weights" / LAST
+        folder = path if path.is_dir() else folder_of(path)
+        if folder is not None and find_rescued(folder, -1) is not None:
+            return folder / "weights" / LAST
         raise
 
 

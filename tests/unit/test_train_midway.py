@@ -16,6 +16,7 @@ from train_toy import NUM_IMAGES, Toy, toy_options
 from memplan.errors import BadInputError
 from memplan.training import TrainOptions, train
 from memplan.training.checkpoint import load_checkpoint
+from memplan.training.resuming import find_saved
 from memplan.training.stopping import StoppedError
 
 EVERY_STEP = 1e-9  # minutes
@@ -335,6 +336,7 @@ def test_a_run_whose_folder_never_took_its_state_says_so_and_resumes(folders, mo
     with pytest.raises(StoppedError, match="Continue with: memplan train --resume"):
         train(_toy(), _options(folders[1]), on_event=on_event)
     (folder / "weights").unlink()
+    assert folder / "weights/last.pt" == find_saved(folder) == find_saved(find_saved(folder))
     _resume(_toy(), folder)
 
     assert "The run goes on from " in capsys.readouterr().err

@@ -135,6 +135,15 @@ class Tuned(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """Says what a reader of predictions must know of the workload itself."""
+
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence each."""
+
+
+@runtime_checkable
 class KnowsData(Protocol):
     """Knows descriptions of data sets by other names than their paths, such as `coco.yaml`."""
 

@@ -225,6 +225,28 @@ class RunsTrained(Protocol):
 
 
 @runtime_checkable
+class Infers(Protocol):
+    """Runs trained networks in another form than it trains them (`memplan probe --mode`)."""
+
+    @abstractmethod
+    def build_inference(self) -> torch.nn.Module:
+        """Return the network as `memplan val` and `memplan predict` run it."""
+
+    @abstractmethod
+    def make_inference_batch(self, batch_size: int, mode: str) -> torch.Tensor:
+        """Return images on the CPU, as they come from disk: the largest of `val` or `predict`."""
+
+    @abstractmethod
+    def infer(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return the predictions of images on the device.
+
+        Args:
+            model: what `build_inference` gave, in float32 or float16.
+            images: what `make_inference_batch` gave.
+        """
+
+
+@runtime_checkable
 class LoadsWhole(Protocol):
     """Loads weights for evaluation, which few entries of a network make worthless."""
 

@@ -120,8 +120,8 @@ def _trained(
         checkpoint, note = _persisted(lambda: load_latest(path), path)
         checkpoint, note = _or_rescued(path, checkpoint, note)
         if checkpoint.finished:
-            folder = _folder_of(path) or path.parent
-            return finished_summary(checkpoint, folder, draws=not options.noplots)
+            place = _folder_of(path) or path.parent
+            return finished_summary(checkpoint, place, draws=not options.noplots)
         _check_position(checkpoint, path)
         options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)

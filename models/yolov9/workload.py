@@ -310,7 +310,7 @@ class YoloV9(Workload):
     def build_inference(self) -> torch.nn.Module:
         """Return the main branch, norms merged into convolutions, as `val` and `predict` run it."""
         from .convert import drop_auxiliary, fuse
-        from .export import Deployed
+        from .export_files import Deployed
 
         return Deployed(fuse(drop_auxiliary(self.build_model()).net)).eval()
 

@@ -20,7 +20,7 @@ from memplan.step.optimizers import optimizer_of
 from memplan.step.recompute import apply_recompute
 from memplan.workload import Batch, OptimizerSettings, Workload
 
-_AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
+AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
 
 
 @contextlib.contextmanager
@@ -239,7 +239,7 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of this step's precision."""
-        dtype = _AUTOCAST.get(self.spec.precision)
+        dtype = AUTOCAST.get(self.spec.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def to_device(self, batch: Batch) -> Batch:

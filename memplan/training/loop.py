@@ -479,6 +479,7 @@ class Run:
         standing, memory, session = self.standing, self.records.memory, self._session
         size = self.runner.micro_batch_size
         return RunSummary(
+            draws=not self.setup.options.noplots,
             run_folder=Path(self.folder.path),
             epochs_done=standing.epochs_done,
             stopped_early=stopped_early,

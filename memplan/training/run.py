@@ -34,6 +34,7 @@ from memplan.training.guard import (
     make_room,
     persist,
 )
+from memplan.training.host_words import host_memory_words
 from memplan.training.loop import Run
 from memplan.training.options import TrainOptions, options_from_record
 from memplan.training.position import position_of
@@ -118,7 +119,8 @@ def _trained(
         path = find_saved(options.resume)
         checkpoint, note = _persisted(lambda: load_saved(path), path)
         if checkpoint.finished:
-            return finished_summary(checkpoint, folder_of(path) or path.parent)
+            place = folder_of(path) or path.parent
+            return finished_summary(checkpoint, place, draws=not options.noplots)
         _check_position(checkpoint, path)
         options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)
@@ -395,6 +397,12 @@ def _introduce(
         f"{_batch_in_words(setup)}, {_count_steps(setup.steps_an_epoch)} an epoch; "
         f"records in {folder.path}"
     )
+    line, too_little = host_memory_words(setup)
+    if line:
+        progress.note(line)
+    if too_little:
+        announce("warning", {"message": too_little})
+        progress.note(f"Warning: {too_little}")
 
 
 def _changed_data(setup: Setup, checkpoint: Checkpoint | None) -> list[str]:

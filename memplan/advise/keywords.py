@@ -46,6 +46,7 @@ class ProbeArguments(StepArguments, total=False):
 
     batch: int | Sequence[int]
     data: str | Path | None
+    what_if: bool
 
 
 class PlanArguments(StepArguments, total=False):

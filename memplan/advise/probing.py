@@ -21,6 +21,7 @@ from memplan.advise.question import (
     versions,
     warm_up,
 )
+from memplan.advise.what_if import what_if
 from memplan.answers import (
     BatchPeaks,
     FitFacts,
@@ -28,6 +29,7 @@ from memplan.answers import (
     ProbeAnswer,
     Setting,
     Timeline,
+    WhatIf,
     WorkloadFacts,
 )
 from memplan.device.life import Life, Program
@@ -244,13 +246,19 @@ def _recommended(
 
 @kept_processes()
 def probe_many(
-    question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
+    question: Question,
+    batches: Sequence[int],
+    *,
+    changes: bool = False,
+    command: str = "",
+    say: Say = silent,
 ) -> list[ProbeAnswer]:
     """Return, for each card, where a training's memory goes and how it grows with the batch.
 
     Args:
         question: what is trained and on what.
         batches: micro-batch sizes to answer for, each >= 1.
+        changes: whether to say what other levers would change, which records each.
         command: the command line, for the record.
         say: called with a line on what is being done.
 
@@ -287,13 +295,20 @@ def probe_many(
         edges.append(predictor.largest_batch(card))
         one = _recommended(predictor, card, question, spec, edges[-1].batch)
         recommended.append(one)
-    for card, simulator in enumerate(simulators):
-        rows = [
+    tables = [
+        [
             _batch_peaks(batch, peaks, question)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
         ]
-        largest = edges[card].batch
-        reference = _reference(rows)
+        for card in range(len(simulators))
+    ]
+    references = [_reference(rows) for rows in tables]
+    most = [edge.batch for edge in edges]
+    changed: list[tuple[WhatIf, ...]] = [()] * len(simulators)
+    if changes:
+        changed = what_if(question, predictor, references, most, say)
+    for card, simulator in enumerate(simulators):
+        rows, largest, reference = tables[card], most[card], references[card]
         loaded = predictor.evaluation(card, reference)
         program, sizes = loaded.program, loaded.sizes
         peaks = predictor.peaks(card, reference)
@@ -325,6 +340,7 @@ def probe_many(
                 recommended=recommended[card],
                 timeline=timeline,
                 tensors_at_peak=tensors_at_peak(program, tape, sizes, peaks.peak_event),
+                what_if=changed[card],
                 unknown_operators=unknown,
                 command=command,
                 versions=versions(),

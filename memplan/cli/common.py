@@ -129,6 +129,12 @@ card_options = options(
     ),
 )
 
+paper_option = click.option(
+    "--paper",
+    type=click.Choice(("a4", "letter")),
+    help="Of the pages.  [as PAPERSIZE or the locale says]",
+)
+
 # Where answers go.
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes."),
@@ -144,6 +150,7 @@ output_options = options(
         metavar="PATH.pdf",
         help="Also write PDF pages.",
     ),
+    paper_option,
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
 
@@ -203,7 +210,13 @@ def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
     if values["report"] is not None:
         from memplan.report import write_report
 
-        write_report(values["report"], **answers, command=typed_command(), force=values["force"])
+        write_report(
+            values["report"],
+            **answers,
+            command=typed_command(),
+            paper=values["paper"],
+            force=values["force"],
+        )
         wrote(values["report"])
 
 

@@ -43,6 +43,11 @@ from memplan.present.probe import probe_sections
     metavar="PATH",
     help="Also save the recording, for `memplan replay`.",
 )
+@click.option(
+    "--what-if/--no-what-if",
+    default=None,
+    help="Replay other layouts, levers and optimizers too.  [with --report]",
+)
 @output_options
 def command(**values: Any) -> None:
     """Record a training step without a GPU and show where memory goes on a card.
@@ -64,7 +69,14 @@ def command(**values: Any) -> None:
     try:
         question, _ = with_data(question_from(values), values["data_path"])
         question = known_calibrations(question, warn)
-        answers = probe_many(question, batches, command=typed_command(), say=progress)
+        wants_changes = values["what_if"]
+        answers = probe_many(
+            question,
+            batches,
+            changes=values["report"] is not None if wants_changes is None else wants_changes,
+            command=typed_command(),
+            say=progress,
+        )
     finally:
         progress.done()
     show(values, answers, _text)

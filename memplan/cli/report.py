@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
-from memplan.cli.common import check_writable, folded, typed_command, wrote
+from memplan.cli.common import check_writable, folded, paper_option, typed_command, wrote
 from memplan.errors import UsageError
 from memplan.present.diff import Holdings, diff_sections, holdings_of
 from memplan.script_answer import ScriptAnswer
@@ -27,8 +27,11 @@ from memplan.script_answer import ScriptAnswer
     help="Where the pages go.",
 )
 @click.option("--diff", is_flag=True, help="Say what grew from the first file to the second.")
+@paper_option
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -> None:
+def command(
+    files: tuple[Path, ...], output: Path, *, diff: bool, paper: str | None, force: bool
+) -> None:
     """Make PDF pages of saved probes, plans and scripts, and of run folders.
 
     \b
@@ -39,7 +42,7 @@ def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -
 
     check_writable((output,), force=force)
     if diff:
-        _compare(files, output)
+        _compare(files, output, paper)
         return
     folders = [path for path in files if path.is_dir()]
     if len(folders) > 1:
@@ -54,12 +57,13 @@ def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -
         scripts=[answer for answer in answers if isinstance(answer, ScriptAnswer)],
         run_folder=folders[0] if folders else None,
         command=typed_command(),
+        paper=paper,
         force=force,
     )
     wrote(output)
 
 
-def _compare(files: tuple[Path, ...], output: Path) -> None:
+def _compare(files: tuple[Path, ...], output: Path, paper: str | None) -> None:
     """Print and draw what grew between two saved answers, or the same cards of two files."""
     from memplan.report.diff_pages import write_diff
 
@@ -71,7 +75,7 @@ def _compare(files: tuple[Path, ...], output: Path) -> None:
         section.text for before, now in pairs for section in diff_sections(before, now)
     )
     click.echo(folded(text))
-    write_diff(output, pairs)
+    write_diff(output, pairs, paper=paper)
     wrote(output)
 
 

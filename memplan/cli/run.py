@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from memplan.cli.common import Progress, check_writable, show, write_pages
+from memplan.cli.common import Progress, check_writable, paper_option, show, write_pages
 from memplan.errors import UnknownNameError, UsageError
 from memplan.present.script import script_sections
 from memplan.recording.find_batch import MOST_TRIALS
@@ -73,6 +73,7 @@ from memplan.script_answer import ScriptAnswer
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="PATH.pdf", help="Also write PDF pages."
 )
+@paper_option
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--quiet", is_flag=True, help="Do not show what the script prints.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")

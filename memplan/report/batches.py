@@ -209,13 +209,14 @@ def _mark_largest(axes: Axes, probe: ProbeAnswer, *, size: float) -> None:
     evaluated = peaks_at(probe, probe.largest_batch) is not None
     of_what = "device-used" if evaluated else "by the line"
     left_half = probe.largest_batch < axes.get_xlim()[1] / 2
+    # Memory grows with the batch, so that what lies low beside a large batch is free.
     axes.annotate(
         f"largest that fits: {probe.largest_batch}\n{format_bytes(used)} {of_what}",
-        (probe.largest_batch, used * 0.42),
-        xytext=(6 if left_half else -6, 0),
+        (probe.largest_batch, 0),
+        xytext=(6 if left_half else -6, 8),
         textcoords="offset points",
         ha="left" if left_half else "right",
-        va="top",
+        va="bottom",
         fontsize=size,
         fontweight="bold",
         bbox={"facecolor": theme.PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85},

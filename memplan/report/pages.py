@@ -32,6 +32,7 @@ from memplan.report import (
 from memplan.report.accuracy_page import accuracy_figure
 from memplan.report.alternatives import alternatives_figure
 from memplan.report.answers_page import answers_figures
+from memplan.report.choice_page import choice_figure
 from memplan.report.facts_page import facts_figures
 from memplan.report.frame import number_pages
 from memplan.report.risk_page import risk_figure
@@ -162,6 +163,8 @@ def _plan_figures(plans: Sequence[PlanAnswer]) -> Iterator[Figure]:
             yield plan_inside.blocks_figure(plan)
         if plan.risk is not None:
             yield risk_figure(plan)
+        if plan.cards is not None:
+            yield choice_figure(plan)
     groups: dict[tuple[str, int], list[PlanAnswer]] = {}
     for plan in plans:
         groups.setdefault((plan.workload.name, plan.workload.img), []).append(plan)

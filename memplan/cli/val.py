@@ -7,10 +7,14 @@ from typing import Any
 
 import click
 
-from memplan.cli.inference_options import checked, network_of, shared
-from memplan.errors import UsageError
+from memplan.cli.inference_options import shared
+from memplan.cli.official_words import official_words
 
-_TASKS = ("train", "val", "test", "speed")
+_ACCEPTED = {"--dnn": "ONNX files run by ONNX Runtime"}
+_REFUSED = {
+    "--augment": "it would run each image at three sizes",
+    "--save-hybrid": "labels among the detections make scores that mean nothing",
+}
 
 
 @click.command()
@@ -26,7 +30,7 @@ _TASKS = ("train", "val", "test", "speed")
     "--task",
     default="val",
     show_default=True,
-    metavar="|".join(_TASKS),
+    metavar="train|val|test|speed",
     help="The split; speed takes val's, square, at scores from 0.25 and an overlap of 0.45.",
 )
 @click.option(
@@ -52,6 +56,15 @@ _TASKS = ("train", "val", "test", "speed")
 @click.option("--save-json", "saves_json", is_flag=True, help="Write COCO's result file.")
 @click.option("--verbose", is_flag=True, help="Accepted: the table by class is always printed.")
 @click.option("--noplots", is_flag=True, help="Draw no curves and images.")
+@click.option(
+    "--min-items",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Leave out images with fewer objects.",
+)
+@official_words(_ACCEPTED, _REFUSED)
 def command(**values: Any) -> None:
     """Evaluate a weights file: precision, recall and mAP by class, and time an image.
 
@@ -60,25 +73,9 @@ def command(**values: Any) -> None:
 
     mAP is pycocotools'; precision and recall are the official script's, see docs/evaluation.md.
     """
-    from memplan.inference import ValidateOptions
+    from memplan.advise.trained import val
 
-    task = values["task"]
-    if task not in _TASKS:
-        raise UsageError(f"--task {task} is not offered. Give {', '.join(_TASKS)}.")
-    if values["batch_size"] < 1:
-        raise UsageError(f"--batch {values['batch_size']} is below 1.")
-    is_speed = task == "speed"
-    if is_speed:
-        values.update(confidence=0.25, iou=0.45, saves_json=False)
-    workload = network_of(values["cfg"])
-    names = ("data", "batch_size", "num_workers", "single_class", "saves_json")
-    options = ValidateOptions(
-        **checked(values),
-        **{name: values[name] for name in names},
-        split="val" if is_speed else task,
-        square=is_speed,
-        draws=not (values["noplots"] or is_speed),
-    )
-    for line in workload.validate(options):
-        click.echo(line)
-    click.echo(f"Wrote {options.folder}", err=True)
+    draws = not values.pop("noplots")
+    values.pop("verbose")
+    found = val(**values, draws=draws, say=click.echo)
+    click.echo(f"Wrote {found.folder}", err=True)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from memplan.errors import BadInputError, UsageError
+from memplan.inference import Detections
 
 from ..detection_metrics.drawing import draw_boxes
 from ..detection_metrics.nms import non_max_suppression
@@ -20,7 +21,7 @@ from ..yolo_data.sources import Picture, find_files, read_pictures
 from .detector import Detector, load_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from memplan.inference import DetectOptions
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from ..detection_metrics.coco import Floats
 
 
-def detect(options: DetectOptions) -> Iterator[str]:
-    """Detect and yield a line for each image and frame, then what was written.
+def detect(options: DetectOptions) -> Generator[str, None, list[Detections]]:
+    """Detect, yield a line for each image and frame, and return what was found.
 
     Raises:
         BadInputError: weights or source cannot be used, or nothing can be written.
@@ -45,6 +46,7 @@ def detect(options: DetectOptions) -> Iterator[str]:
     labels = options.folder / "labels"
     if options.saves_txt:
         labels.mkdir(exist_ok=True)
+    all_found = []
     for number, path in enumerate(files, start=1):
         writer = _Writer(options, _free(options.folder / path.name))
         try:
@@ -57,11 +59,22 @@ def detect(options: DetectOptions) -> Iterator[str]:
                     _write_rows(labels / f"{path.stem}{frame}.txt", found, picture, options)
                 if options.saves_images:
                     writer.write(picture, found, detector.class_names)
+                if options.saves_crops:
+                    _write_crops(found, picture, detector.class_names, options.folder)
                 yield _line(number, len(files), picture, found, detector.class_names, seconds)
+                all_found.append(
+                    Detections(
+                        path=path,
+                        frame=picture.frame,
+                        boxes=found.astype(np.float32),
+                        class_names=detector.class_names,
+                    )
+                )
         finally:
             writer.close()
-    if options.saves_images or options.saves_txt:
+    if options.saves_images or options.saves_txt or options.saves_crops:
         yield f"Wrote {options.folder}"
+    return all_found
 
 
 def _find(detector: Detector, picture: Picture, options: DetectOptions) -> Floats:
@@ -96,6 +109,27 @@ def _whole(side: float, stride: int) -> int:
 def _write_rows(path: Path, found: Floats, picture: Picture, options: DetectOptions) -> None:
     height, width = picture.pixels.shape[:2]
     write_rows(path, found, (height, width), confidence=options.saves_confidence)
+
+
+_CROP_GAIN, _CROP_BORDER = 1.02, 10
+"""By how much more than its box a crop shows: a factor, then pixels. Source: the official script,
+utils/plots.py, save_one_box."""
+
+
+def _write_crops(found: Floats, picture: Picture, names: tuple[str, ...], folder: Path) -> None:
+    """Write each object as `crops/CLASS/IMAGE.jpg`, a little wider than its box."""
+    height, width = picture.pixels.shape[:2]
+    for left, top, right, bottom, _, label in found.tolist():
+        grow_x = ((right - left) * (_CROP_GAIN - 1) + _CROP_BORDER) / 2
+        grow_y = ((bottom - top) * (_CROP_GAIN - 1) + _CROP_BORDER) / 2
+        columns = slice(max(int(left - grow_x), 0), min(int(right + grow_x), width))
+        rows = slice(max(int(top - grow_y), 0), min(int(bottom + grow_y), height))
+        name = names[int(label)].replace("/", "_").strip(".") or str(int(label))
+        parent = folder / "crops" / name
+        parent.mkdir(parents=True, exist_ok=True)
+        path = _free(parent / f"{picture.path.stem}.jpg")
+        if not cv2.imwrite(str(path), picture.pixels[rows, columns]):
+            raise BadInputError(f"{path} cannot be written.")
 
 
 def _line(

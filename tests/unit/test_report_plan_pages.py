@@ -264,7 +264,7 @@ def _card(name, rate, *, fits=True):
 
 def test_cards_of_the_catalogue_are_bars_and_those_too_small_are_named():
     """The one that is fastest and smallest says so at its bar's end."""
-    cards = (_card("h200", 500.0), _card("rtx-3090", 150.0), _card("t4", 0.0, fits=False))
+    cards = (_card("h200", 500.0), _card("rtx-3090", 150.0), _card("t4", 1.0, fits=False))
     choice = CardChoice(
         cards=cards, smallest="rtx-3090", fastest="h200", best_value="h200", value="images/s a watt"
     )

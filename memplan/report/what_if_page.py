@@ -76,10 +76,10 @@ def _draw_card(figure: Figure, probe: ProbeAnswer, top: float, height: float) ->
     for i, cells in enumerate(table.rows):
         y = plot_top + (i + 0.5) * pitch + 0.04
         weight = "bold" if i == 0 else "normal"
-        label = shorten(cells[0], _LABEL_WIDTH - 0.1, theme.BODY_POINTS - 1, weight=weight)
+        label = shorten(cells[0], _LABEL_WIDTH - 0.1, theme.SMALL_POINTS, weight=weight)
         write(
             figure, LEFT + _LABEL_WIDTH - 0.1, y, label,
-            size=theme.BODY_POINTS - 1, weight=weight, align="right",
+            size=theme.SMALL_POINTS, weight=weight, align="right",
         )  # fmt: skip
         _write_row(figure, cells[1:], y, size=theme.BODY_POINTS - 1, weight=weight)
 

@@ -75,6 +75,7 @@ def probe(
     calibration: Path | Calibration | None = None,
     cuda_version: str | None = None,
     cudnn_version: str | None = None,
+    what_if: bool = False,
     say: Say = silent,
     **levers: Unpack[Levers],
 ) -> ProbeAnswer | list[ProbeAnswer]:
@@ -100,6 +101,7 @@ def probe(
         calibration: what was measured on one of the cards; None takes what is kept of each.
         cuda_version: the CUDA of the training's torch; None takes the installed one.
         cudnn_version: the cuDNN of the training; None takes the installed one.
+        what_if: whether to replay other layouts, levers and optimizers too.
         say: called with a line on what is being done.
         **levers: single levers in place of those of `spec`, such as `precision="fp32"`.
 
@@ -126,7 +128,7 @@ def probe(
     )
     question, _ = with_data(question, None if data is None else Path(data))
     batches = [batch] if isinstance(batch, int) else list(batch)
-    answers = probe_many(question, batches, mode=mode, half=half, say=say)
+    answers = probe_many(question, batches, mode=mode, half=half, changes=what_if, say=say)
     return answers if isinstance(gpu, list | tuple) else answers[0]
 
 

@@ -48,6 +48,7 @@ class ProbeArguments(StepArguments, total=False):
     mode: str
     half: bool
     data: str | Path | None
+    what_if: bool
 
 
 class PlanArguments(StepArguments, total=False):

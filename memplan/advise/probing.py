@@ -23,6 +23,7 @@ from memplan.advise.question import (
     versions,
     warm_up,
 )
+from memplan.advise.what_if import what_if
 from memplan.answers import (
     PREDICTED,
     BatchPeaks,
@@ -31,6 +32,7 @@ from memplan.answers import (
     ProbeAnswer,
     Setting,
     Timeline,
+    WhatIf,
     WorkloadFacts,
 )
 from memplan.blocks import BlockLives
@@ -253,6 +255,7 @@ def probe_many(
     *,
     mode: str = TRAIN,
     half: bool = False,
+    changes: bool = False,
     command: str = "",
     say: Say = silent,
     keep: Callable[[BlockLives], None] | None = None,
@@ -264,6 +267,7 @@ def probe_many(
         batches: micro-batch sizes to answer for, each >= 1.
         mode: `train`, or `val` or `predict` for what running the trained network takes.
         half: run it in half precision.
+        changes: whether to say what other levers would change, which records each.
         command: the command line, for the record.
         say: called with a line on what is being done.
         keep: given each card's life at the reference batch block by block, in the order of cards.
@@ -304,13 +308,20 @@ def probe_many(
         largest = edges[-1].batch
         one = _recommended(predictor, card, question, spec, largest) if trains else None
         recommended.append(one)
-    for card, simulator in enumerate(simulators):
-        rows = [
+    tables = [
+        [
             _batch_peaks(batch, peaks, question)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
         ]
-        largest = edges[card].batch
-        reference = _reference(rows)
+        for card in range(len(simulators))
+    ]
+    references = [_reference(rows) for rows in tables]
+    most = [edge.batch for edge in edges]
+    changed: list[tuple[WhatIf, ...]] = [()] * len(simulators)
+    if changes and trains:
+        changed = what_if(question, predictor, references, most, say)
+    for card, simulator in enumerate(simulators):
+        rows, largest, reference = tables[card], most[card], references[card]
         loaded = predictor.evaluation(card, reference)
         program, sizes = loaded.program, loaded.sizes
         peaks = predictor.peaks(card, reference)
@@ -349,6 +360,7 @@ def probe_many(
                 recommended=recommended[card],
                 timeline=timeline,
                 tensors_at_peak=tensors_at_peak(program, tape, sizes, peaks.peak_event),
+                what_if=changed[card],
                 unknown_operators=unknown,
                 command=command,
                 versions=versions(),

@@ -54,6 +54,11 @@ from memplan.present.probe import probe_sections
     metavar="PATH",
     help="Also save the recording, for `memplan replay`.",
 )
+@click.option(
+    "--what-if/--no-what-if",
+    default=None,
+    help="Replay other layouts, levers and optimizers too.  [with --report]",
+)
 @output_options
 @click.pass_context
 def command(context: click.Context, /, **values: Any) -> None:
@@ -84,11 +89,13 @@ def command(context: click.Context, /, **values: Any) -> None:
         question = known_calibrations(question, warn)
         lives: list[BlockLives] = []
         keep = lives.append if is_html(values["report"]) else None
+        changes = values["what_if"]
         answers = probe_many(
             question,
             batches,
             mode=mode,
             half=values["half"],
+            changes=values["report"] is not None if changes is None else changes,
             command=typed_command(),
             say=progress,
             keep=keep,

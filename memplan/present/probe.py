@@ -5,6 +5,7 @@ from __future__ import annotations
 from memplan.answers import PREDICTED, BatchPeaks, ProbeAnswer, RankPeaks, TensorAtPeak
 from memplan.present.bar import bar_key, category_bar
 from memplan.present.section import Number, Section, Table, rate_origin
+from memplan.present.what_if import what_if_section
 from memplan.present.words import setting_words
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
@@ -21,6 +22,7 @@ def probe_sections(answer: ProbeAnswer) -> list[Section]:
         _saying("1x1 convolutions", _open_range(answer)),
         _where(answer),
         *(_saying("Other ranks", line) for line in rank_lines(answer.other_ranks)),
+        what_if_section(answer),
         _saying("Recommended", _recommendation(answer)),
         *(_saying("Note", f"Note: {note}") for note in notes),
     ]

@@ -50,7 +50,7 @@ def train(given: dict[str, Any]) -> dict[str, Any]:
     """Run the official training loop on given batches and return what it did, step by step."""
     import train_dual as official  # type: ignore[import-not-found]
 
-    found: dict[str, Any] = {"losses": [], "rates": []}
+    found: dict[str, Any] = {"losses": [], "rates": [], "states": []}
     kept: dict[str, Any] = {}
 
     class Loss(official.ComputeLoss):  # type: ignore[misc, name-defined]
@@ -62,7 +62,17 @@ def train(given: dict[str, Any]) -> dict[str, Any]:
     class Average(official.ModelEMA):  # type: ignore[misc, name-defined]
         def __init__(self, model: Any, *arguments: Any) -> None:
             super().__init__(model, *arguments)
-            kept.update(average=self.ema, model=model)
+            kept.update(average=self.ema)
+            self._keep(model)
+
+        def update(self, model: Any) -> None:
+            super().update(model)
+            self._keep(model)
+
+        def _keep(self, model: Any) -> None:
+            if given["keeps_states"]:
+                state = model.state_dict().items()
+                found["states"].append({name: value.clone() for name, value in state})
 
     make_optimizer = official.smart_optimizer
 
@@ -91,8 +101,7 @@ def train(given: dict[str, Any]) -> dict[str, Any]:
     options.save_dir = given["folder"]
     options.data = ""
     official.train(dict(given["hyp"]), options, torch.device("cpu"), official.Callbacks())
-    for name in ("average", "model"):
-        found[name] = {k: v.float() for k, v in kept[name].state_dict().items()}
+    found["average"] = kept["average"].state_dict()
     return found
 
 

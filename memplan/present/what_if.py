@@ -30,8 +30,8 @@ def what_if_section(answer: ProbeAnswer) -> Section:
     return Section(
         title=WHAT_IF,
         table=Table(
-            caption=f"{WHAT_IF}, at batch {asked.micro_batch_size} ({asked.origin})",
-            header=("Change", "Device-used GiB", "Saves", "Fits", "Largest", "Images/s"),
+            caption=f"{WHAT_IF}, at batch {asked.micro_batch_size} (device-used, {asked.origin})",
+            header=("Change", "GiB", "Saves", "Fits", "Largest", "Images/s"),
             rows=tuple(_row(one, asked) for one in rows),
         ),
         after=what_if_notes(answer),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from memplan.answers import ProbeAnswer, WhatIf
 from memplan.present.section import Section, Table
-from memplan.present.words import joined
 from memplan.spec import LEVERS, Lever
 from memplan.units import gib, three_digits
 
@@ -60,7 +59,7 @@ def change_words(one: WhatIf, asked: WhatIf) -> str:
         for lever in LEVERS
         if getattr(one.spec, lever.name) != getattr(asked.spec, lever.name)
     ]
-    return joined([_value_words(lever, one) for lever in differing]) or AS_ASKED
+    return ", ".join(_value_words(lever, one) for lever in differing) or AS_ASKED
 
 
 def _value_words(lever: Lever, one: WhatIf) -> str:

@@ -73,6 +73,7 @@ PERIODS = (
     "steady_step",
     "validation",
     "checkpoint",
+    "inference",
 )
 # What happens inside a section.
 PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predict", "save")

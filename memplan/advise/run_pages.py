@@ -32,9 +32,9 @@ def draw_run(folder: Path, plan: PlanAnswer | None, command: str, tell: Say) -> 
 
 
 def is_worth_drawing(summary: RunSummary) -> bool:
-    """Return whether there is something to draw that is not drawn yet."""
+    """Return whether there is something to draw that is not drawn yet, and may be."""
     is_drawn = summary.was_finished and (summary.run_folder / "report.pdf").exists()
-    return bool(summary.epochs_done) and not is_drawn
+    return summary.draws and bool(summary.epochs_done) and not is_drawn
 
 
 def _saved_plans(folder: Path) -> list[PlanAnswer]:

@@ -163,6 +163,12 @@ card_options = options(
     ),
 )
 
+paper_option = click.option(
+    "--paper",
+    type=click.Choice(("a4", "letter")),
+    help="Of the pages.  [as PAPERSIZE or the locale says]",
+)
+
 # Where answers go.
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes."),
@@ -178,6 +184,7 @@ output_options = options(
         metavar="PATH.pdf|.html",
         help="Also write a report: PDF pages, or one HTML page with a timeline to zoom.",
     ),
+    paper_option,
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
 
@@ -226,7 +233,7 @@ def write_pages(
     """Write the report that `--report` asks for.
 
     Args:
-        values: a command's, with `report` and `force`.
+        values: a command's, with `report`, `paper` and `force`.
         lives: block by block, which only an HTML page shows.
         **answers: those of `write_report`.
     """
@@ -244,7 +251,7 @@ def write_pages(
         else:
             from memplan.report import write_report
 
-            write_report(path, **answers, **kept)
+            write_report(path, **answers, **kept, paper=values["paper"])
     finally:
         progress.done()
     wrote(path)

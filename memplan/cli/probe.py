@@ -13,6 +13,7 @@ from memplan.blocks import BlockLives
 from memplan.cli.common import (
     Progress,
     card_options,
+    given_parameters,
     is_html,
     output_options,
     show,
@@ -31,10 +32,18 @@ from memplan.present.probe import probe_sections
     "--batch",
     "batches",
     multiple=True,
-    default=("16",),
     metavar="N|FIRST:LAST",
-    help="Micro-batch sizes; repeatable, or a range such as 1:64.  [16]",
+    help="Micro-batch sizes; repeatable, or a range such as 1:64.  [16; with --mode val 32, "
+    "predict 1]",
 )
+@click.option(
+    "--mode",
+    default="train",
+    show_default=True,
+    metavar="train|val|predict",
+    help="Training, or running the trained network as memplan val or memplan predict does.",
+)
+@click.option("--half", is_flag=True, help="With --mode val or predict: in half precision.")
 @workload_options
 @lever_options("probe")
 @card_options
@@ -45,18 +54,30 @@ from memplan.present.probe import probe_sections
     metavar="PATH",
     help="Also save the recording, for `memplan replay`.",
 )
+@click.option(
+    "--what-if/--no-what-if",
+    default=None,
+    help="Replay other layouts, levers and optimizers too.  [with --report]",
+)
 @output_options
-def command(**values: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **values: Any) -> None:
     """Record a training step without a GPU and show where memory goes on a card.
 
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
     """
+    from memplan.advise.inference import TRAIN, check_mode_options
     from memplan.cli.question import parse_batches, question_from, warn
     from memplan.processes import start_server
 
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
-    batches = parse_batches(values["batches"])
+    mode = values["mode"]
+    check_mode_options(mode, half=values["half"], given=given_parameters(context))
+    if mode != TRAIN and values["precision"] is None:
+        values["precision"] = "fp32"
+    default = {"val": "32", "predict": "1"}.get(mode, "16")
+    batches = parse_batches(values["batches"] or (default,))
     start_server()  # it imports while this process does
     from memplan.advise import probe_many
     from memplan.advise.plans import known_calibrations
@@ -68,7 +89,17 @@ def command(**values: Any) -> None:
         question = known_calibrations(question, warn)
         lives: list[BlockLives] = []
         keep = lives.append if is_html(values["report"]) else None
-        answers = probe_many(question, batches, command=typed_command(), say=progress, keep=keep)
+        changes = values["what_if"]
+        answers = probe_many(
+            question,
+            batches,
+            mode=mode,
+            half=values["half"],
+            changes=values["report"] is not None if changes is None else changes,
+            command=typed_command(),
+            say=progress,
+            keep=keep,
+        )
     finally:
         progress.done()
     show(values, answers, _text)

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
-from memplan.cli.common import folded, is_html, typed_command, write_pages, wrote
+from memplan.cli.common import (
+    folded,
+    is_html,
+    paper_option,
+    typed_command,
+    write_pages,
+    wrote,
+)
 from memplan.errors import UsageError
 from memplan.files.writing import check_writable
 from memplan.present.diff import Holdings, diff_sections, holdings_of
@@ -28,8 +35,11 @@ from memplan.script_answer import ScriptAnswer
     help="Where the report goes; the name says which kind.",
 )
 @click.option("--diff", is_flag=True, help="Say what grew from the first file to the second.")
+@paper_option
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -> None:
+def command(
+    files: tuple[Path, ...], output: Path, *, diff: bool, paper: str | None, force: bool
+) -> None:
     """Make PDF pages, or an HTML page, of saved probes, plans and scripts, and of run folders.
 
     \b
@@ -38,7 +48,7 @@ def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -
     """
     check_writable((output,), force=force)
     if diff:
-        _compare(files, output)
+        _compare(files, output, paper)
         return
     folders = [path for path in files if path.is_dir()]
     if len(folders) > 1:
@@ -47,7 +57,7 @@ def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -
     saved += [folder / "plan.json" for folder in folders if (folder / "plan.json").exists()]
     answers = [answer for path in saved for answer in load_answers(path)]
     write_pages(
-        {"report": output, "force": force},
+        {"report": output, "paper": paper, "force": force},
         probes=[answer for answer in answers if isinstance(answer, ProbeAnswer)],
         plans=[answer for answer in answers if isinstance(answer, PlanAnswer)],
         scripts=[answer for answer in answers if isinstance(answer, ScriptAnswer)],
@@ -55,7 +65,7 @@ def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -
     )
 
 
-def _compare(files: tuple[Path, ...], output: Path) -> None:
+def _compare(files: tuple[Path, ...], output: Path, paper: str | None) -> None:
     """Print and draw what grew between two saved answers, or the same cards of two files."""
     if len(files) != 2:
         raise UsageError(f"--diff compares 2 files, not {len(files)}. Give one before, one after.")
@@ -73,7 +83,7 @@ def _compare(files: tuple[Path, ...], output: Path) -> None:
     else:
         from memplan.report.diff_pages import write_diff
 
-        write_diff(output, pairs)
+        write_diff(output, pairs, paper=paper)
     wrote(output)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from memplan.blocks import BlockLives
-from memplan.cli.common import Progress, is_html, show, write_pages, wrote
+from memplan.cli.common import Progress, is_html, paper_option, show, write_pages, wrote
 from memplan.errors import UnknownNameError, UsageError
 from memplan.files.writing import check_writable
 from memplan.present.script import script_sections
@@ -88,6 +88,7 @@ from memplan.trace.snapshot_blocks import snapshot_blocks
     metavar="PATH.pickle",
     help="Also write PyTorch's memory snapshot of the run, for pytorch.org/memory_viz.",
 )
+@paper_option
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--quiet", is_flag=True, help="Do not show what the script prints.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")

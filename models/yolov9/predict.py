@@ -95,6 +95,7 @@ def _find(detector: Detector, picture: Picture, options: DetectOptions) -> Float
         max_detections=options.max_detections,
         classes=options.classes,
         agnostic=options.agnostic,
+        multi_label=False,
     )
     rows = found.double().cpu().numpy()
     rows[:, :4] = (rows[:, :4] - np.tile([left, top], 2)) / np.tile([scale_x, scale_y], 2)

@@ -17,6 +17,7 @@ from memplan.html.timeline import lives_html, probe_timeline_html, script_timeli
 from memplan.present.diff import Holdings, diff_headline, diff_numbers, diff_sections
 from memplan.present.plan import plan_numbers, plan_sections
 from memplan.present.probe import largest_tensors, probe_numbers, probe_sections
+from memplan.present.published import accuracy_section
 from memplan.present.run import run_headline, run_numbers, run_sections
 from memplan.present.run_record import RunRecord, read_run
 from memplan.present.script import script_headline, script_numbers, script_sections
@@ -63,6 +64,7 @@ def write_html(
         *(part for plan in plans for part in _plan(plan)),
         *(part for probe in probes for part in _probe(probe, figures)),
         *figures,
+        *_trust(probes),
         *_provenance([*probes, *plans, *scripts], command),
     ]
     title = _title(probes, plans, scripts, run, lives)
@@ -174,6 +176,14 @@ def _script(script: ScriptAnswer, figures: Iterator[str]) -> Iterator[str]:
     yield bar_html(script.categories_at_peak)
     yield next(figures, "") or script_timeline_html(script, "script")
     yield from sections_html(script_sections(script))
+
+
+def _trust(probes: Sequence[ProbeAnswer]) -> Iterator[str]:
+    """Yield how far predictions for cards like these were off, once a card."""
+    cards = {probe.gpu.name: probe.gpu for probe in probes}
+    for name, gpu in cards.items():
+        yield f"<h2>How far to trust it: cards like {text(name)}</h2>"
+        yield from sections_html([accuracy_section(gpu)])
 
 
 def _figures(lives: Sequence[BlockLives]) -> list[str]:

@@ -115,3 +115,17 @@ def test_diff_says_what_grew_and_draws_it(memplan, folder, tmp_path):
     assert path.read_bytes().startswith(b"%PDF")
     assert 2 == alone.code
     assert "--diff compares 2 files, not 1" in alone.err
+
+
+def test_a_name_in_html_makes_one_page(memplan, folder, tmp_path):
+    """Of a probe and a plan, and of two probes compared; the end of the name says which kind."""
+    page, diff = tmp_path / "page.html", tmp_path / "diff.html"
+
+    finished = memplan("report", folder / "probe.json", folder / "plan.json", "--output", page)
+    memplan("report", folder / "probe.json", folder / "probe.json", "--diff", "--output", diff)
+
+    assert (0, "", f"Wrote {page}\n") == (finished.code, finished.out, finished.err)
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert "Probe: torchvision:resnet18" in page.read_text()
+    assert "Plan: torchvision:resnet18" in page.read_text()
+    assert "nothing changed" in diff.read_text()

@@ -20,6 +20,7 @@ from memplan.html.report import write_diff_html
 from memplan.present.diff import holdings_of
 from memplan.present.plan import plan_sections
 from memplan.present.probe import probe_sections
+from memplan.present.published import accuracy_section
 from memplan.present.run import run_sections
 from memplan.present.run_record import read_run
 
@@ -79,6 +80,7 @@ def test_page_says_what_the_terminal_says(tmp_path):
     page = written(tmp_path, probes=[probe], plans=[plan], run_folder=folder)
 
     sections = [*probe_sections(probe), *plan_sections(plan), *run_sections(read_run(folder), plan)]
+    sections.append(accuracy_section(probe.gpu))
     missing = [text for text in said(sections) if " ".join(text.split()) not in page.text]
     assert [] == missing
     assert [] == page.open

@@ -15,12 +15,12 @@ from memplan.errors import BadInputError
 from memplan.files import Source, brief
 
 from . import blocks
-from .heads import HEADS
+from .arguments import CFG_FOLDER as CFG_FOLDER
+from .heads import DDetect, Detect, DualDDetect, TripleDDetect
+from .segment_heads import DSegment, DualDSegment, Segment, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-CFG_FOLDER = Path(__file__).parent / "cfg"
 
 # Blocks whose first argument is the number of output channels, scaled by the width multiple.
 _SCALED: dict[str, type[nn.Module]] = {
@@ -48,6 +48,10 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "nn.Hardswish()": lambda: nn.Hardswish(inplace=True),
     "nn.Mish()": nn.Mish,
     "nn.GELU()": nn.GELU,
+}
+HEADS: dict[str, type[Detect]] = {
+    head.__name__: head
+    for head in (Detect, DDetect, DualDDetect, TripleDDetect, Segment, DSegment, DualDSegment)
 }
 
 
@@ -297,17 +301,23 @@ class _Builder:
 
     def _head(self, name: str, inputs: list[_Output], args: list[Any]) -> tuple[nn.Module, _Output]:
         """Return a head; the strides of its levels are those of the main (last) branch."""
-        if len(args) != 1:
-            raise ValueError("a head takes one argument, nc")
         kind = HEADS[name]
-        levels, rest = divmod(len(inputs), kind.branches)
-        strides = [i.stride for i in inputs]
-        if rest or any(strides[i] != strides[i % levels] for i in range(len(inputs))):
+        has_masks = issubclass(kind, Segments)
+        if len(args) != (3 if has_masks else 1):
+            wanted = (
+                "three arguments: nc, prototypes, channels" if has_masks else "one argument, nc"
+            )
+            raise ValueError(f"the head {name} takes {wanted}")
+        own = kind.own_inputs * kind.branches if issubclass(kind, Segments) else 0
+        levels, rest = divmod(len(inputs) - own, kind.branches)
+        strides = [i.stride for i in inputs[: len(inputs) - own]]
+        if rest or any(strides[i] != strides[i % levels] for i in range(len(strides))):
             raise ValueError(
                 f"{name} needs {kind.branches} branch(es) of inputs with equal strides,"
                 f" got strides {strides}"
             )
-        module = kind(int(args[0]), [_single(i) for i in inputs], strides[:levels])
+        more = [int(args[1]), math.ceil(args[2] * self.width / 8) * 8] if has_masks else []
+        module = kind(int(args[0]), [_single(i) for i in inputs], strides[:levels], *more)
         return module, _Output(channels=module.no, stride=strides[0])
 
 

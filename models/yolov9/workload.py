@@ -20,7 +20,7 @@ from memplan.workload import (
 )
 
 from . import build, loss, names
-from .arguments import STRIDE, check_arguments, find_cfg, is_file_name, merged
+from .arguments import STRIDE, check_arguments, find_cfg, has_masks, is_file_name, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -201,7 +201,7 @@ class YoloV9(Workload):
     def _criterion(self, model: torch.nn.Module) -> DetectionLoss:
         values = self.hyperparameters
         return loss(
-            _as_network(model),
+            as_network(model),
             box=values["box"],
             cls=values["cls"],
             dfl=values["dfl"],
@@ -245,7 +245,7 @@ class YoloV9(Workload):
         """Return the paths of the layers worth recomputing, in execution order."""
         from .network import recompute_blocks
 
-        return recompute_blocks(_as_network(model))
+        return recompute_blocks(as_network(model))
 
     def make_lean(self, model: torch.nn.Module) -> None:
         """Make convolution blocks keep their convolution's output and no normalised map.
@@ -255,7 +255,7 @@ class YoloV9(Workload):
         """
         from .network import make_lean
 
-        if not make_lean(_as_network(model)):
+        if not make_lean(as_network(model)):
             raise UsageError(
                 f"--lean: no block of {self.name} can be lean: that takes plain batch norm and "
                 "SiLU or ReLU. Leave it out, or use --recompute."
@@ -282,8 +282,8 @@ class YoloV9(Workload):
         """
         from .network import main_maps
 
-        network = _as_network(model)
-        return _decoded(network, main_maps(network, batch["images"]))
+        network = as_network(model)
+        return decoded(network, main_maps(network, batch["images"]))
 
     def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return predictions, as `predict` does, and the main branch's loss (box, cls, dfl) `[3]`.
@@ -294,9 +294,9 @@ class YoloV9(Workload):
 
         from .network import main_maps
 
-        network = _as_network(model)
+        network = as_network(model)
         maps = main_maps(network, batch["images"])
-        predictions = _decoded(network, maps)
+        predictions = decoded(network, maps)
         _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
         return predictions, parts
 
@@ -371,7 +371,7 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        report = load_weights(_as_network(model), path)
+        report = load_weights(as_network(model), path)
         if report.fraction >= _FEW_ENTRIES:
             return str(report)
         return (
@@ -387,7 +387,7 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        report = load_weights(_as_network(model), path)
+        report = load_weights(as_network(model), path)
         if report.fraction < 1:
             raise BadInputError(
                 f"{path} fills only {len(report.matched)} of {report.total} entries of "
@@ -410,7 +410,7 @@ def _advice(path: str | Path) -> str:
     return f"It fits --cfg {name} ({matched} of {total})."
 
 
-def _decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
+def decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
     """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
     import torch
 
@@ -426,6 +426,7 @@ class YoloFamily(Family):
     imported_when_used = (
         f"{__package__}.network",
         f"{__package__}.losses",
+        f"{__package__}.segmentation",
         f"{_MODELS}.yolo_data.loader",
     )
 
@@ -449,7 +450,7 @@ class YoloFamily(Family):
         return isinstance(content, dict) and not {"backbone", "head"}.isdisjoint(content)
 
     def made_by(self, name: str) -> type[YoloV9]:
-        """Return the class of every configuration's workload."""
+        """Return the class of every configuration's workload; others take the same arguments."""
         del name
         return YoloV9
 
@@ -458,15 +459,20 @@ class YoloFamily(Family):
 
         Raises:
             UnknownNameError: no such configuration; the nearest is suggested.
+            BadInputError: the file cannot be read.
             UsageError: an argument is out of its range.
         """
+        if has_masks(str(arguments.get("cfg") or name)):
+            from .segmentation import YoloV9Segmentation
+
+            return YoloV9Segmentation(name, **arguments)
         return YoloV9(name, **arguments)
 
 
 FAMILY = YoloFamily()
 
 
-def _as_network(model: torch.nn.Module) -> DetectionModel:
+def as_network(model: torch.nn.Module) -> DetectionModel:
     from .network import DetectionModel
 
     assert isinstance(model, DetectionModel)

@@ -14,6 +14,7 @@ from memplan.errors import BadInputError, UsageError
 from memplan.workload import dealt
 
 from ..detection_metrics.evaluation import DetectionEvaluator
+from ..detection_metrics.segmentation import SegmentationEvaluator
 from .batches import Batches, read_batches
 from .collate import QuadCollate, collate
 from .data_options import check_options, strengths_of
@@ -111,7 +112,7 @@ class YoloData:
         )
         """Objects that each image brings into a sample at most: copies of polygons count."""
         self._class_scores = np.zeros(self.num_classes)
-        self._evaluator: DetectionEvaluator | None = None
+        self._evaluator: DetectionEvaluator | SegmentationEvaluator | None = None
         self.unreadable: Counter[str] = Counter()
         """How often an image that has vanished or broken was left out, by a sentence on it."""
         self._keep_images()
@@ -278,9 +279,10 @@ class YoloData:
         )
         return self._batches(self.validation, groups, collate)
 
-    def evaluator(self) -> DetectionEvaluator:
-        """Return a fresh evaluator for the validation set."""
-        evaluator = DetectionEvaluator(self.class_names)
+    def evaluator(self) -> DetectionEvaluator | SegmentationEvaluator:
+        """Return a fresh evaluator for the validation set, of masks too where samples have them."""
+        kind = SegmentationEvaluator if self._mask_ratio else DetectionEvaluator
+        evaluator = kind(self.class_names)
         if self._extra.get("image_weights"):
             self._evaluator = evaluator
         return evaluator

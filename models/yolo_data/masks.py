@@ -50,11 +50,11 @@ def outlined(
             "are learnt from: a row is a class and three or more points. Train a detector, such as "
             "--cfg gelan-c, or give polygons."
         )
-    warnings = [
+    warning = (
         f"{num_boxes} of the {num_objects} objects in {split!r} of {path} have a box and no "
         "polygon: their masks are their boxes."
-    ]
-    return [_outlined(image) for image in images], warnings if num_boxes else []
+    )
+    return [_outlined(image) for image in images], [warning] if num_boxes else []
 
 
 def _outlined(image: LabelledImage) -> LabelledImage:

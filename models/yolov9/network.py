@@ -12,6 +12,7 @@ from memplan.errors import BadInputError, UnknownNameError
 from memplan.files import brief
 
 from . import blocks, lean, parser
+from .arguments import CFG_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,7 +91,7 @@ def build(name_or_path: str | Path, nc: int | None = None) -> DetectionModel:
         UnknownNameError: no such configuration and no such file.
         BadInputError: the file cannot be used, or nc is below 1.
     """
-    path = parser.CFG_FOLDER / f"{name_or_path}.yaml"
+    path = CFG_FOLDER / f"{name_or_path}.yaml"
     if not path.is_file() or Path(name_or_path).suffix in {".yaml", ".yml"}:
         path = Path(name_or_path)
         if path.suffix not in {".yaml", ".yml"}:
@@ -102,7 +103,7 @@ def build(name_or_path: str | Path, nc: int | None = None) -> DetectionModel:
 
 def names() -> list[str]:
     """Return the configurations that ship with memplan, sorted."""
-    return sorted(path.stem for path in parser.CFG_FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in CFG_FOLDER.glob("*.yaml"))
 
 
 def recompute_blocks(net: DetectionModel) -> list[str]:

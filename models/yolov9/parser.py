@@ -15,7 +15,6 @@ from memplan.errors import BadInputError
 from memplan.files import Source, brief
 
 from . import blocks
-from .arguments import CFG_FOLDER as CFG_FOLDER
 from .heads import DDetect, Detect, DualDDetect, TripleDDetect
 from .segment_heads import DSegment, DualDSegment, Segment, Segments
 

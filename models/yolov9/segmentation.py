@@ -12,6 +12,8 @@ from . import loss
 from .workload import YoloV9, as_network, decoded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from .mask_loss import SegmentationLoss
@@ -85,6 +87,16 @@ class YoloV9Segmentation(YoloV9):
         """
         extra = {"mask_ratio": MASK_RATIO, **(options.extra or {})}
         return super().open_data(replace(options, extra=extra))
+
+    def write_sample(self, directory: Path, *, force: bool = False) -> Path:
+        """Write the sample data set with polygons and return the path of its `data.yaml`.
+
+        Raises:
+            BadInputError: the directory holds files and `force` is not given, or cannot be written.
+        """
+        from ..yolo_data.sample import write_sample
+
+        return write_sample(directory, force=force, outlines=True)
 
 
 def _main_branch(model: torch.nn.Module, batch: Batch) -> tuple[list[torch.Tensor], Masks]:

@@ -473,6 +473,7 @@ FAMILY = YoloFamily()
 
 
 def as_network(model: torch.nn.Module) -> DetectionModel:
+    """Return a model that a workload here has built, as what it is."""
     from .network import DetectionModel
 
     assert isinstance(model, DetectionModel)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import yolov9_recipe as recipe
+from memplan_models.yolov9.arguments import CFG_FOLDER
 from memplan_models.yolov9.mask_loss import SegmentationLoss
 from memplan_models.yolov9.network import DetectionModel
-from memplan_models.yolov9.parser import CFG_FOLDER, read_description
+from memplan_models.yolov9.parser import read_description
 
 _GOLDEN = recipe.golden("yolov9_segment.json")
 

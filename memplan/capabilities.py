@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from memplan.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     import torch
 
-    from memplan.inference import DetectOptions, ValidateOptions
+    from memplan.inference import Detections, DetectOptions, ValidateOptions, Validation
     from memplan.workload import (
         Batch,
         CrowdedBatch,
@@ -188,8 +188,10 @@ class RunsTrained(Protocol):
     """Evaluates a weights file, and detects with it (`memplan val`, `memplan predict`)."""
 
     @abstractmethod
-    def validate(self, options: ValidateOptions) -> Iterator[str]:
+    def validate(self, options: ValidateOptions) -> Generator[str, None, Validation]:
         """Evaluate a split of a data set, write the details, and yield lines to print.
+
+        The generator returns the scores.
 
         Raises:
             BadInputError: weights or data cannot be used.
@@ -197,8 +199,10 @@ class RunsTrained(Protocol):
         """
 
     @abstractmethod
-    def detect(self, options: DetectOptions) -> Iterator[str]:
+    def detect(self, options: DetectOptions) -> Generator[str, None, list[Detections]]:
         """Detect in images and videos, write what was found, and yield a line for each.
+
+        The generator returns what was found.
 
         Raises:
             BadInputError: weights or source cannot be used.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import click
 
 from memplan.answers import save_answers
 from memplan.click_options import options
-from memplan.errors import BadInputError
 from memplan.spec import LEVER
 
 
@@ -146,23 +144,6 @@ output_options = options(
     ),
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
-
-
-def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
-    """Refuse before any work is done to overwrite a file or write into a folder that is not there.
-
-    Raises:
-        BadInputError: a file exists and `force` is False, or its folder does not exist.
-    """
-    for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise BadInputError(f"{path} is a folder. Give the path of a file.")
-        if path.exists() and not force:
-            raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
-        if not Path(os.path.realpath(path)).parent.is_dir():
-            raise BadInputError(f"{path.parent} is no folder, so {path} cannot be written there.")
 
 
 def show(values: Mapping[str, Any], answers: Sequence[Any], text_of: Callable[[Any], str]) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memplan.capabilities import exporter
-from memplan.cli.common import check_writable, wrote
-from memplan.errors import UsageError
-
-_SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "pt": "-converted.pt"}
+from memplan.cli.common import wrote
 
 
 @click.command()
@@ -102,24 +97,6 @@ def command(**values: Any) -> None:
     [batch, 4 + classes, boxes]: centre x, centre y, width, height in pixels, then scores; with
     --nms, rows of image, left, top, right, bottom, score, class.
     """
-    from memplan.advise import DEFAULT_WORKLOAD
-    from memplan.registry import make_workload
-    from memplan.workload import ExportOptions
+    from memplan.advise.trained import export
 
-    kind, weights = values["kind"], values["weights"]
-    output = values["output"] or weights.with_name(weights.stem + _SUFFIXES.get(kind, ""))
-    if os.path.realpath(output) == os.path.realpath(weights):
-        raise UsageError(f"--output {output} is the weights file itself. Give another path.")
-    check_writable((output,), force=values["force"])
-    workload = make_workload(values["cfg"] or DEFAULT_WORKLOAD, {})
-    names = ("cfg", "data", "image_size", "half", "dynamic_batch", "fuse", "nms", "confidence",
-             "iou", "max_detections")  # fmt: skip
-    options = ExportOptions(
-        weights=weights,
-        output=output,
-        format=kind,
-        **{name: values[name] for name in names},
-    )
-    for line in exporter(workload, weights).export(options):
-        click.echo(line)
-    wrote(output)
+    wrote(export(format=values.pop("kind"), **values, say=click.echo))

@@ -12,7 +12,6 @@ from memplan.answers import ProbeAnswer
 from memplan.cli.common import (
     Progress,
     card_options,
-    check_writable,
     output_options,
     show,
     typed_command,
@@ -21,6 +20,7 @@ from memplan.cli.common import (
     wrote,
 )
 from memplan.click_options import lever_options
+from memplan.files.writing import check_writable
 from memplan.present.probe import probe_sections
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
-from memplan.cli.common import check_writable, folded, typed_command, wrote
+from memplan.cli.common import folded, typed_command, wrote
 from memplan.errors import UsageError
+from memplan.files.writing import check_writable
 from memplan.present.diff import Holdings, diff_sections, holdings_of
 from memplan.script_answer import ScriptAnswer
 

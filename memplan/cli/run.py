@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from memplan.cli.common import Progress, check_writable, show, write_pages
+from memplan.cli.common import Progress, show, write_pages
 from memplan.errors import UnknownNameError, UsageError
+from memplan.files.writing import check_writable
 from memplan.present.script import script_sections
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run

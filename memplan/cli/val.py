@@ -7,10 +7,7 @@ from typing import Any
 
 import click
 
-from memplan.cli.inference_options import checked, network_of, shared
-from memplan.errors import UsageError
-
-_TASKS = ("train", "val", "test", "speed")
+from memplan.cli.inference_options import shared
 
 
 @click.command()
@@ -26,7 +23,7 @@ _TASKS = ("train", "val", "test", "speed")
     "--task",
     default="val",
     show_default=True,
-    metavar="|".join(_TASKS),
+    metavar="train|val|test|speed",
     help="The split; speed takes val's, square, at scores from 0.25 and an overlap of 0.45.",
 )
 @click.option(
@@ -60,25 +57,9 @@ def command(**values: Any) -> None:
 
     mAP is pycocotools'; precision and recall are the official script's, see docs/evaluation.md.
     """
-    from memplan.inference import ValidateOptions
+    from memplan.advise.trained import val
 
-    task = values["task"]
-    if task not in _TASKS:
-        raise UsageError(f"--task {task} is not offered. Give {', '.join(_TASKS)}.")
-    if values["batch_size"] < 1:
-        raise UsageError(f"--batch {values['batch_size']} is below 1.")
-    is_speed = task == "speed"
-    if is_speed:
-        values.update(confidence=0.25, iou=0.45, saves_json=False)
-    workload = network_of(values["cfg"])
-    names = ("data", "batch_size", "num_workers", "single_class", "saves_json")
-    options = ValidateOptions(
-        **checked(values),
-        **{name: values[name] for name in names},
-        split="val" if is_speed else task,
-        square=is_speed,
-        draws=not (values["noplots"] or is_speed),
-    )
-    for line in workload.validate(options):
-        click.echo(line)
-    click.echo(f"Wrote {options.folder}", err=True)
+    draws = not values.pop("noplots")
+    values.pop("verbose")
+    found = val(**values, draws=draws, say=click.echo)
+    click.echo(f"Wrote {found.folder}", err=True)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from memplan.errors import BadInputError, UsageError
+from memplan.inference import Detections
 
 from ..detection_metrics.drawing import draw_boxes
 from ..detection_metrics.nms import non_max_suppression
@@ -20,7 +21,7 @@ from ..yolo_data.sources import Picture, find_files, read_pictures
 from .detector import Detector, load_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from memplan.inference import DetectOptions
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from ..detection_metrics.coco import Floats
 
 
-def detect(options: DetectOptions) -> Iterator[str]:
-    """Detect and yield a line for each image and frame, then what was written.
+def detect(options: DetectOptions) -> Generator[str, None, list[Detections]]:
+    """Detect, yield a line for each image and frame, and return what was found.
 
     Raises:
         BadInputError: weights or source cannot be used, or nothing can be written.
@@ -45,6 +46,7 @@ def detect(options: DetectOptions) -> Iterator[str]:
     labels = options.folder / "labels"
     if options.saves_txt:
         labels.mkdir(exist_ok=True)
+    all_found = []
     for number, path in enumerate(files, start=1):
         writer = _Writer(options, _free(options.folder / path.name))
         try:
@@ -58,10 +60,19 @@ def detect(options: DetectOptions) -> Iterator[str]:
                 if options.saves_images:
                     writer.write(picture, found, detector.class_names)
                 yield _line(number, len(files), picture, found, detector.class_names, seconds)
+                all_found.append(
+                    Detections(
+                        path=path,
+                        frame=picture.frame,
+                        boxes=found.astype(np.float32),
+                        class_names=detector.class_names,
+                    )
+                )
         finally:
             writer.close()
     if options.saves_images or options.saves_txt:
         yield f"Wrote {options.folder}"
+    return all_found
 
 
 def _find(detector: Detector, picture: Picture, options: DetectOptions) -> Floats:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from memplan.errors import BadInputError, UsageError
+from memplan.inference import Validation
 
-from ..detection_metrics.evaluation import DetectionEvaluator
+from ..detection_metrics.evaluation import ClassMetrics, DetectionEvaluator
 from ..detection_metrics.nms import non_max_suppression
 from ..detection_metrics.written import coco_results, write_rows
 from ..yolo_data.batches import read_batches
@@ -23,7 +24,7 @@ from ..yolo_data.scan import scan_split
 from .detector import load_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from memplan.inference import ValidateOptions
     from memplan.workload import Batch
@@ -48,8 +49,8 @@ class _Clock:
         return now
 
 
-def validate(options: ValidateOptions) -> Iterator[str]:
-    """Evaluate and yield lines: warnings, the table by class, speed, and what was written.
+def validate(options: ValidateOptions) -> Generator[str, None, Validation]:
+    """Evaluate, yield lines (warnings, the table by class, speed, files) and return the scores.
 
     Raises:
         BadInputError: weights or data cannot be used, or are of different classes.
@@ -75,11 +76,21 @@ def validate(options: ValidateOptions) -> Iterator[str]:
     for batch in _batches(options, detector, images):
         _evaluate(options, detector, evaluator, batch, clock)
     yield evaluator.write_details(options.folder, draws=options.draws)
-    each = ", ".join(
-        f"{seconds / len(images) * 1000:.1f} ms {stage}" for stage, seconds in clock.totals.items()
-    )
+    milliseconds = {stage: seconds / len(images) * 1000 for stage, seconds in clock.totals.items()}
+    each = ", ".join(f"{took:.1f} ms {stage}" for stage, took in milliseconds.items())
     yield f"An image took {each} (measured, {options.device})"
     yield from _write(options, evaluator, images)
+    return Validation(
+        scores=evaluator.compute(),
+        classes={row.name: _without_name(row) for row in evaluator.per_class() if row.num_objects},
+        milliseconds=milliseconds,
+        num_images=len(images),
+        folder=options.folder,
+    )
+
+
+def _without_name(row: ClassMetrics) -> dict[str, float]:
+    return {key: value for key, value in asdict(row).items() if key != "name"}
 
 
 def _batches(

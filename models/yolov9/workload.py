@@ -23,12 +23,12 @@ from . import build, loss, names
 from .arguments import STRIDE, check_arguments, find_cfg, has_masks, is_file_name, merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     import numpy as np
     import torch
 
-    from memplan.inference import DetectOptions, ValidateOptions
+    from memplan.inference import Detections, DetectOptions, ValidateOptions, Validation
 
     from .losses import DetectionLoss
     from .network import DetectionModel
@@ -343,7 +343,7 @@ class YoloV9(Workload):
 
         return export(options)
 
-    def validate(self, options: ValidateOptions) -> Iterator[str]:
+    def validate(self, options: ValidateOptions) -> Generator[str, None, Validation]:
         """Evaluate a weights file on a split; see `validate.validate`.
 
         Raises:
@@ -353,7 +353,7 @@ class YoloV9(Workload):
 
         return validate(options)
 
-    def detect(self, options: DetectOptions) -> Iterator[str]:
+    def detect(self, options: DetectOptions) -> Generator[str, None, list[Detections]]:
         """Detect in images and videos with a weights file; see `predict.detect`.
 
         Raises:

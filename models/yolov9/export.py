@@ -23,6 +23,7 @@ from ..detection_metrics.nms import non_max_suppression
 from .convert import drop_auxiliary, fuse
 from .export_nms import OUTPUT, add_suppression, check_suppression
 from .network import DetectionModel, main_maps
+from .segment_heads import Segments
 from .trained import read_trained
 from .weights import read_checkpoint
 
@@ -72,6 +73,11 @@ def export(options: ExportOptions) -> list[str]:
     """
     _check(options)
     trained = read_trained(options.weights, options.cfg, options.data)
+    if isinstance(trained.net.head, Segments):
+        raise BadInputError(
+            f"{options.weights} is of a network with masks, which are not exported yet. "
+            "memplan val and memplan predict run the checkpoint itself."
+        )
     conversion = drop_auxiliary(trained.net)
     small = conversion.net
     ready = fuse(small) if options.fuse else small

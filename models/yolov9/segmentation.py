@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from .mask_loss import SegmentationLoss
+    from .network import DetectionModel
     from .segment_heads import Masks
 
 MASK_RATIO = 4  # pixels of an image a pixel of its masks; Source: the official --mask-ratio
@@ -61,23 +62,20 @@ class YoloV9Segmentation(YoloV9):
     def predict(  # type: ignore[override]
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `[B, 4 + nc + K, A]` and prototypes `[B, K, h, w]` of the main branch.
-
-        Box, probabilities and coefficients, in float32; layers that only the auxiliary branch needs
-        are not run.
-        """
-        maps, masks = _main_branch(model, batch)
-        return _joined(model, maps, masks)
+        """Return predictions and prototypes of the main branch; see `predictions`."""
+        network = as_network(model)
+        return predictions(network, *main_branch(network, batch["images"]))
 
     def evaluate(  # type: ignore[override]
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return predictions, as `predict` does, and the main branch's loss, four parts."""
-        maps, masks = _main_branch(model, batch)
-        predictions = _joined(model, maps, masks)
+        network = as_network(model)
+        maps, masks = main_branch(network, batch["images"])
+        found = predictions(network, maps, masks)
         criterion = replace(self._criterion(model), branches=1)
         _, parts = criterion((maps, *masks), batch["targets"], batch["masks"])
-        return predictions, parts
+        return found, parts
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set, its polygons as masks.
@@ -99,21 +97,25 @@ class YoloV9Segmentation(YoloV9):
         return write_sample(directory, force=force, outlines=True)
 
 
-def _main_branch(model: torch.nn.Module, batch: Batch) -> tuple[list[torch.Tensor], Masks]:
+def main_branch(network: DetectionModel, images: torch.Tensor) -> tuple[list[torch.Tensor], Masks]:
+    """Return maps and masks of the main branch, running only the layers that it needs."""
     from .network import main_inputs
     from .segment_heads import Segments
 
-    network = as_network(model)
     head = network.head
     assert isinstance(head, Segments)
-    inputs = main_inputs(network, batch["images"])
+    inputs = main_inputs(network, images)
     return head.raw(inputs, head.branches - 1), head.masks(inputs, head.branches - 1)
 
 
-def _joined(
-    model: torch.nn.Module, maps: list[torch.Tensor], masks: Masks
+def predictions(
+    network: DetectionModel, maps: list[torch.Tensor], masks: Masks
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `[B, 4 + nc + K, A]`, float32, and prototypes `[B, K, h, w]`.
+
+    The first has box, probabilities and coefficients of each anchor.
+    """
     import torch
 
-    boxes = decoded(as_network(model), maps)
+    boxes = decoded(network, maps)
     return torch.cat((boxes, masks.coefficients.float()), 1), masks.prototypes

@@ -156,7 +156,9 @@ def test_data_without_polygons_are_refused(tmp_path):
     """Boxes alone teach no masks: the error says what a row needs and what can be trained."""
     path = _boxes_only(tmp_path, "0 0.5 0.5 0.2 0.2\n")
 
-    with pytest.raises(BadInputError, match="None of the 1 objects in 'train' .* polygon") as error:
+    with pytest.raises(
+        BadInputError, match=r"None of the 1 objects in 'train' .* polygon"
+    ) as error:
         open_yolo_data(DataOptions(path=path, image_size=64, extra={"mask_ratio": 4}))
     assert "--cfg gelan-c" in str(error.value)
 

@@ -108,7 +108,7 @@ def outlines(masks: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
     for mask in masks:
         contours: Sequence[npt.NDArray[np.int32]] = cv2.findContours(
             mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-        )[0]  # type: ignore[assignment]
+        )[0]
         largest = max(contours, key=cv2.contourArea, default=np.zeros((0, 1, 2), np.int32))
         found.append(np.asarray(largest, np.int32).reshape(-1, 2))
     return found

@@ -195,7 +195,7 @@ class TrainingSamples(_Samples):
         if not self._mask_ratio:
             return None
         mask = rasterise(scene.polygons, scene.image.shape[:2], self._mask_ratio)
-        axes = [axis for axis, turned in enumerate(flips) if turned]
+        axes = tuple(axis for axis, turned in enumerate(flips) if turned)
         return torch.from_numpy(np.ascontiguousarray(np.flip(mask, axes)))
 
     def _mosaic(self, image_id: int, rng: np.random.Generator) -> _Scene:

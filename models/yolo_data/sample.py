@@ -138,7 +138,7 @@ def _compose(
     photographs: list[Image],
     *,
     outlines: bool,
-) -> tuple[Image, list[tuple[int, *tuple[float, ...]]]]:
+) -> tuple[Image, list[tuple[int | float, ...]]]:
     """Return one image with its label rows: boxes, or with `outlines` polygons."""
     image = _background(rng, photographs)
     placed: list[tuple[int, int, int, int]] = []

@@ -190,7 +190,7 @@ def map_shapes(rows: Rows, polygons: Sequence[Points], view: View) -> tuple[Rows
     """
     mapped, keep = _mapped(rows, polygons, view)
     shapes = []
-    for place in np.flatnonzero(keep):
+    for place in np.flatnonzero(keep).tolist():
         points = np.column_stack([polygons[place], np.ones(len(polygons[place]))]) @ view.matrix.T
         shapes.append((points[:, :2] / points[:, 2:]).astype(np.float32))
     return mapped[keep], shapes

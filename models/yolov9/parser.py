@@ -280,6 +280,12 @@ class _Builder:
                 module = _PLAIN[plain](*args)
                 reduction = float(getattr(module, "reduction", getattr(module, "stride", 1.0)))
                 output = _Output(channels=first.channels, stride=first.stride * reduction)
+            case "Panoptic":
+                raise BadInputError(
+                    "A Panoptic head, for which every pixel has a class, is not offered: neither "
+                    "its loss nor its data are known here. Networks with masks of objects are: "
+                    "--cfg gelan-c-seg."
+                )
             case _:
                 known = ", ".join(known_modules())
                 raise BadInputError(

@@ -69,7 +69,7 @@ class YoloV9(Workload):
     data_options = frozenset({"cache", "rect", "image_weights", "single_class", "min_items"})
     nominal_batch_size = 64
     stride = STRIDE
-    loss_names = ("box_loss", "cls_loss", "dfl_loss")
+    loss_names: tuple[str, ...] = ("box_loss", "cls_loss", "dfl_loss")
 
     def __init__(
         self,

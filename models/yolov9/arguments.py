@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CFG_FOLDER = Path(__file__).parent / "cfg"
+MASK_RATIO = 4  # pixels of an image a pixel of its masks; Source: the official --mask-ratio
 MASK_HEADS = frozenset({"Segment", "DSegment", "DualDSegment"})
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
 _MOST_CLASSES = 100_000

@@ -13,7 +13,7 @@ from memplan.errors import BadInputError
 from .convert import drop_auxiliary, fuse
 from .export import SCHEMA, Deployed, load_exported
 from .segment_heads import Segments
-from .segmentation import main_branch, predictions
+from .segmentation import predict
 from .trained import read_trained
 from .weights import read_checkpoint
 
@@ -102,7 +102,7 @@ def load_detector(options: InferenceOptions, data: Path | None = None) -> Detect
 
     @torch.inference_mode()
     def run_masks(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return predictions(ready, *main_branch(ready, images.to(dtype)))
+        return predict(ready, images.to(dtype))
 
     has_masks = isinstance(ready.head, Segments)
     return Detector(run, names, device, notes=notes, run_masks=run_masks if has_masks else None)

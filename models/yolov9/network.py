@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from memplan.errors import BadInputError, UnknownNameError
@@ -152,6 +153,13 @@ def main_inputs(network: DetectionModel, images: Tensor) -> list[Tensor]:
                 outputs.pop(source, None)
     # The inputs of other branches are not looked at; the images stand in for them.
     return [outputs.get(source, images) for source in sources_of_head]
+
+
+def decoded(network: DetectionModel, maps: list[Tensor]) -> Tensor:
+    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
+    with torch.autocast(maps[0].device.type, enabled=False):
+        full = [part.float() for part in maps]
+        return network.head.decode(full, network.head.branches - 1)
 
 
 def make_lean(net: DetectionModel) -> int:

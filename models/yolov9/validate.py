@@ -23,8 +23,8 @@ from ..yolo_data.loader import as_single_class, validation_groups, validation_si
 from ..yolo_data.masks import outlined
 from ..yolo_data.pipeline import ValidationSamples
 from ..yolo_data.scan import scan_split
+from .arguments import MASK_RATIO
 from .detector import load_detector
-from .segmentation import MASK_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

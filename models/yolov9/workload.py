@@ -20,7 +20,15 @@ from memplan.workload import (
 )
 
 from . import build, loss, names
-from .arguments import STRIDE, check_arguments, find_cfg, has_masks, is_file_name, merged
+from .arguments import (
+    MASK_RATIO,
+    STRIDE,
+    check_arguments,
+    find_cfg,
+    has_masks,
+    is_file_name,
+    merged,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -70,6 +78,8 @@ class YoloV9(Workload):
     nominal_batch_size = 64
     stride = STRIDE
     loss_names: tuple[str, ...] = ("box_loss", "cls_loss", "dfl_loss")
+    mask_ratio = 0
+    """Pixels of an image a pixel of its masks; 0 without masks."""
 
     def __init__(
         self,
@@ -145,7 +155,12 @@ class YoloV9(Workload):
 
         targets = torch.full((num_images, max(1, objects), 5), 0.5)
         targets[..., 0] = 0 if objects else -1
+        masks = {}
+        if self.mask_ratio:
+            height = side // self.mask_ratio
+            masks["masks"] = torch.zeros(num_images, height, height, dtype=torch.int16)
         return {
+            **masks,
             "images": torch.zeros(num_images, 3, side, side, dtype=torch.uint8),
             "targets": targets,
             "image_ids": torch.arange(num_images),
@@ -201,7 +216,7 @@ class YoloV9(Workload):
     def _criterion(self, model: torch.nn.Module) -> DetectionLoss:
         values = self.hyperparameters
         return loss(
-            as_network(model),
+            _as_network(model),
             box=values["box"],
             cls=values["cls"],
             dfl=values["dfl"],
@@ -217,9 +232,11 @@ class YoloV9(Workload):
 
         Each group carries its `kind` (`bias`, `weight`, `norm`); only `weight` is decayed.
         """
+        from .groups import parameter_groups
+
         # The official recipe gives AdamW a third state tensor.
         more = {"amsgrad": True} if settings.name == "AdamW" else {}
-        return [{**group, **more} for group in _parameter_groups(model, settings)]
+        return [{**group, **more} for group in parameter_groups(model, settings)]
 
     def draw_object_counts(
         self,
@@ -245,7 +262,7 @@ class YoloV9(Workload):
         """Return the paths of the layers worth recomputing, in execution order."""
         from .network import recompute_blocks
 
-        return recompute_blocks(as_network(model))
+        return recompute_blocks(_as_network(model))
 
     def make_lean(self, model: torch.nn.Module) -> None:
         """Make convolution blocks keep their convolution's output and no normalised map.
@@ -255,7 +272,7 @@ class YoloV9(Workload):
         """
         from .network import make_lean
 
-        if not make_lean(as_network(model)):
+        if not make_lean(_as_network(model)):
             raise UsageError(
                 f"--lean: no block of {self.name} can be lean: that takes plain batch norm and "
                 "SiLU or ReLU. Leave it out, or use --recompute."
@@ -280,9 +297,9 @@ class YoloV9(Workload):
         Layers that only the auxiliary branch needs are not run. Maps are decoded in float32:
         half precision has steps of half a pixel at 640.
         """
-        from .network import main_maps
+        from .network import decoded, main_maps
 
-        network = as_network(model)
+        network = _as_network(model)
         return decoded(network, main_maps(network, batch["images"]))
 
     def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -292,9 +309,9 @@ class YoloV9(Workload):
         """
         from dataclasses import replace
 
-        from .network import main_maps
+        from .network import decoded, main_maps
 
-        network = as_network(model)
+        network = _as_network(model)
         maps = main_maps(network, batch["images"])
         predictions = decoded(network, maps)
         _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
@@ -314,6 +331,7 @@ class YoloV9(Workload):
             "validation_size": self.validation_size,
             "stride": self.stride,
             "quad": self.quad,
+            "mask_ratio": self.mask_ratio,
             **(options.extra or {}),
         }
         strengths = options.hyperparameters or self.hyperparameters
@@ -325,12 +343,14 @@ class YoloV9(Workload):
     def write_sample(self, directory: Path, *, force: bool = False) -> Path:
         """Write the sample data set and return the path of its `data.yaml`; see `write_sample`.
 
+        With masks, labels are polygons.
+
         Raises:
             BadInputError: the directory holds files and `force` is not given, or cannot be written.
         """
         from ..yolo_data.sample import write_sample
 
-        return write_sample(directory, force=force)
+        return write_sample(directory, force=force, outlines=bool(self.mask_ratio))
 
     def export(self, options: ExportOptions) -> list[str]:
         """Write the converted, fused network of a checkpoint and return what was done.
@@ -371,7 +391,7 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        report = load_weights(as_network(model), path)
+        report = load_weights(_as_network(model), path)
         if report.fraction >= _FEW_ENTRIES:
             return str(report)
         return (
@@ -387,7 +407,7 @@ class YoloV9(Workload):
         """
         from .weights import load_weights
 
-        report = load_weights(as_network(model), path)
+        report = load_weights(_as_network(model), path)
         if report.fraction < 1:
             raise BadInputError(
                 f"{path} fills only {len(report.matched)} of {report.total} entries of "
@@ -395,6 +415,45 @@ class YoloV9(Workload):
                 f"{_advice(path)}"
             )
         return str(report)
+
+
+class YoloV9Segmentation(YoloV9):
+    """A detector with masks, trained with the official recipe.
+
+    Its arguments are those of `YoloV9`, but for `quad`: the official recipe has no masks for it.
+    """
+
+    loss_names = ("box_loss", "seg_loss", "cls_loss", "dfl_loss")
+    mask_ratio = MASK_RATIO
+
+    def __init__(self, name: str, *, quad: bool = False, **arguments: Any) -> None:
+        if quad:
+            raise UsageError(f"--quad: {name} learns masks, which four images in one have none of.")
+        super().__init__(name, **arguments)
+
+    def compute_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss, scaled by the batch size, and its parts (box, mask, cls, dfl) `[4]`."""
+        from .segmentation import loss_of
+
+        return loss_of(self._criterion(model), model(batch["images"]), batch)
+
+    def predict(  # type: ignore[override]
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return predictions and prototypes of the main branch; see `segmentation.predict`."""
+        from .segmentation import predict
+
+        return predict(_as_network(model), batch["images"])
+
+    def evaluate(  # type: ignore[override]
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return predictions, as `predict` does, and the main branch's loss, four parts."""
+        from .segmentation import evaluate
+
+        return evaluate(_as_network(model), self._criterion(model), batch)
 
 
 def _advice(path: str | Path) -> str:
@@ -408,15 +467,6 @@ def _advice(path: str | Path) -> str:
     if matched / total < _FEW_ENTRIES:
         return "It fits no configuration here; is it of another program?"
     return f"It fits --cfg {name} ({matched} of {total})."
-
-
-def decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
-    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
-    import torch
-
-    with torch.autocast(maps[0].device.type, enabled=False):
-        full = [part.float() for part in maps]
-        return network.head.decode(full, network.head.branches - 1)
 
 
 class YoloFamily(Family):
@@ -462,40 +512,15 @@ class YoloFamily(Family):
             BadInputError: the file cannot be read.
             UsageError: an argument is out of its range.
         """
-        if has_masks(str(arguments.get("cfg") or name)):
-            from .segmentation import YoloV9Segmentation
-
-            return YoloV9Segmentation(name, **arguments)
-        return YoloV9(name, **arguments)
+        kind = YoloV9Segmentation if has_masks(str(arguments.get("cfg") or name)) else YoloV9
+        return kind(name, **arguments)
 
 
 FAMILY = YoloFamily()
 
 
-def as_network(model: torch.nn.Module) -> DetectionModel:
-    """Return a model that a workload here has built, as what it is."""
+def _as_network(model: torch.nn.Module) -> DetectionModel:
     from .network import DetectionModel
 
     assert isinstance(model, DetectionModel)
     return model
-
-
-def _parameter_groups(model: torch.nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return the groups in the official order: biases, decayed weights, norm weights."""
-    from torch import nn
-
-    norms = tuple(kind for name, kind in vars(nn).items() if "Norm" in name)
-    kinds: dict[str, list[torch.nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            kind = "norm" if isinstance(module, norms) else "weight"
-            kinds["bias" if name == "bias" else kind].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "kind": kind,
-            "weight_decay": settings.weight_decay if kind == "weight" else 0.0,
-        }
-        for kind, parameters in kinds.items()
-        if parameters
-    ]

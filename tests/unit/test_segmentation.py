@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from memplan_models.yolov9 import workload as yolov9_workload
-from memplan_models.yolov9.segmentation import YoloV9Segmentation
+from memplan_models.yolov9.workload import YoloV9, YoloV9Segmentation
 
 from memplan.errors import BadInputError, UsageError
 from memplan.fit.align import same_structure
@@ -111,7 +110,7 @@ def test_names_and_official_paths_are_networks_with_masks():
         assert isinstance(workload, YoloV9Segmentation)
         assert ("box_loss", "seg_loss", "cls_loss", "dfl_loss") == workload.loss_names
         assert (3, 16, 16) == tuple(workload.make_batch(3)["masks"].shape)
-    assert type(make_workload("gelan-c")) is yolov9_workload.YoloV9
+    assert type(make_workload("gelan-c")) is YoloV9
 
 
 def test_four_images_in_one_are_refused():

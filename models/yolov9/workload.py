@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .network import DetectionModel
 
 _MODELS = __name__.split(".", maxsplit=1)[0]
-_FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
 
@@ -151,22 +150,9 @@ class YoloV9(Workload):
         return validation_size(self.image_size, self.stride)
 
     def _batch(self, num_images: int, side: int, objects: int) -> Batch:
-        import torch
+        from .examples import example_batch
 
-        targets = torch.full((num_images, max(1, objects), 5), 0.5)
-        targets[..., 0] = 0 if objects else -1
-        masks = {}
-        if self.mask_ratio:
-            height = side // self.mask_ratio
-            masks["masks"] = torch.zeros(num_images, height, height, dtype=torch.int16)
-        return {
-            **masks,
-            "images": torch.zeros(num_images, 3, side, side, dtype=torch.uint8),
-            "targets": targets,
-            "image_ids": torch.arange(num_images),
-            "original_shapes": torch.full((num_images, 2), side),
-            "letterbox": torch.ones(num_images, 4, dtype=torch.float64),
-        }
+        return example_batch(num_images, side, objects, self.mask_ratio)
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with float32 images in 0-1."""
@@ -389,14 +375,15 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the file cannot be read, is refused as unsafe, or nothing in it fits.
         """
+        from .fitting import FEW_ENTRIES, advice
         from .weights import load_weights
 
         report = load_weights(_as_network(model), path)
-        if report.fraction >= _FEW_ENTRIES:
+        if report.fraction >= FEW_ENTRIES:
             return str(report)
         return (
             f"{path} fills only {len(report.matched)} of {report.total} entries: training starts "
-            f"nearly from fresh weights. {_advice(path)}"
+            f"nearly from fresh weights. {advice(path)}"
         )
 
     def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
@@ -405,6 +392,7 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the file cannot be read, is refused as unsafe, or leaves entries.
         """
+        from .fitting import advice
         from .weights import load_weights
 
         report = load_weights(_as_network(model), path)
@@ -412,7 +400,7 @@ class YoloV9(Workload):
             raise BadInputError(
                 f"{path} fills only {len(report.matched)} of {report.total} entries of "
                 f"{self.name}, so evaluating it says nothing. {report.mismatches()} "
-                f"{_advice(path)}"
+                f"{advice(path)}"
             )
         return str(report)
 
@@ -454,19 +442,6 @@ class YoloV9Segmentation(YoloV9):
         from .segmentation import evaluate
 
         return evaluate(_as_network(model), self._criterion(model), batch)
-
-
-def _advice(path: str | Path) -> str:
-    """Return which configuration a weights file fits, as advice."""
-    from .fitting import fitting_configuration
-    from .weights import read_checkpoint, state_of_checkpoint
-
-    name, matched, total = fitting_configuration(
-        state_of_checkpoint(read_checkpoint(path), path)[1]
-    )
-    if matched / total < _FEW_ENTRIES:
-        return "It fits no configuration here; is it of another program?"
-    return f"It fits --cfg {name} ({matched} of {total})."
 
 
 class YoloFamily(Family):

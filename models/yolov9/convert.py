@@ -22,6 +22,8 @@ _ONE_BRANCH = {
     "DualDDetect": "DDetect",
     "TripleDDetect": "DDetect",
     "DualDSegment": "DSegment",
+    "DualDetect": "Detect",
+    "TripleDetect": "Detect",
 }
 
 
@@ -32,7 +34,6 @@ class FusedConv(nn.Module):
         super().__init__()
         self.conv = conv
         self.act = act
-        self.reduction = float(conv.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H / stride, W / stride]`."""
@@ -65,7 +66,7 @@ def drop_auxiliary(net: DetectionModel) -> Conversion:
     kept = _without_passed_through(net, main_layers(net))
     description = _pruned_description(net, kept)
     with torch.device("meta"):  # the values come from `net`
-        small = DetectionModel(description, net.nc, f"{net.name}-converted")
+        small = DetectionModel(description, net.nc, f"{net.name}-converted", net.own_blocks)
     state, entries = net.state_dict(), head.entries_of(head.branches - 1)
     filled = {name: state[_source_name(name, kept, entries)].clone() for name in small.state_dict()}
     small.load_state_dict(filled, assign=True)
@@ -150,6 +151,7 @@ def _merged(parts: list[Conv]) -> nn.Conv2d:
         (first.stride[0], first.stride[1]),
         (int(first.padding[0]), int(first.padding[1])),
         groups=first.groups,
+        dilation=(first.dilation[0], first.dilation[1]),
         device="meta",
     )
     dtype = first.weight.dtype

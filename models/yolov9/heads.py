@@ -156,6 +156,24 @@ class TripleDDetect(DDetect):
         return self.decode(main, self.branches - 1), main
 
 
+class DualDetect(DualDDetect):
+    """As `DualDDetect`, the box branches not in groups."""
+
+    grouped = False
+
+
+class TripleDetect(TripleDDetect):
+    """As `TripleDDetect`, the box branches not in groups."""
+
+    grouped = False
+
+
+HEADS: dict[str, type[Detect]] = {
+    head.__name__: head
+    for head in (Detect, DDetect, DualDetect, DualDDetect, TripleDetect, TripleDDetect)
+}
+
+
 def _branch(nc: int, channels: Sequence[int], groups: int) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Return the box and class convolutions of one branch; widths follow its first input."""
     box_width = max(channels[0] // 4, 4 * REG_MAX, 16)

@@ -153,3 +153,6 @@ class DSegment(Segments, DDetect):
 
 class DualDSegment(Segments, DualDDetect):
     """An auxiliary branch and the main one, each with its own prototypes."""
+
+
+HEADS: dict[str, type[Detect]] = {head.__name__: head for head in (Segment, DSegment, DualDSegment)}

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yolov9_recipe as recipe
 from memplan_models.yolov9.arguments import CFG_FOLDER
+from memplan_models.yolov9.convert import drop_auxiliary
 from memplan_models.yolov9.mask_loss import SegmentationLoss
 from memplan_models.yolov9.network import DetectionModel
 from memplan_models.yolov9.parser import read_description
@@ -36,6 +37,22 @@ def test_outputs(cfg):
 
     assert {} == recipe.all_differences(evaluated, "eval", want["eval"], 1e-6)
     assert {} == recipe.all_differences(trained, "train", want["train"], 1e-6)
+
+
+def test_the_main_branch_is_bit_identical_without_the_auxiliary_one():
+    """Boxes, coefficients and prototypes of yolov9-c-dseg stay, in a network with one branch."""
+    net = _narrow("yolov9-c-dseg", 0.25).eval()
+    net.load_state_dict(recipe.state_for(net))
+    images = recipe.image(1, 64, 96)
+
+    small = drop_auxiliary(net).net
+    with torch.no_grad():
+        expected = recipe.named_tensors(net(images), "eval")
+        found = recipe.named_tensors(small(images), "eval")
+
+    assert ("DSegment", 1) == (type(small.head).__name__, small.head.branches)
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def _ellipses(rows, batch, height, width):

@@ -135,6 +135,15 @@ class Tuned(Protocol):
 
 
 @runtime_checkable
+class KnowsData(Protocol):
+    """Knows descriptions of data sets by other names than their paths, such as `coco.yaml`."""
+
+    @abstractmethod
+    def has_data(self, path: Path) -> bool:
+        """Return whether a path or name is of a description that can be read."""
+
+
+@runtime_checkable
 class Described(Protocol):
     """Is made from a configuration that `--cfg` names."""
 

@@ -16,11 +16,13 @@ class InferenceOptions:
     """Which network, where it runs, and which of its detections count."""
 
     weights: Path
-    """A checkpoint, an export, or an ONNX or TorchScript file."""
+    """A checkpoint, an export of one, or an ONNX or OpenVINO file."""
     folder: Path
     """Where results go; exists."""
     cfg: str | None = None
     """The configuration of a checkpoint; None asks the checkpoint."""
+    blocks: str | None = None
+    """A module of the user's whose classes that configuration names."""
     data: Path | None = None
     """A `data.yaml`: what is evaluated, or the names of the classes."""
     image_size: int = 640
@@ -55,6 +57,8 @@ class ValidateOptions(InferenceOptions):
     """Square images without padding, as the official speed task; else rectangles."""
     single_class: bool = False
     """Take all classes for one."""
+    min_items: int = 0
+    """Leave out images with fewer objects, >= 0."""
     saves_json: bool = False
     """Write the detections as COCO's result file."""
     draws: bool = True
@@ -73,6 +77,8 @@ class DetectOptions(InferenceOptions):
     """Boxes of different classes that overlap are one detection too."""
     saves_images: bool = True
     """Write images and videos with the boxes drawn."""
+    saves_crops: bool = False
+    """Write each found object as `crops/CLASS/IMAGE.jpg`."""
     line_thickness: int = 3
     """Of the boxes, pixels, >= 1."""
     shows_labels: bool = True

@@ -126,16 +126,27 @@ class ExportOptions:
     """The file to write; one that exists is replaced."""
     cfg: str | None = None
     """The configuration, or the path of a description; None asks the checkpoint."""
+    blocks: str | None = None
+    """A module of the user's whose classes that description names."""
     data: Path | None = None
     """A data set's description, for the names of the classes; None asks the checkpoint."""
     image_size: int = 640
     """Side of the square images, pixels."""
     format: str = "onnx"
-    """`onnx`, `torchscript` or `pt`."""
+    """`onnx`, `torchscript`, `openvino`, `engine` (TensorRT), `pt`, or `official`: a checkpoint
+    that the official code loads."""
     half: bool = False
     """Store weights, and compute, in half precision."""
     dynamic_batch: bool = False
     """Take any number of images at once."""
+    batch_size: int = 1
+    """Images at once of a file that takes no other number, >= 1."""
+    opset: int = 17
+    """Of an ONNX file; TensorRT 8.6, OpenVINO 2023 and ONNX Runtime 1.13 read 17."""
+    workspace_gib: float = 4.0
+    """Memory that building a TensorRT engine may use, GiB, > 0."""
+    keep_auxiliary: bool = False
+    """Keep the auxiliary branch, where the format can, so that training can go on."""
     fuse: bool = True
     """Merge norms into convolutions."""
     nms: bool = False

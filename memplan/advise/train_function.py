@@ -27,6 +27,8 @@ class TrainArguments(Levers, total=False):
     """Keyword arguments of `memplan.train`, by the names of the options; see `TrainOptions`."""
 
     img: int
+    blocks: str | None
+    official_gains: bool
     batch: int
     batch_per_device: int | None
     val_batch: int | None
@@ -94,8 +96,8 @@ def train(
         auto_batch: whether the batch, and how a step runs, is planned first; levers among
             `options` stay as they are given.
         plan: one to follow instead, or the file of one.
-        resume: a run folder or `last.pt` to go on with, which says all but `device`, `workers` and
-            `noplots`.
+        resume: a run folder or `last.pt` to go on with, which says all but `device`, `workers`,
+            `noplots` and `blocks`.
         gpu: with `auto_batch`, the card to plan for; None takes the one trained on.
         calibration: with `auto_batch`, the file of what was measured on the card.
         safety: with `auto_batch`, part of the card left alone, in 0-1.

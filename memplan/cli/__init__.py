@@ -94,6 +94,8 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="memplan", message="memplan %(version)s")
+# What `python -m torch.distributed.launch -m memplan train ...` puts before the command.
+@click.option("--local-rank", "--local_rank", type=int, hidden=True, expose_value=False)
 def cli() -> None:
     """Predict, plan and guard the GPU memory of a training run, with no GPU at hand.
 

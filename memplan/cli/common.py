@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from memplan.answers import save_answers
-from memplan.click_options import options
+from memplan.click_options import blocks_option, options
 from memplan.spec import LEVER
 
 
@@ -56,6 +56,7 @@ def given_levers(context: click.Context) -> dict[str, Any]:
 # What is trained.
 workload_options = options(
     click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration or PATH.yaml."),
+    blocks_option,
     click.option(
         "--workload",
         metavar="NAME",

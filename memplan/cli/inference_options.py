@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from memplan.cli.official_words import Side
+from memplan.click_options import blocks_option
+
 Decorator = Callable[[Any], Any]
 
 
@@ -15,10 +18,11 @@ def shared(*, confidence: float, iou: float, most: int, project: str) -> Decorat
     """Return a decorator that adds the options of both, with a command's own defaults."""
     options = [
         click.option("--weights", required=True, type=click.Path(path_type=Path), metavar="FILE",
-                     help="A checkpoint (memplan's, official or exported) or an ONNX file."),
+                     help="A checkpoint (memplan's, official or exported), ONNX or OpenVINO."),
         click.option("--cfg", metavar="NAME|PATH",
                      help="Its configuration.  [as the checkpoint says]"),
-        click.option("--img", "--imgsz", "--img-size", "image_size", type=int, default=640,
+        blocks_option,
+        click.option("--img", "--imgsz", "--img-size", "image_size", type=Side(), default=640,
                      show_default=True, metavar="PIXELS", help="The longer side of the images."),
         click.option("--device", default="", metavar="cpu|INDEX",
                      help="Where the network runs.  [a GPU if there is one]"),

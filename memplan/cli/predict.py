@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from memplan.cli.inference_options import shared
+from memplan.cli.official_words import joining, official_words
 from memplan.errors import UsageError
 
 
@@ -21,21 +22,18 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: tuple[str, .
     return tuple(int(text) for text in texts)
 
 
-class _Spread(click.Command):
-    """A command that takes `--classes 0 2` as the official script does."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the numbers behind `--classes` before options are read."""
-        joined: list[str] = []
-        for text in args:
-            if text.isdecimal() and joined[-2:-1] == ["--classes"]:
-                joined[-1] += f",{text}"
-            else:
-                joined.append(text)
-        return super().parse_args(ctx, joined)
+_ACCEPTED = {
+    "--view-img": "no window is opened; look at the files that are written",
+    "--update": "the weights file stays as it is",
+    "--dnn": "ONNX files run by ONNX Runtime",
+}
+_REFUSED = {
+    "--augment": "it would run each image at three sizes",
+    "--visualize": "memplan draws no feature maps",
+}
 
 
-@click.command(cls=_Spread)
+@click.command(cls=joining("--classes", "--img", "--imgsz", "--img-size"))
 @click.option(
     "--source",
     required=True,
@@ -52,6 +50,7 @@ class _Spread(click.Command):
     help="Class numbers that count.  [all]",
 )
 @click.option("--agnostic-nms", "agnostic", is_flag=True, help="Suppress across classes too.")
+@click.option("--save-crop", "saves_crops", is_flag=True, help="Write each found object too.")
 @click.option("--nosave", is_flag=True, help="Write no images and videos.")
 @click.option(
     "--line-thickness", type=int, default=3, show_default=True, metavar="PIXELS", help="Of boxes."
@@ -67,6 +66,7 @@ class _Spread(click.Command):
     metavar="N",
     help="Look at every N-th frame of a video.",
 )
+@official_words(_ACCEPTED, _REFUSED)
 def command(**values: Any) -> None:
     """Detect objects in images and videos, and write them with their boxes drawn.
 

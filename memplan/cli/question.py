@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _MOST_DIGITS = 18
 # Arguments of workloads' factories, by the parameter that sets them.
 _ARGUMENTS = {
+    "blocks": "blocks",
     "img": "image_size",
     "val_batch": "validation_batch_size",
     "multi_scale": "multi_scale",

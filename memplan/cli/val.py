@@ -8,6 +8,13 @@ from typing import Any
 import click
 
 from memplan.cli.inference_options import shared
+from memplan.cli.official_words import official_words
+
+_ACCEPTED = {"--dnn": "ONNX files run by ONNX Runtime"}
+_REFUSED = {
+    "--augment": "it would run each image at three sizes",
+    "--save-hybrid": "labels among the detections make scores that mean nothing",
+}
 
 
 @click.command()
@@ -49,6 +56,15 @@ from memplan.cli.inference_options import shared
 @click.option("--save-json", "saves_json", is_flag=True, help="Write COCO's result file.")
 @click.option("--verbose", is_flag=True, help="Accepted: the table by class is always printed.")
 @click.option("--noplots", is_flag=True, help="Draw no curves and images.")
+@click.option(
+    "--min-items",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Leave out images with fewer objects.",
+)
+@official_words(_ACCEPTED, _REFUSED)
 def command(**values: Any) -> None:
     """Evaluate a weights file: precision, recall and mAP by class, and time an image.
 

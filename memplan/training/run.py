@@ -261,6 +261,7 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> Tra
         workers=options.workers,
         rank_timeout=options.rank_timeout,
         noplots=saved.noplots or options.noplots,
+        blocks=options.blocks,
         hyp=None,
         hyperparameters=checkpoint.hyperparameters,
         project=options.project if folder is None else folder.parent,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import BadInputError
-from memplan.files import Source, brief
+from memplan.files import Source, brief, in_checkout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +62,22 @@ class DataDescription:
         return paths, len(named) - len(paths)
 
 
+_SHIPPED = Path(__file__).parent / "descriptions"
+
+
+def find_description(path: Path) -> Path:
+    """Return where a data set's description lies.
+
+    That is the path itself, else the file that an official checkout around the working directory
+    has for it, else the shipped one of that name (`coco.yaml`); the path where there is none.
+    """
+    found = in_checkout(path)
+    shipped = _SHIPPED / path.name
+    return shipped if not found.exists() and shipped.is_file() else found
+
+
 def read_description(path: Path) -> DataDescription:
-    """Return the data set that a `data.yaml` describes.
+    """Return the data set that a `data.yaml` describes, found as `find_description` does.
 
     `train`, `val` and `test` are each a directory, a list file, or a list of those, relative to
     `path` inside the file. Where that is relative too, or missing, it is looked for where the
@@ -77,6 +91,7 @@ def read_description(path: Path) -> DataDescription:
     Raises:
         BadInputError: the file or a directory is missing, or an entry cannot be used.
     """
+    path = find_description(path)
     raw, warnings = _read_mapping(path)
     class_names = _read_names(path, raw, warnings)
     for split in ("train", "val"):

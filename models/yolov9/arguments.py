@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplan.errors import UnknownNameError, UsageError
+from memplan.files import in_checkout
 
 from . import names
 
@@ -49,8 +50,8 @@ def find_cfg(cfg: str) -> str:
     Raises:
         UnknownNameError: there is no such configuration; the nearest is suggested.
     """
-    if is_file_name(cfg) and Path(cfg).is_file():
-        return cfg
+    if is_file_name(cfg) and (file := in_checkout(Path(cfg))).is_file():
+        return str(file)
     name = Path(cfg).stem if is_file_name(cfg) else cfg
     if name not in names():
         hint = f"Known: {', '.join(names())}; or a PATH.yaml."

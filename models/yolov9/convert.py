@@ -18,7 +18,12 @@ from .network import DetectionModel, main_layers
 if TYPE_CHECKING:
     pass
 
-_ONE_BRANCH = {"DualDDetect": "DDetect", "TripleDDetect": "DDetect"}
+_ONE_BRANCH = {
+    "DualDDetect": "DDetect",
+    "TripleDDetect": "DDetect",
+    "DualDetect": "Detect",
+    "TripleDetect": "Detect",
+}
 
 
 class FusedConv(nn.Module):
@@ -28,7 +33,6 @@ class FusedConv(nn.Module):
         super().__init__()
         self.conv = conv
         self.act = act
-        self.reduction = float(conv.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H / stride, W / stride]`."""
@@ -61,7 +65,7 @@ def drop_auxiliary(net: DetectionModel) -> Conversion:
     kept = _without_passed_through(net, main_layers(net))
     description = _pruned_description(net, kept)
     with torch.device("meta"):  # the values come from `net`
-        small = DetectionModel(description, net.nc, f"{net.name}-converted")
+        small = DetectionModel(description, net.nc, f"{net.name}-converted", net.own_blocks)
     state = net.state_dict()
     filled = {
         name: state[_source_name(name, kept, head.branches)].clone() for name in small.state_dict()
@@ -153,6 +157,7 @@ def _merged(parts: list[Conv]) -> nn.Conv2d:
         (first.stride[0], first.stride[1]),
         (int(first.padding[0]), int(first.padding[1])),
         groups=first.groups,
+        dilation=(first.dilation[0], first.dilation[1]),
         device="meta",
     )
     dtype = first.weight.dtype

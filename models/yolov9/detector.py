@@ -10,8 +10,9 @@ import torch
 
 from memplan.errors import BadInputError
 
+from . import export_openvino
 from .convert import drop_auxiliary, fuse
-from .export import SCHEMA, Deployed, load_exported
+from .export_files import SCHEMA, Deployed, load_exported
 from .trained import read_trained
 from .weights import read_checkpoint
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from memplan.inference import InferenceOptions
 
+_OTHER = (
+    "has other inputs and outputs than a detector: one [batch, 3, height, width] and [batch, 4 + "
+    "classes, boxes]. Export it with `memplan export`, without --nms."
+)
 _STRIDE = 32  # pixels; of every network that these files are of
 
 
@@ -65,14 +70,15 @@ def load_detector(options: InferenceOptions, data: Path | None = None) -> Detect
         BadInputError: the file cannot be used, or a package for it is missing.
     """
     device = torch.device(options.device)
-    if options.weights.suffix.lower() == ".onnx":
-        return _from_onnx(options.weights, device)
+    for ending, load in _BY_ENDING.items():
+        if options.weights.name.lower().endswith(ending):
+            return load(options.weights, device)
     content = read_checkpoint(options.weights)
     if isinstance(content, dict) and content.get("schema") == SCHEMA:
         ready = load_exported(options.weights).float()
         names, notes = tuple(ready.names.values()), tuple[str, ...]()
     else:
-        trained = read_trained(options.weights, options.cfg, data)
+        trained = read_trained(options.weights, options.cfg, data, options.blocks)
         ready = fuse(drop_auxiliary(trained.net).net)
         names, notes = trained.class_names, trained.notes
     dtype = torch.float16 if options.half and device.type == "cuda" else torch.float32
@@ -110,10 +116,7 @@ def _from_onnx(path: Path, device: torch.device) -> Detector:
         raise BadInputError(f"{path} cannot be read as an ONNX file: {reason}.") from None
     given, outputs = session.get_inputs(), session.get_outputs()
     if len(given) != 1 or len(given[0].shape) != 4 or len(outputs[0].shape) != 3:
-        raise BadInputError(
-            f"{path} has other inputs and outputs than a detector: one [batch, 3, height, width] "
-            "and [batch, 4 + classes, boxes]. Export it with `memplan export`."
-        )
+        raise BadInputError(f"{path} {_OTHER}")
     batch, _, _, width = given[0].shape
     is_half = given[0].type == "tensor(float16)"
 
@@ -141,3 +144,46 @@ def _names(facts: Mapping[str, str], rows: Any) -> tuple[str, ...]:
     if isinstance(values, list) and (not isinstance(rows, int) or len(values) == rows - 4):
         return tuple(map(str, values))
     return tuple(map(str, range(rows - 4 if isinstance(rows, int) else 0)))
+
+
+def _from_openvino(path: Path, device: torch.device) -> Detector:
+    if path.is_dir():
+        found = sorted(path.glob("*.xml"))
+        if len(found) != 1:
+            raise BadInputError(f"{path} holds {len(found)} .xml files, not one.")
+        [path] = found
+    model, facts = export_openvino.load(path)
+    run = export_openvino.runner(model)
+    shape, output = model.inputs[0].partial_shape, model.outputs[0].partial_shape
+    if len(model.inputs) != 1 or len(shape) != 4 or len(output) != 3:
+        raise BadInputError(f"{path} {_OTHER}")
+    count, side = (shape[i].get_length() if shape[i].is_static else None for i in (0, 3))
+    rows = output[1].get_length() if output[1].is_static else None
+    return Detector(
+        lambda images: run(images).to(device),
+        _names(facts, rows),
+        device,
+        side,
+        count,
+        notes=_on_processor(path, device),
+    )
+
+
+def _refuse_other(path: Path, device: torch.device) -> Detector:
+    del device
+    raise BadInputError(
+        f"{path} is for other programs to run. Give the checkpoint, or its ONNX or OpenVINO export."
+    )
+
+
+def _on_processor(path: Path, device: torch.device) -> tuple[str, ...]:
+    return (f"{path.name} runs on the processor.",) * (device.type == "cuda")
+
+
+_BY_ENDING = {
+    ".onnx": _from_onnx,
+    ".xml": _from_openvino,
+    export_openvino.FOLDER_ENDING: _from_openvino,
+    ".torchscript": _refuse_other,
+    ".engine": _refuse_other,
+}

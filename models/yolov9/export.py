@@ -6,61 +6,91 @@ the trained network's outputs, within `TOLERANCES`, on noise and on images of th
 
 from __future__ import annotations
 
-import json
+import copy
+import importlib
 import tempfile
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memplan.errors import BadInputError, UsageError
 from memplan.units import format_bytes
 
 from ..detection_metrics.nms import non_max_suppression
-from .convert import drop_auxiliary, fuse
-from .export_nms import OUTPUT, add_suppression, check_suppression
-from .network import DetectionModel, main_maps
+from . import export_engine, export_files, export_openvino, official_file
+from .convert import Conversion, drop_auxiliary, fuse
+from .export_nms import check_suppression
+from .network import DetectionModel
 from .trained import read_trained
-from .weights import read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memplan.workload import ExportOptions
 
-SCHEMA = "memplan.export/1"
-OPSET = 17  # of ONNX; TensorRT 8.6, OpenVINO 2023 and ONNX Runtime 1.13 read it
-INPUT = "images"
 TOLERANCES = {False: (0.05, 1e-3), True: (2.0, 2e-2)}
 """Largest difference of boxes (pixels) and of scores from the trained network, by `half`."""
 
 _SAMPLE_IMAGES = 3
 
 
-class Deployed(nn.Module):
-    """One tensor in, one out, as deployed: decoding is in float32, whatever the network is in.
+@dataclass(frozen=True, kw_only=True)
+class _Format:
+    """How one kind of file is written, and read back to run."""
 
-    Args:
-        net: converted, in evaluation mode.
-    """
+    write: Callable[[Path, DetectionModel, tuple[str, ...], ExportOptions], None]
+    """Into a folder of its own; what it writes beside the file travels with it."""
+    read: Callable[[Path], Callable[[Tensor], Tensor]]
+    packages: tuple[str, ...] = ()
+    """That it needs besides memplan's own."""
+    install: str = ""
+    """The command that installs those."""
+    keeps_norms: bool = False
+    """Whether norms may stay, and always do in `official`."""
+    halves_itself: bool = False
+    """Whether the writer, instead of the network given to it, is what knows half precision."""
+    batches: bool = True
+    """Whether the file has a batch size of its own."""
 
-    def __init__(self, net: DetectionModel) -> None:
-        super().__init__()
-        self.net = net
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return `[B, 4 + nc, A]` float32: centre x, centre y, width, height in pixels, scores.
-
-        Args:
-            images: RGB, 0 to 1, `[B, 3, H, W]`, in the network's precision.
-        """
-        maps = main_maps(self.net, images)
-        # Half precision has steps of half a pixel at 640.
-        decoded: Tensor = self.net.head.decode([part.float() for part in maps], 0)
-        return decoded
+_PIP = "pip install"
+_FORMATS = {
+    "onnx": _Format(
+        write=export_files.write_onnx,
+        read=export_files.read_onnx,
+        packages=("onnx", "onnxruntime"),
+        install=f"{_PIP} 'memplan[export]'",
+    ),
+    "torchscript": _Format(
+        write=export_files.write_torchscript, read=export_files.read_torchscript
+    ),
+    "openvino": _Format(
+        write=export_openvino.write,
+        read=export_openvino.read,
+        packages=("openvino",),
+        install=f"{_PIP} 'memplan[openvino]'",
+        halves_itself=True,
+    ),
+    "engine": _Format(
+        write=export_engine.write,
+        read=export_engine.read,
+        packages=("onnx", "tensorrt"),
+        install=f"{_PIP} 'memplan[export]' tensorrt (or make the ONNX file and then: trtexec "
+        "--onnx=FILE.onnx --saveEngine=FILE.engine)",
+        halves_itself=True,
+    ),
+    "pt": _Format(
+        write=export_files.write_pt, read=export_files.read_pt, keeps_norms=True, batches=False
+    ),
+    "official": _Format(
+        write=official_file.write, read=official_file.read, keeps_norms=True, batches=False
+    ),
+}
+FORMATS = tuple(_FORMATS)
 
 
 def export(options: ExportOptions) -> list[str]:
@@ -70,22 +100,25 @@ def export(options: ExportOptions) -> list[str]:
         BadInputError: the weights cannot be used, a package is missing, or the file would disagree.
         UsageError: an option is out of its range.
     """
-    _check(options)
-    trained = read_trained(options.weights, options.cfg, options.data)
-    conversion = drop_auxiliary(trained.net)
-    small = conversion.net
-    ready = fuse(small) if options.fuse else small
-    if options.half:
+    kind = _checked(options)
+    trained = read_trained(options.weights, options.cfg, options.data, options.blocks)
+    conversion = _converted(trained.net, options)
+    ready = conversion.net
+    if options.fuse and options.format != "official":
+        ready = fuse(ready)
+    if options.half and not kind.halves_itself:
         ready = _halved(ready)
-    write, read = _FORMATS[options.format]
-    parent = options.output.parent
     try:
         # A folder of our own, under a name that nobody can have laid a link at.
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".memplan-export-") as folder:
+        with tempfile.TemporaryDirectory(
+            dir=options.output.parent, prefix=".memplan-export-"
+        ) as folder:
             partial = Path(folder) / options.output.name
-            write(partial, ready, trained.class_names, options)
-            differences = _compare(trained.net, read(partial), options)
-            partial.replace(options.output)
+            kind.write(partial, ready, trained.class_names, options)
+            differences = _compare(trained.net, kind.read(partial), options)
+            # What lies beside the file first: whoever finds the file finds it whole.
+            for path in sorted(Path(folder).iterdir(), key=lambda path: path == partial):
+                path.replace(options.output.parent / path.name)
     except OSError as error:
         raise BadInputError(
             f"{options.output} cannot be written: {error.strerror}. Give another --output."
@@ -93,53 +126,56 @@ def export(options: ExportOptions) -> list[str]:
     return [*trained.notes, *_report(trained.net, conversion.layers, ready, options), *differences]
 
 
-def load_exported(path: str | Path) -> DetectionModel:
-    """Return the network of an exported `.pt` file, in evaluation mode and the file's precision.
-
-    Raises:
-        BadInputError: the file cannot be read, or is no export.
-    """
-    content = read_checkpoint(path)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise BadInputError(f"{path} is no export of memplan. Make one with `memplan export`.")
-    with torch.device("meta"):  # the values come from the file
-        net = DetectionModel(content["description"], len(content["class_names"]))
-        if content["fused"]:
-            net = fuse(net)
-    net.load_state_dict(content["model"], assign=True)
-    net.names = dict(enumerate(content["class_names"]))
-    return net.eval()
+def _converted(net: DetectionModel, options: ExportOptions) -> Conversion:
+    """Return the network without its auxiliary branch, unless that is to stay."""
+    return Conversion(copy.deepcopy(net), ()) if options.keep_auxiliary else drop_auxiliary(net)
 
 
-def _check(options: ExportOptions) -> None:
-    if options.format in _BY_OTHERS:
-        raise UsageError(
-            f"--format {options.format} is made of the ONNX file by that tool's own program: "
-            f"memplan export, then {_BY_OTHERS[options.format]}."
-        )
-    if options.format not in _FORMATS:
-        raise UsageError(f"--format {options.format!r} is not offered. Give {', '.join(_FORMATS)}.")
-    if options.nms and options.format != "onnx":
+def _checked(options: ExportOptions) -> _Format:
+    """Return the format asked for, once the options go with it and its packages are here."""
+    name = options.format
+    if name not in _FORMATS:
+        raise UsageError(f"--format {name!r} is not offered. Give {', '.join(_FORMATS)}.")
+    kind = _FORMATS[name]
+    if options.nms and name != "onnx":
         raise UsageError("--nms is for --format onnx; other files give all boxes.")
     if options.image_size < 32 or options.image_size % 32:
         nearest = max(32, round(options.image_size / 32) * 32)
         raise UsageError(
             f"--img {options.image_size} is no multiple of the stride 32. Nearest: {nearest}."
         )
-    if options.format != "pt" and not options.fuse:
+    if not options.fuse and not kind.keeps_norms:
         raise UsageError("--no-fuse is for --format pt; other files are to be run, not trained.")
-    if options.format == "onnx":
+    if options.keep_auxiliary and name != "official":
+        raise UsageError("--keep-auxiliary is for --format official; other files run one branch.")
+    if options.dynamic_batch and name not in {"onnx", "openvino"}:
+        raise UsageError(
+            "--dynamic-batch is for --format onnx and openvino; a .pt file takes any batch, "
+            "TorchScript and an engine one."
+        )
+    if options.batch_size < 1 or (options.batch_size > 1 and not kind.batches):
+        raise UsageError(
+            f"--batch-size {options.batch_size} is for files of one batch size, 1 or more; a .pt "
+            "file takes any."
+        )
+    _check_packages(name, kind)
+    return kind
+
+
+def _check_packages(name: str, kind: _Format) -> None:
+    """Refuse what cannot be written here, before any work is done."""
+    for package in kind.packages:
         try:
-            import onnx  # noqa: F401 - asked for before any work is done
-            import onnxruntime  # noqa: F401
+            importlib.import_module(package)
         except ImportError as error:
             raise BadInputError(
-                f"--format onnx needs the package {error.name}, which is not installed. "
-                "Install it with: pip install 'memplan[export]'"
+                f"--format {name} needs the package {error.name or package}, which is not "
+                f"installed. Install it with: {kind.install}"
             ) from None
-    elif options.dynamic_batch:
-        raise UsageError(
-            "--dynamic-batch is for --format onnx; a .pt file takes any batch, TorchScript one."
+    if name == "engine" and not torch.cuda.is_available():
+        raise BadInputError(
+            "--format engine is built on the card that it is for, and there is none here. Make the "
+            "ONNX file here, and there: trtexec --onnx=FILE.onnx --saveEngine=FILE.engine"
         )
 
 
@@ -150,142 +186,6 @@ def _halved(net: DetectionModel) -> DetectionModel:
         if name.startswith("dfl"):
             module.float()
     return net
-
-
-def _write_pt(
-    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
-) -> None:
-    content = {
-        "schema": SCHEMA,
-        "model": dict(net.state_dict()),
-        "description": net.yaml,
-        "class_names": list(class_names),
-        "stride": int(max(net.strides)),
-        "image_size": options.image_size,
-        "fused": options.fuse,
-    }
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # what torch makes of a full disk
-        raise OSError(0, str(error).splitlines()[0]) from None
-
-
-def _read_pt(path: Path) -> Callable[[Tensor], Tensor]:
-    net = load_exported(path).float()
-
-    @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        decoded: Tensor = Deployed(net)(images)
-        return decoded
-
-    return run
-
-
-def _facts(
-    net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
-) -> dict[str, str]:
-    """Return what a file says of itself, as texts."""
-    side = options.image_size
-    return {
-        # A Python literal, as readers of YOLO files expect; and the same as JSON.
-        "names": str(dict(enumerate(class_names))),
-        "class_names": json.dumps(list(class_names)),
-        "stride": str(int(max(net.strides))),
-        "imgsz": str([side, side]),
-        "image_size": str(side),
-        "half": str(options.half).lower(),
-        "nms": str(options.nms).lower(),
-    }
-
-
-def _write_torchscript(
-    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
-) -> None:
-    dtype = torch.float16 if options.half else torch.float32
-    images = torch.zeros(1, 3, options.image_size, options.image_size, dtype=dtype)
-    with warnings.catch_warnings(), torch.no_grad():
-        # Shapes are constants of the file, and TorchScript is deprecated, which stays its use.
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(Deployed(net).eval(), images)  # type: ignore[no-untyped-call]
-        facts = json.dumps(_facts(net, class_names, options))
-        traced.save(str(path), _extra_files={"config.txt": facts.encode()})
-
-
-def _read_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-    dtype = next(module.parameters()).dtype
-
-    @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        found: Tensor = module(images.to(dtype))
-        return found
-
-    return run
-
-
-def _write_onnx(
-    path: Path, net: DetectionModel, class_names: tuple[str, ...], options: ExportOptions
-) -> None:
-    import onnx
-
-    # Two images where any number will do: one might be taken for a constant.
-    count = 2 if options.dynamic_batch else 1
-    side = options.image_size
-    dtype = torch.float16 if options.half else torch.float32
-    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if options.dynamic_batch else None
-    with warnings.catch_warnings():
-        # The TorchScript exporter is deprecated since PyTorch 2.9 but needs no further package and
-        # takes a tenth of the time of its successor, which needs onnxscript.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Deployed(net).eval(),
-            (torch.zeros(count, 3, side, side, dtype=dtype),),
-            str(path),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load(str(path))
-    if options.nms:
-        add_suppression(model, options)
-    for key, value in _facts(net, class_names, options).items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
-
-
-def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), settings, providers=["CPUExecutionProvider"]
-    )
-    is_half = session.get_inputs()[0].type == "tensor(float16)"
-
-    def run(images: Tensor) -> Tensor:
-        given = (images.half() if is_half else images).numpy()
-        [result] = session.run([OUTPUT], {INPUT: given})
-        return torch.from_numpy(result)
-
-    return run
-
-
-_FORMATS = {
-    "onnx": (_write_onnx, _read_onnx),
-    "torchscript": (_write_torchscript, _read_torchscript),
-    "pt": (_write_pt, _read_pt),
-}
-_BY_OTHERS = {
-    "openvino": "ovc FILE.onnx",
-    "engine": "trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
-}
 
 
 @torch.no_grad()
@@ -345,12 +245,14 @@ def _test_images(options: ExportOptions) -> Iterator[tuple[str, Tensor]]:
 
     side = options.image_size
     generator = torch.Generator().manual_seed(0)
-    counts = (1, _SAMPLE_IMAGES) if options.dynamic_batch else (1,)
+    counts = (1, _SAMPLE_IMAGES) if options.dynamic_batch else (options.batch_size,)
     for count in counts:
         yield "noise", torch.rand(count, 3, side, side, generator=generator)
     images = sample_images(_SAMPLE_IMAGES, side)
-    for batch in torch.split(images, _SAMPLE_IMAGES if options.dynamic_batch else 1):
-        yield f"{_SAMPLE_IMAGES} sample images", batch
+    size = _SAMPLE_IMAGES if options.dynamic_batch else options.batch_size
+    for first in range(0, _SAMPLE_IMAGES, size):
+        places = (first + torch.arange(size)) % _SAMPLE_IMAGES
+        yield f"{_SAMPLE_IMAGES} sample images", images[places]
 
 
 def _report(
@@ -358,14 +260,24 @@ def _report(
 ) -> list[str]:
     dropped = len(trained.model) - len(layers) if layers else 0
     before, after = (sum(p.numel() for p in net.parameters()) for net in (trained, ready))
-    auxiliary = f"without {dropped} layers of the auxiliary branch" if dropped else "one branch"
-    norms = "norms merged into convolutions" if options.fuse else "norms kept"
+    one = "both branches" if options.keep_auxiliary and trained.head.branches > 1 else "one branch"
+    auxiliary = f"without {dropped} layers of the auxiliary branch" if dropped else one
+    has_norms = any(isinstance(module, torch.nn.BatchNorm2d) for module in ready.modules())
+    norms = "norms kept" if has_norms else "norms merged into convolutions"
     kind = "half precision" if options.half else "float32"
-    batch = "any batch" if options.dynamic_batch or options.format == "pt" else "batch 1"
+    takes_any = options.dynamic_batch or not _FORMATS[options.format].batches
+    batch = "any batch" if takes_any else f"batch {options.batch_size}"
     return [
         (
             f"{trained.name}: {before:,} parameters became {after:,} ({auxiliary}, {norms}), "
             f"{kind}, {options.image_size} px, {batch}"
         ),
-        f"{options.output}: {format_bytes(options.output.stat().st_size)}",
+        f"{options.output}: {format_bytes(_size(options.output))}",
     ]
+
+
+def _size(output: Path) -> int:
+    """Return the bytes of a file and of the weights that OpenVINO lays beside it."""
+    weights = output.with_suffix(".bin")
+    beside = weights.stat().st_size if output.suffix == ".xml" and weights.is_file() else 0
+    return output.stat().st_size + beside

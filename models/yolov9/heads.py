@@ -147,8 +147,21 @@ class TripleDDetect(DDetect):
         return self.decode(main, self.branches - 1), main
 
 
+class DualDetect(DualDDetect):
+    """As `DualDDetect`, the box branches not in groups."""
+
+    grouped = False
+
+
+class TripleDetect(TripleDDetect):
+    """As `TripleDDetect`, the box branches not in groups."""
+
+    grouped = False
+
+
 HEADS: dict[str, type[Detect]] = {
-    head.__name__: head for head in (Detect, DDetect, DualDDetect, TripleDDetect)
+    head.__name__: head
+    for head in (Detect, DDetect, DualDetect, DualDDetect, TripleDetect, TripleDDetect)
 }
 
 

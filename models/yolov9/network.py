@@ -33,22 +33,28 @@ class DetectionModel(nn.Module):
         description: what `parser.read_description` returns.
         nc: number of classes; None takes the description's.
         name: the name of the configuration, for messages.
+        own: the user's blocks that the description may name, see `own_blocks`.
     """
 
     def __init__(
-        self, description: Mapping[str, Any], nc: int | None = None, name: str = ""
+        self,
+        description: Mapping[str, Any],
+        nc: int | None = None,
+        name: str = "",
+        own: Mapping[str, type[nn.Module]] | None = None,
     ) -> None:
         super().__init__()
         self.nc = _number_of_classes(description, nc)
         self.name = name
         self.yaml = {**copy.deepcopy(dict(description)), "nc": self.nc}
-        layers = parser.parse(description, self.nc)
+        self.own_blocks = dict(own or {})
+        layers = parser.parse(description, self.nc, own=self.own_blocks)
         self.model = nn.Sequential(*(layer.module for layer in layers))
         self.sources = [layer.sources for layer in layers]
         self.save = sorted(parser.saved_layers(self.sources))
         self.names = {i: str(i) for i in range(self.nc)}
         _use_activation(self, parser.activation(description))
-        _start_batch_norm(self)
+        _start_as_official(self)
 
     @property
     def head(self) -> Detect:
@@ -79,12 +85,17 @@ class DetectionModel(nn.Module):
         return out
 
 
-def build(name_or_path: str | Path, nc: int | None = None) -> DetectionModel:
+def build(
+    name_or_path: str | Path,
+    nc: int | None = None,
+    own: Mapping[str, type[nn.Module]] | None = None,
+) -> DetectionModel:
     """Return a network, freshly initialised on the current default device.
 
     Args:
         name_or_path: a configuration of `names()`, or the path of a description file.
         nc: number of classes, at least 1; None takes the description's (80 in those shipped).
+        own: the user's blocks that a description file may name.
 
     Raises:
         UnknownNameError: no such configuration and no such file.
@@ -97,7 +108,7 @@ def build(name_or_path: str | Path, nc: int | None = None) -> DetectionModel:
             raise UnknownNameError(
                 "model", str(name_or_path), names(), f"Known: {', '.join(names())}; or a PATH.yaml."
             )
-    return DetectionModel(parser.read_description(path), nc, path.stem)
+    return DetectionModel(parser.read_description(path), nc, path.stem, own)
 
 
 def names() -> list[str]:
@@ -188,11 +199,22 @@ def _use_activation(net: nn.Module, factory: Callable[[], nn.Module] | None) -> 
             module.act = factory()
 
 
-def _start_batch_norm(net: nn.Module) -> None:
-    """Set the running statistics to those after one official forward pass of a zero image."""
+_IN_PLACE = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
+
+
+def _start_as_official(net: nn.Module) -> None:
+    """Set what official training sets of every block, whoever wrote it.
+
+    Batch norm has its constants, and the statistics after one official forward pass of a zero
+    image; activations work in place.
+
+    Source: initialize_weights in the official utils/torch_utils.py.
+    """
     for module in net.modules():
+        if isinstance(module, _IN_PLACE):
+            module.inplace = True
         if isinstance(module, nn.BatchNorm2d):
-            assert module.running_var is not None
-            assert module.num_batches_tracked is not None
-            nn.init.constant_(module.running_var, 0.9)
-            nn.init.constant_(module.num_batches_tracked, 1)
+            module.eps, module.momentum = blocks.BATCH_NORM_EPS, blocks.BATCH_NORM_MOMENTUM
+            if module.running_var is not None and module.num_batches_tracked is not None:
+                nn.init.constant_(module.running_var, 0.9)
+                nn.init.constant_(module.num_batches_tracked, 1)

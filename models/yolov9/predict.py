@@ -59,6 +59,8 @@ def detect(options: DetectOptions) -> Generator[str, None, list[Detections]]:
                     _write_rows(labels / f"{path.stem}{frame}.txt", found, picture, options)
                 if options.saves_images:
                     writer.write(picture, found, detector.class_names)
+                if options.saves_crops:
+                    _write_crops(found, picture, detector.class_names, options.folder)
                 yield _line(number, len(files), picture, found, detector.class_names, seconds)
                 all_found.append(
                     Detections(
@@ -70,7 +72,7 @@ def detect(options: DetectOptions) -> Generator[str, None, list[Detections]]:
                 )
         finally:
             writer.close()
-    if options.saves_images or options.saves_txt:
+    if options.saves_images or options.saves_txt or options.saves_crops:
         yield f"Wrote {options.folder}"
     return all_found
 
@@ -107,6 +109,27 @@ def _whole(side: float, stride: int) -> int:
 def _write_rows(path: Path, found: Floats, picture: Picture, options: DetectOptions) -> None:
     height, width = picture.pixels.shape[:2]
     write_rows(path, found, (height, width), confidence=options.saves_confidence)
+
+
+_CROP_GAIN, _CROP_BORDER = 1.02, 10
+"""By how much more than its box a crop shows: a factor, then pixels. Source: the official script,
+utils/plots.py, save_one_box."""
+
+
+def _write_crops(found: Floats, picture: Picture, names: tuple[str, ...], folder: Path) -> None:
+    """Write each object as `crops/CLASS/IMAGE.jpg`, a little wider than its box."""
+    height, width = picture.pixels.shape[:2]
+    for left, top, right, bottom, _, label in found.tolist():
+        grow_x = ((right - left) * (_CROP_GAIN - 1) + _CROP_BORDER) / 2
+        grow_y = ((bottom - top) * (_CROP_GAIN - 1) + _CROP_BORDER) / 2
+        columns = slice(max(int(left - grow_x), 0), min(int(right + grow_x), width))
+        rows = slice(max(int(top - grow_y), 0), min(int(bottom + grow_y), height))
+        name = names[int(label)].replace("/", "_").strip(".") or str(int(label))
+        parent = folder / "crops" / name
+        parent.mkdir(parents=True, exist_ok=True)
+        path = _free(parent / f"{picture.path.stem}.jpg")
+        if not cv2.imwrite(str(path), picture.pixels[rows, columns]):
+            raise BadInputError(f"{path} cannot be written.")
 
 
 def _line(

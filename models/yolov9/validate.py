@@ -68,7 +68,11 @@ def validate(options: ValidateOptions) -> Generator[str, None, Validation]:
         )
     scanned = scan_split(description, options.split)
     yield from (*detector.notes, *description.warnings, *scanned.warnings)
-    images = list(scanned.images)
+    images = [image for image in scanned.images if len(image.labels) >= options.min_items]
+    if not images:
+        raise BadInputError(
+            f"No image of {options.split} has {options.min_items} objects. Lower --min-items."
+        )
     if options.single_class:
         images = [as_single_class(image) for image in images]
     evaluator = DetectionEvaluator(names)

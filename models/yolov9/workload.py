@@ -49,8 +49,12 @@ class YoloV9(Workload):
         objects_per_image: boxes in each image of `make_batch`, >= 0.
         cfg: a configuration or the path of a description file; None takes `name`. A path that
             does not exist means the shipped configuration of that name.
+        blocks: modules of the user's, as `own_blocks.load_blocks` takes them, whose classes a
+            description file names.
         hyp: a hyperparameter file or the name of a shipped one; None takes scratch-high.
         hyperparameters: values by name that replace those of `hyp`.
+        official_gains: whether the parts of the loss weigh as in the official one, whatever `hyp`
+            says.
         multi_scale: whether each training batch is resized to a side drawn anew; recorded at the
             largest.
         quad: whether four training images make one of twice the side, and the loss counts four
@@ -79,8 +83,10 @@ class YoloV9(Workload):
         image_size: int = 640,
         objects_per_image: int = 20,
         cfg: str | Path | None = None,
+        blocks: str | None = None,
         hyp: str | Path | None = None,
         hyperparameters: Mapping[str, float] | None = None,
+        official_gains: bool = False,
         quad: bool = False,
         multi_scale: bool = False,
         validation_batch_size: int | None = None,
@@ -94,6 +100,7 @@ class YoloV9(Workload):
         if assigner_parts < 1:
             raise UsageError(f"--assigner-parts {assigner_parts} is below 1.")
         self.cfg = find_cfg(str(cfg or name))
+        self.blocks = blocks
         self.name = Path(name).stem if is_file_name(name) else name
         self.num_classes = num_classes
         self.image_size = image_size
@@ -102,12 +109,12 @@ class YoloV9(Workload):
         self.multi_scale = multi_scale
         self.validation_batch_size = validation_batch_size
         self.assigner_parts = assigner_parts
-        values, self._hyp_warnings = read_hyperparameters(hyp)
+        values, self._hyp_warnings = read_hyperparameters(hyp, official_gains=official_gains)
         self.hyperparameters = merged(values, hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
         """Return the network with fresh weights."""
-        return build(self.cfg, self.num_classes)
+        return build(self.cfg, self.num_classes, self.blocks)
 
     def make_batch(self, micro_batch_size: int) -> Batch:
         """Return images `[B, 3, S, S]` uint8, targets `[B, M, 5]` and what the loader adds."""
@@ -299,6 +306,12 @@ class YoloV9(Workload):
         predictions = _decoded(network, maps)
         _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
         return predictions, parts
+
+    def has_data(self, path: Path) -> bool:
+        """Return whether a data set's description is there, or ships under that name."""
+        from ..yolo_data.dataset import find_description
+
+        return find_description(path).exists()
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import warnings
 
 import cv2
@@ -158,6 +159,51 @@ def test_every_kind_of_file_predicts_alike(weights, data, tmp_path):
     assert 0 < float(rows["all"]["mAP50"])
 
 
+def test_openvino_predicts_alike_for_any_number_of_images(weights, tmp_path):
+    """The file, or the folder that readers of YOLO files know, with the names of the classes."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    output = tmp_path / "net_openvino_model" / "net.xml"
+    output.parent.mkdir()
+    YoloV9("yolov9-t").export(
+        ExportOptions(weights=weights, output=output, image_size=SIZE, format="openvino",
+                      dynamic_batch=True)
+    )  # fmt: skip
+    pixels = (_images(3) * 255).byte()
+
+    expected, *found = [
+        load_detector(ValidateOptions(weights=file, folder=tmp_path, image_size=SIZE))
+        for file in (weights, output, output.parent)
+    ]
+
+    for detector in found:
+        torch.testing.assert_close(expected(pixels), detector(pixels), rtol=0, atol=0.01)
+        assert (("thing", "other"), SIZE) == (detector.class_names, detector.fixed_size)
+
+
+@pytest.mark.parametrize("kind", ["openvino", "engine"])
+def test_a_format_whose_package_is_absent_is_refused_with_its_command(
+    kind, weights, tmp_path, monkeypatch
+):
+    """Before any work is done."""
+    for package in ("openvino", "tensorrt"):
+        monkeypatch.setitem(sys.modules, package, None)
+    options = ExportOptions(weights=weights, output=tmp_path / "a.xml", format=kind)
+
+    with pytest.raises(
+        BadInputError, match=r"which is not installed\. Install it with: pip install"
+    ):
+        YoloV9("yolov9-t").export(options)
+
+
+def test_a_file_for_other_programs_is_refused(tmp_path):
+    """TorchScript and engines are programs; they are written here and run elsewhere."""
+    path = tmp_path / "net.torchscript"
+    path.write_bytes(b"")
+
+    with pytest.raises(BadInputError, match="is for other programs to run"):
+        load_detector(ValidateOptions(weights=path, folder=tmp_path))
+
+
 def test_results_are_written_for_other_tools(weights, data, tmp_path):
     """COCO's result file and label files hold the detections in the images' own pixels."""
     folder = tmp_path / "val"
@@ -176,6 +222,12 @@ def test_all_classes_may_be_taken_for_one(weights, data, tmp_path):
 
     assert {"all", "object"} == set(rows)
     assert "4" == rows["object"]["instances"]
+
+
+def test_images_with_few_objects_may_be_left_out(weights, data, tmp_path):
+    """As in training; that none is left is said."""
+    with pytest.raises(BadInputError, match="No image of val has 2 objects"):
+        _validated(weights, data, tmp_path / "val", min_items=2)
 
 
 def test_weights_of_other_classes_are_refused(weights, data, tmp_path):
@@ -216,6 +268,18 @@ def test_images_and_videos_are_drawn_and_their_boxes_written(weights, data, tmp_
     assert (0, [0.5, 0.5, 1, 1]) == (label, pytest.approx(box, abs=0.05))
     assert (pixels != cv2.imread(str(folder / "a.png"))).any()
     assert 3 == len(list(read_pictures(folder / "b.mp4")))
+
+
+def test_found_objects_are_cut_out(weights, data, tmp_path):
+    """Each as a file in its class's folder."""
+    image = data.parent / "images" / "0.png"
+    folder = tmp_path / "out"
+
+    _detected(weights, image, folder, saves_crops=True, saves_images=False)
+
+    crops = sorted((folder / "crops" / "thing").iterdir())
+    assert "0.jpg" == crops[0].name
+    assert (48, 64) == cv2.imread(str(crops[0])).shape[:2]
 
 
 def test_only_wanted_classes_are_found(weights, data, tmp_path):

@@ -85,6 +85,7 @@ KINDS = {
 }
 # What an option is tried with, where its type does not tell.
 VALUES = {
+    "blocks": "own_matrix",
     "allocator": "expandable_segments:True",
     "batches": "2",
     "cache": "ram",

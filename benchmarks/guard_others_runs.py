@@ -369,6 +369,8 @@ def run(kind: Kind, name: str) -> Outcome:
         with contextlib.redirect_stderr(io.StringIO()):
             try:
                 net, died = RUNS[name](log), ""
+            except ImportError:  # says nothing of the trainer
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a trainer dies of is the answer
                 net, died = None, type(error).__name__
     weights = [] if net is None else [one.detach().cpu() for one in net.parameters()]

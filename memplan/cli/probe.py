@@ -67,15 +67,13 @@ def command(context: click.Context, /, **values: Any) -> None:
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
     """
-    from memplan.advise.inference import TRAIN, check_mode_options
+    from memplan.advise.inference import check_mode_options
     from memplan.cli.question import parse_batches, question_from, warn
     from memplan.processes import start_server
 
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
     mode = values["mode"]
     check_mode_options(mode, half=values["half"], given=given_parameters(context))
-    if mode != TRAIN and values["precision"] is None:
-        values["precision"] = "fp32"
     default = {"val": "32", "predict": "1"}.get(mode, "16")
     batches = parse_batches(values["batches"] or (default,))
     start_server()  # it imports while this process does

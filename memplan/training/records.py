@@ -31,11 +31,16 @@ _OFFICIAL_COLUMNS = {
 
 
 def metric_columns(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics by their column of `results.csv`; those with a section keep their name."""
-    return {
-        _OFFICIAL_COLUMNS.get(name, name if "/" in name else f"metrics/{name}"): value
-        for name, value in metrics.items()
-    }
+    """Return metrics by their column of `results.csv`; those with a section keep their name.
+
+    A mark of what is judged stays: `mAP50(M)` is that of masks.
+    """
+    columns = {}
+    for metric, value in metrics.items():
+        name, bracket, mark = metric.partition("(")
+        column = _OFFICIAL_COLUMNS.get(name, name if "/" in name else f"metrics/{name}")
+        columns[column + bracket + mark] = value
+    return columns
 
 
 class Records:

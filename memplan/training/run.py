@@ -83,7 +83,8 @@ def train(
             workers and rank_timeout.
         plan: settings that replace batch, accumulation, precision, layout and recompute.
         data: what `open_training` returned beside this workload; None opens it.
-        on_event: told each event, by name and facts; `events.jsonl` holds the same.
+        on_event: told each event, by name and facts; `events.jsonl` holds the same. Also `epoch`,
+            with each row of `results.csv`.
         stream: for progress and warnings; None is standard error.
 
     Raises:
@@ -141,7 +142,10 @@ def _trained(
         if options.tensorboard and setup.ranks.is_first:
             done = checkpoint.epoch if checkpoint else 0
             stack.enter_context(TensorBoardRecords(folder, done))
-        announce = _announcer(folder, on_event if setup.ranks.is_first else None)
+        if not setup.ranks.is_first:
+            on_event = None
+        announce = _announcer(folder, on_event)
+        _tell_results(folder, on_event)
         for text in filter(None, (note, *folder.notes)):
             announce("warning", {"message": text})
             progress.note(f"Warning: {text}")
@@ -178,6 +182,19 @@ def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
             0,
         )
     return found
+
+
+def _tell_results(folder: RunFolder, on_event: OnEvent | None) -> None:
+    """Tell rows of `results.csv` as events `epoch`; the table holds them, so no record does too."""
+    if on_event is None:
+        return
+    others = folder.on_result
+
+    def told(row: Mapping[str, Any]) -> None:
+        others(row)
+        on_event("epoch", row)
+
+    folder.on_result = told
 
 
 def _announcer(folder: RunFolder, on_event: OnEvent | None) -> OnEvent:

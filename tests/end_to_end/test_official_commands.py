@@ -160,7 +160,9 @@ def test_training_on_several_devices(folder):
 
     assert 0 == done.returncode, done.stderr
     assert 1 == done.stdout.count("Trained 1 epoch")
-    assert "2 on each of 2" in done.stderr  # --batch is the total, officially and here
+    assert (
+        "2 at once on each of 2 devices" in done.stderr
+    )  # --batch is the total, officially and here
 
 
 @pytest.mark.parametrize("kind", SEVERAL)

@@ -112,3 +112,21 @@ def test_a_long_section_goes_on_on_further_pages_within_their_edges(paper):
         right = x * page[0] - margins[0] + (0 if text.get_ha() == "right" else width)
         assert right <= LEFT + WIDTH + 0.05
         assert (1 - y) * page[1] - margins[1] <= BOTTOM + 0.05
+
+
+def test_narrow_sections_stand_beside_each_other_and_wide_ones_alone():
+    """Headings of the first two share a line; the third is below both."""
+    small = Table(header=("Name", "Number"), rows=(("a", "1"), ("b", "2")))
+    wide = Table(header=("Name", "What"), rows=(("c", "wide " * 30),), left=2)
+    sections = [
+        Section(title="One", table=small),
+        Section(title="Two", sentences=("Few words.",)),
+        Section(title="Three", table=wide),
+    ]
+    (figure,) = sections_figures("Title", "", sections)
+    at = {text.get_text(): text.get_position() for text in figure.texts}
+
+    assert at["One"][1] == at["Two"][1]
+    assert at["One"][0] < at["Two"][0]
+    assert at["Three"][1] < min(at["b"][1], at["Few words."][1])
+    assert at["One"][0] == at["Three"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,10 @@ def command(**values: Any) -> None:
     try:
         question, _ = with_data(question_from(values), values["data_path"])
         question = known_calibrations(question, warn)
-        wants_changes = values["what_if"]
         answers = probe_many(
             question,
             batches,
-            changes=values["report"] is not None if wants_changes is None else wants_changes,
+            changes=wants_changes(values),
             command=typed_command(),
             say=progress,
         )
@@ -83,6 +83,12 @@ def command(**values: Any) -> None:
     if values["tape_path"] is not None:
         _save_tape(question, batches[-1], values["tape_path"])
     write_pages(values, probes=answers)
+
+
+def wants_changes(values: Mapping[str, Any]) -> bool:
+    """Return whether to say what changes would do: as typed, else where pages show it."""
+    typed: bool | None = values["what_if"]
+    return values["report"] is not None if typed is None else typed
 
 
 def _save_tape(question: Any, batch: int, path: Path) -> None:

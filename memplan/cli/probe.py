@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,12 @@ def command(context: click.Context, /, **values: Any) -> None:
         question = known_calibrations(question, warn)
         lives: list[BlockLives] = []
         keep = lives.append if is_html(values["report"]) else None
-        changes = values["what_if"]
         answers = probe_many(
             question,
             batches,
             mode=mode,
             half=values["half"],
-            changes=values["report"] is not None if changes is None else changes,
+            changes=wants_changes(values),
             command=typed_command(),
             say=progress,
             keep=keep,
@@ -104,6 +104,12 @@ def command(context: click.Context, /, **values: Any) -> None:
     if values["tape_path"] is not None:
         _save_tape(question, batches[-1], values["tape_path"])
     write_pages(values, probes=answers, lives=lives)
+
+
+def wants_changes(values: Mapping[str, Any]) -> bool:
+    """Return whether to say what changes would do: as typed, else where pages show it."""
+    typed: bool | None = values["what_if"]
+    return values["report"] is not None if typed is None else typed
 
 
 def _save_tape(question: Any, batch: int, path: Path) -> None:

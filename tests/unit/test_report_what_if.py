@@ -15,6 +15,7 @@ from benchmarks.common import RESULTS
 from memplan.advise import Question
 from memplan.advise.what_if import changes
 from memplan.answers import ProbeAnswer
+from memplan.cli.probe import wants_changes
 from memplan.present.published import accuracy_section, farthest_off, published, rows_like
 from memplan.present.what_if import change_words, ranked, what_if_section
 from memplan.report.accuracy_page import accuracy_figure, draw_errors
@@ -47,6 +48,15 @@ def test_changes_are_what_a_plan_would_try_and_another_optimizer():
         "--optimizer SGD",
         "--allocator expandable_segments:True",
     ] == [one for one in options if "recompute" not in one]
+
+
+@pytest.mark.parametrize(
+    ("what_if", "report", "expected"),
+    [(None, None, False), (None, "r.pdf", True), (False, "r.pdf", False), (True, None, True)],
+)
+def test_pages_ask_for_changes_unless_told_otherwise(what_if, report, expected):
+    """A plain probe is as fast as it was; pages have a page for it."""
+    assert expected == wants_changes({"what_if": what_if, "report": report})
 
 
 def test_first_stands_the_training_as_asked(answer):

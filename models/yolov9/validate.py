@@ -156,11 +156,14 @@ def _write(
     if options.saves_txt:
         folder = options.folder / "labels"
         folder.mkdir(exist_ok=True)
+        count = 0
         for number, record in evaluator.images.items():
             path = folder / f"{images[number].path.stem}.txt"
             shape = (record.height, record.width)
-            write_rows(path, record.detections, shape, confidence=options.saves_confidence)
-        yield f"Wrote {len(evaluator.images)} label files to {folder}"
+            if len(record.detections):  # as predict and the official scripts: no empty file
+                write_rows(path, record.detections, shape, confidence=options.saves_confidence)
+                count += 1
+        yield f"Wrote {count} label files to {folder}"
     if options.saves_json:
         path = options.folder / f"{options.weights.stem}_predictions.json"
         rows: list[dict[str, Any]] = []

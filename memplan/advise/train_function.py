@@ -132,7 +132,7 @@ def train(
     request.tell = lambda line: print(line, file=stream or sys.stderr)
     request.say = say
     summary = start_training(request, on_event=on_event, stream=stream)
-    if is_first() and not request.values["noplots"] and is_worth_drawing(summary):
+    if is_first() and is_worth_drawing(summary):
         draw_run(summary.run_folder, request.plan, request.command, request.tell)
     return summary
 

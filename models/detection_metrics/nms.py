@@ -20,11 +20,12 @@ def non_max_suppression(
     max_candidates: int = 30000,
     classes: Sequence[int] = (),
     agnostic: bool = False,
+    multi_label: bool = True,
     num_extra: int = 0,
 ) -> list[torch.Tensor]:
     """Return the detections of each image, best first: float32 `[k, 6]`, k <= `max_detections`.
 
-    A box may be detected as several classes. There is no time limit: no image goes without its
+    There is no time limit: no image goes without its
     detections because others took long.
 
     Args:
@@ -36,6 +37,8 @@ def non_max_suppression(
         max_candidates: considered in an image, the best.
         classes: that count; none means all.
         agnostic: boxes of different classes that overlap are one detection too, of the best class.
+        multi_label: a box may be detected as several classes, as evaluation wants; else it is of
+            the class it is surest of, as in pictures.
         num_extra: rows that are no scores.
 
     Returns:
@@ -45,21 +48,31 @@ def non_max_suppression(
     for image in predictions.detach().float():
         boxes = image[: len(image) - num_extra]
         rows, anchors = _suppress(
-            _chosen(boxes, classes), confidence, iou, max_detections, max_candidates, agnostic
+            _chosen(boxes, classes, multi_label=multi_label),
+            confidence,
+            iou,
+            max_detections,
+            max_candidates,
+            agnostic,
         )
         extra = image[len(boxes) :, anchors].T
         found.append(torch.cat([rows, extra], dim=1) if num_extra else rows)
     return found
 
 
-def _chosen(prediction: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+def _chosen(prediction: torch.Tensor, classes: Sequence[int], *, multi_label: bool) -> torch.Tensor:
     """Return the predictions with scores of 0 for classes that do not count."""
-    if not classes:
+    if multi_label and not classes:
         return prediction
-    chosen = torch.zeros_like(prediction)
-    rows = [*range(4), *(4 + label for label in classes if 4 + label < len(prediction))]
-    chosen[rows] = prediction[rows]
-    return chosen
+    scores = prediction[4:]
+    kept = torch.ones_like(scores, dtype=torch.bool)
+    if classes:
+        kept[[label for label in range(len(scores)) if label not in set(classes)]] = False
+    if not multi_label:
+        # Before classes are left out: what is surely another class is not found as one of these.
+        best = scores.argmax(0, keepdim=True)
+        kept &= torch.zeros_like(kept).scatter_(0, best, value=True)
+    return torch.cat([prediction[:4], scores * kept])
 
 
 def _suppress(

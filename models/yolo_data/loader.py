@@ -20,6 +20,7 @@ from .collate import QuadCollate, collate
 from .data_options import check_options, strengths_of
 from .dataset import read_description
 from .fingerprint import fingerprint
+from .host import host_bytes
 from .labels import label_path
 from .masks import outlined
 from .order import by_aspect, common_shape, image_weights, shuffled, weighted
@@ -254,6 +255,17 @@ class YoloData:
             self._class_scores = np.array([row.map50_95 for row in rows])
             self._evaluator = None
         return self._class_scores
+
+    def host_bytes(self, micro_batch_size: int) -> dict[str, int]:
+        """Return the host memory that reading takes, bytes by what takes them; see `host`."""
+        stores = (self.training.store, self.validation.store)
+        return host_bytes(
+            self.training.images,
+            [store for store in stores if store.is_in_memory],
+            size=self.options.image_size,
+            micro_batch_size=micro_batch_size,
+            num_workers=self.options.num_workers,
+        )
 
     def num_batches(self, micro_batch_size: int) -> int:
         """Return how many batches `training_batches` yields in an epoch."""

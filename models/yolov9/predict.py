@@ -105,6 +105,7 @@ def _find(
         max_detections=options.max_detections,
         classes=options.classes,
         agnostic=options.agnostic,
+        multi_label=False,
         num_extra=0 if prototypes is None else prototypes.shape[1],
     )
     rows = found[:, :6].double().cpu().numpy()

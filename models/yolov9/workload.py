@@ -310,6 +310,26 @@ class YoloV9(Workload):
         _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
         return predictions, parts
 
+    def build_inference(self) -> torch.nn.Module:
+        """Return the main branch, norms merged into convolutions, as `val` and `predict` run it."""
+        from .convert import drop_auxiliary, fuse
+        from .export_files import Deployed
+
+        return Deployed(fuse(drop_auxiliary(self.build_model()).net)).eval()
+
+    def make_inference_batch(self, batch_size: int, mode: str) -> torch.Tensor:
+        """Return square images `[B, 3, S, S]` uint8, the largest rectangles that there are."""
+        import torch
+
+        side = self.validation_size if mode == "val" else self.image_size
+        return torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
+
+    def infer(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return raw predictions `[B, 4 + nc, A]` float32, before suppression."""
+        dtype = next(model.parameters()).dtype
+        found: torch.Tensor = model(images.float().div_(255).to(dtype))
+        return found
+
     def has_data(self, path: Path) -> bool:
         """Return whether a data set's description is there, or ships under that name."""
         from ..yolo_data.dataset import find_description

@@ -90,6 +90,7 @@ KINDS = {
 }
 # What an option is tried with, where its type does not tell.
 VALUES = {
+    "paper": "letter",
     "blocks": "own_matrix",
     "allocator": "expandable_segments:True",
     "batches": "2",

@@ -460,6 +460,10 @@ class ProbeAnswer(Answer):
     notes: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     """What could not be checked by a recording, and why, a sentence each."""
+    mode: str = "train"
+    """`train`; `val` or `predict` of an answer about running a trained network."""
+    half: bool = False
+    """Whether a trained network runs in half precision."""
 
 
 def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -> None:

@@ -135,6 +135,15 @@ class Tuned(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """Says what a reader of predictions must know of the workload itself."""
+
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence each."""
+
+
+@runtime_checkable
 class KnowsData(Protocol):
     """Knows descriptions of data sets by other names than their paths, such as `coco.yaml`."""
 
@@ -216,6 +225,28 @@ class RunsTrained(Protocol):
         Raises:
             BadInputError: weights or source cannot be used.
             UsageError: an option is out of its range.
+        """
+
+
+@runtime_checkable
+class Infers(Protocol):
+    """Runs trained networks in another form than it trains them (`memplan probe --mode`)."""
+
+    @abstractmethod
+    def build_inference(self) -> torch.nn.Module:
+        """Return the network as `memplan val` and `memplan predict` run it."""
+
+    @abstractmethod
+    def make_inference_batch(self, batch_size: int, mode: str) -> torch.Tensor:
+        """Return images on the CPU, as they come from disk: the largest of `val` or `predict`."""
+
+    @abstractmethod
+    def infer(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return the predictions of images on the device.
+
+        Args:
+            model: what `build_inference` gave, in float32 or float16.
+            images: what `make_inference_batch` gave.
         """
 
 

@@ -112,3 +112,5 @@ class Detections:
     boxes: np.ndarray[Any, Any]
     """Float32 `[n, 6]`, best first: left, top, right, bottom in pixels, score, class."""
     class_names: tuple[str, ...]
+    masks: np.ndarray[Any, Any] | None = None
+    """Bool `[n, height, width]` in the image's pixels; None from a network of boxes alone."""

@@ -272,6 +272,14 @@ class RecognisedData(Protocol):
 
 
 @runtime_checkable
+class KnowsHostMemory(Protocol):
+    """Data that knows what reading them takes of host memory, beside the training process."""
+
+    def host_bytes(self, micro_batch_size: int) -> Mapping[str, int]:
+        """Return bytes by what takes them, in words, on one device."""
+
+
+@runtime_checkable
 class LeavesOut(Protocol):
     """Data whose images may vanish or break while a run goes on, and are left out from then on."""
 

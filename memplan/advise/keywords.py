@@ -45,6 +45,8 @@ class ProbeArguments(StepArguments, total=False):
     """Keyword arguments of `memplan.probe`."""
 
     batch: int | Sequence[int]
+    mode: str
+    half: bool
     data: str | Path | None
     what_if: bool
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from memplan import tape as tapes
 from memplan.advise.at_peak import tensors_at_peak
+from memplan.advise.inference import TRAIN, check_mode, inference_recorder, notes_on_mode
+from memplan.advise.life_blocks import life_blocks
 from memplan.advise.notes import growth_notes, notes_on
 from memplan.advise.other_ranks import other_ranks
 from memplan.advise.question import (
@@ -23,6 +25,7 @@ from memplan.advise.question import (
 )
 from memplan.advise.what_if import what_if
 from memplan.answers import (
+    PREDICTED,
     BatchPeaks,
     FitFacts,
     ModuleMemory,
@@ -32,6 +35,7 @@ from memplan.answers import (
     WhatIf,
     WorkloadFacts,
 )
+from memplan.blocks import BlockLives
 from memplan.device.life import Life, Program
 from memplan.device.plan_fallback import PlanFallback
 from memplan.device.replay import (
@@ -249,18 +253,24 @@ def probe_many(
     question: Question,
     batches: Sequence[int],
     *,
+    mode: str = TRAIN,
+    half: bool = False,
     changes: bool = False,
     command: str = "",
     say: Say = silent,
+    keep: Callable[[BlockLives], None] | None = None,
 ) -> list[ProbeAnswer]:
     """Return, for each card, where a training's memory goes and how it grows with the batch.
 
     Args:
         question: what is trained and on what.
         batches: micro-batch sizes to answer for, each >= 1.
+        mode: `train`, or `val` or `predict` for what running the trained network takes.
+        half: run it in half precision.
         changes: whether to say what other levers would change, which records each.
         command: the command line, for the record.
         say: called with a line on what is being done.
+        keep: given each card's life at the reference batch block by block, in the order of cards.
 
     Raises:
         MemplanError: something in the question cannot be used; the message says what.
@@ -270,21 +280,23 @@ def probe_many(
     if not wanted or wanted[0] < 1:
         least = wanted[0] if wanted else "(none)"
         raise UsageError(f"--batch {least} is below 1. Give at least one image.")
+    trains = mode == TRAIN
+    check_mode(question, mode, half=half)
     question.check()
-    spec = question.step_spec
+    spec = question.step_spec if trains else question.spec
     simulators = question.simulators()
     for simulator in simulators:
         check_precision(simulator.card, spec.precision)
-    life = Life(accumulates=False)
+    life = Life(accumulates=False, trains=trains)
     warm_up()
     predictor = Predictor(
-        question.recorder(spec),
+        question.recorder(spec) if trains else inference_recorder(question, mode, half=half),
         simulators,
         life,
         wanted[0],
         wanted[-1],
         say,
-        objects=question.objects,
+        **({"objects": question.objects} if trains else {}),
     )
     answers = []
     # What is recorded for one card may bear on the others and on batches replayed before, so all
@@ -293,7 +305,8 @@ def probe_many(
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
         edges.append(predictor.largest_batch(card))
-        one = _recommended(predictor, card, question, spec, edges[-1].batch)
+        largest = edges[-1].batch
+        one = _recommended(predictor, card, question, spec, largest) if trains else None
         recommended.append(one)
     tables = [
         [
@@ -305,7 +318,7 @@ def probe_many(
     references = [_reference(rows) for rows in tables]
     most = [edge.batch for edge in edges]
     changed: list[tuple[WhatIf, ...]] = [()] * len(simulators)
-    if changes:
+    if changes and trains:
         changed = what_if(question, predictor, references, most, say)
     for card, simulator in enumerate(simulators):
         rows, largest, reference = tables[card], most[card], references[card]
@@ -314,8 +327,15 @@ def probe_many(
         peaks = predictor.peaks(card, reference)
         fallback = simulator.fallback(program, predictor.convolutions(reference))
         timeline = _timeline(program, sizes, simulator, peaks, fallback)
-        sizes = fallback.applied(sizes)
         tape = predictor.fit.tape(reference)
+        if keep is not None:
+            plans = simulator.fallback(program, predictor.convolutions(reference))
+            keep(
+                life_blocks(
+                    program, tape, sizes, simulator, peaks, fallback=plans, origin=PREDICTED
+                )
+            )
+        sizes = fallback.applied(sizes)
         unknown = tape.description.unknown_operators
         answers.append(
             ProbeAnswer(
@@ -347,10 +367,13 @@ def probe_many(
                 seconds=time.perf_counter() - start,
                 notes=(
                     *notes_on(simulator, question),
+                    *notes_on_mode(question, mode),
                     *_notes_on_fit(predictor),
                     *_notes_on_plans(predictor, card, wanted, largest),
                 ),
                 unchecked=_unchecked(predictor, edges[card]),
+                mode=mode,
+                half=half,
             )
         )
     return answers

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,27 +19,59 @@ from typing import Any
 import click
 
 from memplan.answers import save_answers
+from memplan.blocks import BlockLives
 from memplan.click_options import blocks_option, options
 from memplan.spec import LEVER
 
 
 class Progress:
-    """One line on standard error that says what is being done; silent where nobody watches."""
+    """One line on standard error that says what is being done; silent where nobody watches.
+
+    It counts the seconds on, so that a long piece of work is seen to go on.
+    """
+
+    REDRAW_SECONDS = 1.0
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._live = sys.stderr.isatty() and not quiet
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = is_terminal and not quiet
         self._start = time.monotonic()
+        self._text = ""
+        self._ended: threading.Event | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, text: str) -> None:
         """Show what is being done now."""
-        if self._live:
-            elapsed = time.monotonic() - self._start
-            click.echo(f"\r\x1b[K{text} ({elapsed:.0f} s)", nl=False, err=True)
+        if not self._live:
+            return
+        with self._lock:
+            self._text = text
+            self._draw()
+        if self._ended is None:
+            self._ended = threading.Event()
+            threading.Thread(target=self._count, args=(self._ended,), daemon=True).start()
+
+    def _count(self, ended: threading.Event) -> None:
+        while not ended.wait(self.REDRAW_SECONDS):
+            with self._lock:
+                if not ended.is_set():
+                    self._draw()
+
+    def _draw(self) -> None:
+        elapsed = f" ({time.monotonic() - self._start:.0f} s)"
+        room = max(shutil.get_terminal_size().columns - 1 - len(elapsed), 10)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            sys.stderr.write(f"\r\x1b[K{self._text[:room]}{elapsed}")
+            sys.stderr.flush()
 
     def done(self) -> None:
         """Clear the line."""
         if self._live:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            with self._lock:
+                if self._ended is not None:
+                    self._ended.set()
+                    self._ended = None
+                click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def given_parameters(context: click.Context) -> frozenset[str]:
@@ -146,8 +181,8 @@ output_options = options(
     click.option(
         "--report",
         type=click.Path(path_type=Path),
-        metavar="PATH.pdf",
-        help="Also write PDF pages.",
+        metavar="PATH.pdf|.html",
+        help="Also write a report: PDF pages, or one HTML page with a timeline to zoom.",
     ),
     paper_option,
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
@@ -187,19 +222,39 @@ def folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
-    """Write the PDF pages that `--report` asks for; `answers` are `write_report`'s."""
-    if values["report"] is not None:
-        from memplan.report import write_report
+def is_html(path: Path | None) -> bool:
+    """Return whether a report's path asks for an HTML page; all others are PDF pages."""
+    return path is not None and path.suffix.lower() in {".html", ".htm"}
 
-        write_report(
-            values["report"],
-            **answers,
-            command=typed_command(),
-            paper=values["paper"],
-            force=values["force"],
-        )
-        wrote(values["report"])
+
+def write_pages(
+    values: Mapping[str, Any], lives: Sequence[BlockLives] = (), **answers: Any
+) -> None:
+    """Write the report that `--report` asks for.
+
+    Args:
+        values: a command's, with `report`, `paper` and `force`.
+        lives: block by block, which only an HTML page shows.
+        **answers: those of `write_report`.
+    """
+    path = values["report"]
+    if path is None:
+        return
+    kept = {"command": typed_command(), "force": values["force"]}
+    progress = Progress()
+    progress(f"Writing {path.name}")
+    try:
+        if is_html(path):
+            from memplan.html import write_html
+
+            write_html(path, **answers, **kept, lives=lives)
+        else:
+            from memplan.report import write_report
+
+            write_report(path, **answers, **kept, paper=values["paper"])
+    finally:
+        progress.done()
+    wrote(path)
 
 
 def typed_command() -> str:

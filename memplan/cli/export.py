@@ -9,6 +9,7 @@ import click
 
 from memplan.cli.common import wrote
 from memplan.cli.official_words import Side, joining, official_words
+from memplan.click_options import blocks_option
 from memplan.errors import UsageError
 
 _ACCEPTED = {
@@ -49,6 +50,7 @@ def _kinds(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     help="A checkpoint: memplan's own, or an official one.",
 )
 @click.option("--cfg", metavar="NAME|PATH", help="Its configuration.  [as the checkpoint says]")
+@blocks_option
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

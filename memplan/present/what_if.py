@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from memplan.answers import ProbeAnswer, WhatIf
 from memplan.present.section import Section, Table
-from memplan.present.words import joined
 from memplan.spec import LEVERS, Lever
 from memplan.units import gib, three_digits
 
@@ -30,8 +29,8 @@ def what_if_section(answer: ProbeAnswer) -> Section:
     return Section(
         title=WHAT_IF,
         table=Table(
-            caption=f"{WHAT_IF}, at batch {asked.micro_batch_size} ({asked.origin})",
-            header=("Change", "Device-used GiB", "Saves", "Fits", "Largest", "Images/s"),
+            caption=f"{WHAT_IF}, at batch {asked.micro_batch_size} (device-used, {asked.origin})",
+            header=("Change", "GiB", "Saves", "Fits", "Largest", "Images/s"),
             rows=tuple(_row(one, asked) for one in rows),
         ),
         after=what_if_notes(answer),
@@ -60,7 +59,7 @@ def change_words(one: WhatIf, asked: WhatIf) -> str:
         for lever in LEVERS
         if getattr(one.spec, lever.name) != getattr(asked.spec, lever.name)
     ]
-    return joined([_value_words(lever, one) for lever in differing]) or AS_ASKED
+    return ", ".join(_value_words(lever, one) for lever in differing) or AS_ASKED
 
 
 def _value_words(lever: Lever, one: WhatIf) -> str:

@@ -21,7 +21,9 @@ BARE = "<bare>"
 _TAKE_A_VALUE = frozenset(
     {"--local_rank", "--bucket", "--entity", "--bbox_interval", "--artifact_alias"}
 )
-_MAY_TAKE_A_VALUE = frozenset({"--evolve", "--upload_dataset"})
+_MAY_TAKE_A_VALUE = frozenset({"--evolve", "--mask-ratio", "--upload_dataset"})
+_AS_IT_IS = {"--mask-ratio": "4"}
+"""Values of refused options that say what is done anyway."""
 
 GROUPS = {
     "What is trained": ("cfg", "blocks", "workload", "data", "weights", "hyp", "img", "resume"),
@@ -85,8 +87,9 @@ def _refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Say why an official option is not offered, or that it changes nothing."""
     if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.DEFAULT:
         return
-    del value
     option = parameter.opts[0]
+    if _AS_IT_IS.get(option) == value:
+        return
     if option in ACCEPTED:
         if os.environ.get("RANK", "0") == "0":
             click.echo(f"{option} changes nothing: {ACCEPTED[option]}.", err=True)

@@ -18,6 +18,8 @@ _MOST_LAYERS = 100_000
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
     "--evolve": "memplan searches memory settings, not hyperparameters",
+    "--mask-ratio": "masks have a quarter of the image's size, which is --mask-ratio 4",
+    "--no-overlap": "where objects overlap, a pixel of a mask is the smaller one's",
 }
 _NO_SERVICE = "memplan reports to no tracking service"
 ACCEPTED = {

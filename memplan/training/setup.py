@@ -283,6 +283,16 @@ def _warnings(options: TrainOptions, spec: StepSpec, data: TrainingData, ranks: 
     return warnings
 
 
+def _away_warning(step: TrainingStep) -> list[str]:
+    if not step.has_average_away:
+        return []
+    text = (
+        "The averaged weights are kept on the host, since the device has no room for them; each "
+        "step takes longer by their transfer."
+    )
+    return [text]
+
+
 def prepare(
     make_workload: Workload | WorkloadFactory,
     options: TrainOptions,
@@ -341,7 +351,7 @@ def prepare(
         recipe=recipe,
         step=step,
         effective_batch_size=effective,
-        warnings=tuple(_warnings(options, spec, data, ranks)),
+        warnings=(*_warnings(options, spec, data, ranks), *_away_warning(step)),
         weights_report=report,
         ranks=ranks,
     )

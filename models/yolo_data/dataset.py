@@ -65,6 +65,11 @@ class DataDescription:
 _SHIPPED = Path(__file__).parent / "descriptions"
 
 
+def _ships(path: Path) -> bool:
+    """Return whether a description is one that ships."""
+    return path.absolute().parent == _SHIPPED
+
+
 def find_description(path: Path) -> Path:
     """Return where a data set's description lies.
 
@@ -149,7 +154,12 @@ def _find_splits(
         looked = ", ".join(map(str, roots))
         raise BadInputError(
             f"{path}: train and val name {wanted}, of which something does not exist, looked for "
-            f"in {looked}. memplan downloads no data: correct path, train and val."
+            f"in {looked}. memplan downloads no data: "
+            + (
+                "put it there, or give a data.yaml of yours."
+                if _ships(path)
+                else "correct path, train and val."
+            )
         )
     root, splits = found[0]
     beside = Path(os.path.normpath(path.absolute().parent / (given or ".")))
@@ -169,6 +179,8 @@ def _roots(path: Path, given: Any) -> list[Path]:
         raise BadInputError(f"{path}: path is {brief(given)}, but it must be one directory.")
     place = _place(path, "path", given or ".")
     here = path.absolute().parent
+    if _ships(path):  # no data lie in the package
+        return [Path(os.path.normpath(Path.cwd() / place))]
     roots = [Path.cwd() / place, here / place]
     if not place.is_absolute():
         shorter = _without_parent(place)

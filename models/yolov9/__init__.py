@@ -56,6 +56,9 @@ def loss(
 ) -> DetectionLoss:
     """Return the training loss of a network, a callable (outputs, targets) -> (total, parts [3]).
 
+    Of a network with masks it is a callable (outputs, targets, masks) -> (total, parts [4]); see
+    `mask_loss.SegmentationLoss`.
+
     Args:
         net: what `build` returned; its head decides the number of branches.
         box: gain of the box loss.
@@ -67,10 +70,13 @@ def loss(
             the same result in less memory.
     """
     from .losses import DetectionLoss, LossGains
+    from .mask_loss import SegmentationLoss
+    from .segment_heads import Segments
 
     gains = LossGains(box=box, cls=cls, dfl=dfl, cls_pw=cls_pw, fl_gamma=fl_gamma)
     head = net.head
-    return DetectionLoss(
+    kind = SegmentationLoss if isinstance(head, Segments) else DetectionLoss
+    return kind(
         nc=head.nc,
         strides=head.strides,
         branches=head.branches,

@@ -6,12 +6,14 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from memplan.errors import BadInputError, UnknownNameError
 from memplan.files import brief
 
 from . import blocks, lean, parser
+from .arguments import CFG_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +103,7 @@ def build(
         UnknownNameError: no such configuration and no such file.
         BadInputError: the file cannot be used, or nc is below 1.
     """
-    path = parser.CFG_FOLDER / f"{name_or_path}.yaml"
+    path = CFG_FOLDER / f"{name_or_path}.yaml"
     if not path.is_file() or Path(name_or_path).suffix in {".yaml", ".yml"}:
         path = Path(name_or_path)
         if path.suffix not in {".yaml", ".yml"}:
@@ -113,7 +115,7 @@ def build(
 
 def names() -> list[str]:
     """Return the configurations that ship with memplan, sorted."""
-    return sorted(path.stem for path in parser.CFG_FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in CFG_FOLDER.glob("*.yaml"))
 
 
 def recompute_blocks(net: DetectionModel) -> list[str]:
@@ -129,7 +131,8 @@ def recompute_blocks(net: DetectionModel) -> list[str]:
 def main_layers(net: DetectionModel) -> set[int]:
     """Return the layers that the main branch needs, which is the head's last; the head included."""
     last = len(net.model) - 1
-    needed = {last, *net.layer_sources(last)[-net.head.nl :]}
+    sources = net.layer_sources(last)
+    needed = {last, *(sources[place] for place in net.head.inputs_of(net.head.branches - 1))}
     for index in range(last - 1, -1, -1):
         if index in needed:
             needed.update(net.layer_sources(index))
@@ -138,10 +141,15 @@ def main_layers(net: DetectionModel) -> set[int]:
 
 def main_maps(network: DetectionModel, images: Tensor) -> list[Tensor]:
     """Return the raw maps of the main branch, running only the layers that it needs."""
+    return network.head.raw(main_inputs(network, images), network.head.branches - 1)
+
+
+def main_inputs(network: DetectionModel, images: Tensor) -> list[Tensor]:
+    """Return the head's inputs, those of the main branch computed, images in place of others."""
     head = network.head
     last = len(network.model) - 1
-    start = (head.branches - 1) * head.nl
-    read_by_head = network.layer_sources(last)[start:]
+    sources_of_head = network.layer_sources(last)
+    read_by_head = [sources_of_head[place] for place in head.inputs_of(head.branches - 1)]
     needed = sorted(main_layers(network) - {last})
     outputs: dict[int, Any] = {-1: images}
     last_use = {source: index for index in needed for source in network.layer_sources(index)}
@@ -155,8 +163,14 @@ def main_maps(network: DetectionModel, images: Tensor) -> list[Tensor]:
             if last_use[source] == index and source not in read_by_head:
                 outputs.pop(source, None)
     # The inputs of other branches are not looked at; the images stand in for them.
-    inputs = [outputs.get(source, images) for source in network.layer_sources(last)]
-    return head.raw(inputs, head.branches - 1)
+    return [outputs.get(source, images) for source in sources_of_head]
+
+
+def decoded(network: DetectionModel, maps: list[Tensor]) -> Tensor:
+    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
+    with torch.autocast(maps[0].device.type, enabled=False):
+        full = [part.float() for part in maps]
+        return network.head.decode(full, network.head.branches - 1)
 
 
 def make_lean(net: DetectionModel) -> int:

@@ -16,15 +16,16 @@ from memplan.errors import BadInputError
 from memplan.files import Source, brief
 
 from . import blocks
-from .heads import HEADS, Detect
+from .heads import HEADS as BOX_HEADS
+from .heads import Detect
 from .known_blocks import PLAIN, SCALED, TAKES_REPEATS, layer_of_torch
 from .maps import Output, measured, single, stated
 from .own_blocks import arguments_of, missing_block
+from .segment_heads import HEADS as SEGMENT_HEADS
+from .segment_heads import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-CFG_FOLDER = Path(__file__).parent / "cfg"
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "nn.SiLU()": lambda: nn.SiLU(inplace=True),
@@ -35,6 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "nn.Mish()": nn.Mish,
     "nn.GELU()": nn.GELU,
 }
+HEADS: dict[str, type[Detect]] = {**BOX_HEADS, **SEGMENT_HEADS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +311,12 @@ class _Builder:
         if name == "nn.BatchNorm2d":
             return nn.BatchNorm2d, [single(first)], repeats
         found = PLAIN.get(name) or layer_of_torch(name)
+        if name == "Panoptic":
+            raise BadInputError(
+                "A Panoptic head, for which every pixel has a class, is not offered: neither its "
+                "loss nor its data are known here. Networks with masks of objects are: --cfg "
+                "gelan-c-seg."
+            )
         if found is None:
             raise missing_block(name, dict.fromkeys(known_modules()))
         return found, args, repeats
@@ -321,17 +329,23 @@ class _Builder:
 
     def _head(self, name: str, inputs: list[Output], args: list[Any]) -> Detect:
         """Return a head; the strides of its levels are those of the main (last) branch."""
-        if len(args) != 1:
-            raise ValueError("a head takes one argument, nc")
         kind = HEADS[name]
-        levels, rest = divmod(len(inputs), kind.branches)
-        strides = [i.stride for i in inputs]
-        if rest or any(strides[i] != strides[i % levels] for i in range(len(inputs))):
+        has_masks = issubclass(kind, Segments)
+        if len(args) != (3 if has_masks else 1):
+            wanted = (
+                "three arguments: nc, prototypes, channels" if has_masks else "one argument, nc"
+            )
+            raise ValueError(f"the head {name} takes {wanted}")
+        own = kind.own_inputs * kind.branches if issubclass(kind, Segments) else 0
+        levels, rest = divmod(len(inputs) - own, kind.branches)
+        strides = [i.stride for i in inputs[: len(inputs) - own]]
+        if rest or any(strides[i] != strides[i % levels] for i in range(len(strides))):
             raise ValueError(
                 f"{name} needs {kind.branches} branch(es) of inputs with equal strides,"
                 f" got strides {strides}"
             )
-        return kind(int(args[0]), [single(i) for i in inputs], strides[:levels])
+        more = [int(args[1]), math.ceil(args[2] * self.width / 8) * 8] if has_masks else []
+        return kind(int(args[0]), [single(i) for i in inputs], strides[:levels], *more)
 
 
 _MOST_REPEATS = 100

@@ -14,13 +14,16 @@ from memplan.inference import Validation
 
 from ..detection_metrics.evaluation import ClassMetrics, DetectionEvaluator
 from ..detection_metrics.nms import non_max_suppression
+from ..detection_metrics.segmentation import SegmentationEvaluator
 from ..detection_metrics.written import coco_results, write_rows
 from ..yolo_data.batches import read_batches
 from ..yolo_data.collate import collate
 from ..yolo_data.dataset import read_description
 from ..yolo_data.loader import as_single_class, validation_groups, validation_size
+from ..yolo_data.masks import outlined
 from ..yolo_data.pipeline import ValidationSamples
 from ..yolo_data.scan import scan_split
+from .arguments import MASK_RATIO
 from .detector import load_detector
 
 if TYPE_CHECKING:
@@ -75,7 +78,12 @@ def validate(options: ValidateOptions) -> Generator[str, None, Validation]:
         )
     if options.single_class:
         images = [as_single_class(image) for image in images]
-    evaluator = DetectionEvaluator(names)
+    if detector.run_masks is not None:
+        if options.saves_json:
+            raise UsageError("--save-json has boxes alone, and these weights are of masks too.")
+        images, warnings = outlined(images, options.data, options.split)
+        yield from warnings
+    evaluator = (SegmentationEvaluator if detector.run_masks else DetectionEvaluator)(names)
     clock = _Clock()
     for batch in _batches(options, detector, images):
         _evaluate(options, detector, evaluator, batch, clock)
@@ -110,34 +118,40 @@ def _batches(
         stride=detector.stride,
         rect=rect,
     )
-    samples = ValidationSamples(images, image_size=side)
+    ratio = MASK_RATIO if detector.run_masks else 0
+    samples = ValidationSamples(images, image_size=side, mask_ratio=ratio)
     return read_batches(samples, groups, collate, options.num_workers, seed=0)
 
 
 def _evaluate(
     options: ValidateOptions,
     detector: Detector,
-    evaluator: DetectionEvaluator,
+    evaluator: DetectionEvaluator | SegmentationEvaluator,
     batch: Batch,
     clock: _Clock,
 ) -> None:
     now = time.perf_counter()
-    raw = detector(batch["images"])
+    raw, prototypes = detector.with_masks(batch["images"])
+    num_extra = 0 if prototypes is None else prototypes.shape[1]
     now = clock.stop("inference", now, detector.device)
     if options.single_class:  # the best class stands for all
-        raw = torch.cat([raw[:, :4], raw[:, 4:].amax(1, keepdim=True)], 1)
+        scores, extra = raw[:, 4:].tensor_split([raw.shape[1] - 4 - num_extra], 1)
+        raw = torch.cat([raw[:, :4], scores.amax(1, keepdim=True), extra], 1)
     found = non_max_suppression(
         raw,
         confidence=options.confidence,
         iou=options.iou,
         max_detections=options.max_detections,
+        num_extra=num_extra,
     )
     clock.stop("NMS", now, detector.device)
-    evaluator.update(found, batch)
+    evaluator.update(found if prototypes is None else (found, prototypes), batch)
 
 
 def _write(
-    options: ValidateOptions, evaluator: DetectionEvaluator, images: Sequence[LabelledImage]
+    options: ValidateOptions,
+    evaluator: DetectionEvaluator | SegmentationEvaluator,
+    images: Sequence[LabelledImage],
 ) -> Iterator[str]:
     if options.saves_txt:
         folder = options.folder / "labels"

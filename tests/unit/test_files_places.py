@@ -67,6 +67,9 @@ def test_coco_is_known_without_a_checkout(tmp_path, monkeypatch, name):
 
     assert (80, "person", "toothbrush") == (found.num_classes, *found.class_names[::79])
     assert root == found.root
+    (root / "val2017.txt").unlink()
+    with pytest.raises(BadInputError, match=r"coco\. memplan downloads no data: put it there"):
+        read_description(Path(name))
 
 
 def test_official_weights_that_are_not_there_name_their_place(tmp_path):

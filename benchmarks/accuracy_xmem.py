@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from benchmarks.common import RESULTS, publish
+from benchmarks.common import RESULTS, publish, require
 from benchmarks.picture import draw_errors
 from benchmarks.xmem_step import TORCH_VERSION, Training, record_training, replay_training
 from benchmarks.xmem_transformers import SEQUENCE_LENGTH, TRANSFORMERS, transformer_training
@@ -294,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--null-mode", type=int, choices=(0, 1), default=0, help="zero_grad_mode read into null"
     )
     options = parser.parse_args(arguments)
+    if not options.only:
+        require("transformers")
     try:
         rows = [row for row in read_rows(options.rows) if options.only.lower() in row.name.lower()]
     except BadInputError as error:

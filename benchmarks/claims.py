@@ -238,10 +238,11 @@ def two_cards(step: Step) -> Finding:
     """Two cards under DDP take 128."""
     peaks = step.peaks(BATCH, AMP, devices=2)
     alone = step.peaks(BATCH, AMP)
-    more = peaks.device_used_peak_bytes - alone.device_used_peak_bytes
+    tensors = peaks.allocated_peak_bytes - alone.allocated_peak_bytes
     text = (
         f"2 x {BATCH}: rank 0 takes {peaks.device_used_peak_bytes / 1e9:.1f} GB device-used of "
-        f"{peaks.capacity_bytes / 1e9:.1f}, {more / 1e9:.2f} GB more than alone (predicted)"
+        f"{peaks.capacity_bytes / 1e9:.1f}, {alone.device_used_peak_bytes / 1e9:.1f} alone; its "
+        f"tensors take {tensors / 1e9:.2f} GB more (predicted)"
     )
     return Finding(text, peaks.fits)
 
@@ -289,7 +290,8 @@ CHECKS = (
     (
         f"Two GPUs under DDP take {2 * BATCH}",
         two_cards,
-        f"Each card takes {BATCH} as it would alone, and buckets as large as all gradients.",
+        f"Each card takes {BATCH} as it would alone, NCCL's memory, and buckets as large as all "
+        "gradients, for which the allocator may have room in what it has reserved.",
     ),
 )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +25,16 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{cores} cores of {model}, {memory:.0f} GiB, {platform.system()}"
+
+
+def require(*packages: str) -> None:
+    """End where a package is missing whose rows a result would lack without a word."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"{missing[0]} is not installed, and the result would lack its rows. "
+            "`pip install -c constraints.txt '.[benchmarks]'` installs it."
+        )
 
 
 def publish(

@@ -413,6 +413,9 @@ _TEXT = """# What a run survives
 
 Made by `benchmarks/guard_faults.py` with `--faults 540`.
 
+What other people's remedies do with faults of this kind is in [guard_others.md](guard_others.md)
+(`benchmarks/guard_others.py`).
+
 ## Out of memory at the n-th operator
 
 A run on a CPU, SGD and AdamW, and a resumed one with AdamW; an error in the words of nine libraries

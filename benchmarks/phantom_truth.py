@@ -32,6 +32,7 @@ CARDS = ("t4", "a100-80gb", "rtx-3090", "rtx-4090", "h100-80gb", "b200", "rtx-50
 YOLO = (
     "yolov9-t", "yolov9-s", "yolov9-m", "yolov9-c", "yolov9-cf", "yolov9-e", "yolov9",
     "gelan-t", "gelan-s", "gelan-m", "gelan-c", "gelan-e", "gelan", "yolov7-af",
+    "gelan-c-seg", "gelan-c-dseg", "yolov9-c-dseg",
 )  # fmt: skip
 SETTINGS = (
     {"memory_format": "channels-last"},

@@ -3,6 +3,7 @@
 `memplan.probe("yolov9-s", gpu="rtx-3090", batch=16)` tells where memory goes,
 `memplan.plan("yolov9-s", gpu="rtx-3090", effective_batch=64)` chooses settings,
 `memplan.train("yolov9-s", data="data.yaml", auto_batch=True)` plans and trains,
+`memplan.val`, `memplan.predict` and `memplan.export` take the weights that come of it,
 `memplan.record("torchvision:resnet50", batch=8)` returns a tape, and
 `memplan.replay(tape, gpu="a100-80gb")` its peaks on a card;
 `memplan.run("python train.py --batch 16", gpu="rtx-3090")` runs a command of your own on one;
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
         Headroom,
         MaxImageSize,
         SecondCard,
+        check,
+        export,
+        gpus,
         plan,
+        predict,
         probe,
         record,
         replay,
         train,
+        val,
     )
     from memplan.recording.run import run
     from memplan.trainers.find_batch import find_batch
@@ -39,14 +45,19 @@ __all__ = [
     "MaxImageSize",
     "SecondCard",
     "__version__",
+    "check",
+    "export",
     "find_batch",
+    "gpus",
     "guard",
     "plan",
+    "predict",
     "probe",
     "record",
     "replay",
     "run",
     "train",
+    "val",
 ]
 
 

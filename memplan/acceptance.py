@@ -7,10 +7,13 @@ Whatever else is asked of it is refused by the option's name; see `memplan.spec`
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import UsageError
+from memplan.errors import BadInputError, UsageError
+from memplan.files import is_file
 
 if TYPE_CHECKING:
     from memplan.workload import Workload
@@ -21,7 +24,9 @@ OPTIONS = {
     "multi_scale": "--multi-scale",
     "objects_per_image": "--objects-per-image",
     "cfg": "--cfg",
+    "blocks": "--blocks",
     "hyp": "--hyp",
+    "official_gains": "--official-gains",
     "quad": "--quad",
 }
 """Options that are a factory's arguments, by the argument; `--set` gives any other."""
@@ -83,6 +88,24 @@ def check_object(name: str, arguments: Iterable[str]) -> None:
             f"{option}: workload {name!r} is an object, so {option} cannot change it. "
             f"Make it with that {key}, or name a function that does."
         )
+
+
+_OFFICIAL_WEIGHTS = re.compile(r"(?:yolov9|gelan)-[a-z]+(?:-[a-z]+)?\.pt")
+_RELEASES = "https://github.com/WongKinYiu/yolov9/releases"
+
+
+def check_weights(path: Path) -> None:
+    """Refuse weights that are not there; of the official files, say where they are.
+
+    Raises:
+        BadInputError: there is no such file.
+    """
+    if is_file(path):
+        return
+    way_out = "Check the path."
+    if _OFFICIAL_WEIGHTS.fullmatch(path.name):
+        way_out = f"memplan downloads nothing: the official weights are at {_RELEASES}."
+    raise BadInputError(f"No weights at {path}. {way_out}")
 
 
 def check_data(workload: Workload, given: Mapping[str, Any]) -> None:

@@ -64,6 +64,8 @@ class GpuFacts:
     """Where the figures come from: the catalogue, NVML, or a calibration file."""
     calibrated: bool = False
     """Whether context and rates were measured on such a card."""
+    compute_capability: str = ""
+    """Such as `8.6`; empty in answers of older versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +400,27 @@ class InfeasibleAnswer(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WhatIf:
+    """The training run in another way, replayed at the reference batch."""
+
+    options: str
+    """What to type for it, such as `--lean`; empty for the training as asked."""
+    spec: StepSpec
+    micro_batch_size: int
+    allocated_peak_bytes: int = 0
+    reserved_peak_bytes: int = 0
+    device_used_peak_bytes: int = 0
+    fits: bool = False
+    largest_batch: int = 0
+    """Largest micro-batch size that fits, by the program of two recordings; as asked, recorded."""
+    images_per_second: float = 0.0
+    """Of all devices, at this batch without accumulation."""
+    refusal: str = ""
+    """Why the training cannot run so, and there are no figures; empty where it can."""
+    origin: str = PREDICTED
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeAnswer(Answer):
     """Where a training's memory goes on one card, and how it grows with the batch."""
 
@@ -426,6 +449,9 @@ class ProbeAnswer(Answer):
     timeline: Timeline
     tensors_at_peak: tuple[TensorAtPeak, ...] = ()
     """The largest at the reference batch, largest first."""
+    what_if: tuple[WhatIf, ...] = ()
+    """The training as asked, then with one lever set otherwise, then all that saves and changes no
+    number together; empty where it was not asked."""
     unknown_operators: dict[str, int]
     command: str
     """The command that gave this answer."""
@@ -434,6 +460,10 @@ class ProbeAnswer(Answer):
     notes: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     """What could not be checked by a recording, and why, a sentence each."""
+    mode: str = "train"
+    """`train`; `val` or `predict` of an answer about running a trained network."""
+    half: bool = False
+    """Whether a trained network runs in half precision."""
 
 
 def save_answers(path: Path, answers: typing.Sequence[Answer], *, force: bool) -> None:

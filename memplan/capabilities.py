@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from memplan.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     import torch
 
-    from memplan.inference import DetectOptions, ValidateOptions
+    from memplan.inference import Detections, DetectOptions, ValidateOptions, Validation
     from memplan.workload import (
         Batch,
         CrowdedBatch,
@@ -135,6 +135,24 @@ class Tuned(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """Says what a reader of predictions must know of the workload itself."""
+
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence each."""
+
+
+@runtime_checkable
+class KnowsData(Protocol):
+    """Knows descriptions of data sets by other names than their paths, such as `coco.yaml`."""
+
+    @abstractmethod
+    def has_data(self, path: Path) -> bool:
+        """Return whether a path or name is of a description that can be read."""
+
+
+@runtime_checkable
 class Described(Protocol):
     """Is made from a configuration that `--cfg` names."""
 
@@ -188,8 +206,10 @@ class RunsTrained(Protocol):
     """Evaluates a weights file, and detects with it (`memplan val`, `memplan predict`)."""
 
     @abstractmethod
-    def validate(self, options: ValidateOptions) -> Iterator[str]:
+    def validate(self, options: ValidateOptions) -> Generator[str, None, Validation]:
         """Evaluate a split of a data set, write the details, and yield lines to print.
+
+        The generator returns the scores.
 
         Raises:
             BadInputError: weights or data cannot be used.
@@ -197,12 +217,36 @@ class RunsTrained(Protocol):
         """
 
     @abstractmethod
-    def detect(self, options: DetectOptions) -> Iterator[str]:
+    def detect(self, options: DetectOptions) -> Generator[str, None, list[Detections]]:
         """Detect in images and videos, write what was found, and yield a line for each.
+
+        The generator returns what was found.
 
         Raises:
             BadInputError: weights or source cannot be used.
             UsageError: an option is out of its range.
+        """
+
+
+@runtime_checkable
+class Infers(Protocol):
+    """Runs trained networks in another form than it trains them (`memplan probe --mode`)."""
+
+    @abstractmethod
+    def build_inference(self) -> torch.nn.Module:
+        """Return the network as `memplan val` and `memplan predict` run it."""
+
+    @abstractmethod
+    def make_inference_batch(self, batch_size: int, mode: str) -> torch.Tensor:
+        """Return images on the CPU, as they come from disk: the largest of `val` or `predict`."""
+
+    @abstractmethod
+    def infer(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return the predictions of images on the device.
+
+        Args:
+            model: what `build_inference` gave, in float32 or float16.
+            images: what `make_inference_batch` gave.
         """
 
 

@@ -23,6 +23,14 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+blocks_option = click.option(
+    "--blocks",
+    metavar="MODULE",
+    help="A module of yours, such as package.module, whose classes the PATH.yaml of --cfg names; "
+    "importing it runs it.",
+)
+
+
 def lever_options(command: str) -> Callable[[F], F]:
     """Return the options of a command that say how a step runs, one a lever."""
     return options(*(_lever_option(one) for one in LEVERS if command in one.commands))

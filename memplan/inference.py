@@ -1,9 +1,14 @@
-"""What is asked of a trained network: to be evaluated, or to detect."""
+"""What is asked of a trained network, to be evaluated or to detect, and what comes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +21,8 @@ class InferenceOptions:
     """Where results go; exists."""
     cfg: str | None = None
     """The configuration of a checkpoint; None asks the checkpoint."""
+    blocks: str | None = None
+    """A module of the user's whose classes that configuration names."""
     data: Path | None = None
     """A `data.yaml`: what is evaluated, or the names of the classes."""
     image_size: int = 640
@@ -78,3 +85,32 @@ class DetectOptions(InferenceOptions):
     shows_confidence: bool = True
     video_stride: int = 1
     """Every how many-th frame of a video is looked at, >= 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How well a network detected, measured on a split."""
+
+    scores: Mapping[str, float]
+    """`precision`, `recall`, `mAP50`, `mAP50-95` and `fitness`, each 0 to 1."""
+    classes: Mapping[str, Mapping[str, float]]
+    """Of each class that has objects: images, objects, precision, recall and average precision."""
+    milliseconds: Mapping[str, float]
+    """An image took, by stage."""
+    num_images: int
+    folder: Path
+    """Where the details were written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """What was found in an image or a frame of a video."""
+
+    path: Path
+    frame: int | None
+    """Of a video, from 0; None for an image."""
+    boxes: np.ndarray[Any, Any]
+    """Float32 `[n, 6]`, best first: left, top, right, bottom in pixels, score, class."""
+    class_names: tuple[str, ...]
+    masks: np.ndarray[Any, Any] | None = None
+    """Bool `[n, height, width]` in the image's pixels; None from a network of boxes alone."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -128,7 +129,13 @@ class _Popen(popen_forkserver.Popen):
 
 def _leave_after(sentinel: int) -> None:
     wait([sentinel])
+    if (folder := multiprocessing.current_process()._config.get(_SOCKETS)) is not None:  # type: ignore[attr-defined]  # noqa: SLF001
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
+
+
+# CPython's name for the folder of a process's sockets, which its children share.
+_SOCKETS = "tempdir"
 
 
 class CleanProcess(ForkServerProcess):
@@ -142,6 +149,9 @@ class CleanProcess(ForkServerProcess):
         """
         asked_by = multiprocessing.parent_process()
         assert asked_by is not None
+        # A folder of its own: that of the process that asked goes with it, and where that is first
+        # to end, this one's cleaning up after its sockets would fail aloud.
+        self._config.pop(_SOCKETS, None)  # type: ignore[attr-defined]
         threading.Thread(target=_leave_after, args=(asked_by.sentinel,), daemon=True).start()
         super().run()
 

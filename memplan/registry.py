@@ -22,7 +22,7 @@ from typing import Any
 from memplan.acceptance import check_arguments, check_object, taken_by
 from memplan.errors import BadInputError, UnknownNameError, UsageError
 from memplan.family import Family
-from memplan.files import Source, is_there
+from memplan.files import Source, in_checkout, is_there
 from memplan.files.yaml_text import NotYamlError, parse_yaml
 from memplan.workload import Workload
 
@@ -204,9 +204,9 @@ def _found(name: str) -> tuple[Callable[..., Workload] | Workload, frozenset[str
         return _own(name)
     known = {key: list(one.names()) for key, one in registered.items()}
     is_path = Path(name).suffix in {".yaml", ".yml"}
-    if is_path and is_there(Path(name)):
-        readers = [key for key, one in registered.items() if _reads(one, Path(name))]
-        return _of_family(_only(readers, registered, "file", name), name)
+    if is_path and is_there(file := in_checkout(Path(name))):
+        readers = [key for key, one in registered.items() if _reads(one, file)]
+        return _of_family(_only(readers, registered, "file", name), str(file))
     # The official recipe names its configurations by paths inside its own checkout.
     stem = Path(name).stem if is_path else name
     for one in (name, stem):

@@ -73,6 +73,7 @@ PERIODS = (
     "steady_step",
     "validation",
     "checkpoint",
+    "inference",
 )
 # What happens inside a section.
 PHASES = ("transfer", "forward", "backward", "optimizer_step", "average", "predict", "save")
@@ -98,6 +99,9 @@ class Operators:
     """Floating-point operations, a multiply-add counting two."""
     moved_bytes: Int64
     """Bytes read plus bytes written by the operator's tensors, each counted once."""
+    line: Int32 | None = None
+    """Index into `Tape.lines` of the model's source line that ran it, -1 where none did; None in
+    tapes that do not tell."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,20 @@ class ModuleRecord:
     """Class name."""
     output_shape: tuple[int, ...]
     """Shape of its first output tensor; empty when it ran never or returned no tensor."""
+
+
+@dataclass(frozen=True)
+class TensorKind:
+    """What a block holds."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As PyTorch names it, such as `float16`."""
+
+    @property
+    def words(self) -> str:
+        """As people read it, such as `16 x 64 x 56 x 56, float16`."""
+        return f"{' x '.join(map(str, self.shape)) or 'a number'}, {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -170,10 +188,26 @@ class Tape:
     modules: tuple[ModuleRecord, ...]
     convolutions: tuple[ConvolutionProblem, ...]
     launches: tuple[AnyLaunch, ...] = ()
+    lines: tuple[str, ...] = ()
+    """`FILE:LINE function` of source lines that ran operators."""
+    tensors: tuple[TensorKind, ...] = ()
+    block_tensor: Int32 | None = None
+    """Index into `tensors` by block id, -1 for scratch; None in tapes that do not tell."""
 
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.events.kind)
+
+    def line_of(self, operator: int) -> str:
+        """Return the source line that ran an operator, empty where that is not known."""
+        column = self.operators.line
+        at = -1 if column is None or operator < 0 else int(column[operator])
+        return self.lines[at] if at >= 0 else ""
+
+    def tensor_of(self, block: int) -> TensorKind | None:
+        """Return what a block holds, None where that is not known."""
+        at = -1 if self.block_tensor is None else int(self.block_tensor[block])
+        return self.tensors[at] if at >= 0 else None
 
     def save(self, path: Path) -> None:
         """Write the tape as a compressed archive of plain arrays and one JSON text.
@@ -187,10 +221,13 @@ class Tape:
             "modules": self.modules,
             "convolutions": self.convolutions,
             "launches": self.launches,
+            "lines": self.lines,
+            "tensors": self.tensors,
         }
         columns: dict[str, Any] = {f"events.{k}": v for k, v in vars(self.events).items()}
         columns |= {f"operators.{k}": v for k, v in vars(self.operators).items()}
-        columns["block_category"] = self.block_category
+        columns |= {"block_category": self.block_category, "block_tensor": self.block_tensor}
+        columns = {name: column for name, column in columns.items() if column is not None}
         text = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
         with replaced(path) as file:
             np.savez_compressed(file, header=text, **columns)
@@ -232,6 +269,8 @@ class _Header:
     modules: tuple[ModuleRecord, ...]
     convolutions: tuple[ConvolutionProblem, ...]
     launches: tuple[AnyLaunch, ...] = ()
+    lines: tuple[str, ...] = ()
+    tensors: tuple[TensorKind, ...] = ()
 
 
 def load_tape(path: Path) -> Tape:
@@ -253,6 +292,9 @@ def load_tape(path: Path) -> Tape:
             modules=header.modules,
             convolutions=header.convolutions,
             launches=header.launches,
+            lines=header.lines,
+            tensors=header.tensors,
+            block_tensor=columns.get("block_tensor"),
         )
     except (TypeError, KeyError) as error:
         raise source.bad(f"a column is missing or unknown ({error})") from None
@@ -288,18 +330,16 @@ def _part(columns: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.ND
 def _faults(tape: Tape) -> Iterator[str]:
     """Yield what in the columns points outside what it points into."""
     events, operators = tape.events, tape.operators
-    for rows in (events, operators):
-        columns = vars(rows).values()
+    of_blocks = {"block_category": tape.block_category, "block_tensor": tape.block_tensor}
+    for table in (vars(events), vars(operators), of_blocks):
+        columns: list[npt.NDArray[Any]] = [one for one in table.values() if one is not None]
         if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
             yield "a column is no list of whole numbers"
             return
         if len({len(column) for column in columns}) != 1:
             yield "its columns are of several lengths"
             return
-    if tape.block_category.ndim != 1 or tape.block_category.dtype.kind not in "iu":
-        yield "a column is no list of whole numbers"
-        return
-    ranges: tuple[tuple[str, npt.NDArray[Any], int, int], ...] = (
+    ranges: tuple[tuple[str, npt.NDArray[Any] | None, int, int], ...] = (
         ("events.kind", events.kind, ALLOCATE, KEEP_COPY),
         ("events.block", events.block, 0, len(tape.block_category) - 1),
         ("events.requested_bytes", events.requested_bytes, 0, _MOST_REQUESTED_BYTES),
@@ -312,10 +352,14 @@ def _faults(tape: Tape) -> Iterator[str]:
         ("operators.phase", operators.phase, 0, len(PHASES) - 1),
         ("operators.flops", operators.flops, 0, _MOST_REQUESTED_BYTES),
         ("operators.moved_bytes", operators.moved_bytes, 0, _MOST_REQUESTED_BYTES),
+        ("operators.line", operators.line, -1, len(tape.lines) - 1),
         ("block_category", tape.block_category, 0, len(CATEGORIES) - 1),
+        ("block_tensor", tape.block_tensor, -1, len(tape.tensors) - 1),
     )
     for name, column, least, most in ranges:
-        if len(column) and not least <= int(column.min()) <= int(column.max()) <= most:
+        if column is None or not len(column):
+            continue
+        if not least <= int(column.min()) <= int(column.max()) <= most:
             yield f"{name} has a number outside {least} to {most}"
             return
     yield from _wrong_questions(tape)

@@ -126,6 +126,8 @@ class ExportOptions:
     """The file to write; one that exists is replaced."""
     cfg: str | None = None
     """The configuration, or the path of a description; None asks the checkpoint."""
+    blocks: str | None = None
+    """A module of the user's whose classes that description names."""
     data: Path | None = None
     """A data set's description, for the names of the classes; None asks the checkpoint."""
     image_size: int = 640
@@ -267,6 +269,14 @@ class RecognisedData(Protocol):
 
     def fingerprint(self) -> Mapping[str, str]:
         """Return a short text for each part, such as `training labels`, by its name."""
+
+
+@runtime_checkable
+class KnowsHostMemory(Protocol):
+    """Data that knows what reading them takes of host memory, beside the training process."""
+
+    def host_bytes(self, micro_batch_size: int) -> Mapping[str, int]:
+        """Return bytes by what takes them, in words, on one device."""
 
 
 @runtime_checkable

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from benchmarks.card_truth import cards, convolutions, page, picture, studies, ultralytics
+from benchmarks.card_truth import cards, convolutions, page, picture, shipped, studies, ultralytics
 from benchmarks.card_truth.row import Row
 from benchmarks.card_truth.snapshots import snapshots
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, require
 from memplan.trace.fake_cuda import warm_up
 
 SOURCES: dict[str, Callable[[], Iterator[Row]]] = {
@@ -41,6 +41,8 @@ SOURCES: dict[str, Callable[[], Iterator[Row]]] = {
 )
 def main(folder: Path | None, only: tuple[str, ...]) -> None:
     """Predict every row; without --only, write the results and the document's tables."""
+    if not only:
+        require("timm")
     warm_up()
     start = time.perf_counter()
     rows = [row for name in only or SOURCES for row in _shown(SOURCES[name]())]
@@ -51,6 +53,7 @@ def main(folder: Path | None, only: tuple[str, ...]) -> None:
         known = RESULTS / f"{page.NAME}.csv"
         rows += [row for row in page.read_csv(known) if "snapshots" in row.kind]
     page.write_results(rows, time.perf_counter() - start)
+    shipped.write_shipped(rows)
     picture.save(RESULTS / f"{page.NAME}.png", rows)
     text = page.DOCUMENT.read_text(encoding="utf-8")
     page.DOCUMENT.write_text(page.with_parts(text, page.written_parts(rows)), encoding="utf-8")

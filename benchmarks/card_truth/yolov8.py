@@ -130,6 +130,11 @@ class YoloV8n(YoloV9):
         decoded: Tensor = model(batch["images"])[0]
         return decoded
 
+    def evaluate(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return decoded boxes and the loss of the same maps, which the package takes as well."""
+        decoded, maps = model(batch["images"])
+        return decoded, self._loss(maps, batch["targets"])[1]
+
     def parameter_groups(
         self, model: nn.Module, settings: OptimizerSettings
     ) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The functions behind the commands: probe, plan, record, replay and train."""
+"""The functions behind the commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from memplan.advise.functions import plan, probe, record, replay
 from memplan.advise.planning import plan_many, plan_one
 from memplan.advise.probing import probe_many
 from memplan.advise.question import DEFAULT_SAFETY, DEFAULT_WORKLOAD, Question, versions
+from memplan.advise.regression import check
 from memplan.advise.train_function import train
+from memplan.advise.trained import export, predict, val
+from memplan.device.known import gpus
 
 __all__ = [
     "DEFAULT_SAFETY",
@@ -26,13 +29,18 @@ __all__ = [
     "MaxImageSize",
     "Question",
     "SecondCard",
+    "check",
+    "export",
+    "gpus",
     "plan",
     "plan_many",
     "plan_one",
+    "predict",
     "probe",
     "probe_many",
     "record",
     "replay",
     "train",
+    "val",
     "versions",
 ]

@@ -28,7 +28,7 @@ def tensors_at_peak(
     """
     live = _live(program, peak_event)
     largest = live[np.argsort(-sizes[live], kind="stable")][:count]
-    return tuple(_tensor(program, tape, int(event), int(sizes[event])) for event in largest)
+    return tuple(tensor_at(program, tape, int(event), int(sizes[event])) for event in largest)
 
 
 def held_at_peak(
@@ -44,7 +44,7 @@ def held_at_peak(
     """
     groups: dict[str, dict[str, int]] = {"category": {}, "module": {}, "operator": {}}
     for event in _live(program, peak_event):
-        one = _tensor(program, tape, int(event), int(sizes[event]))
+        one = tensor_at(program, tape, int(event), int(sizes[event]))
         names = {
             "category": one.category,
             "module": one.module or "(outside modules)",
@@ -69,14 +69,23 @@ def _live(program: Program, peak_event: int) -> Int64:
     return np.asarray(live, dtype=np.int64)
 
 
-def _tensor(program: Program, tape: Tape, event: int, num_bytes: int) -> TensorAtPeak:
+def tensor_at(program: Program, tape: Tape, event: int, num_bytes: int) -> TensorAtPeak:
+    """Return what a replayed event allocates, as far as a tape tells.
+
+    Args:
+        program: made from the tape.
+        tape: for operators and modules.
+        event: index of a replayed event that allocates.
+        num_bytes: that it takes.
+    """
     row = int(program.rows[event])
     operator = int(tape.events.operator[row])
     owner = int(tape.operators.module[operator])
     module = tape.modules[owner] if owner >= 0 else None
     category = tape.block_category[tape.events.block[row]]
     is_scratch = program.kinds[event] == tapes.SCRATCH
-    shape = () if module is None else module.output_shape
+    kind = tape.tensor_of(int(tape.events.block[row]))
+    shape = kind.shape if kind else () if module is None else module.output_shape
     element = 0 if is_scratch else _element_bytes(shape, num_bytes)
     return TensorAtPeak(
         num_bytes=num_bytes,

@@ -183,8 +183,9 @@ def _arguments(values: dict[str, Any], name: str) -> dict[str, Any]:
         arguments["image_size"] = values["img"]
     if values["val_batch"] is not None:
         arguments["validation_batch_size"] = values["val_batch"]
-    if values["multi_scale"]:
-        arguments["multi_scale"] = True
+    for option in ("multi_scale", "blocks"):
+        if values[option]:
+            arguments[option] = values[option]
     return arguments
 
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack, overload
 
 from memplan.advise.also import Also
 from memplan.advise.infeasible import NoPlanError
+from memplan.advise.inference import TRAIN, check_mode_options
 from memplan.advise.keywords import (
     Gpu,
     Gpus,
@@ -59,6 +60,8 @@ def probe(
     *,
     gpu: Gpu | Gpus | None = None,
     batch: int | Sequence[int] = 16,
+    mode: str = TRAIN,
+    half: bool = False,
     img: int | None = None,
     capacity: int | str | None = None,
     devices: int = 1,
@@ -72,6 +75,7 @@ def probe(
     calibration: Path | Calibration | None = None,
     cuda_version: str | None = None,
     cudnn_version: str | None = None,
+    what_if: bool = False,
     say: Say = silent,
     **levers: Unpack[Levers],
 ) -> ProbeAnswer | list[ProbeAnswer]:
@@ -81,6 +85,9 @@ def probe(
         workload: a name as on the command line, or a workload.
         gpu: a card or several; None takes the one in this machine.
         batch: micro-batch sizes to answer for.
+        mode: `train`, or `val` or `predict` for what running the trained network takes, in fp32
+            unless `precision` says otherwise.
+        half: with those, run it in half precision.
         img: side of the images, pixels; None takes the workload's default.
         capacity: overrides the cards' memory, bytes or text such as `24GiB`.
         devices: cards that train together.
@@ -94,6 +101,7 @@ def probe(
         calibration: what was measured on one of the cards; None takes what is kept of each.
         cuda_version: the CUDA of the training's torch; None takes the installed one.
         cudnn_version: the cuDNN of the training; None takes the installed one.
+        what_if: whether to replay other layouts, levers and optimizers too.
         say: called with a line on what is being done.
         **levers: single levers in place of those of `spec`, such as `precision="fp32"`.
 
@@ -103,6 +111,9 @@ def probe(
     Raises:
         MemplanError: something cannot be used; the message says what and the way out.
     """
+    check_mode_options(mode, half=half, given=levers)
+    if mode != TRAIN and spec is None:
+        levers.setdefault("precision", "fp32")
     question = Question(
         workload=workload,
         arguments=arguments_from(arguments, img, objects_per_image, val_batch, multi_scale),
@@ -117,7 +128,7 @@ def probe(
     )
     question, _ = with_data(question, None if data is None else Path(data))
     batches = [batch] if isinstance(batch, int) else list(batch)
-    answers = probe_many(question, batches, say=say)
+    answers = probe_many(question, batches, mode=mode, half=half, changes=what_if, say=say)
     return answers if isinstance(gpu, list | tuple) else answers[0]
 
 

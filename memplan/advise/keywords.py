@@ -45,7 +45,10 @@ class ProbeArguments(StepArguments, total=False):
     """Keyword arguments of `memplan.probe`."""
 
     batch: int | Sequence[int]
+    mode: str
+    half: bool
     data: str | Path | None
+    what_if: bool
 
 
 class PlanArguments(StepArguments, total=False):

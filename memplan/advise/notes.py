@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memplan.advise.question import Question
+from memplan.capabilities import Noted
 from memplan.device.context import older_than_cudnn_9
 from memplan.device.cublas import RULES_RELEASE
 from memplan.device.cudnn import installed_version
@@ -16,7 +17,9 @@ from memplan.units import format_bytes
 
 def notes_on(simulator: Simulator, question: Question) -> tuple[str, ...]:
     """Return what a reader must know of a card's predictions, a sentence each."""
-    notes = [simulator.oracle.note] if simulator.oracle.note else []
+    made = question.made
+    notes = list(made.notes()) if isinstance(made, Noted) else []
+    notes += [simulator.oracle.note] if simulator.oracle.note else []
     notes += [_note_on_torch(simulator.release)] if simulator.release != RULES_RELEASE else []
     notes += [_note_on_cudnn(question)] if _is_other_cudnn(question) else []
     notes += [_note_on_context(simulator, question.cuda_version)] if question.cuda_version else []

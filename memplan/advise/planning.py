@@ -361,6 +361,8 @@ def _train_command(question: Question, chosen: Setting, data: str) -> str:
     words = [*chosen.spec.variables("train"), "memplan", "train"]
     cfg = workload.cfg if isinstance(workload, Described) else None
     words += ["--cfg", cfg] if cfg else ["--workload", workload.name]
+    if blocks := question.arguments.get("blocks"):
+        words += ["--blocks", blocks]
     words += ["--data", data, "--img", str(workload.image_size)]
     words += ["--batch", str(split.micro_batch_size)]
     words += ["--accumulate", str(split.accumulation_steps)]

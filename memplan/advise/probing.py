@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from memplan import tape as tapes
 from memplan.advise.at_peak import tensors_at_peak
+from memplan.advise.inference import TRAIN, check_mode, inference_recorder, notes_on_mode
+from memplan.advise.life_blocks import life_blocks
 from memplan.advise.notes import growth_notes, notes_on
 from memplan.advise.other_ranks import other_ranks
 from memplan.advise.question import (
@@ -21,15 +23,19 @@ from memplan.advise.question import (
     versions,
     warm_up,
 )
+from memplan.advise.what_if import what_if
 from memplan.answers import (
+    PREDICTED,
     BatchPeaks,
     FitFacts,
     ModuleMemory,
     ProbeAnswer,
     Setting,
     Timeline,
+    WhatIf,
     WorkloadFacts,
 )
+from memplan.blocks import BlockLives
 from memplan.device.life import Life, Program
 from memplan.device.plan_fallback import PlanFallback
 from memplan.device.replay import (
@@ -244,15 +250,27 @@ def _recommended(
 
 @kept_processes()
 def probe_many(
-    question: Question, batches: Sequence[int], *, command: str = "", say: Say = silent
+    question: Question,
+    batches: Sequence[int],
+    *,
+    mode: str = TRAIN,
+    half: bool = False,
+    changes: bool = False,
+    command: str = "",
+    say: Say = silent,
+    keep: Callable[[BlockLives], None] | None = None,
 ) -> list[ProbeAnswer]:
     """Return, for each card, where a training's memory goes and how it grows with the batch.
 
     Args:
         question: what is trained and on what.
         batches: micro-batch sizes to answer for, each >= 1.
+        mode: `train`, or `val` or `predict` for what running the trained network takes.
+        half: run it in half precision.
+        changes: whether to say what other levers would change, which records each.
         command: the command line, for the record.
         say: called with a line on what is being done.
+        keep: given each card's life at the reference batch block by block, in the order of cards.
 
     Raises:
         MemplanError: something in the question cannot be used; the message says what.
@@ -262,21 +280,23 @@ def probe_many(
     if not wanted or wanted[0] < 1:
         least = wanted[0] if wanted else "(none)"
         raise UsageError(f"--batch {least} is below 1. Give at least one image.")
+    trains = mode == TRAIN
+    check_mode(question, mode, half=half)
     question.check()
-    spec = question.step_spec
+    spec = question.step_spec if trains else question.spec
     simulators = question.simulators()
     for simulator in simulators:
         check_precision(simulator.card, spec.precision)
-    life = Life(accumulates=False)
+    life = Life(accumulates=False, trains=trains)
     warm_up()
     predictor = Predictor(
-        question.recorder(spec),
+        question.recorder(spec) if trains else inference_recorder(question, mode, half=half),
         simulators,
         life,
         wanted[0],
         wanted[-1],
         say,
-        objects=question.objects,
+        **({"objects": question.objects} if trains else {}),
     )
     answers = []
     # What is recorded for one card may bear on the others and on batches replayed before, so all
@@ -285,22 +305,37 @@ def probe_many(
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
         edges.append(predictor.largest_batch(card))
-        one = _recommended(predictor, card, question, spec, edges[-1].batch)
+        largest = edges[-1].batch
+        one = _recommended(predictor, card, question, spec, largest) if trains else None
         recommended.append(one)
-    for card, simulator in enumerate(simulators):
-        rows = [
+    tables = [
+        [
             _batch_peaks(batch, peaks, question)
             for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
         ]
-        largest = edges[card].batch
-        reference = _reference(rows)
+        for card in range(len(simulators))
+    ]
+    references = [_reference(rows) for rows in tables]
+    most = [edge.batch for edge in edges]
+    changed: list[tuple[WhatIf, ...]] = [()] * len(simulators)
+    if changes and trains:
+        changed = what_if(question, predictor, references, most, say)
+    for card, simulator in enumerate(simulators):
+        rows, largest, reference = tables[card], most[card], references[card]
         loaded = predictor.evaluation(card, reference)
         program, sizes = loaded.program, loaded.sizes
         peaks = predictor.peaks(card, reference)
         fallback = simulator.fallback(program, predictor.convolutions(reference))
         timeline = _timeline(program, sizes, simulator, peaks, fallback)
-        sizes = fallback.applied(sizes)
         tape = predictor.fit.tape(reference)
+        if keep is not None:
+            plans = simulator.fallback(program, predictor.convolutions(reference))
+            keep(
+                life_blocks(
+                    program, tape, sizes, simulator, peaks, fallback=plans, origin=PREDICTED
+                )
+            )
+        sizes = fallback.applied(sizes)
         unknown = tape.description.unknown_operators
         answers.append(
             ProbeAnswer(
@@ -325,16 +360,20 @@ def probe_many(
                 recommended=recommended[card],
                 timeline=timeline,
                 tensors_at_peak=tensors_at_peak(program, tape, sizes, peaks.peak_event),
+                what_if=changed[card],
                 unknown_operators=unknown,
                 command=command,
                 versions=versions(),
                 seconds=time.perf_counter() - start,
                 notes=(
                     *notes_on(simulator, question),
+                    *notes_on_mode(question, mode),
                     *_notes_on_fit(predictor),
                     *_notes_on_plans(predictor, card, wanted, largest),
                 ),
                 unchecked=_unchecked(predictor, edges[card]),
+                mode=mode,
+                half=half,
             )
         )
     return answers

@@ -286,6 +286,7 @@ def gpu_facts(simulator: Simulator) -> GpuFacts:
         context_uncertainty_bytes=simulator.outside.uncertainty_bytes,
         source=simulator.outside.source,
         calibrated=simulator.card.rates.is_measured,
+        compute_capability=".".join(map(str, simulator.card.compute_capability)),
     )
 
 

@@ -1,4 +1,4 @@
-"""A finished run drawn: `report.pdf` and `plots/`; a failure to draw never loses the run."""
+"""A finished run drawn: reports and `plots/`; a failure to draw never loses the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DOTS_PER_INCH = 120
 
 
 def draw_run(folder: Path, plan: PlanAnswer | None, command: str, tell: Say) -> None:
-    """Write `report.pdf` and `plots/` into a run folder, or say why that was not possible.
+    """Write `report.pdf`, `report.html` and `plots/` into a run folder, or say why not.
 
     Args:
         folder: what the run left.
@@ -32,9 +32,9 @@ def draw_run(folder: Path, plan: PlanAnswer | None, command: str, tell: Say) -> 
 
 
 def is_worth_drawing(summary: RunSummary) -> bool:
-    """Return whether there is something to draw that is not drawn yet."""
+    """Return whether there is something to draw that is not drawn yet, and may be."""
     is_drawn = summary.was_finished and (summary.run_folder / "report.pdf").exists()
-    return bool(summary.epochs_done) and not is_drawn
+    return summary.draws and bool(summary.epochs_done) and not is_drawn
 
 
 def _saved_plans(folder: Path) -> list[PlanAnswer]:
@@ -48,11 +48,16 @@ def _saved_plans(folder: Path) -> list[PlanAnswer]:
 
 
 def _write_report(folder: Path, plans: list[PlanAnswer], command: str, tell: Say) -> None:
+    from memplan.html import write_html
     from memplan.report.pages import write_report
 
     path = folder / "report.pdf"
     written = write_report(path, plans=plans, run_folder=folder, command=command, force=True)
     tell(f"Wrote {written}")
+    page = write_html(
+        folder / "report.html", plans=plans, run_folder=folder, command=command, force=True
+    )
+    tell(f"Wrote {page}")
 
 
 def _write_plots(folder: Path, plan: PlanAnswer | None, tell: Say) -> None:

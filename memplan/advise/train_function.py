@@ -27,6 +27,8 @@ class TrainArguments(Levers, total=False):
     """Keyword arguments of `memplan.train`, by the names of the options; see `TrainOptions`."""
 
     img: int
+    blocks: str | None
+    official_gains: bool
     batch: int
     batch_per_device: int | None
     val_batch: int | None
@@ -94,13 +96,14 @@ def train(
         auto_batch: whether the batch, and how a step runs, is planned first; levers among
             `options` stay as they are given.
         plan: one to follow instead, or the file of one.
-        resume: a run folder or `last.pt` to go on with, which says all but `device`, `workers` and
-            `noplots`.
+        resume: a run folder or `last.pt` to go on with, which says all but `device`, `workers`,
+            `noplots` and `blocks`.
         gpu: with `auto_batch`, the card to plan for; None takes the one trained on.
         calibration: with `auto_batch`, the file of what was measured on the card.
         safety: with `auto_batch`, part of the card left alone, in 0-1.
         objects_per_image: with `auto_batch`, labelled objects in an image; None takes the data's.
-        on_event: called with each event, by name and facts; `events.jsonl` holds the same.
+        on_event: called with each event, by name and facts; `events.jsonl` holds the same. Also
+            with `epoch` and each row of `results.csv`.
         stream: for progress and warnings; None is standard error.
         say: called with a line on what a plan is being made of.
         **options: of the run, by the fields of `memplan.training.TrainOptions`, with `img` for the
@@ -129,7 +132,7 @@ def train(
     request.tell = lambda line: print(line, file=stream or sys.stderr)
     request.say = say
     summary = start_training(request, on_event=on_event, stream=stream)
-    if is_first() and not request.values["noplots"] and is_worth_drawing(summary):
+    if is_first() and is_worth_drawing(summary):
         draw_run(summary.run_folder, request.plan, request.command, request.tell)
     return summary
 

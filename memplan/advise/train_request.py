@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memplan.acceptance import check_weights
 from memplan.advise.question import silent
 from memplan.answers import PlanAnswer, load_answers
 from memplan.capabilities import KnowsWeights
@@ -81,6 +82,8 @@ class TrainRequest:
         for line in self._take_from_data():
             self.inform(line)
         options = self._sized(self.options(name), name)
+        if options.weights is not None:
+            check_weights(options.weights)
         device = find_device(options.device)
         make = name if isinstance(name, Workload) else factory(name)
         workload, data = open_training(make, options)
@@ -128,8 +131,7 @@ class TrainRequest:
         if not self.values["weights"]:
             raise UsageError(missing)
         path = Path(self.values["weights"])
-        if not path.is_file():
-            raise BadInputError(f"No weights at {path}. Give a checkpoint, or '' for fresh ones.")
+        check_weights(path)
         try:
             saved = saved_options(path)
         except BadInputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TextIO
 
 from memplan.advise.batch_plan import batch_plan
 from memplan.advise.train_request import TrainRequest, factory, option_of
-from memplan.errors import UsageError
+from memplan.errors import BadInputError, UsageError
 from memplan.registry import SavedName, runs_code
 from memplan.training import (
     RunSummary,
@@ -21,7 +22,9 @@ from memplan.training import train as run_training
 from memplan.workload import Workload
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
-_GO_WITH_RESUME = frozenset({"resume", "device", "workers", "noplots", "workload", "rank_timeout"})
+_GO_WITH_RESUME = frozenset(
+    {"resume", "device", "workers", "noplots", "workload", "blocks", "rank_timeout"}
+)
 _FOLDER = frozenset({"project", "name", "exist_ok"})
 
 
@@ -76,6 +79,7 @@ def resumed(request: TrainRequest) -> tuple[Workload | Callable[..., Workload], 
         workers=values["workers"],
         rank_timeout=values["rank_timeout"],
         noplots=saved.noplots or values["noplots"],
+        blocks=_typed_blocks(values["blocks"], saved.blocks, path),
         **{name: values[name] for name in _FOLDER},
     )
     if request.workload is not None:
@@ -90,6 +94,21 @@ def _check_resume(extra: set[str]) -> None:
             f"--resume goes on with the run's own options, so {option_of(min(extra))} cannot be "
             "given with it. Leave it out, or start a new run with --weights."
         )
+
+
+def _typed_blocks(typed: str | None, saved: str | None, path: Path) -> str | None:
+    """Return the module of a run's own blocks as it was typed.
+
+    Raises:
+        BadInputError: the run has one and it was not typed: importing it runs it.
+    """
+    if saved and not typed:
+        shown = shlex.quote(saved) if saved.isprintable() else "MODULE"
+        raise BadInputError(
+            f"{path} was made with --blocks {saved!r}, which runs code of its own, so a file "
+            f"cannot choose it. If you trust that code, type it: --blocks {shown}."
+        )
+    return typed
 
 
 def _resumed_name(typed: str | None, saved: str, path: Path) -> str | SavedName:

@@ -53,11 +53,17 @@ def _checked(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
             raise UsageError(f"{option} holds the character NUL, which no name does.")
         if isinstance(one, Path):
             _check_path(option, one)
-        if option == "--report" and one is not None and Path(one).suffix.lower() != ".pdf":
-            raise UsageError(
-                f"--report {one}: pages are written as PDF. Give a name ending in .pdf."
-            )
+        if option == "--report" and one is not None:
+            _check_report(Path(one))
     return value
+
+
+def _check_report(path: Path) -> None:
+    """Refuse a report whose name says neither of the two kinds."""
+    if path.suffix.lower() not in {".pdf", ".html", ".htm"}:
+        raise UsageError(
+            f"--report {path}: reports are PDF or HTML. Give a name ending in .pdf or .html."
+        )
 
 
 def _check_path(option: str, path: Path) -> None:

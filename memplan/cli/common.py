@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,36 +10,68 @@ import shlex
 import shutil
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from memplan.answers import save_answers
-from memplan.click_options import options
-from memplan.errors import BadInputError
+from memplan.blocks import BlockLives
+from memplan.click_options import blocks_option, options
 from memplan.spec import LEVER
 
 
 class Progress:
-    """One line on standard error that says what is being done; silent where nobody watches."""
+    """One line on standard error that says what is being done; silent where nobody watches.
+
+    It counts the seconds on, so that a long piece of work is seen to go on.
+    """
+
+    REDRAW_SECONDS = 1.0
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._live = sys.stderr.isatty() and not quiet
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = is_terminal and not quiet
         self._start = time.monotonic()
+        self._text = ""
+        self._ended: threading.Event | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, text: str) -> None:
         """Show what is being done now."""
-        if self._live:
-            elapsed = time.monotonic() - self._start
-            click.echo(f"\r\x1b[K{text} ({elapsed:.0f} s)", nl=False, err=True)
+        if not self._live:
+            return
+        with self._lock:
+            self._text = text
+            self._draw()
+        if self._ended is None:
+            self._ended = threading.Event()
+            threading.Thread(target=self._count, args=(self._ended,), daemon=True).start()
+
+    def _count(self, ended: threading.Event) -> None:
+        while not ended.wait(self.REDRAW_SECONDS):
+            with self._lock:
+                if not ended.is_set():
+                    self._draw()
+
+    def _draw(self) -> None:
+        elapsed = f" ({time.monotonic() - self._start:.0f} s)"
+        room = max(shutil.get_terminal_size().columns - 1 - len(elapsed), 10)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            sys.stderr.write(f"\r\x1b[K{self._text[:room]}{elapsed}")
+            sys.stderr.flush()
 
     def done(self) -> None:
         """Clear the line."""
         if self._live:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            with self._lock:
+                if self._ended is not None:
+                    self._ended.set()
+                    self._ended = None
+                click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def given_parameters(context: click.Context) -> frozenset[str]:
@@ -58,6 +91,7 @@ def given_levers(context: click.Context) -> dict[str, Any]:
 # What is trained.
 workload_options = options(
     click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration or PATH.yaml."),
+    blocks_option,
     click.option(
         "--workload",
         metavar="NAME",
@@ -129,6 +163,12 @@ card_options = options(
     ),
 )
 
+paper_option = click.option(
+    "--paper",
+    type=click.Choice(("a4", "letter")),
+    help="Of the pages.  [as PAPERSIZE or the locale says]",
+)
+
 # Where answers go.
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes."),
@@ -141,28 +181,12 @@ output_options = options(
     click.option(
         "--report",
         type=click.Path(path_type=Path),
-        metavar="PATH.pdf",
-        help="Also write PDF pages.",
+        metavar="PATH.pdf|.html",
+        help="Also write a report: PDF pages, or one HTML page with a timeline to zoom.",
     ),
+    paper_option,
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
-
-
-def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
-    """Refuse before any work is done to overwrite a file or write into a folder that is not there.
-
-    Raises:
-        BadInputError: a file exists and `force` is False, or its folder does not exist.
-    """
-    for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise BadInputError(f"{path} is a folder. Give the path of a file.")
-        if path.exists() and not force:
-            raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
-        if not Path(os.path.realpath(path)).parent.is_dir():
-            raise BadInputError(f"{path.parent} is no folder, so {path} cannot be written there.")
 
 
 def show(values: Mapping[str, Any], answers: Sequence[Any], text_of: Callable[[Any], str]) -> None:
@@ -198,13 +222,39 @@ def folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def write_pages(values: Mapping[str, Any], **answers: Any) -> None:
-    """Write the PDF pages that `--report` asks for; `answers` are `write_report`'s."""
-    if values["report"] is not None:
-        from memplan.report import write_report
+def is_html(path: Path | None) -> bool:
+    """Return whether a report's path asks for an HTML page; all others are PDF pages."""
+    return path is not None and path.suffix.lower() in {".html", ".htm"}
 
-        write_report(values["report"], **answers, command=typed_command(), force=values["force"])
-        wrote(values["report"])
+
+def write_pages(
+    values: Mapping[str, Any], lives: Sequence[BlockLives] = (), **answers: Any
+) -> None:
+    """Write the report that `--report` asks for.
+
+    Args:
+        values: a command's, with `report`, `paper` and `force`.
+        lives: block by block, which only an HTML page shows.
+        **answers: those of `write_report`.
+    """
+    path = values["report"]
+    if path is None:
+        return
+    kept = {"command": typed_command(), "force": values["force"]}
+    progress = Progress()
+    progress(f"Writing {path.name}")
+    try:
+        if is_html(path):
+            from memplan.html import write_html
+
+            write_html(path, **answers, **kept, lives=lives)
+        else:
+            from memplan.report import write_report
+
+            write_report(path, **answers, **kept, paper=values["paper"])
+    finally:
+        progress.done()
+    wrote(path)
 
 
 def typed_command() -> str:

@@ -38,6 +38,8 @@ def command() -> None:
 def sample(directory: Path, *, force: bool, workload: str) -> None:
     """Write a small detection data set, handwritten digits on photographs, in YOLO layout.
 
+    For a --workload with masks, such as gelan-c-seg, labels are polygons.
+
     \b
     memplan data sample digits
     """

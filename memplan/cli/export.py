@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memplan.capabilities import exporter
-from memplan.cli.common import check_writable, wrote
+from memplan.cli.common import wrote
 from memplan.cli.official_words import Side, joining, official_words
+from memplan.click_options import blocks_option
 from memplan.errors import UsageError
 
-_SUFFIXES = {
-    "onnx": ".onnx",
-    "torchscript": ".torchscript",
-    "engine": ".engine",
-    "pt": "-converted.pt",
-    "official": "-official.pt",
-}
 _ACCEPTED = {
     "--device": "the network is exported on the processor, an engine on the card of this machine",
     "--simplify": "what can be computed beforehand is, in any case",
@@ -59,6 +50,7 @@ def _kinds(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     help="A checkpoint: memplan's own, or an official one.",
 )
 @click.option("--cfg", metavar="NAME|PATH", help="Its configuration.  [as the checkpoint says]")
+@blocks_option
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -184,63 +176,9 @@ def command(**values: Any) -> None:
     [batch, 4 + classes, boxes]: centre x, centre y, width, height in pixels, then scores; with
     --nms, rows of image, left, top, right, bottom, score, class.
     """
-    kinds = values["kinds"] or (values["kind"],)
-    if len(kinds) > 1 and values["output"] is not None:
-        raise UsageError(f"--output names one file, and {', '.join(kinds)} are asked for.")
-    outputs = [_output(kind, values) for kind in kinds]
-    for output in outputs:
-        if os.path.realpath(output) == os.path.realpath(values["weights"]):
-            raise UsageError(f"--output {output} is the weights file itself. Give another path.")
-        # OpenVINO's default folder is made when there is something to write into it.
-        check_writable(
-            [path for path in _files(output) if path.parent.exists() or values["output"]],
-            force=values["force"],
-        )
-    for kind, output in zip(kinds, outputs, strict=True):
-        _export(kind, output, values)
+    from memplan.advise.trained import export_all
 
-
-def _output(kind: str, values: dict[str, Any]) -> Path:
-    """Return the file to write."""
-    weights: Path = values["weights"]
-    if kind == "openvino":
-        # The folder's name is how readers of YOLO files know OpenVINO.
-        default = weights.with_name(f"{weights.stem}_openvino_model") / f"{weights.stem}.xml"
-    else:
-        default = weights.with_name(weights.stem + _SUFFIXES.get(kind, ""))
-    output: Path = values["output"] or default
-    if kind == "openvino" and output.suffix.lower() != ".xml":
-        raise UsageError(f"--output {output}: OpenVINO's files end in .xml.")
-    return output
-
-
-def _files(output: Path) -> tuple[Path, ...]:
-    """Return all files that are written for an output."""
-    if output.suffix.lower() != ".xml":
-        return (output,)
-    return (output, output.with_suffix(".bin"), output.with_suffix(".yaml"))
-
-
-def _export(kind: str, output: Path, values: dict[str, Any]) -> None:
-    """Write one file and say what was done."""
-    from memplan.advise import DEFAULT_WORKLOAD
-    from memplan.registry import make_workload
-    from memplan.workload import ExportOptions
-
-    workload = make_workload(values["cfg"] or DEFAULT_WORKLOAD, {})
-    names = ("weights", "cfg", "data", "image_size", "half", "dynamic_batch", "batch_size", "opset",
-             "workspace_gib", "keep_auxiliary", "fuse", "nms", "confidence", "iou",
-             "max_detections")  # fmt: skip
-    options = ExportOptions(output=output, format=kind, **{name: values[name] for name in names})
-    is_new = not output.parent.exists()
-    output.parent.mkdir(exist_ok=True)
-    try:
-        for line in exporter(workload, options.weights).export(options):
-            click.echo(line)
-    except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):
-                output.parent.rmdir()
-        raise
-    for path in _files(output):
+    kinds = values.pop("kinds") or (values["kind"],)
+    values.pop("kind")
+    for path in export_all(kinds, **values, say=click.echo):
         wrote(path)

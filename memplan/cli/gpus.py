@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 
@@ -10,9 +9,8 @@ import click
 
 from memplan.cli.common import Progress, wrote
 from memplan.device import calibration as calibrations
-from memplan.device import catalogue, nvml
 from memplan.device.calibration import Calibration
-from memplan.errors import BadTapeError
+from memplan.device.known import gpus
 from memplan.present.section import aligned as table
 from memplan.units import format_bytes, gib
 
@@ -41,24 +39,11 @@ def command(*, as_json: bool, index: int | None) -> None:
     if index is not None:
         _calibrate(index, as_json=as_json)
         return
-    present = nvml.present()
-    cards = catalogue.cards()
-    kept = _kept()
+    known = gpus(lambda line: click.echo(f"Warning: {line}", err=True))
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "catalogue": [dataclasses.asdict(card) for card in cards],
-                    "present": [dataclasses.asdict(card) for card in present],
-                    "calibrations": {
-                        name: dataclasses.asdict(found) for name, found in kept.items()
-                    },
-                },
-                indent=1,
-                default=str,
-            )
-        )
+        click.echo(json.dumps(known.to_json(), indent=1, default=str))
         return
+    present, kept = known.present, known.calibrations
     if present:
         here = [
             (
@@ -85,7 +70,7 @@ def command(*, as_json: bool, index: int | None) -> None:
             f"{card.bandwidth_bytes_per_second / 1e9:.0f}",
             f"{card.fp16_flops / 1e12:.0f}",
         )
-        for card in cards
+        for card in known.catalogue
     ]
     header = ("Name", "Card", "Arch", "GiB", "Context GiB", "GB/s", "TFLOP/s")
     click.echo("\nCatalogue (published figures; memplan/device/gpus.yaml names their sources)")
@@ -95,17 +80,6 @@ def command(*, as_json: bool, index: int | None) -> None:
     if kept:
         click.echo("\nCalibrated (measured; used in place of the catalogue's context and speed)")
         click.echo(_calibration_table(kept))
-
-
-def _kept() -> dict[str, Calibration]:
-    """Return what is kept in this account, by card; a file that cannot be read is said."""
-    found = {}
-    for path in sorted(calibrations.folder().glob("*.json")):
-        try:
-            found[path.stem] = calibrations.load(path)
-        except BadTapeError as error:
-            click.echo(f"Warning: {error}", err=True)
-    return found
 
 
 def _measured_on(kept: dict[str, Calibration], name: str) -> str:

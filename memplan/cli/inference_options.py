@@ -1,4 +1,4 @@
-"""What `memplan val` and `memplan predict` share: options, and the folder their results go to."""
+"""The options that `memplan val` and `memplan predict` share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import click
 
 from memplan.cli.official_words import Side
-from memplan.errors import BadInputError
-from memplan.files import is_file
-from memplan.files.writing import numbered_folder
+from memplan.click_options import blocks_option
 
 Decorator = Callable[[Any], Any]
 
@@ -23,6 +21,7 @@ def shared(*, confidence: float, iou: float, most: int, project: str) -> Decorat
                      help="A checkpoint (memplan's, official or exported), ONNX or OpenVINO."),
         click.option("--cfg", metavar="NAME|PATH",
                      help="Its configuration.  [as the checkpoint says]"),
+        blocks_option,
         click.option("--img", "--imgsz", "--img-size", "image_size", type=Side(), default=640,
                      show_default=True, metavar="PIXELS", help="The longer side of the images."),
         click.option("--device", default="", metavar="cpu|INDEX",
@@ -50,61 +49,3 @@ def shared(*, confidence: float, iou: float, most: int, project: str) -> Decorat
         return command
 
     return decorate
-
-
-def checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the shared options by the fields of `memplan.inference.InferenceOptions`.
-
-    The folder is made, and the size rounded up to whole strides as the official code does, which
-    is told on standard error.
-
-    Raises:
-        BadInputError: a number is out of its range, there is no such device, or no folder can be
-            made.
-    """
-    from memplan.training.setup import find_device
-
-    for option, name in (("--conf-thres", "confidence"), ("--iou-thres", "iou")):
-        if not 0 <= values[name] <= 1:
-            raise BadInputError(f"{option} {values[name]:g} is not between 0 and 1.")
-    if not _is_model(values["weights"]):
-        raise BadInputError(f"--weights {values['weights']} is no file. Check the path.")
-    if values["max_detections"] < 1:
-        raise BadInputError(f"--max-det {values['max_detections']} is below 1.")
-    names = ("weights", "cfg", "half", "confidence", "iou", "max_detections", "saves_txt",
-             "saves_confidence")  # fmt: skip
-    return {
-        **{name: values[name] for name in names},
-        "image_size": _whole(values["image_size"]),
-        "device": str(find_device(values["device"])),
-        "folder": numbered_folder(values["project"], values["name"], exist_ok=values["exist_ok"]),
-    }
-
-
-def _is_model(path: Path) -> bool:
-    """Return whether there is a file, or a folder of OpenVINO's files."""
-    return is_file(path) or (path.is_dir() and any(path.glob("*.xml")))
-
-
-def _whole(size: int, stride: int = 32) -> int:
-    """Return a size rounded up to whole strides."""
-    rounded = max(-(-size // stride), 1) * stride
-    if rounded != size:
-        click.echo(f"--img {size} is no multiple of {stride}: {rounded} is taken.", err=True)
-    return rounded
-
-
-def network_of(cfg: str | None) -> Any:
-    """Return the workload that reads the weights.
-
-    Raises:
-        BadInputError: it runs no weights files.
-    """
-    from memplan.advise import DEFAULT_WORKLOAD
-    from memplan.capabilities import RunsTrained
-    from memplan.registry import make_workload
-
-    workload = make_workload(cfg or DEFAULT_WORKLOAD, {})
-    if not isinstance(workload, RunsTrained):
-        raise BadInputError(f"--cfg {cfg}: {workload.name} runs no weights files.")
-    return workload

@@ -40,7 +40,7 @@ def official_words(
     return options(*map(known, (*accepted, *refused)))
 
 
-class Side(click.ParamType):
+class Side(click.ParamType):  # type: ignore[type-arg]  # no generic class before click 8.5
     """A side of square images, which may be given twice: height and width."""
 
     name = "pixels"

@@ -11,7 +11,6 @@ from memplan.answers import InfeasibleAnswer, PlanAnswer
 from memplan.cli.common import (
     Progress,
     card_options,
-    check_writable,
     given_levers,
     given_parameters,
     output_options,
@@ -22,6 +21,7 @@ from memplan.cli.common import (
 from memplan.cli.plan_answers import also_from, answer_options
 from memplan.click_options import lever_options
 from memplan.errors import InfeasibleError
+from memplan.files.writing import check_writable
 from memplan.present.plan import plan_sections
 from memplan.spec import free_levers
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from memplan.cli.inference_options import checked, network_of, shared
+from memplan.cli.inference_options import shared
 from memplan.cli.official_words import joining, official_words
 from memplan.errors import UsageError
 
@@ -73,27 +73,12 @@ def command(**values: Any) -> None:
     \b
     memplan predict --weights best.pt --source photos/
     """
-    from memplan.inference import DetectOptions
+    from memplan.advise.trained import predict
 
-    for option, name in (("--line-thickness", "line_thickness"), ("--vid-stride", "video_stride")):
-        if values[name] < 1:
-            raise UsageError(f"{option} {values[name]} is below 1.")
-    workload = network_of(values["cfg"])
-    names = (
-        "source",
-        "data",
-        "classes",
-        "agnostic",
-        "line_thickness",
-        "video_stride",
-        "saves_crops",
+    predict(
+        saves_images=not values.pop("nosave"),
+        shows_labels=not values.pop("hide_labels"),
+        shows_confidence=not values.pop("hide_conf"),
+        **values,
+        say=click.echo,
     )
-    options = DetectOptions(
-        **checked(values),
-        **{name: values[name] for name in names},
-        saves_images=not values["nosave"],
-        shows_labels=not values["hide_labels"],
-        shows_confidence=not values["hide_conf"],
-    )
-    for line in workload.detect(options):
-        click.echo(line)

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from memplan.answers import ProbeAnswer
+from memplan.blocks import BlockLives
 from memplan.cli.common import (
     Progress,
     card_options,
-    check_writable,
+    given_parameters,
+    is_html,
     output_options,
     show,
     typed_command,
@@ -21,6 +23,7 @@ from memplan.cli.common import (
     wrote,
 )
 from memplan.click_options import lever_options
+from memplan.files.writing import check_writable
 from memplan.present.probe import probe_sections
 
 
@@ -29,10 +32,18 @@ from memplan.present.probe import probe_sections
     "--batch",
     "batches",
     multiple=True,
-    default=("16",),
     metavar="N|FIRST:LAST",
-    help="Micro-batch sizes; repeatable, or a range such as 1:64.  [16]",
+    help="Micro-batch sizes; repeatable, or a range such as 1:64.  [16; with --mode val 32, "
+    "predict 1]",
 )
+@click.option(
+    "--mode",
+    default="train",
+    show_default=True,
+    metavar="train|val|predict",
+    help="Training, or running the trained network as memplan val or memplan predict does.",
+)
+@click.option("--half", is_flag=True, help="With --mode val or predict: in half precision.")
 @workload_options
 @lever_options("probe")
 @card_options
@@ -43,18 +54,28 @@ from memplan.present.probe import probe_sections
     metavar="PATH",
     help="Also save the recording, for `memplan replay`.",
 )
+@click.option(
+    "--what-if/--no-what-if",
+    default=None,
+    help="Replay other layouts, levers and optimizers too.  [with --report]",
+)
 @output_options
-def command(**values: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **values: Any) -> None:
     """Record a training step without a GPU and show where memory goes on a card.
 
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
     """
+    from memplan.advise.inference import check_mode_options
     from memplan.cli.question import parse_batches, question_from, warn
     from memplan.processes import start_server
 
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
-    batches = parse_batches(values["batches"])
+    mode = values["mode"]
+    check_mode_options(mode, half=values["half"], given=given_parameters(context))
+    default = {"val": "32", "predict": "1"}.get(mode, "16")
+    batches = parse_batches(values["batches"] or (default,))
     start_server()  # it imports while this process does
     from memplan.advise import probe_many
     from memplan.advise.plans import known_calibrations
@@ -64,13 +85,25 @@ def command(**values: Any) -> None:
     try:
         question, _ = with_data(question_from(values), values["data_path"])
         question = known_calibrations(question, warn)
-        answers = probe_many(question, batches, command=typed_command(), say=progress)
+        lives: list[BlockLives] = []
+        keep = lives.append if is_html(values["report"]) else None
+        changes = values["what_if"]
+        answers = probe_many(
+            question,
+            batches,
+            mode=mode,
+            half=values["half"],
+            changes=values["report"] is not None if changes is None else changes,
+            command=typed_command(),
+            say=progress,
+            keep=keep,
+        )
     finally:
         progress.done()
     show(values, answers, _text)
     if values["tape_path"] is not None:
         _save_tape(question, batches[-1], values["tape_path"])
-    write_pages(values, probes=answers)
+    write_pages(values, probes=answers, lives=lives)
 
 
 def _save_tape(question: Any, batch: int, path: Path) -> None:

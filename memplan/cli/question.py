@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _MOST_DIGITS = 18
 # Arguments of workloads' factories, by the parameter that sets them.
 _ARGUMENTS = {
+    "blocks": "blocks",
     "img": "image_size",
     "val_batch": "validation_batch_size",
     "multi_scale": "multi_scale",
@@ -61,9 +62,12 @@ def question_from(values: dict[str, Any]) -> Question:
         UsageError: options contradict each other.
     """
     from memplan.advise import Question
+    from memplan.advise.inference import TRAIN
     from memplan.advise.subject import arguments_of_cfg, workload_name
     from memplan.registry import parse_settings
 
+    if values.get("mode", TRAIN) != TRAIN and values["precision"] is None:
+        values = {**values, "precision": "fp32"}  # as trained networks are run
     name = workload_name(values["cfg"], values["workload"])
     arguments = parse_settings(values["settings"]) | arguments_of_cfg(values["cfg"], name)
     for option, argument in _ARGUMENTS.items():

@@ -11,24 +11,24 @@ from typing import Any
 import click
 
 from memplan import tape as tapes
-from memplan.cli.common import folded
+from memplan.blocks import BlockLives
+from memplan.cli.common import Progress, folded, is_html
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.errors import BadInputError, BadTapeError, UsageError
+from memplan.files.writing import check_writable
 from memplan.present.diff import diff_json, diff_sections
-from memplan.present.section import aligned as table
-from memplan.trace.snapshot import Snapshot, driver_balance, read_snapshot
-from memplan.trace.snapshot_places import NO_FRAMES
+from memplan.present.replay import replay_sections
+from memplan.trace.snapshot import Snapshot, driver_balance, history_rows, load_content, parsed
+from memplan.trace.snapshot_blocks import snapshot_blocks
 from memplan.trace.snapshot_pools import pool_totals
-from memplan.units import format_bytes, gib, parse_bytes
+from memplan.units import format_bytes, parse_bytes
 
 _UNLIMITED = 1 << 50  # more than any card has
 _NO_HISTORY = (
     "The snapshot holds no history, so nothing is replayed: below is what was held when it was "
     "taken. Call torch.cuda.memory._record_memory_history() before the run to record one."
 )
-_MOST_POOLS = 12
-_MOST_LINES = 10
 
 
 @click.command()
@@ -49,6 +49,19 @@ _MOST_LINES = 10
     help="Of a tape: a step of several micro-batches.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="PATH.pdf|.html",
+    help="Also write a report; the HTML page shows every block.",
+)
+@click.option(
+    "--snapshot",
+    type=click.Path(path_type=Path),
+    metavar="PATH.pickle",
+    help="Of a tape: also write it as PyTorch's memory snapshot, for pytorch.org/memory_viz.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Replay a tape, or a PyTorch memory snapshot, on another card or allocator.
 
@@ -63,6 +76,7 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
     for file in files:
         if not file.is_file():
             raise BadInputError(f"{file} is no file. Give a tape or a PyTorch memory snapshot.")
+    check_writable((values["report"], values["snapshot"]), force=values["force"])
     if len(files) == 2:
         _compare(files[0], files[1], values)
     else:
@@ -71,32 +85,69 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
 
 def _compare(one: Path, other: Path, values: Mapping[str, Any]) -> None:
     from memplan.cli.replay_diff import recorded_holdings
+    from memplan.cli.replay_pages import write_comparison
 
-    before, now = (recorded_holdings(file, values) for file in (one, other))
+    _check_snapshot_option(values, is_tape=False)
+    progress = Progress()
+    try:
+        progress(f"Reading {one.name} and {other.name}")
+        before, now = (recorded_holdings(file, values) for file in (one, other))
+    finally:
+        progress.done()
     if values["as_json"]:
         click.echo(json.dumps(diff_json(before, now), indent=1))
     else:
         click.echo(folded("\n\n".join(section.text for section in diff_sections(before, now))))
+    if values["report"] is not None:
+        write_comparison(values["report"], before, now)
+
+
+def _check_snapshot_option(values: Mapping[str, Any], *, is_tape: bool) -> None:
+    if values["snapshot"] is not None and not is_tape:
+        raise UsageError(
+            f"--snapshot {values['snapshot']} is written of one tape; a PyTorch snapshot is one "
+            "already."
+        )
 
 
 def _replay(file: Path, values: Mapping[str, Any]) -> None:
-    capacity = parse_bytes(values["capacity"]) if values["capacity"] else None
-    if tapes.is_tape(file):
-        answer = _tape(file, values["gpu"], capacity, values["allocator"], values["accumulate"])
-    else:
-        answer = _snapshot(file, values["gpu"], capacity, values["allocator"])
-    click.echo(json.dumps(answer, indent=1) if values["as_json"] else folded(_text(answer)))
+    from memplan.cli.replay_pages import write_replay
+
+    is_tape = tapes.is_tape(file)
+    _check_snapshot_option(values, is_tape=is_tape)
+    progress = Progress()
+    try:
+        progress(f"Reading {file.name}")
+        answer, lives = (_tape if is_tape else _snapshot)(file, values, progress)
+    finally:
+        progress.done()
+    sections = replay_sections(answer)
+    text = "\n\n".join(section.text for section in sections)
+    click.echo(json.dumps(answer, indent=1) if values["as_json"] else folded(text))
+    if values["report"] is not None:
+        write_replay(values["report"], f"Replay of {file.name}", sections, lives)
 
 
-def _tape(
-    file: Path, gpu: str | None, capacity: int | None, allocator: str, accumulates: bool
-) -> dict[str, Any]:
-    from memplan import tape as tape_module
+_Answered = tuple[dict[str, Any], list[BlockLives]]
+
+
+def _capacity(values: Mapping[str, Any]) -> int | None:
+    return parse_bytes(values["capacity"]) if values["capacity"] else None
+
+
+def _tape(file: Path, values: Mapping[str, Any], say: Progress) -> _Answered:
     from memplan.advise import replay
 
-    tape = tape_module.load_tape(file)
-    peaks = replay(tape, gpu=gpu, capacity=capacity, allocator=allocator, accumulates=accumulates)
-    return {
+    tape, capacity = tapes.load_tape(file), _capacity(values)
+    say(f"Replaying {len(tape)} events")
+    peaks = replay(
+        tape,
+        gpu=values["gpu"],
+        capacity=capacity,
+        allocator=values["allocator"],
+        accumulates=values["accumulate"],
+    )
+    answer = {
         "schema": "memplan.replay/1",
         "file": str(file),
         "events": len(tape),
@@ -116,6 +167,22 @@ def _tape(
         "note": peaks.note,
         "origin": "simulated",
     }
+    return answer, _tape_lives(tape, values)
+
+
+def _tape_lives(tape: tapes.Tape, values: Mapping[str, Any]) -> list[BlockLives]:
+    """Return a tape's blocks where a page shows them, and write the snapshot that was asked for."""
+    if not is_html(values["report"]) and values["snapshot"] is None:
+        return []
+    from memplan.cli.replay_pages import tape_blocks
+    from memplan.device.chosen import calibrated_card
+    from memplan.device.life import Life
+
+    card, capacity = calibrated_card(values["gpu"]), _capacity(values)
+    card = card if capacity is None else card.with_capacity(capacity)
+    settings = AllocatorSettings.parse(values["allocator"])
+    life = Life(accumulates=values["accumulate"])
+    return [tape_blocks(tape, card, settings, life, values["snapshot"])]
 
 
 def _card(gpu: str) -> Card:
@@ -124,10 +191,20 @@ def _card(gpu: str) -> Card:
     return nvml.card_at(int(gpu)).card if gpu.isdecimal() else catalogue.card(gpu)
 
 
-def _snapshot(file: Path, gpu: str | None, capacity: int | None, allocator: str) -> dict[str, Any]:
+def _snapshot(file: Path, values: Mapping[str, Any], say: Progress) -> _Answered:
+    content = load_content(file)
+    snapshot = parsed(file, content)
+    rows = history_rows(content) if is_html(values["report"]) and snapshot.trace else []
+    del content  # of a large file the stacks are most, and only a page shows them
+    say(f"Replaying {len(snapshot.trace)} entries")
+    lives = [snapshot_blocks(rows, snapshot, file.name)] if rows else []
+    return _snapshot_answer(file, snapshot, values), lives
+
+
+def _snapshot_answer(file: Path, snapshot: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
     from memplan.trace.snapshot_replay import check_snapshot, replay_snapshot
 
-    snapshot = read_snapshot(file)
+    gpu, capacity, allocator = values["gpu"], _capacity(values), values["allocator"]
     if not snapshot.trace:
         return _not_replayed(file, snapshot, _NO_HISTORY)
     try:
@@ -197,7 +274,7 @@ def _not_replayed(file: Path, snapshot: Snapshot, why: str) -> dict[str, Any]:
         "simulated": {},
         **_held(snapshot),
         "note": why,
-        "origin": "measured",
+        "origin": snapshot.origin,
     }
 
 
@@ -206,68 +283,5 @@ def _held(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "pools": [asdict(one) for one in pool_totals(snapshot.segments)],
         "held_by": dict(snapshot.held_by),
+        "recorded_origin": snapshot.origin,
     }
-
-
-def _pools_table(answer: dict[str, Any]) -> list[str]:
-    """Return the tables of what was held when a snapshot was taken; nothing of a tape."""
-    pools = answer.get("pools", [])
-    if not pools:
-        return []
-    header = ("Pool", "Stream", "Segments", "Blocks in use", "Reserved", "Allocated", "Free",
-              "Largest free")  # fmt: skip
-    rows = [
-        (
-            one["pool"],
-            str(one["stream"]),
-            str(one["num_segments"]),
-            str(one["num_blocks"]),
-            *(
-                format_bytes(one[f"{name}_bytes"])
-                for name in ("reserved", "allocated", "inactive", "largest_inactive")
-            ),
-        )
-        for one in pools[:_MOST_POOLS]
-    ]
-    tables = ["", "When the snapshot was taken (measured)", table(header, rows)]
-    lines = [(place, num) for place, num in answer["held_by"].items() if place != NO_FRAMES]
-    if lines:
-        total = sum(answer["held_by"].values())
-        rows = [
-            (place, format_bytes(num), f"{num / total:.0%}") for place, num in lines[:_MOST_LINES]
-        ]
-        tables += ["", "Held by (measured)", table(("Line", "Allocated", "Share"), rows)]
-    return tables
-
-
-def _text(answer: dict[str, Any]) -> str:
-    if not answer["simulated"]:
-        held = [format_bytes(answer["recorded"][f"{n}_bytes"]) for n in ("allocated", "reserved")]
-        head = f"{answer['file']}: {held[0]} allocated, {held[1]} reserved (measured)."
-        return "\n".join([head, answer["note"], *_pools_table(answer)])
-    kinds = [kind for kind in ("recorded", "simulated") if answer[kind]]
-    rows = []
-    for what in ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes"):
-        values = [gib(answer[kind][what]) if what in answer[kind] else "" for kind in kinds]
-        if any(values):
-            rows.append((what.removesuffix("_peak_bytes").replace("_", "-"), *values))
-    lines = [
-        f"{answer['file']}: {answer['events']} events replayed.",
-        table(("Peak", *(f"{kind.capitalize()} GiB" for kind in kinds)), rows),
-    ]
-    simulated = answer["simulated"]
-    if simulated["num_alloc_retries"]:
-        lines.append(f"The cache is emptied {simulated['num_alloc_retries']} times to go on.")
-    if answer.get("note"):
-        lines.append(answer["note"])
-    if answer.get("num_differing_steps"):
-        lines.append(
-            f"Replayed as recorded, {answer['num_differing_steps']} steps differ from the file; "
-            f"the first: {answer['first_difference']}"
-        )
-    elif "is_layout_equal" in answer:
-        lines.append("Replayed as recorded, every address and segment equals the file's.")
-    if answer["capacity_bytes"] is not None:
-        lines.append(answer["out_of_memory"] or "It fits.")
-    lines += _pools_table(answer)
-    return "\n".join(lines)

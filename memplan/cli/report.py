@@ -1,4 +1,4 @@
-"""`memplan report`: PDF pages from saved probes, plans and runs."""
+"""`memplan report`: PDF pages, or an HTML page, from saved probes, plans and runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import Any
 import click
 
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
-from memplan.cli.common import check_writable, folded, typed_command, wrote
+from memplan.cli.common import (
+    folded,
+    is_html,
+    paper_option,
+    typed_command,
+    write_pages,
+    wrote,
+)
 from memplan.errors import UsageError
+from memplan.files.writing import check_writable
 from memplan.present.diff import Holdings, diff_sections, holdings_of
 from memplan.script_answer import ScriptAnswer
 
@@ -23,23 +31,24 @@ from memplan.script_answer import ScriptAnswer
     type=click.Path(path_type=Path),
     default=Path("report.pdf"),
     show_default=True,
-    metavar="PATH.pdf",
-    help="Where the pages go.",
+    metavar="PATH.pdf|.html",
+    help="Where the report goes; the name says which kind.",
 )
 @click.option("--diff", is_flag=True, help="Say what grew from the first file to the second.")
+@paper_option
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -> None:
-    """Make PDF pages of saved probes, plans and scripts, and of run folders.
+def command(
+    files: tuple[Path, ...], output: Path, *, diff: bool, paper: str | None, force: bool
+) -> None:
+    """Make PDF pages, or an HTML page, of saved probes, plans and scripts, and of run folders.
 
     \b
     memplan report probe.json runs/train/exp --output report.pdf
     memplan report before.json after.json --diff
     """
-    from memplan.report import write_report
-
     check_writable((output,), force=force)
     if diff:
-        _compare(files, output)
+        _compare(files, output, paper)
         return
     folders = [path for path in files if path.is_dir()]
     if len(folders) > 1:
@@ -47,22 +56,17 @@ def command(files: tuple[Path, ...], output: Path, *, diff: bool, force: bool) -
     saved = [path for path in files if not path.is_dir()]
     saved += [folder / "plan.json" for folder in folders if (folder / "plan.json").exists()]
     answers = [answer for path in saved for answer in load_answers(path)]
-    write_report(
-        output,
+    write_pages(
+        {"report": output, "paper": paper, "force": force},
         probes=[answer for answer in answers if isinstance(answer, ProbeAnswer)],
         plans=[answer for answer in answers if isinstance(answer, PlanAnswer)],
         scripts=[answer for answer in answers if isinstance(answer, ScriptAnswer)],
         run_folder=folders[0] if folders else None,
-        command=typed_command(),
-        force=force,
     )
-    wrote(output)
 
 
-def _compare(files: tuple[Path, ...], output: Path) -> None:
+def _compare(files: tuple[Path, ...], output: Path, paper: str | None) -> None:
     """Print and draw what grew between two saved answers, or the same cards of two files."""
-    from memplan.report.diff_pages import write_diff
-
     if len(files) != 2:
         raise UsageError(f"--diff compares 2 files, not {len(files)}. Give one before, one after.")
     one, other = files
@@ -71,7 +75,15 @@ def _compare(files: tuple[Path, ...], output: Path) -> None:
         section.text for before, now in pairs for section in diff_sections(before, now)
     )
     click.echo(folded(text))
-    write_diff(output, pairs)
+    if is_html(output):
+        from memplan.html.report import write_diff_html
+
+        # That it may be overwritten was looked at before.
+        write_diff_html(output, pairs, command=typed_command(), force=True)
+    else:
+        from memplan.report.diff_pages import write_diff
+
+        write_diff(output, pairs, paper=paper)
     wrote(output)
 
 

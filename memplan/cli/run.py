@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memplan.cli.common import Progress, check_writable, show, write_pages
+from memplan.blocks import BlockLives
+from memplan.cli.common import Progress, is_html, paper_option, show, write_pages, wrote
 from memplan.errors import UnknownNameError, UsageError
+from memplan.files.writing import check_writable
 from memplan.present.script import script_sections
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run
 from memplan.script_answer import ScriptAnswer
+from memplan.trace.snapshot import history_rows, load_content, parsed
+from memplan.trace.snapshot_blocks import snapshot_blocks
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -71,8 +77,18 @@ from memplan.script_answer import ScriptAnswer
     "--output", type=click.Path(path_type=Path), metavar="PATH", help="Also save the answer."
 )
 @click.option(
-    "--report", type=click.Path(path_type=Path), metavar="PATH.pdf", help="Also write PDF pages."
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="PATH.pdf|.html",
+    help="Also write a report; the HTML page shows every block.",
 )
+@click.option(
+    "--snapshot",
+    type=click.Path(path_type=Path),
+    metavar="PATH.pickle",
+    help="Also write PyTorch's memory snapshot of the run, for pytorch.org/memory_viz.",
+)
+@paper_option
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--quiet", is_flag=True, help="Do not show what the script prints.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
@@ -82,7 +98,39 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     \b
     memplan run --gpu rtx-3090 -- python train.py --batch 16
     """
-    check_writable([values["output"], values["report"]], force=values["force"])
+    paths = [values[name] for name in ("output", "report", "snapshot")]
+    check_writable(paths, force=values["force"])
+    with tempfile.TemporaryDirectory(prefix="memplan-run-") as folder:
+        shows_blocks = is_html(values["report"]) and not values["find_batch"]
+        kept = values["snapshot"] or (Path(folder) / "run.pickle" if shows_blocks else None)
+        answer = _run(script, values, kept)
+        lives = _lives(kept, answer) if shows_blocks else []
+    if values["snapshot"] is not None:
+        wrote(values["snapshot"])
+    show(values, [answer], text)
+    write_pages(values, lives, scripts=[answer])
+    sys.exit(0 if answer.runs else 1)
+
+
+def _lives(path: Path | None, answer: ScriptAnswer) -> list[BlockLives]:
+    """Return a run's blocks from the history that it left, on its card; none of none."""
+    if path is None or not path.exists():
+        return []
+    content = load_content(path)
+    histories = content["device_traces"]
+    device = max(range(len(histories)), key=lambda index: len(histories[index]), default=0)
+    snapshot = parsed(path, content, device)
+    lives = snapshot_blocks(history_rows(content, device), snapshot, answer.title)
+    outside = answer.device_used_peak_bytes - answer.reserved_peak_bytes
+    return [replace(lives, capacity_bytes=answer.capacity_bytes, context_bytes=outside)]
+
+
+def _run(script: tuple[str, ...], values: dict[str, Any], snapshot: Path | None) -> ScriptAnswer:
+    """Run the command and return its answer, saying meanwhile what is being done.
+
+    Raises:
+        MemplanError: the command or an option cannot be used.
+    """
     progress = Progress(quiet=not values["quiet"])
 
     def tell(text: str) -> None:
@@ -104,6 +152,7 @@ def command(script: tuple[str, ...], **values: Any) -> None:
             asks=True,
             tolerance=values["tolerance"],
             trials=values["trials"],
+            snapshot=snapshot,
             say=progress,
             tell=tell,
         )
@@ -113,9 +162,7 @@ def command(script: tuple[str, ...], **values: Any) -> None:
     progress.done()
     if not values["quiet"]:
         click.echo(err=True)  # what the script printed last may have no end of line
-    show(values, [answer], text)
-    write_pages(values, scripts=[answer])
-    sys.exit(0 if answer.runs else 1)
+    return answer
 
 
 def _lines(reads: tuple[str, ...]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def command(context: click.Context, /, **values: Any) -> None:
         # How to go on is on the screen already.
         sys.exit(stopped.exit_code)
     if is_first():
-        _conclude(summary, request.plan, draws=not values["noplots"])
+        _conclude(summary, request.plan)
 
 
 def request_from(context: click.Context, values: dict[str, Any]) -> TrainRequest:
@@ -79,11 +79,11 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _conclude(summary: RunSummary, plan: PlanAnswer | None, *, draws: bool) -> None:
+def _conclude(summary: RunSummary, plan: PlanAnswer | None) -> None:
     """Print what the run came to, and draw it."""
     from memplan.advise.run_pages import draw_run, is_worth_drawing
 
-    draws = draws and is_worth_drawing(summary)
+    draws = is_worth_drawing(summary)
     # Validation losses stand in results.csv; here they would not fit the line.
     shown = {
         name: value

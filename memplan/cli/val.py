@@ -7,11 +7,9 @@ from typing import Any
 
 import click
 
-from memplan.cli.inference_options import checked, network_of, shared
+from memplan.cli.inference_options import shared
 from memplan.cli.official_words import official_words
-from memplan.errors import UsageError
 
-_TASKS = ("train", "val", "test", "speed")
 _ACCEPTED = {"--dnn": "ONNX files run by ONNX Runtime"}
 _REFUSED = {
     "--augment": "it would run each image at three sizes",
@@ -32,7 +30,7 @@ _REFUSED = {
     "--task",
     default="val",
     show_default=True,
-    metavar="|".join(_TASKS),
+    metavar="train|val|test|speed",
     help="The split; speed takes val's, square, at scores from 0.25 and an overlap of 0.45.",
 )
 @click.option(
@@ -75,27 +73,9 @@ def command(**values: Any) -> None:
 
     mAP is pycocotools'; precision and recall are the official script's, see docs/evaluation.md.
     """
-    from memplan.inference import ValidateOptions
+    from memplan.advise.trained import val
 
-    task = values["task"]
-    if task not in _TASKS:
-        raise UsageError(f"--task {task} is not offered. Give {', '.join(_TASKS)}.")
-    if values["min_items"] < 0:
-        raise UsageError(f"--min-items {values['min_items']} is below 0.")
-    if values["batch_size"] < 1:
-        raise UsageError(f"--batch {values['batch_size']} is below 1.")
-    is_speed = task == "speed"
-    if is_speed:
-        values.update(confidence=0.25, iou=0.45, saves_json=False)
-    workload = network_of(values["cfg"])
-    names = ("data", "batch_size", "num_workers", "single_class", "saves_json", "min_items")
-    options = ValidateOptions(
-        **checked(values),
-        **{name: values[name] for name in names},
-        split="val" if is_speed else task,
-        square=is_speed,
-        draws=not (values["noplots"] or is_speed),
-    )
-    for line in workload.validate(options):
-        click.echo(line)
-    click.echo(f"Wrote {options.folder}", err=True)
+    draws = not values.pop("noplots")
+    values.pop("verbose")
+    found = val(**values, draws=draws, say=click.echo)
+    click.echo(f"Wrote {found.folder}", err=True)

@@ -22,6 +22,9 @@ class Life:
     """Whether gradients of several micro-batches are summed before a step."""
     validates: bool = True
     """Whether validation runs between epochs, where it was recorded, and a checkpoint is saved."""
+    trains: bool = True
+    """Whether steps are trained; else the micro-batch is a forward pass alone, run again and again,
+    as `memplan.trace.inference` records it."""
     num_steps: int = 3
     """Optimizer steps, >= 2. Validation comes before the last one, which meets a cache that
     validation has shaped."""
@@ -42,6 +45,9 @@ class _Part:
 
 def _schedule(life: Life, recorded: set[str]) -> list[_Part]:
     """Return the parts of a life in order."""
+    if not life.trains:
+        passes = [_Part("inference", "micro_batch", n, 2 * n) for n in range(life.num_steps)]
+        return [_Part("build", "build", 0, 0), *passes]
     validates = life.validates and "validation" in recorded
     parts = [_Part("build", "build", 0, 0)]
     for number in range(life.num_steps):

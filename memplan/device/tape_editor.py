@@ -123,6 +123,7 @@ class TapeEditor:
         for name, values in zip(labels, _columns(self._operators, len(labels)), strict=True):
             column = getattr(tape.operators, name)
             operators[name] = np.concatenate([column, values.astype(column.dtype)])
+        operators["line"] = _lengthened(tape.operators.line, len(self._operators))
         return replace(
             tape,
             events=Events(**events),
@@ -131,7 +132,15 @@ class TapeEditor:
                 [tape.block_category, np.array(self._categories, dtype=np.int8)]
             ),
             operator_names=tuple(self._names),
+            block_tensor=_lengthened(tape.block_tensor, len(self._categories)),
         )
+
+
+def _lengthened(column: tapes.Int32 | None, count: int) -> tapes.Int32 | None:
+    """Return a column that names nothing of so many further rows."""
+    if column is None:
+        return None
+    return np.append(column, np.full(count, -1, dtype=column.dtype))
 
 
 def _columns(rows: list[tuple[int, ...]], width: int) -> Any:

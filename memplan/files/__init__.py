@@ -1,6 +1,7 @@
 """Files that others made: read within bounds, checked, and never run; and files written whole."""
 
 from memplan.files.archives import CheckedArchive
+from memplan.files.places import in_checkout
 from memplan.files.source import MIB, Source, brief, is_file, is_there
 from memplan.files.structures import converted, decoded
 from memplan.files.writing import drop_partials, replaced, write_text
@@ -13,6 +14,7 @@ __all__ = [
     "converted",
     "decoded",
     "drop_partials",
+    "in_checkout",
     "is_file",
     "is_there",
     "replaced",

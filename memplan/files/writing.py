@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -89,6 +89,23 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(paths: Iterable[Path | None], *, force: bool) -> None:
+    """Refuse before any work is done to overwrite a file or write into a folder that is not there.
+
+    Raises:
+        BadInputError: a file exists and `force` is False, or its folder does not exist.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise BadInputError(f"{path} is a folder. Give the path of a file.")
+        if path.exists() and not force:
+            raise BadInputError(f"{path} exists. Give another path, or --force to overwrite it.")
+        if not Path(os.path.realpath(path)).parent.is_dir():
+            raise BadInputError(f"{path.parent} is no folder, so {path} cannot be written there.")
 
 
 def numbered_folder(project: Path, name: str, *, exist_ok: bool) -> Path:

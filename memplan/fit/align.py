@@ -102,7 +102,8 @@ def _spread(tape: Tape, other: Tape, rows: Int64) -> Tape:
         operator=column("operator").astype(tape.events.operator.dtype),
         section=column("section").astype(tape.events.section.dtype),
     )
-    return replace(tape, events=events, block_category=of_block)
+    # Blocks have other numbers now, and some are the other tape's.
+    return replace(tape, events=events, block_category=of_block, block_tensor=None)
 
 
 class _View:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,7 @@ class Piece:
             operators=Operators(**{**vars(low.operators), "flops": flops, "moved_bytes": moved}),
             convolutions=self.convolutions(batch),
             launches=self.launches(batch),
+            **self._tensors(batch),
             modules=tuple(
                 replace(
                     module,
@@ -147,6 +149,23 @@ class Piece:
                 for module, other in zip(low.modules, high.modules, strict=True)
             ),
         )
+
+    def _tensors(self, batch: int) -> dict[str, Any]:
+        """Return what blocks hold at a micro-batch size, where both tapes tell it of all."""
+        low, high = self.low, self.high
+        ours, theirs = low.block_tensor, high.block_tensor
+        if ours is None or theirs is None or not np.array_equal(ours < 0, theirs < 0):
+            return {"tensors": (), "block_tensor": None}
+        known: dict[tuple[int, int], int] = {}
+        pairs = zip(ours.tolist(), theirs.tolist(), strict=True)
+        column = [known.setdefault(pair, len(known)) if pair[0] >= 0 else -1 for pair in pairs]
+        first, last = self.first_batch, self.last_batch
+        kinds = [(low.tensors[one], high.tensors[other]) for one, other in known]
+        tensors = tuple(
+            replace(one, shape=_shape_at(one.shape, other.shape, first, last, batch))
+            for one, other in kinds
+        )
+        return {"tensors": tensors, "block_tensor": np.array(column, dtype=np.int32)}
 
     def residuals(self, recorded: Tape) -> dict[str, int] | None:
         """Return, by operator, the largest difference from a tape recorded at a further batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -271,6 +272,25 @@ class Predictor:
             failures=failures,
             most=most,
         )
+
+    def likely_largest(self, card: int) -> int:
+        """Return the largest micro-batch size that fits a card by the program, unrecorded.
+
+        Where there is no program, batches are recorded as `largest_batch` does.
+
+        Args:
+            card: index into `simulators`.
+        """
+        if isinstance(self.fit, EveryBatch):
+            return self.largest_batch(card).batch
+        self.peaks_many(card, self.fit.recorded_batches)
+        return self._guess(card, self.simulators[card].card.capacity_bytes, MOST_IMAGES)
+
+    def on(self, simulators: Sequence[Simulator]) -> Predictor:
+        """Return a predictor of the same recordings for other cards or allocator options."""
+        other = copy.copy(self)
+        vars(other).update(simulators=tuple(simulators), _device={}, _peaks={})
+        return other
 
     def _guess(self, card: int, limit_bytes: int, most: int) -> int:
         """Return the largest micro-batch size that fits by the program alone.

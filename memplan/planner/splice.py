@@ -258,7 +258,7 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
     sorted_places = places[order]
 
     operator_columns: dict[str, list[npt.NDArray[np.int64]]] = {
-        k: [] for k in vars(plain.operators)
+        k: [] for k in vars(plain.operators) if k != "line"
     }
     event_columns: dict[str, list[npt.NDArray[np.int64]]] = {k: [] for k in vars(plain.events)}
     categories = [plain.block_category]
@@ -266,11 +266,11 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
     within: list[Int64] = []
     first_block, first_launch = len(plain.block_category), 0
     for part in parts:
-        for key, values in vars(part.tape.operators).items():
-            column = values[part.operators]
+        for key, written in operator_columns.items():
+            column = getattr(part.tape.operators, key)[part.operators]
             if key == "name":
                 column = np.array([name_at[n] for n in part.tape.operator_names])[column]
-            operator_columns[key].append(column)
+            written.append(column)
         chosen = {key: values[part.events] for key, values in vars(part.tape.events).items()}
         row = chosen["operator"].astype(np.int64)
         place = np.where(row < 0, -1.0, part.operator_place[np.maximum(row, 0)])
@@ -309,6 +309,9 @@ def _joined(plain: Tape, parts: Sequence[_Part]) -> Tape:
         operator_names=tuple(names),
         convolutions=tuple(convolutions),
         launches=tuple(launches),
+        lines=(),
+        tensors=(),
+        block_tensor=None,
     )
 
 

@@ -223,7 +223,7 @@ def _alternatives(answer: PlanAnswer) -> list[Section]:
     )
     header = (
         "Micro-batch",
-        "Accumulation",
+        "Times",
         *(lever.column for lever in differing),
         "Device-used GiB",
         "Images/s",

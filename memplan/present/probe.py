@@ -5,6 +5,7 @@ from __future__ import annotations
 from memplan.answers import PREDICTED, BatchPeaks, ProbeAnswer, RankPeaks, TensorAtPeak
 from memplan.present.bar import bar_key, category_bar
 from memplan.present.section import Number, Section, Table, rate_origin
+from memplan.present.what_if import what_if_section
 from memplan.present.words import setting_words
 from memplan.units import format_bytes, format_seconds, gib, three_digits
 
@@ -21,6 +22,7 @@ def probe_sections(answer: ProbeAnswer) -> list[Section]:
         _saying("1x1 convolutions", _open_range(answer)),
         _where(answer),
         *(_saying("Other ranks", line) for line in rank_lines(answer.other_ranks)),
+        what_if_section(answer),
         _saying("Recommended", _recommendation(answer)),
         *(_saying("Note", f"Note: {note}") for note in notes),
     ]
@@ -93,7 +95,7 @@ def _unknown(answer: ProbeAnswer) -> list[str]:
 
 def _headline(answer: ProbeAnswer) -> str:
     workload, gpu = answer.workload, answer.gpu
-    what = f"{workload.name}, {workload.img} px, {workload.spec.words()}"
+    what = f"{workload.name}, {workload.img} px, {mode_words(answer)}"
     card = f"{gpu.name} ({format_bytes(gpu.capacity_bytes)})"
     if answer.largest_batch == 0:
         if not answer.largest_is_edge:
@@ -104,6 +106,15 @@ def _headline(answer: ProbeAnswer) -> str:
         f"{what}: the largest micro-batch {which} fits {card} is {answer.largest_batch} "
         "(predicted)."
     )
+
+
+def mode_words(answer: ProbeAnswer) -> str:
+    """Return how the step runs, or of a trained network in which mode and precision it does."""
+    if answer.mode == "train":
+        return answer.workload.spec.words()
+    spec = answer.workload.spec
+    words = "fp16, " + spec.words(leave_out={"precision"}) if answer.half else spec.words()
+    return f"{answer.mode}, {words}"
 
 
 def _shown(answer: ProbeAnswer) -> list[BatchPeaks]:
@@ -216,6 +227,8 @@ def _place(one: TensorAtPeak) -> str:
 
 def _recommendation(answer: ProbeAnswer) -> str:
     setting = answer.recommended
+    if answer.mode != "train":
+        return f"Answered in {format_seconds(answer.seconds)}."
     if setting is None:
         return (
             "Recommended: nothing in this configuration leaves a margin. "

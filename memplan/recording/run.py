@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from memplan.device.card import Card
 from memplan.device.chosen import calibrated_card
+from memplan.errors import UsageError
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.find_batch import find_batch as largest_batch
 from memplan.recording.script import ScriptRequest, run_script
@@ -29,6 +31,7 @@ def run(
     asks: bool = False,
     tolerance: float = 0.0,
     trials: int = MOST_TRIALS,
+    snapshot: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> ScriptAnswer:
@@ -48,6 +51,8 @@ def run(
         asks: whether the script may read this process's standard input; with `find_batch` none.
         tolerance: part that the batch found may be short of the largest, >= 0; 0 finds it exactly.
         trials: how often the command is run to find it, at most.
+        snapshot: where the allocator's history goes, as PyTorch's memory snapshot; not with
+            `find_batch`, which runs the command many times.
         say: told what is being done.
         tell: told what came of each trial.
 
@@ -69,7 +74,12 @@ def run(
         at_line=dict(read or {}),
         prints=prints,
         asks=asks,
+        snapshot=snapshot,
     )
+    if snapshot is not None and find_batch:
+        raise UsageError(
+            "--snapshot is of one run, and --find-batch makes many. Run the batch it finds."
+        )
     if not find_batch:
         return run_script(request, say)
     return largest_batch(request, find_batch, say, tell, tolerance=tolerance, most_trials=trials)

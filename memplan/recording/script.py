@@ -21,10 +21,15 @@ from typing import Any
 
 from memplan.device.card import Card
 from memplan.errors import BadInputError, MemplanError, UsageError
-from memplan.files import converted
+from memplan.files import converted, replaced
 from memplan.phantom.launch import environment
 from memplan.recording.command_process import run_command
-from memplan.recording.watch_settings import ENVIRONMENT, RESULT_PATTERN, WatchSettings
+from memplan.recording.watch_settings import (
+    ENVIRONMENT,
+    HISTORY_NAME,
+    RESULT_PATTERN,
+    WatchSettings,
+)
 from memplan.script_answer import HostRead, OutOfMemory, ScriptAnswer, ScriptError, ScriptTimeline
 
 _START = Path(__file__).parent / "start"
@@ -51,6 +56,8 @@ class ScriptRequest:
     """Whether what the script prints is passed on."""
     asks: bool = False
     """Whether the script reads this process's standard input."""
+    snapshot: Path | None = None
+    """Where the allocator's history goes, as PyTorch writes it; None records no stacks."""
 
 
 def without_variables(command: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -128,6 +135,7 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
             selected=request.selected,
             number=request.number,
             at_line=request.at_line,
+            keeps_history=request.snapshot is not None,
         )
         settings.save()
         say(f"Running on a phantom {request.card.title}")
@@ -140,7 +148,29 @@ def run_script(request: ScriptRequest, say: Callable[[str], None] = lambda _: No
             asks=request.asks,
         )
         seen = [json.loads(path.read_text()) for path in Path(folder).glob(RESULT_PATTERN)]
+        if request.snapshot is not None and any(one["used_cuda"] for one in seen):
+            _keep_history(Path(folder) / HISTORY_NAME.format(pid=_largest(seen)["pid"]), request)
     return _answer(request, seen, code, time.monotonic() - begun)
+
+
+def _keep_history(history: Path, request: ScriptRequest) -> None:
+    """Move a process's history to where it was asked for.
+
+    Raises:
+        BadInputError: it cannot be written there.
+    """
+    assert request.snapshot is not None
+    try:
+        with history.open("rb") as source, replaced(request.snapshot) as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        raise BadInputError(f"{request.snapshot} cannot be written: {error.strerror}.") from None
+
+
+def _largest(seen: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the process that reserved most of those that used the card."""
+    using = [one for one in seen if one["used_cuda"]]
+    return min(using, key=lambda one: (-one["peaks"]["reserved_peak_bytes"], one["rank"]))
 
 
 def _environment(request: ScriptRequest, program: str, folder: str) -> dict[str, str]:
@@ -167,8 +197,7 @@ def _answer(
         )
     if not using:
         raise BadInputError(_why_nothing(request, seen, code))
-    using.sort(key=lambda one: (-one["peaks"]["reserved_peak_bytes"], one["rank"]))
-    one = using[0]
+    one = _largest(seen)
     peaks, parts = one["peaks"], one["breakdown"]
     other = request.card.context_bytes
     error = one["error"]

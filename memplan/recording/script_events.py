@@ -5,9 +5,14 @@ Works on plain values, so that it needs no torch.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from memplan.history_frames import frames_of
 
 WORKSPACE = "workspace"
 """Phase in which libraries' workspaces are given back, when the script has ended."""
@@ -15,6 +20,7 @@ WORKSPACE = "workspace"
 # Points of the drawn curve, at most.
 _MOST_POINTS = 1200
 _ROUND = 512
+_OURS = str(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +227,7 @@ def breakdown(
     num_allocs = sum(event["action"] == "alloc" for event in events)
     history = History(events, standing, max(served, num_allocs))
     history.categorize(marks)
+    _write_into(snapshot, events, history, [step["num_allocations"] for step in steps], shown)
     at, most = history.peak()
     live = history.live_after(at)
     categories: dict[str, int] = {}
@@ -239,6 +246,40 @@ def breakdown(
         "timeline": history.curve([step["num_allocations"] for step in steps]),
         "num_events": len(events),
     }
+
+
+def _write_into(
+    snapshot: dict[str, Any],
+    events: Sequence[dict[str, Any]],
+    history: History,
+    step_ends: Sequence[int],
+    shown: Callable[[str], str],
+) -> None:
+    """Write what was found of each allocation into its entry, and leave our own frames out."""
+    for segment in snapshot["segments"]:
+        for standing in segment["blocks"]:
+            standing["frames"] = _of_script(standing)
+    blocks = iter([block for block, is_alloc in history.steps if is_alloc])
+    served = history.num_before
+    for event in events:
+        event["frames"] = _of_script(event)
+        if event["action"] != "alloc":
+            continue
+        block = next(blocks)
+        served += 1
+        step = bisect.bisect_left(step_ends, served) + 1
+        phase = f"step_{step}/{block.phase}" if block.phase else ""
+        event["frames"] += frames_of(module=shown(block.path), phase=phase)
+        event["category"] = block.category
+
+
+def _of_script(event: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in event.get("frames", ()) if _is_the_scripts(one["filename"])]
+
+
+@lru_cache(maxsize=4096)
+def _is_the_scripts(path: str) -> bool:
+    return not path.startswith(_OURS)
 
 
 def _standing(segment: dict[str, Any]) -> Iterable[tuple[int, int]]:

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import multiprocessing.util
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -36,7 +37,7 @@ from memplan.recording.script_events import WORKSPACE, Mark, breakdown
 from memplan.recording.sites import own_frame
 from memplan.recording.value_rules import ValueRules
 from memplan.recording.values import KnownValues
-from memplan.recording.watch_settings import WatchSettings
+from memplan.recording.watch_settings import HISTORY_NAME, WatchSettings
 
 _MARKED_STEPS = 3
 
@@ -105,7 +106,10 @@ class Watch:
         self._is_started = True
         self._device = torch.cuda.current_device()
         torch.cuda.memory._record_memory_history(
-            "all", context=None, max_entries=self.settings.most_events
+            "all",
+            context="alloc" if self.settings.keeps_history else None,
+            stacks="python",
+            max_entries=self.settings.most_events,
         )
         observe: Any = torch._C
         observe._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
@@ -264,6 +268,12 @@ class Watch:
             {"line": line, "answer": answer, "count": count}
             for (line, answer), count in self.known.reads.by_rule.most_common()
         ]
+        seen = breakdown(snapshot, self._device, self.marks, self.steps, self.modules.models.shown)
+        if self.settings.keeps_history:
+            # Its entries have the categories that were found just now.
+            name = HISTORY_NAME.format(pid=os.getpid())
+            with (Path(self.settings.folder) / name).open("wb") as file:
+                pickle.dump(snapshot | {"memplan": {"origin": "phantom"}}, file, protocol=4)
         return {
             "peaks": peaks,
             "device_peak_bytes": control.peak_bytes(self._device),
@@ -273,9 +283,7 @@ class Watch:
                 "by_rule": by_rule,
                 "told": sorted(self.known.reads.told),
             },
-            "breakdown": breakdown(
-                snapshot, self._device, self.marks, self.steps, self.modules.models.shown
-            ),
+            "breakdown": seen,
         }
 
 

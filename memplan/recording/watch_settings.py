@@ -10,6 +10,8 @@ from pathlib import Path
 ENVIRONMENT = "MEMPLAN_RUN"
 SETTINGS_FILE = "settings.json"
 RESULT_PATTERN = "seen-*.json"
+HISTORY_NAME = "history-{pid}.pickle"
+"""Of a process's memory snapshot, in the same folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class WatchSettings:
     """Values of single reads, see `ValueRules`."""
     follows_values: bool = True
     """Whether values that came from the host are followed, or only where memory goes."""
+    keeps_history: bool = False
+    """Whether stacks are recorded, and the history is left beside what was seen."""
     most_events: int = 400_000
     """Allocator events that are kept; of a longer run the last ones are."""
 

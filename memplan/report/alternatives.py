@@ -18,10 +18,10 @@ from memplan.present.words import (
 )
 from memplan.report import theme
 from memplan.report.axes import DASHES, memory_axis, spread
+from memplan.report.fonts import MONO
 from memplan.report.frame import (
     BOTTOM,
     LEFT,
-    MONO,
     TOP,
     WIDTH,
     axes_at,

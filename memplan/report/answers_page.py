@@ -14,6 +14,7 @@ from memplan.report import theme
 from memplan.report.alternatives import by_memory, chosen_index, draw_alternatives
 from memplan.report.axes import top_with_line
 from memplan.report.batches import draw_batches
+from memplan.report.fonts import MONO
 from memplan.report.frame import (
     BOTTOM,
     LEFT,
@@ -35,6 +36,7 @@ ANSWERS_A_PAGE = 4
 _TEXT_WIDTH = 6.35
 _LEAST_PICTURE = 1.75
 _HEADING = 0.2
+_COMMAND_HEIGHT = 0.9
 # What an answer says first; the pages of sections have all of it.
 _FIRST = ("Your command", "The plan", "The largest micro-batch", "Recommended")
 _TABLES = ("Where memory goes",)
@@ -53,10 +55,22 @@ def answers_figures(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) 
 def _page(answers: Sequence[_Answer]) -> Figure:
     lines = list(dict.fromkeys(workload_line(answer.workload) for answer in answers))
     figure = new_page(_title(answers), lines[0] if len(lines) == 1 else "")
-    height = (BOTTOM - TOP + 0.1) / len(answers)
+    with_command = len(answers) == 1 and isinstance(answers[0], PlanAnswer)
+    room = BOTTOM - TOP + 0.1 - _COMMAND_HEIGHT * with_command
+    height = room / len(answers)
     for i, answer in enumerate(answers):
         _draw_answer(figure, answer, TOP - 0.1 + i * height, height - 0.15)
+    if isinstance(answers[0], PlanAnswer) and with_command:
+        _write_command(figure, answers[0].command)
     return figure
+
+
+def _write_command(figure: Figure, command: str) -> None:
+    """Write the command to copy at the foot of the page, where one answer leaves room."""
+    lines = wrap(command, WIDTH, theme.BODY_POINTS, family=MONO)[:3]
+    top = BOTTOM - line_height(theme.BODY_POINTS) * (len(lines) - 1)
+    write(figure, LEFT, top - 0.24, "Run it", weight="bold")
+    write_lines(figure, LEFT, top, lines, family=MONO)
 
 
 def _title(answers: Sequence[_Answer]) -> str:

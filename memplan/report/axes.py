@@ -111,6 +111,20 @@ def capacity_line(
     )
 
 
+def capacity_line_across(axes: Axes, num_bytes: int, text: str) -> None:
+    """Draw a dashed line up the axes with its value above them, where bars lie."""
+    axes.axvline(num_bytes, color=theme.BLACK, linestyle=DASHES, linewidth=1.2)
+    axes.annotate(
+        text,
+        (num_bytes, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        fontsize=theme.SMALL_POINTS,
+    )
+
+
 def spread(positions: Sequence[float], gap: float) -> list[float]:
     """Return positions moved as little as keeps neighbours at least `gap` apart, order kept."""
     order = sorted(range(len(positions)), key=positions.__getitem__)

@@ -209,13 +209,14 @@ def _mark_largest(axes: Axes, probe: ProbeAnswer, *, size: float) -> None:
     evaluated = peaks_at(probe, probe.largest_batch) is not None
     of_what = "device-used" if evaluated else "by the line"
     left_half = probe.largest_batch < axes.get_xlim()[1] / 2
+    # Memory grows with the batch, so that what lies low beside a large batch is free.
     axes.annotate(
         f"largest that fits: {probe.largest_batch}\n{format_bytes(used)} {of_what}",
-        (probe.largest_batch, used * 0.42),
-        xytext=(6 if left_half else -6, 0),
+        (probe.largest_batch, 0),
+        xytext=(6 if left_half else -6, 8),
         textcoords="offset points",
         ha="left" if left_half else "right",
-        va="top",
+        va="bottom",
         fontsize=size,
         fontweight="bold",
         bbox={"facecolor": theme.PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
@@ -225,7 +226,9 @@ def _mark_largest(axes: Axes, probe: ProbeAnswer, *, size: float) -> None:
 
 def draw_residuals(axes: Axes, probe: ProbeAnswer, *, width: float) -> None:
     """Draw how far the reserved peaks lie from the straight line; `width` of the text, inches."""
-    points = residuals(probe)
+    of_line = set(probe.fit.line_batches)
+    # Batches that fit only by emptying the cache are not part of the line.
+    points = [point for point in residuals(probe) if not of_line or point[0] in of_line]
     reach = 1.25 * max([abs(value) for _, value in points] + [1 << 20])
     axes.vlines(
         [x for x, _ in points],
@@ -237,9 +240,11 @@ def draw_residuals(axes: Axes, probe: ProbeAnswer, *, width: float) -> None:
     )
     axes.axhline(0, color=theme.BLACK, linewidth=0.8)
     recorded = probe.fit.recorded_batches
+    last = max([probe.largest_batch, *(row.micro_batch_size for row in probe.batches)])
+    shown = [batch for batch in recorded if batch <= last]
     axes.plot(
-        recorded,
-        [-reach] * len(recorded),
+        shown,
+        [-reach] * len(shown),
         marker="^",
         markersize=6,
         linestyle="none",
@@ -256,7 +261,7 @@ def draw_residuals(axes: Axes, probe: ProbeAnswer, *, width: float) -> None:
         f"{probe.fit.error_words}"
     )
     facts = (
-        f"{len(points)} batch{'' if len(points) == 1 else 'es'} evaluated; "
+        f"{len(probe.batches)} batch{'' if len(probe.batches) == 1 else 'es'} evaluated; "
         f"▲ recorded: {', '.join(map(str, recorded))}"
     )
     lines = [part for text in (line, facts) for part in wrap(text, width, theme.SMALL_POINTS)]

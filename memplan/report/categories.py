@@ -19,6 +19,7 @@ from memplan.report.frame import (
     axes_at,
     draw_table,
     new_page,
+    on_page,
     row_height,
     table_width,
     text_width,
@@ -134,17 +135,16 @@ def _name_segment(
 def draw_swatches(
     figure: Figure, left: float, top: float, names: Sequence[str], *, size: float
 ) -> None:
-    """Draw each category's colour before its row of a table; inches from the page's corner."""
-    page_width, page_height = theme.PAGE_INCHES
+    """Draw each category's colour before its row of a table; inches from the box's corner."""
+    page_width, page_height = figure.get_size_inches()
     step, side = row_height(size), 0.95 * size / 72
     for i, name in enumerate(names):
         band = theme.BAND_OF.get(name.replace(" ", "_"))
         if band is None:
             continue
-        bottom = page_height - (top + step * (i + 1.75) + 0.05)
         figure.add_artist(
             Rectangle(
-                (left / page_width, bottom / page_height),
+                on_page(figure, left, top + step * (i + 1.75) + 0.05),
                 1.4 * side / page_width,
                 side / page_height,
                 facecolor=band.fill,

@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 
 from memplan._version import __version__
 from memplan.report import theme
+from memplan.report.fonts import MONO, SANS
 from memplan.report.frame import (
     BOTTOM,
     LEFT,
-    MONO,
-    SANS,
     TOP,
     WIDTH,
     line_height,

@@ -39,14 +39,16 @@ _LABEL_WIDTH = 1.6
 _VALUE_WIDTH = 1.7
 
 
-def write_diff(path: Path, pairs: Sequence[tuple[Holdings, Holdings]]) -> None:
-    """Write the pages of each pair into one PDF.
+def write_diff(
+    path: Path, pairs: Sequence[tuple[Holdings, Holdings]], *, paper: str | None = None
+) -> None:
+    """Write the pages of each pair into one PDF, on `a4` or `letter`; None takes the usual paper.
 
     Raises:
         BadInputError: the file cannot be written.
     """
-    figures = [figure for one, other in pairs for figure in diff_figures(one, other)]
-    with theme.drawing():
+    with theme.on_paper(paper), theme.drawing():
+        figures = [figure for one, other in pairs for figure in diff_figures(one, other)]
         number_pages(figures, f"memplan {__version__}")
     save_pages(path, figures)
 

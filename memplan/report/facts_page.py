@@ -7,21 +7,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from memplan.answers import PlanAnswer, ProbeAnswer
+from memplan.answers import FitFacts, PlanAnswer, ProbeAnswer
+from memplan.present.probe import operator_words
 from memplan.present.words import card_name, workload_line, workload_title
 from memplan.report import theme
-from memplan.report.frame import (
-    BOTTOM,
-    LEFT,
-    MONO,
-    SANS,
-    TOP,
-    WIDTH,
-    line_height,
-    new_page,
-    wrap,
-    write,
-)
+from memplan.report.fonts import MONO, SANS
+from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, line_height, new_page, wrap, write
 from memplan.units import format_bytes, format_seconds
 
 INDENT = 1.95
@@ -29,6 +20,7 @@ _SIZE = theme.BODY_POINTS - 0.5
 _SMALLEST = 8.0
 _AFTER_PARAGRAPH = 0.04
 _AFTER_FACT = 0.09
+_NAMED_OPERATORS = 6
 LIMITS = (
     (
         "Predicted: computed from a recording of the training at a few batches, replayed through a "
@@ -147,9 +139,17 @@ def _fit_words(probe: ProbeAnswer) -> str:
         f"line is {fit.error_words}."
     )
     if fit.not_affine:
-        named = ", ".join(f"{k} ({format_bytes(v)})" for k, v in fit.not_affine.items())
-        text += f" Not a straight line in the batch, and by how much at most: {named}."
+        text += f" Not a straight line in the batch, and by how much at most: {_largest_off(fit)}."
     return text
+
+
+def _largest_off(fit: FitFacts) -> str:
+    """Return the operators whose bytes are farthest from a line, and how many more there are."""
+    largest = sorted(fit.not_affine.items(), key=lambda one: -one[1])
+    named = [f"{operator_words(k)} ({format_bytes(v)})" for k, v in largest[:_NAMED_OPERATORS]]
+    if more := len(largest) - len(named):
+        named.append(f"{more} more by less, in the saved answer")
+    return ", ".join(named)
 
 
 def _unknown_words(probe: ProbeAnswer) -> str:

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import bisect
-import functools
 from collections.abc import Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from memplan.report import theme
+from memplan.report.fonts import SANS, families, has_glyph
 
-SANS = "DejaVu Sans"
-MONO = "DejaVu Sans Mono"
-LEFT = 0.65
-"""Left and right margin, inches."""
-WIDTH = theme.PAGE_INCHES[0] - 2 * LEFT
+LEFT = 0.5
+"""Left and right margin within the box that every paper holds, inches."""
+WIDTH = theme.BOX_INCHES[0] - 2 * LEFT
 TOP = 1.5
 """Where a page's content starts under its title, inches from the top edge."""
-BOTTOM = theme.PAGE_INCHES[1] - 0.65
+BOTTOM = theme.BOX_INCHES[1] - 0.65
 """Where a page's content ends above its footer, inches from the top edge."""
 
 
 def new_page(title: str, subtitle: str = "") -> Figure:
-    """Return an empty A4 page with a title and up to two quiet lines under it."""
-    figure = Figure(figsize=theme.PAGE_INCHES, facecolor=theme.PAPER)
+    """Return an empty page with a title and up to two quiet lines under it."""
+    figure = Figure(figsize=theme.page_inches(), facecolor=theme.PAPER)
     size = theme.TITLE_POINTS
     while size > theme.HEADING_POINTS and text_width(title, size, weight="bold") > WIDTH:
         size -= 1
     write(figure, LEFT, 0.78, shorten(title, WIDTH, size, weight="bold"), size=size, weight="bold")
-    for i, line in enumerate(wrap(subtitle, WIDTH, theme.BODY_POINTS)[:2]):
-        write(figure, LEFT, 1.04 + 0.2 * i, line, size=theme.BODY_POINTS, colour=theme.QUIET_INK)
+    quiet = theme.BODY_POINTS
+    while quiet > theme.SUBTITLE_POINTS and text_width(subtitle, quiet) > WIDTH:
+        quiet -= 0.25  # rather than a second line of one word
+    for i, line in enumerate(wrap(subtitle, WIDTH, quiet)[:2]):
+        write(figure, LEFT, 1.04 + 0.2 * i, line, size=quiet, colour=theme.QUIET_INK)
     return figure
 
 
 def number_pages(figures: Sequence[Figure], footer: str) -> None:
     """Write `footer` and "n of N" at the foot of every page."""
-    y = theme.PAGE_INCHES[1] - 0.3
+    y = theme.BOX_INCHES[1] - 0.3
     for i, figure in enumerate(figures, start=1):
         style = {"size": theme.SMALL_POINTS, "colour": theme.QUIET_INK}
         write(figure, LEFT, y, shorten(footer, WIDTH - 1, theme.SMALL_POINTS), **style)  # type: ignore[arg-type]
@@ -50,11 +51,25 @@ def number_pages(figures: Sequence[Figure], footer: str) -> None:
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Return new axes; all four in inches, `left` and `top` from the page's upper left corner."""
-    page_width, page_height = theme.PAGE_INCHES
-    bottom = page_height - top - height
-    box = (left / page_width, bottom / page_height, width / page_width, height / page_height)
-    return figure.add_axes(box)
+    """Return new axes; all four in inches, `left` and `top` from the box's upper left corner."""
+    page_width, page_height = figure.get_size_inches()
+    x, y = on_page(figure, left, top + height)
+    return figure.add_axes((x, y, width / page_width, height / page_height))
+
+
+def on_page(figure: Figure, left: float, top: float) -> tuple[float, float]:
+    """Return a place in the box that every paper holds, inches, as fractions of the page.
+
+    Args:
+        figure: the page.
+        left: from the box's left edge, inches.
+        top: from the box's upper edge, inches.
+    """
+    page_width, page_height = figure.get_size_inches()
+    box_width, box_height = theme.BOX_INCHES
+    x = left + (page_width - box_width) / 2
+    y = top + (page_height - box_height) / 2
+    return x / page_width, 1 - y / page_height
 
 
 def write(
@@ -69,18 +84,18 @@ def write(
     align: Literal["left", "center", "right"] = "left",
     family: str = SANS,
 ) -> Text:
-    """Write one line; position in inches from the page's upper left corner."""
-    page_width, page_height = theme.PAGE_INCHES
+    """Write one line; position in inches from the box's upper left corner."""
+    x, y = on_page(figure, left, baseline)
     return figure.text(
-        left / page_width,
-        1 - baseline / page_height,
+        x,
+        y,
         printable(text, family),
         fontsize=size,
         color=colour,
         fontweight=weight,
         ha=align,
         va="baseline",
-        family=family,
+        family=families(family),
     )
 
 
@@ -108,11 +123,11 @@ def line_height(size: float) -> float:
 
 
 def rule(figure: Figure, left: float, y: float, width: float, *, strong: bool = False) -> None:
-    """Draw a thin horizontal line; inches from the page's upper left corner."""
-    page_width, page_height = theme.PAGE_INCHES
-    at = 1 - y / page_height
+    """Draw a thin horizontal line; inches from the box's upper left corner."""
+    start, at = on_page(figure, left, y)
+    stop, _ = on_page(figure, left + width, y)
     line = Line2D(
-        [left / page_width, (left + width) / page_width],
+        [start, stop],
         [at, at],
         color=theme.QUIET_INK if strong else theme.RULE,
         linewidth=0.9 if strong else 0.5,
@@ -124,24 +139,18 @@ def text_width(text: str, size: float, *, weight: str = "normal", family: str = 
     """Return the width of one line, inches."""
     if not text:
         return 0.0
-    properties = FontProperties(family=family, weight=weight, size=size)
+    properties = FontProperties(family=families(family), weight=weight, size=size)
     width, _, _ = text_to_path.get_text_width_height_descent(
         printable(text, family), properties, ismath=False
     )
     return float(width) / 72
 
 
-@functools.cache
-def _has_glyph(character: str, family: str) -> bool:
-    font = get_font(findfont(FontProperties(family=family)))
-    return font.get_char_index(ord(character)) != 0
-
-
 def printable(text: str, family: str = SANS) -> str:
-    r"""Return `text` with each character the font lacks written as `\uXXXX`, as a path may hold."""
+    r"""Return `text` with each character that no font has written as `\uXXXX`."""
     text = " ".join(text.split("\n"))
     return "".join(
-        c if c.isprintable() and _has_glyph(c, family) else f"\\u{ord(c):04x}" for c in text
+        c if c.isprintable() and has_glyph(c, family) else f"\\u{ord(c):04x}" for c in text
     )
 
 

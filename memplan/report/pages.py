@@ -16,6 +16,8 @@ from memplan.errors import BadInputError
 from memplan.present.plan import plan_sections
 from memplan.present.probe import probe_sections
 from memplan.present.run_record import RunRecord, read_run
+from memplan.present.section import Section
+from memplan.present.what_if import WHAT_IF
 from memplan.present.words import card_name, workload_line, workload_title
 from memplan.report import (
     batches,
@@ -25,9 +27,12 @@ from memplan.report import (
     plan_inside,
     settings,
     theme,
+    what_if_page,
 )
+from memplan.report.accuracy_page import accuracy_figure
 from memplan.report.alternatives import alternatives_figure
 from memplan.report.answers_page import answers_figures
+from memplan.report.choice_page import choice_figure
 from memplan.report.facts_page import facts_figures
 from memplan.report.frame import number_pages
 from memplan.report.risk_page import risk_figure
@@ -53,6 +58,7 @@ def write_report(
     run_folder: Path | None = None,
     scripts: Sequence[ScriptAnswer] = (),
     command: str,
+    paper: str | None = None,
     force: bool = False,
 ) -> Path:
     """Write the report of the answers given and return its path.
@@ -64,6 +70,7 @@ def write_report(
         run_folder: what `memplan train` left, with `results.csv` and `memory.csv`.
         scripts: answers of `memplan run`.
         command: the command that asked for the report, stated on the last page.
+        paper: `a4` or `letter`; None takes what this place uses.
         force: whether an existing file is overwritten.
 
     Raises:
@@ -75,7 +82,8 @@ def write_report(
     if path.exists() and not force:
         raise BadInputError(f"{path} exists. Give another --report, or --force to overwrite it.")
     run = None if run_folder is None else read_run(run_folder)
-    figures = report_figures(probes, plans, run, command, scripts)
+    with theme.on_paper(paper):
+        figures = report_figures(probes, plans, run, command, scripts)
     save_pages(path, figures)
     return path
 
@@ -111,7 +119,14 @@ def _in_words(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> Ite
         yield from sections_figures(title, workload_line(plan.workload), plan_sections(plan))
     for probe in probes:
         title = f"Probe: {workload_title(probe.workload)}, {card_name(probe.gpu)}"
-        yield from sections_figures(title, workload_line(probe.workload), probe_sections(probe))
+        yield from sections_figures(
+            title, workload_line(probe.workload), _not_drawn(probe_sections(probe))
+        )
+
+
+def _not_drawn(sections: Sequence[Section]) -> list[Section]:
+    """Return sections without those of which another page shows every cell."""
+    return [one for one in sections if one.title != WHAT_IF]
 
 
 def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
@@ -121,16 +136,20 @@ def _probe_figures(probes: Sequence[ProbeAnswer]) -> Iterator[Figure]:
             yield timeline_figure(probe)
     alike = list(_alike(probes))
     with_modules = [some for group in alike if (some := [p for p in group if p.modules])]
+    with_changes = [some for group in alike if (some := [p for p in group if p.what_if])]
     kinds: list[_Kind] = [
         (alike, batches.PANELS_A_PAGE, batches.batches_figure),
         (with_modules, modules.CARDS_A_PAGE, modules.modules_figure),
         (with_modules, len(probes), lambda probes: waterfall_figure(probes[0])),
         (alike, categories.CARDS_A_PAGE, categories.categories_figure),
+        (with_changes, what_if_page.CARDS_A_PAGE, what_if_page.what_if_figure),
         (alike, settings.CARDS_A_PAGE, settings.settings_figure),
     ]
     for groups, cards_a_page, draw in kinds:
         for group in groups:
             yield from map(draw, _portions(group, cards_a_page))
+    kinds_of_card = {probe.gpu.compute_capability or probe.gpu.name: probe.gpu for probe in probes}
+    yield from map(accuracy_figure, kinds_of_card.values())
 
 
 def _plan_figures(plans: Sequence[PlanAnswer]) -> Iterator[Figure]:
@@ -144,6 +163,8 @@ def _plan_figures(plans: Sequence[PlanAnswer]) -> Iterator[Figure]:
             yield plan_inside.blocks_figure(plan)
         if plan.risk is not None:
             yield risk_figure(plan)
+        if plan.cards is not None:
+            yield choice_figure(plan)
     groups: dict[tuple[str, int], list[PlanAnswer]] = {}
     for plan in plans:
         groups.setdefault((plan.workload.name, plan.workload.img), []).append(plan)

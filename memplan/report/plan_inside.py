@@ -11,7 +11,7 @@ from memplan.answers import BlockSaving, PhasePeak, PlanAnswer
 from memplan.present.probe import rank_lines
 from memplan.present.words import batch_words, card_name, workload_title
 from memplan.report import theme
-from memplan.report.axes import DASHES, memory_axis
+from memplan.report.axes import BACKING, DASHES, memory_axis
 from memplan.report.frame import (
     BOTTOM,
     LEFT,
@@ -38,8 +38,8 @@ def phases_figure(plan: PlanAnswer) -> Figure:
         f"The plan's setting, {batch_words(plan.split)}: what tensors hold in each phase of a "
         f"life, on top of the context, {plan.predicted.origin}.",
     )
-    height = BOTTOM - TOP - _TEXT_HEIGHT - 0.75
-    axes = axes_at(figure, LEFT + _LABEL_WIDTH, TOP + 0.4, WIDTH - _LABEL_WIDTH - 0.5, height)
+    height = BOTTOM - TOP - _TEXT_HEIGHT - 0.85
+    axes = axes_at(figure, LEFT + _LABEL_WIDTH, TOP + 0.5, WIDTH - _LABEL_WIDTH - 0.5, height)
     draw_phases(axes, plan)
     y = BOTTOM - _TEXT_HEIGHT + 0.5
     for sentence in margin_words(plan):
@@ -63,12 +63,14 @@ def draw_phases(axes: Axes, plan: PlanAnswer) -> None:
             textcoords="offset points",
             va="center",
             fontsize=theme.SMALL_POINTS,
+            bbox=BACKING,
+            zorder=7,
         )
     axes.set_yticks(rows, [phase_words(peak) for peak in peaks])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     memory_axis(axes, "x", "Device memory", 1.08 * plan.gpu.capacity_bytes, num_ticks=8)
     lines = (
-        (plan.predicted.device_used_peak_bytes, "peak with cache", theme.VERMILION, "-", 0),
+        (plan.predicted.device_used_peak_bytes, "peak with cache", theme.VERMILION, "-", 2),
         (plan.budget_bytes, "budget", theme.BLACK, DASHES, 1),
         (plan.gpu.capacity_bytes, "capacity", theme.BLACK, "-", 0),
     )

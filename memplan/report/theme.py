@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import matplotlib.style
+
+from memplan.report.fonts import families
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,9 +37,45 @@ LEAD_POINTS = 12.5
 BODY_POINTS = 10.5
 LABEL_POINTS = 10.0
 SMALL_POINTS = 8.5
+SUBTITLE_POINTS = 9.0
+"""The least of a subtitle."""
 
-PAGE_INCHES = (11.69, 8.27)
-"""A4, landscape: time and batch run along the long side."""
+PAPERS = {"a4": (11.69, 8.27), "letter": (11.0, 8.5)}
+"""Inches, landscape: time and batch run along the long side."""
+BOX_INCHES = (11.0, 8.27)
+"""What lies on either paper: pages are laid out in it, and it lies in the middle."""
+
+_paper: ContextVar[str] = ContextVar("paper", default="")
+# Territories that write on Letter; all others on A4. Source: Unicode CLDR 44, supplementalData,
+# <paperSize type="US-Letter">.
+_LETTER = frozenset({
+    "BZ", "CA", "CL", "CO", "CR", "GT", "MX", "NI", "PA", "PH", "PR", "SV", "US", "VE"
+})  # fmt: skip
+
+
+def usual_paper() -> str:
+    """Return the paper of this place: of `PAPERSIZE`, else of the locale's territory, else A4."""
+    if (named := os.environ.get("PAPERSIZE", "").lower()) in PAPERS:
+        return named
+    variables = ("LC_ALL", "LC_PAPER", "LANG")
+    locale = next((value for name in variables if (value := os.environ.get(name))), "")
+    territory = locale.partition(".")[0].partition("@")[0].rpartition("_")[2]
+    return "letter" if territory in _LETTER else "a4"
+
+
+def page_inches() -> tuple[float, float]:
+    """Return width and height of a new page."""
+    return PAPERS[_paper.get() or usual_paper()]
+
+
+@contextmanager
+def on_paper(name: str | None) -> Iterator[None]:
+    """Make new pages of a paper, `a4` or `letter`; None leaves them as they would be."""
+    token = _paper.set(name or _paper.get())
+    try:
+        yield
+    finally:
+        _paper.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +110,6 @@ BANDS = (
 BAND_OF = {band.name: band for band in BANDS}
 
 _SETTINGS = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same page
     "font.size": LABEL_POINTS,
     "text.color": INK,
     "text.parse_math": False,  # a path may hold a dollar sign
@@ -101,7 +140,7 @@ def drawing() -> AbstractContextManager[None]:
 
     Matplotlib's settings are as before when the context ends.
     """
-    return matplotlib.style.context(["default", _SETTINGS])
+    return matplotlib.style.context(["default", _SETTINGS, {"font.family": families()}])
 
 
 def themed(function: Callable[_P, _R]) -> Callable[_P, _R]:

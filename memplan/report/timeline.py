@@ -33,6 +33,7 @@ _ABBREVIATIONS = {
     "accumulation_step": "acc",
     "steady_step": "stdy",
     "validation": "val",
+    "inference": "inf",
     "forward": "F",
     "backward": "B",
     "optimizer_step": "O",

@@ -8,7 +8,7 @@ buffers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,13 +67,13 @@ def _draws_random_numbers(module: torch.nn.Module) -> bool:
     )
 
 
-def _wrap(module: torch.nn.Module, lean: Lean | None) -> None:
+def _wrap(module: torch.nn.Module, lean_now: Callable[[], Lean | None]) -> None:
     plain = module.forward
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     preserve = _draws_random_numbers(module)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _without_recipes(lean, (args, kwargs)):
+        with _without_recipes(lean_now(), (args, kwargs)):
             return plain(*args, **kwargs)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -86,7 +86,7 @@ def _wrap(module: torch.nn.Module, lean: Lean | None) -> None:
             preserve_rng_state=preserve,
             context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(norms)),
         )
-        if lean is not None:
+        if (lean := lean_now()) is not None:
             # How a lean block makes its result again keeps alive what recomputation is to free.
             for tensor in _tensors(result):
                 lean.take_recipe(tensor)
@@ -95,13 +95,20 @@ def _wrap(module: torch.nn.Module, lean: Lean | None) -> None:
     module.forward = forward
 
 
-def apply_recompute(model: torch.nn.Module, paths: Sequence[str], lean: Lean | None = None) -> None:
+def _never() -> None:
+    """Say that the model has no lean blocks."""
+
+
+def apply_recompute(
+    model: torch.nn.Module, paths: Sequence[str], lean: Callable[[], Lean | None] = _never
+) -> None:
     """Make the named modules recompute their activations in backward.
 
     Args:
         model: changed in place.
         paths: dotted module paths; nested choices are redundant but harmless.
-        lean: the workload whose lean blocks the model has; None where it has none.
+        lean: asked in each pass for the workload whose lean blocks the model has, since they may
+            become lean later; None where it has none.
 
     Raises:
         UsageError: a path names no module of this model.

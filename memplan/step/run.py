@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from memplan.capabilities import Resizes, SavesItself
+from memplan.errors import UsageError, is_out_of_memory
 from memplan.lean import Lean
 from memplan.spec import StepSpec, check_step
 from memplan.step.average import ModelAverage
@@ -19,7 +20,7 @@ from memplan.step.optimizers import optimizer_of
 from memplan.step.recompute import apply_recompute
 from memplan.workload import Batch, OptimizerSettings, Workload
 
-_AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
+AUTOCAST = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
 
 
 @contextlib.contextmanager
@@ -130,16 +131,17 @@ class TrainingStep:
         self._run_backward = run_backward or _engine_backward
         self.keeps_gradients = False
         """Whether gradients are set to zero where they are, instead of given back."""
+        self._can_be_lean = True
+        """Until it turns out that no block of the model can."""
         with self.observer.phase("transfer"):
             fresh = workload.build_model() if model is None else model
             self.model = move_model(fresh, device, spec.memory_format).train()
         with self.observer.phase("average"):
-            self.average = ModelAverage(self.model) if workload.keeps_average else None
+            self.average = self._new_average() if workload.keeps_average else None
         check_step(workload, spec)
-        lean = workload if spec.lean and isinstance(workload, Lean) else None
-        if lean is not None:
+        if (lean := self._lean()) is not None:
             lean.make_lean(self.model)
-        apply_recompute(self.model, spec.recompute, lean)
+        apply_recompute(self.model, spec.recompute, self._lean)
         if spec.compiled:
             self.model.compile()
         self.reset_loss()
@@ -150,19 +152,73 @@ class TrainingStep:
             device.type, enabled=spec.precision == "amp-fp16"
         )
 
-    def recomputable(self) -> list[str]:
-        """Return paths of modules that keep their activations and could compute them again."""
-        if self.spec.compiled:
-            return []
-        blocks = self.workload.recompute_blocks(self.model)
-        return [path for path in blocks if path not in self.spec.recompute]
+    def _lean(self) -> Lean | None:
+        """Return the workload where its blocks are lean."""
+        return self.workload if self.spec.lean and isinstance(self.workload, Lean) else None
 
-    def recompute_all(self) -> None:
-        """Recompute from here on whatever the workload offers, between two steps."""
-        paths = self.recomputable()
-        lean = self.workload if self.spec.lean and isinstance(self.workload, Lean) else None
-        apply_recompute(self.model, paths, lean)
-        self.spec = replace(self.spec, recompute=(*self.spec.recompute, *paths))
+    def lighter(self) -> StepSpec | None:
+        """Return the cheapest spec that keeps less for backward; None where nothing is left.
+
+        Lean blocks take less time than recomputing all of them does.
+        """
+        if self.spec.compiled:
+            return None
+        if self._can_be_lean and not self.spec.lean and isinstance(self.workload, Lean):
+            return replace(self.spec, lean=True)
+        blocks = self.workload.recompute_blocks(self.model)
+        kept = [path for path in blocks if path not in self.spec.recompute]
+        return replace(self.spec, recompute=(*self.spec.recompute, *kept)) if kept else None
+
+    def lighten(self, spec: StepSpec | None = None) -> str:
+        """Keep less for backward from here on, between two steps; return by which levers.
+
+        Parameters, buffers and modules stay the same objects, so state_dict, hooks and optimizer
+        know nothing of it. Loss and statistics stay those of the plain step, bit for bit, and so do
+        the gradients of recomputed blocks; those of lean blocks are rounded differently.
+
+        Args:
+            spec: this step's own, but for `lean` and more paths in `recompute`; None takes
+                `lighter`.
+
+        Returns:
+            `lean`, `recompute`, or both; empty where nothing is left to do.
+        """
+        before, wanted = self.spec, spec or self.lighter()
+        if wanted is None:
+            return ""
+        self.spec = wanted
+        if wanted.lean and not before.lean and (lean := self._lean()) is not None:
+            try:
+                lean.make_lean(self.model)
+            except UsageError:  # no block of this model can be
+                self._can_be_lean = False
+                self.spec = replace(wanted, lean=False)
+                if spec is None:
+                    return self.lighten()
+        new = [path for path in wanted.recompute if path not in before.recompute]
+        apply_recompute(self.model, new, self._lean)
+        changed = {"lean": self.spec.lean and not before.lean, "recompute": bool(new)}
+        return " and ".join(name for name, is_new in changed.items() if is_new)
+
+    def _new_average(self) -> ModelAverage:
+        try:
+            return ModelAverage(self.model)
+        except Exception as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        return ModelAverage(self.model, on_host=True)
+
+    @property
+    def has_average_away(self) -> bool:
+        """Whether the averaged weights are kept on the host, where the device was short of room."""
+        return self.average is not None and self.average.is_away
+
+    def spare_average(self) -> bool:
+        """Keep the averaged weights on the host from here on; return whether that makes room."""
+        if self.average is None or self.has_average_away or self.device.type == "cpu":
+            return False
+        self.average.leave_device()
+        return True
 
     def reset_loss(self) -> None:
         """Take the loss from the model itself; `compute_loss` may be replaced by a wrapped one."""
@@ -183,7 +239,7 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of this step's precision."""
-        dtype = _AUTOCAST.get(self.spec.precision)
+        dtype = AUTOCAST.get(self.spec.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def to_device(self, batch: Batch) -> Batch:
@@ -258,6 +314,12 @@ class TrainingStep:
         if self.average is not None:
             with self.observer.phase("average"):
                 self.average.update()
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have the averaged weights on the device inside, where `spare_average` took them away."""
+        with contextlib.nullcontext() if self.average is None else self.average.on(self.device):
+            yield
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> tuple[Any, torch.Tensor | None]:

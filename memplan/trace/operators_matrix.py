@@ -147,6 +147,13 @@ def _batched_product_with_bias(args: Sequence[Any], outputs: Sequence[Any]) -> I
     yield from _batch(args[1], args[2], outputs[0])
 
 
+@rule("aten::baddbmm_")
+def _added_batched_product(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Copies of factors, workspace; the result goes where the sum was."""
+    del outputs
+    yield from _batch(args[1], args[2], args[0])
+
+
 def _batch(first: torch.Tensor, second: torch.Tensor, result: torch.Tensor) -> Iterator[Request]:
     """Yield copies of factors and the workspace.
 

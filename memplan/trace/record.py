@@ -26,7 +26,7 @@ from memplan.workload import Batch, CrowdedBatch, OptimizerSettings, Workload
 
 # What a workload's own code raises where it cannot run a step, and the machine where it has not the
 # memory to record one.
-_FAILURES = (
+FAILURES = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -161,7 +161,7 @@ def record(
         raise UsageError("A step under torch.compile cannot be recorded. Leave out --compile.")
     try:
         return _recorded(workload, micro_batch_size, spec or StepSpec(), optimizer)
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise BadInputError(
             f"{workload.name} cannot run a step of {micro_batch_size} images at "
@@ -169,7 +169,7 @@ def record(
         ) from error
 
 
-def _recorder(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMode) -> Recorder:
+def recorder_of(workload: Workload, micro_batch_size: int, fake_mode: FakeTensorMode) -> Recorder:
     """Return the plain recorder, or the one that follows values where the workload states sizes."""
     if workload.states_sizes:
         return DynamicRecorder(DEVICE, fake_mode, workload, micro_batch_size)
@@ -185,7 +185,7 @@ def _recorded(
     workload = as_specified(workload, spec)
     built = build(workload)
     with no_garbage_collection(), library_settings(spec), fake_cuda() as fake_mode:
-        recorder = _recorder(workload, micro_batch_size, fake_mode)
+        recorder = recorder_of(workload, micro_batch_size, fake_mode)
         observer = _Observer(recorder)
         with recorder:
             model = make_fake(built)

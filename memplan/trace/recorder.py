@@ -24,6 +24,7 @@ from memplan.errors import BadInputError
 from memplan.launches import AnyLaunch
 from memplan.trace import operators
 from memplan.trace.memo import Cost, Known, call_key, remember
+from memplan.trace.source_lines import SourceLines
 
 
 class _Columns:
@@ -143,7 +144,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             phase=np.int8,
             flops=np.int64,
             moved_bytes=np.int64,
+            line=np.int32,
         )
+        self._lines = SourceLines()
+        self._tensors: dict[tape.TensorKind, int] = {}
+        self._block_tensors: list[int] = []
         self._names: dict[Any, int] = {}
         self._labels: list[str] = []
         self._convolutions: dict[ConvolutionProblem, int] = {}
@@ -224,8 +229,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return "activation"  # forward runs again inside backward: recomputation
         return "input" if phase == "transfer" else "temporary"
 
-    def _new_block(self, category: str) -> int:
+    def _new_block(self, category: str, tensor: torch.Tensor | None = None) -> int:
         self._categories.append(tape.CATEGORY_INDEX[category])
+        number = -1
+        if tensor is not None:
+            kind = tape.TensorKind(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            number = self._tensors.setdefault(kind, len(self._tensors))
+        self._block_tensors.append(number)
         return len(self._categories) - 1
 
     def _event(
@@ -242,7 +252,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = storage._cdata
         if key in self._live:
             return False
-        block = self._new_block(self._default_category())
+        block = self._new_block(self._default_category(), tensor)
         self._event(tape.ALLOCATE, block, storage.nbytes())
 
         def freed(_: Any) -> None:
@@ -321,8 +331,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _play(self, cost: Cost, outputs: Sequence[Any]) -> None:
         """Write down an operator and what it asks of the allocator."""
         module = self.modules.current if self.modules is not None else -1
+        line = self._lines.current()
         self._operators.rows.append(
-            (cost.name, module, self._section, self._phase, cost.flops, cost.moved_bytes)
+            (cost.name, module, self._section, self._phase, cost.flops, cost.moved_bytes, line)
         )
         held: list[int] = []
         for request in cost.requests:
@@ -425,6 +436,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             modules=tuple(self.modules.records) if self.modules is not None else (),
             convolutions=tuple(self._convolutions),
             launches=tuple(self._launches),
+            lines=self._lines.texts,
+            tensors=tuple(self._tensors),
+            block_tensor=np.array(self._block_tensors, dtype=np.int32),
         )
 
 

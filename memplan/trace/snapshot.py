@@ -5,9 +5,11 @@ Source: `torch/cuda/memory.py` and `torch/csrc/cuda/memory_snapshot.cpp`, PyTorc
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -20,13 +22,20 @@ from memplan.device.allocator_records import (
     TraceEntry,
 )
 from memplan.device.allocator_settings import NO_ROUNDUP, AllocatorSettings
-from memplan.errors import BadTapeError, UsageError
+from memplan.errors import BadInputError, BadTapeError, UsageError
+from memplan.host_memory import available_host_bytes
 from memplan.trace.snapshot_places import held_by_place
+from memplan.units import format_bytes
 
 _ACTIONS = frozenset(get_args(Action))
 _STATES = frozenset(get_args(BlockState))
+_SIGNS = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
 _GZIP = b"\x1f\x8b"
 _MOST_BYTES = 16 << 30
+# What containers and numbers take of host memory, for each byte of the file they are read from, and
+# which part of what is left may go into that: see docs/replay.md for what was measured.
+_RESIDENT_A_BYTE = 4.5
+_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,8 @@ class Snapshot:
     """The recorded history before it, oldest first."""
     settings: AllocatorSettings
     """The options in force; the memory fraction is not in the file."""
+    origin: str = "measured"
+    """What the history is: `simulated` or `phantom` where memplan wrote the file."""
     held_by: Mapping[str, int] = field(default_factory=dict)
     """Bytes in use at the time of the snapshot by the user's line that asked for them."""
 
@@ -65,8 +76,7 @@ class Snapshot:
 
 def driver_balance(trace: tuple[TraceEntry, ...]) -> int:
     """Return the bytes that a history took from the driver, less what it gave back."""
-    signs = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
-    return sum(signs.get(entry.action, 0) * entry.size for entry in trace)
+    return sum(_SIGNS[entry.action] * entry.size for entry in trace if entry.action in _SIGNS)
 
 
 def read_snapshot(path: Path, device: int = 0) -> Snapshot:
@@ -82,6 +92,15 @@ def read_snapshot(path: Path, device: int = 0) -> Snapshot:
     Raises:
         BadTapeError: the file is no snapshot, is damaged, or is unsafe to read.
     """
+    return parsed(path, load_content(path), device)
+
+
+def load_content(path: Path) -> dict[str, Any]:
+    """Return what a snapshot file holds, plain containers, numbers and strings.
+
+    Raises:
+        BadTapeError: the file is no snapshot, is damaged, or is unsafe to read.
+    """
     content = _load(path)
     if isinstance(content, list):  # what `torch.cuda.memory_snapshot()` returns: segments alone
         content = {"segments": content, "device_traces": []}
@@ -90,8 +109,18 @@ def read_snapshot(path: Path, device: int = 0) -> Snapshot:
             f"{path} is no PyTorch memory snapshot: it lacks segments or device_traces. Write one "
             "with torch.cuda.memory._dump_snapshot."
         )
+    return content
+
+
+def parsed(path: Path, content: Mapping[str, Any], device: int = 0) -> Snapshot:
+    """Return one device's segments and history of a file's content.
+
+    Raises:
+        BadTapeError: it is not laid out as any release of PyTorch does.
+    """
     try:
-        return snapshot_of(content, device)
+        with _collecting_paused():
+            return snapshot_of(content, device)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadTapeError(
             f"{path} is not laid out as PyTorch 2.0 to 2.15 write snapshots ({error!r}). Write it "
@@ -112,11 +141,17 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Bounded:
-    """A file that ends with an error where a packed one unpacks to more than any snapshot."""
+    """A file that ends with an error where it holds more than any snapshot, or than there is room.
 
-    def __init__(self, file: Any) -> None:
+    Of a packed file only reading tells how much it holds.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
         self._file = file
-        self._left = _MOST_BYTES
+        self._path = path
+        self._available = available_host_bytes()
+        most = int(_SHARE * self._available / _RESIDENT_A_BYTE)
+        self._left = min(_MOST_BYTES, most)
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
@@ -129,8 +164,29 @@ class _Bounded:
     def _counted(self, data: bytes) -> bytes:
         self._left -= len(data)
         if self._left < 0:
-            raise BadTapeError("it holds more than 16 GiB")
+            if _SHARE * self._available / _RESIDENT_A_BYTE > _MOST_BYTES:
+                raise BadTapeError("it holds more than 16 GiB")
+            raise BadInputError(
+                f"{self._path} takes more host memory than the {format_bytes(self._available)} "
+                f"left: about {_RESIDENT_A_BYTE} bytes for each of the file's. Record fewer "
+                "entries (max_entries), or read it on a machine with more."
+            )
         return data
+
+
+@contextlib.contextmanager
+def _collecting_paused() -> Iterator[None]:
+    """Make many containers without looking again and again whether they are still used.
+
+    Nothing is freed meanwhile, and looking takes two thirds of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _load(path: Path) -> Any:
@@ -140,7 +196,10 @@ def _load(path: Path) -> Any:
             file.seek(0)
             # Read as it comes: the text of a large file need not be held beside its content.
             source = gzip.GzipFile(fileobj=file) if is_packed else file
-            return _PlainUnpickler(_Bounded(source)).load()
+            with _collecting_paused():
+                return _PlainUnpickler(_Bounded(source, path)).load()
+    except BadInputError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadTapeError(f"{path} cannot be read: {reason}.") from None
@@ -159,21 +218,35 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
     Raises:
         ValueError: nothing is recorded of the device.
     """
-    traces = content["device_traces"]
-    rows = traces[device] if 0 <= device < len(traces) else []
+    rows = history_rows(content, device)
     segments = [row for row in content["segments"] if row.get("device", 0) == device]
     if not rows and not segments:
         raise ValueError(f"nothing is recorded of device {device}")
     version = _torch_version(content)
-    entries = tuple(_entry(row) for row in rows if row["action"] in _ACTIONS)
+    entries = tuple(_entry(row) for row in rows)
     records = sorted((_segment(row) for row in segments), key=lambda record: record.address)
     return Snapshot(
         torch_version=version,
         segments=tuple(records),
         trace=entries,
         settings=_settings(content, version, tuple(records), entries),
+        origin=_origin(content),
         held_by=held_by_place(content, device),
     )
+
+
+def _origin(content: Mapping[str, Any]) -> str:
+    """Return what the file says of itself where memplan wrote it."""
+    said = content.get("memplan")
+    origin = said.get("origin") if isinstance(said, Mapping) else None
+    return str(origin) if origin in ("simulated", "phantom") else "measured"
+
+
+def history_rows(content: Mapping[str, Any], device: int = 0) -> list[Mapping[str, Any]]:
+    """Return the entries of one device's history that stand for what the allocator did."""
+    traces = content["device_traces"]
+    rows = traces[device] if 0 <= device < len(traces) else []
+    return [row for row in rows if row["action"] in _ACTIONS]
 
 
 def _torch_version(content: Mapping[str, Any]) -> tuple[int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-NO_FRAMES = "no frames recorded"
+from memplan.blocks import NO_FRAMES
+
 # Frames of the interpreter, of installed packages and of C++ are not the user's.
 _NOT_THE_USERS = ("site-packages", "dist-packages", "/torch/", "<frozen", "/lib/python")
 _LIVE = ("active_allocated",)

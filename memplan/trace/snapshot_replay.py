@@ -311,8 +311,9 @@ def _require_history(snapshot: Snapshot) -> None:
 def _recorded_peak(snapshot: Snapshot) -> int:
     reserved = peak = snapshot.reserved_bytes - driver_balance(snapshot.trace)
     for entry in snapshot.trace:
-        reserved += driver_balance((entry,))
-        peak = max(peak, reserved)
+        if entry.action.startswith("segment_"):
+            reserved += driver_balance((entry,))
+            peak = max(peak, reserved)
     return peak
 
 

@@ -102,6 +102,28 @@ class guard:  # noqa: N801 - reads as the function it is used as
 
         return guarded
 
+    def evaluate(self, function: Callable[..., Any], batch: Any, *others: Any, **names: Any) -> Any:
+        """Return what a function returns for a batch, computed without gradients.
+
+        Where it finds no room it is repeated in pieces: tensors of these are joined along their
+        first dimension, numbers and tensors of no dimension averaged over the samples. Attributes
+        of the model's modules and random states are put back before a repeat. How small pieces are
+        is remembered apart from training's.
+
+        Args:
+            function: called with the batch or a piece of it, then with `others` and `names`.
+            batch: as in training.
+            *others: for the function.
+            **names: for the function.
+
+        Raises:
+            DeviceOutOfMemoryError: a batch of 1 finds no room.
+            BadInputError: a batch that finds no room cannot be split.
+            MemplanError: a function that writes to its batch finds no room.
+        """
+        found = self._passes.evaluated(lambda piece: function(piece, *others, **names), batch)
+        return batches.joined(found)
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the optimizer's step, through the scaler where one was given, whole or not at all.
 

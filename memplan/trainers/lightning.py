@@ -29,14 +29,16 @@ _MEANS = ("mean", torch.mean)
 
 
 class MemoryGuard(TrainerGuard, Callback):  # type: ignore[misc]
-    """Guards `training_step` and its backward pass: `Trainer(callbacks=[MemoryGuard()])`.
+    """Guards the steps of training, backward pass included, and of validation while it trains.
+
+    `Trainer(callbacks=[MemoryGuard()])`.
 
     What finds no room is undone and repeated with the batch in 2, 4, ... pieces, within the same
     step: batches, accumulation, learning rates and step counts stay what they are. What
-    `training_step` returns and logs of the pieces is averaged over their samples.
+    the steps return and log of the pieces is averaged over their samples.
 
-    Limits: automatic optimization and one process alone. The transfer of a batch, validation and
-    what hooks do are not guarded.
+    Limits: automatic optimization and one process alone. The transfer of a batch and what hooks do
+    are not guarded.
 
     Args:
         loss: whether `training_step` returns the mean over the samples or their sum.
@@ -77,6 +79,7 @@ class MemoryGuard(TrainerGuard, Callback):  # type: ignore[misc]
             )
         passes = self._begin(pl_module, trainer.optimizers)
         self._replace(pl_module, "training_step", _guarded(passes, pl_module))
+        self._replace(pl_module, "validation_step", _evaluated(passes, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
@@ -114,6 +117,23 @@ def _guarded(passes: Passes, module: LightningModule) -> Any:
         return {**rest, "loss": loss} if rest else loss
 
     return training_step
+
+
+def _evaluated(passes: Passes, module: LightningModule) -> Any:
+    original = module.validation_step
+
+    @functools.wraps(original)
+    def validation_step(batch: Any, *others: Any, **names: Any) -> Any:
+        def run(piece: Any) -> tuple[Any, list[_Logged]]:
+            with _Log(module) as log:
+                output = original(piece, *others, **names)
+            return output, log.calls
+
+        found = passes.evaluated(run, batch)
+        _log_again(module, [(samples, calls) for samples, (_, calls) in found])
+        return batches.joined([(samples, output) for samples, (output, _) in found])
+
+    return validation_step
 
 
 class _SkippedError(Exception):

@@ -53,6 +53,9 @@ class Passes:
     ) -> None:
         _check(model, loss, split)
         self.pieces = Pieces(retry_after)
+        self.evaluation = Pieces(retry_after)
+        """Of evaluations, whose batches find room in other sizes; the events are the same list."""
+        self.evaluation.events = self.pieces.events
         self.model, self.split, self.is_mean = model, split, loss == "mean"
         self._others: list[torch.Tensor] | None = None
         self._watches = watch
@@ -80,6 +83,27 @@ class Passes:
             loss, num_pieces = self.repeat(start, batch, written, at_first, gradients, work)
         self.done(batch, num_pieces, at_first)
         return loss
+
+    def evaluated(self, run: Callable[[Any], _T], batch: Any) -> list[tuple[int, _T]]:
+        """Return what pieces of a batch come to without gradients, each with its samples.
+
+        Args:
+            run: returns what a piece comes to; attributes of modules that it changes are put back
+                where it finds no room.
+            batch: of any layout.
+        """
+        start, at_first = self.start(), self.evaluation.first()
+
+        def work(parts: Parts, _: None) -> list[tuple[int, _T]]:
+            return [(samples, run(batches.copied(part))) for samples, part in parts]
+
+        written = Written(batches.arrays_of(batch))
+        with torch.no_grad():
+            found, num_pieces = self.repeat(
+                start, batch, written, at_first, None, work, self.evaluation
+            )
+        self.evaluation.done(num_pieces, at_first=at_first)
+        return found
 
     @property
     def findings(self) -> list[GuardFinding]:
@@ -131,8 +155,10 @@ class Passes:
         num_pieces: int,
         gradients: GatheredGradients | None,
         work: Callable[[Parts, Any], _T],
+        pieces: Pieces | None = None,
     ) -> tuple[_T, int]:
         """Return what the work returns, and the pieces in which it found room."""
+        pieces = pieces or self.pieces
         is_last, at_first = False, num_pieces
         while True:
             parts = self._parts(batch, num_pieces)
@@ -145,7 +171,7 @@ class Passes:
             if not isinstance(done, OutOfMemory):
                 return done, num_pieces
             self.undo(start, gradients)
-            self.pieces.refused(len(parts), done.message)
+            pieces.refused(len(parts), done.message)
             refuse_written(written)
             wanted, is_last = self._smaller(batch, len(parts), done, is_last=is_last)
             num_pieces = max(num_pieces, wanted)

@@ -94,6 +94,10 @@ class _Update:
         vars(self._scaler).update(copy.deepcopy(self._before or {}))
         self._scaler.step(self.optimizer)
 
+    def spare_average(self) -> bool:
+        """Make no room: the loop's average, where it keeps one, is not known."""
+        return False
+
 
 class _Parameters:
     def __init__(self, parameters: list[Any]) -> None:

@@ -61,7 +61,7 @@ def saved_options(path: Path) -> TrainOptions:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the file that `--resume PATH` means; see `checkpoint.find_checkpoint`."""
-    from memplan.training.checkpoint import find_checkpoint as find
+    """Return the file that `--resume PATH` means; see `resuming.find_saved`."""
+    from memplan.training.resuming import find_saved as find
 
     return find(path)

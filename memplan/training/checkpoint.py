@@ -92,6 +92,11 @@ def plain_state(module: torch.nn.Module) -> Tensors:
     return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
 
+def state_in_place(module: torch.nn.Module) -> Tensors:
+    """Return a module's state as a plain dict of the tensors themselves, wherever they are."""
+    return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+
 def _plain(value: Any, where: str) -> Any:
     """Return a value made of what `weights_only` reads: a checkpoint must not refuse itself.
 

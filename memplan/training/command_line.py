@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from memplan.click_options import lever_options, options
+from memplan.click_options import blocks_option, lever_options, options
 from memplan.errors import UsageError
 from memplan.spec import LEVERS
 from memplan.training.options import ACCEPTED, REFUSED
@@ -21,10 +21,12 @@ BARE = "<bare>"
 _TAKE_A_VALUE = frozenset(
     {"--local_rank", "--bucket", "--entity", "--bbox_interval", "--artifact_alias"}
 )
-_MAY_TAKE_A_VALUE = frozenset({"--evolve", "--upload_dataset"})
+_MAY_TAKE_A_VALUE = frozenset({"--evolve", "--mask-ratio", "--upload_dataset"})
+_AS_IT_IS = {"--mask-ratio": "4"}
+"""Values of refused options that say what is done anyway."""
 
 GROUPS = {
-    "What is trained": ("cfg", "workload", "data", "weights", "hyp", "img", "resume"),
+    "What is trained": ("cfg", "blocks", "workload", "data", "weights", "hyp", "img", "resume"),
     "How the batch is chosen": (
         "auto_batch", "batch", "batch_per_device", "val_batch", "accumulate", "effective_batch",
         "plan_file", "gpu", "calibration", "safety", "objects_per_image",
@@ -34,7 +36,7 @@ GROUPS = {
     "The recipe": (
         "epochs", "cos_lr", "flat_cos_lr", "fixed_lr", "close_mosaic", "patience",
         "freeze", "label_smoothing", "min_items", "single_cls", "rect",
-        "image_weights", "quad", "multi_scale", "seed",
+        "image_weights", "quad", "multi_scale", "official_gains", "seed",
     ),
     "What is left behind": ("project", "name", "exist_ok", "save_every", "save_period", "nosave",
                             "noval", "noplots", "tensorboard"),
@@ -85,8 +87,9 @@ def _refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Say why an official option is not offered, or that it changes nothing."""
     if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.DEFAULT:
         return
-    del value
     option = parameter.opts[0]
+    if _AS_IT_IS.get(option) == value:
+        return
     if option in ACCEPTED:
         if os.environ.get("RANK", "0") == "0":
             click.echo(f"{option} changes nothing: {ACCEPTED[option]}.", err=True)
@@ -117,6 +120,7 @@ def _path(kind: str = "PATH", **settings: Any) -> dict[str, Any]:
 
 train_options = options(
     click.option("--cfg", metavar="NAME|PATH", help="A YOLOv9 configuration, or PATH.yaml."),
+    blocks_option,
     click.option("--workload", metavar="NAME", help="Any other workload: a.b:f."),
     click.option("--data", help="The data set's data.yaml.", **_path("FILE")),
     click.option("--weights", default="", metavar="FILE",
@@ -127,7 +131,7 @@ train_options = options(
                  show_default=True, help="Side of the training images."),
     click.option("--resume", is_flag=False, flag_value=BARE, metavar="[PATH]",
                  help="Go on with a run: its folder or last.pt; bare, the newest below the working "
-                 "directory. Only --device, --workers and --noplots go with it."),
+                 "directory. Only --device, --workers, --noplots and --blocks go with it."),
     click.option("--auto-batch", is_flag=True,
                  help="Plan first: the largest micro-batch that fits, and accumulation."),
     click.option("--batch", "--batch-size", "batch", type=int, default=16, show_default=True,
@@ -184,6 +188,8 @@ train_options = options(
     _flag("--image-weights", "Draw images of rare and badly detected classes more often."),
     _flag("--quad", "Make one image of twice the side from four; --batch counts the four."),
     _flag("--multi-scale", "Resize each batch to a side between half and one and a half of --img."),
+    _flag("--official-gains", "Weigh box, class and distribution loss by 7.5, 0.5 and 1.5 as the "
+          "official loss does, whatever --hyp says."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Of weights, order and augmentation."),
     click.option("--project", default="runs/train", show_default=True,

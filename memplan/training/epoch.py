@@ -34,7 +34,7 @@ from memplan.training.guard import (
     first_line,
     num_images,
     num_samples,
-    persist,
+    persisted,
 )
 from memplan.training.position import EpochPosition, EpochResult, Wishes
 from memplan.training.schedule import Schedule
@@ -43,6 +43,8 @@ from memplan.training.update import SafeUpdate
 from memplan.workload import Batch, dealt
 
 _T = TypeVar("_T")
+IN_ANOTHER = "in another process"
+ON_HOST = "average on the host"
 _MOST_UNREAD = 3
 _SIDE_STREAM = 11  # of random numbers that share the run's seed
 
@@ -55,8 +57,9 @@ class EpochRunner:
         micro_batch_size: to begin with; `micro_batch_size` is lower after memory ran out.
         on_step: called after each step of the optimizer with what any process wished.
         on_back_off: called with the message and the new size when memory ran out.
-        on_recompute: called with the message when not one image fitted, and activations are
-            recomputed from there on.
+        on_relief: called when not one image fitted, with the message, and what is done about it
+            from there on: `average on the host`, or as `TrainingStep.lighten` says. The message is
+            empty where it was the optimizer's step that found no room.
         wishes: asked before each step.
     """
 
@@ -67,7 +70,7 @@ class EpochRunner:
         *,
         on_step: Callable[[EpochRunner, Wishes], None],
         on_back_off: Callable[[str, int], None],
-        on_recompute: Callable[[str], None] = lambda _: None,
+        on_relief: Callable[[str, str], None] = lambda *_: None,
         wishes: Callable[[], Wishes] = Wishes,
     ) -> None:
         self.setup = setup
@@ -81,7 +84,7 @@ class EpochRunner:
         self.epoch = 0
         self._on_step = on_step
         self._on_back_off = on_back_off
-        self._on_recompute = on_recompute
+        self._on_relief = on_relief
         self._wishes = wishes
         self._schedule: Schedule = setup.schedule(setup.micro_batch_size)
         self._snapshot: StepStart | None = None
@@ -93,6 +96,7 @@ class EpochRunner:
         self._unit = setup.micro_batch_size
         self._unread = 0  # failures in a row to read a batch
         self._is_last_try = False
+        self._spared_average = False
         self._least = 1  # images at once: of fewer it was found that they cannot be run
         # Over the finished steps of this epoch, of this process's images.
         self._loss_sums: torch.Tensor | None = None
@@ -337,7 +341,7 @@ class EpochRunner:
         if found is None:
             found = self._attempt(forward)
         wishes = self._wishes()
-        refused, *wished = self.ranks.agree([isinstance(found, OutOfMemory), *astuple(wishes)])
+        refused, is_small, *wished = self.ranks.agree([*_refused(found), *astuple(wishes)])
         done: bool | OutOfMemory = True
         if not refused and found is not None and not isinstance(found, OutOfMemory):
             loss, parts = found
@@ -346,7 +350,7 @@ class EpochRunner:
             found = None
             done = self._attempt(partial(exchange.backward, loss))
             del loss
-            refused, lacks = self.ranks.agree([isinstance(done, OutOfMemory), not done])
+            refused, is_small, lacks = self.ranks.agree([*_refused(done), not done])
             if lacks and not refused:
                 self._drop_step()
                 exchange.open(finds_unused=True)
@@ -354,7 +358,8 @@ class EpochRunner:
         if refused:
             refusals = [one for one in (found, done) if isinstance(one, OutOfMemory)]
             found = None
-            self._back_off(refusals[0] if refusals else OutOfMemory("in another process"))
+            message = refusals[0].message if refusals else IN_ANOTHER
+            self._back_off(OutOfMemory(message, is_too_small=is_small))
             return False
         self._update()
         self._on_step(self, Wishes(**dict(zip(asdict(wishes), wished, strict=True))))
@@ -364,7 +369,7 @@ class EpochRunner:
         """Take the optimizer's step with what was gathered."""
         if self._snapshot is None:
             self.step.update()
-        elif (refusal := self._safe_update.take()) is not None:
+        elif (refusal := self._take_safely()) is not None:
             self._drop_step()
             # No activation is alive here, so a smaller micro-batch would free nothing.
             lighter = "" if self.setup.spec.optimizer == "SGD" else ", or --optimizer SGD"
@@ -377,6 +382,13 @@ class EpochRunner:
         self.num_steps += 1
         self._is_last_try = False
         self._open_window()
+
+    def _take_safely(self) -> OutOfMemory | None:
+        was_away = self.step.has_average_away
+        refusal = self._safe_update.take()
+        if self.step.has_average_away and not was_away:
+            self._on_relief("", ON_HOST)
+        return refusal
 
     def _sum_losses(self) -> None:
         """Add the step's losses to the epoch's; the step itself is taken."""
@@ -434,7 +446,7 @@ class EpochRunner:
         self._drop_step()
         if self._exchange is not None:
             self._exchange.open()
-        if refusal.is_too_small and self.ranks.size == 1:
+        if refusal.is_too_small:
             # Twice as many were the fewest that could be run.
             self._least = self.micro_batch_size = min(2 * self.micro_batch_size, self._unit)
         if self.micro_batch_size <= self._least or refusal.is_too_small:
@@ -444,40 +456,40 @@ class EpochRunner:
         self._on_back_off(refusal.message, self.micro_batch_size)
 
     def _try_alone(self, refusal: OutOfMemory) -> None:
-        """Let the fewest images be tried again: with the cache given back, then recomputing.
+        """Let the fewest images be tried again, in all processes alike, from cheap to dear.
+
+        With the cache given back; the average on the host; less kept for backward.
 
         Raises:
             NoRoomError: all that was tried already.
         """
-        can_recompute = self.ranks.size == 1 and bool(self.step.recomputable())
         if not self._is_last_try:
             self._is_last_try = True
-        elif can_recompute:
-            self.step.recompute_all()
-            self._on_recompute(refusal.message)
+        elif not self._spared_average:
+            self._spared_average = True  # the first process alone has one
+            if self.step.spare_average():
+                self._on_relief(refusal.message, ON_HOST)
+            elif self.ranks.size == 1:
+                self._try_alone(refusal)
+        elif how := self.step.lighten():
+            self._on_relief(refusal.message, how)
         else:
-            more = "" if self.ranks.size == 1 else ", or add --recompute all"
             fewest = "one image fits"
             if self._least > 1 or refusal.is_too_small:
                 fewest = f"{self.micro_batch_size} images fit, and fewer cannot be run"
             raise NoRoomError(
-                f"Not even {fewest} ({refusal.message}). Lower --img or use a smaller model{more}."
+                f"Not even {fewest} ({refusal.message}). Lower --img or use a smaller model."
             )
 
 
-def _persisted(work: Callable[[], _T]) -> _T:
-    """Return what small work gives, tried again where it finds no room.
+def _refused(found: object) -> tuple[bool, bool]:
+    """Return whether a part found no room, and whether it was too small to be run."""
+    return isinstance(found, OutOfMemory), isinstance(found, OutOfMemory) and found.is_too_small
 
-    Raises:
-        NoRoomError: it found none at any try.
-    """
-    found = persist(work)
-    if isinstance(found, OutOfMemory):
-        raise NoRoomError(
-            f"Not even a few numbers find room ({found.message}). Another program may have taken "
-            "the memory: close it."
-        )
-    return found
+
+def _persisted(work: Callable[[], _T]) -> _T:
+    way_out = "Another program may have taken the memory: close it."
+    return persisted(work, "Not even a few numbers find room", way_out)
 
 
 def _means(sums: torch.Tensor, images: int) -> tuple[float, ...]:

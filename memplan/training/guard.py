@@ -68,6 +68,23 @@ def persist(work: Callable[[], _T]) -> _T | OutOfMemory:
 _MORE_TRIES = 2
 
 
+def persisted(work: Callable[[], _T], what: str, way_out: str) -> _T:
+    """Return what `persist` does.
+
+    Args:
+        work: that a smaller micro-batch would not help.
+        what: finds no room, the beginning of a sentence.
+        way_out: a sentence.
+
+    Raises:
+        NoRoomError: it found none at any try.
+    """
+    found = persist(work)
+    if isinstance(found, OutOfMemory):
+        raise NoRoomError(f"{what} ({found.message}). {way_out}")
+    return found
+
+
 def first_line(error: BaseException) -> str:
     """Return what an error says first; its class where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

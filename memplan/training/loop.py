@@ -22,8 +22,8 @@ from memplan.training.checkpoint import (
     strip_checkpoint,
 )
 from memplan.training.details import Details
-from memplan.training.epoch import EpochRunner
-from memplan.training.guard import NoRoomError, OutOfMemory, attempt, persist
+from memplan.training.epoch import IN_ANOTHER, EpochRunner
+from memplan.training.guard import NoRoomError, OutOfMemory, attempt, persisted
 from memplan.training.position import EpochPosition, Wishes, position_of
 from memplan.training.progress import Progress
 from memplan.training.random_states import capture_random_states, restore_random_states
@@ -31,7 +31,7 @@ from memplan.training.records import Announce, Records, metric_columns
 from memplan.training.relief import Relief
 from memplan.training.rescue import drop_rescued, rescue
 from memplan.training.run_folder import RunFolder
-from memplan.training.saving import Standing, checkpoint_of
+from memplan.training.saving import Standing, checkpoint_of, is_host_short
 from memplan.training.setup import Setup
 from memplan.training.stopping import StoppedError, StopRequest
 from memplan.training.summary import RunSummary
@@ -57,18 +57,8 @@ _STEPS_TO_TRY = 100  # of the optimizer, between tries of a micro-batch that did
 
 
 def _persisted(work: Callable[[], _T]) -> _T:
-    """Return what work gives that a smaller batch would not help, tried again without room.
-
-    Raises:
-        NoRoomError: there was none at any try.
-    """
-    found = persist(work)
-    if isinstance(found, OutOfMemory):
-        raise NoRoomError(
-            f"Looking at the weights, or saving them, finds no room ({found.message}). Close other "
-            "programs."
-        )
-    return found
+    what = "Looking at the weights, or saving them, finds no room"
+    return persisted(work, what, "Close other programs.")
 
 
 class Run:
@@ -107,7 +97,7 @@ class Run:
             size,
             on_step=self._after_step,
             on_back_off=self._back_off_training,
-            on_recompute=lambda message: self.records.recompute(self.runner, message),
+            on_relief=self._relieved,
             wishes=self._wishes,
         )
         self.relief = Relief(setup, self.runner, self.records)
@@ -118,6 +108,8 @@ class Run:
         self._details = Details(setup, folder, self.records.warn)
         self._latest: tuple[int, Evaluator] | None = None
         self._unsaved: set[str] = set()  # checkpoints that could not be written at the last try
+        self._is_resumed = checkpoint is not None
+        self._rescued: Path | None = None  # of the newest state, where the run folder took none
 
     def go(self) -> RunSummary:
         """Train to the end and return what came of it.
@@ -206,6 +198,7 @@ class Run:
         session.training_seconds += training_seconds
         session.images += result.num_images
         self._check_finite(epoch, result.losses)
+        self.records.tell_of_others()
         self.records.end_training(self.runner, standing.steps)
         patience = self.options.patience
         # The best so far is what this epoch's evaluation may still beat.
@@ -302,12 +295,18 @@ class Run:
             save=is_due,
             smaller=self.relief.wants_smaller,
             stays_small=self.relief.keeps_smaller,
+            lighter=self.relief.wants_lighter,
+            tell=self.records.has_untold,
         )
 
     def _after_step(self, runner: EpochRunner, wishes: Wishes) -> None:
         self.standing.steps += 1
         self.records.after_step(runner, self.standing.steps)
         self.relief.follow(self.standing.steps)
+        if wishes.tell:
+            self.records.tell_of_others()
+        if wishes.lighter:
+            self.relief.lighten()
         if wishes.smaller:
             self.relief.wants_smaller = False
             runner.lower()
@@ -327,11 +326,17 @@ class Run:
         """Stop between epochs, where the last save still holds."""
         [is_asked] = self.ranks.agree([bool(self.stop.asked)])
         if is_asked:
-            self._leave(is_saved=(self.folder.weights / "last.pt").exists())
+            self._leave(is_saved=self.has_state)
 
     def _stop(self) -> NoReturn:
         """Save where the epoch stands and stop."""
         self._leave(is_saved=not self.options.nosave and self._save_midway())
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is anything to go on from, in the run folder or in a second place."""
+        is_somewhere = self._is_resumed or self._rescued is not None
+        return is_somewhere or (self.folder.weights / LAST).exists()
 
     def resume_command(self) -> str:
         """Return what to type to go on; a workload that runs its own code must be typed again."""
@@ -351,8 +356,7 @@ class Run:
         if images:
             total = self.setup.data.num_training_images
             where += f" and {images} of {total} images"
-        last = self.folder.weights / "last.pt"
-        if is_saved or last.exists():
+        if is_saved or self.has_state:
             rest = "" if is_saved else "; only what was saved before is kept"
             how = f"{rest}. Continue with: {self.resume_command()}"
         else:
@@ -368,16 +372,22 @@ class Run:
                 self.runner.drop_step()
                 if self._save_midway():
                     return f"Everything is saved. Continue with: {self.resume_command()}"
-        if (self.folder.weights / LAST).exists():
+        if self.has_state:
             return f"What was saved before is kept. Continue with: {self.resume_command()}"
         return "Nothing was saved."
 
     def _back_off_training(self, message: str, micro_batch_size: int) -> None:
         steps = self.runner.parts_a_step
+        if not self.ranks.is_first and message != IN_ANOTHER:
+            facts = {"epoch": self.runner.epoch + 1, "phase": "training", "message": message}
+            self.records.tell("out_of_memory", facts)
         self.validation_size = min(
             self.validation_size, validation_batch_size(self.setup, micro_batch_size)
         )
         self.records.back_off(self.runner, "training", message, micro_batch_size, steps)
+
+    def _relieved(self, message: str, how: str) -> None:
+        self.records.relieve(self.runner, message, how)
 
     def _back_off_validation(self, message: str, batch_size: int) -> None:
         self.records.back_off(self.runner, "validation", message, batch_size, None)
@@ -389,7 +399,7 @@ class Run:
         seconds = time.monotonic() - self._session.epoch_started
         record = {**position.as_record(), "seconds": seconds}
         saved = self._write(["last.pt"], position=record, finished=False)
-        return bool(saved) or not self.ranks.is_first
+        return bool(saved) or self._rescued is not None or not self.ranks.is_first
 
     def _is_diverging(self) -> bool:
         return not all(math.isfinite(loss) for loss in self.runner.mean_losses())
@@ -420,13 +430,17 @@ class Run:
             self.setup,
             self.standing,
             states,
+            in_pieces=is_host_short(self.setup),
             micro_batch_size=self.runner.micro_batch_size,
             validation_size=self.validation_size,
             position=None if position is None else dict(position),
             finished=finished,
             spec=self.relief.spec_at_restart(),
         )
-        checkpoint = _persisted(make)
+        found = attempt(make)
+        if isinstance(found, OutOfMemory):
+            found = _persisted(partial(make, in_pieces=True))
+        checkpoint = found
         saved = []
         for name in names:
             try:
@@ -436,6 +450,7 @@ class Run:
             except UnsavedError as error:
                 self._save_elsewhere(name, checkpoint, error)
         if LAST in saved:
+            self._rescued = None
             drop_rescued(self.folder.path)
         facts: dict[str, object] = {"epoch": checkpoint.epoch, "files": saved}
         if position is not None:
@@ -450,6 +465,8 @@ class Run:
             BadInputError: the run is over and its weights are not in the run folder.
         """
         place = rescue(self.folder.path, checkpoint) if name == LAST else None
+        if name == LAST:
+            self._rescued = place
         where = "" if place is None else f" The state is saved in {place} instead."
         if checkpoint.finished and name == LAST:
             raise BadInputError(f"{error}{where} Make room, then continue with --resume.")
@@ -462,6 +479,7 @@ class Run:
         standing, memory, session = self.standing, self.records.memory, self._session
         size = self.runner.micro_batch_size
         return RunSummary(
+            draws=not self.setup.options.noplots,
             run_folder=Path(self.folder.path),
             epochs_done=standing.epochs_done,
             stopped_early=stopped_early,

@@ -166,8 +166,13 @@ class MemoryWatch:
         return ", ".join(f"{format_bytes(b)} {name}" for b, name in pairs if b is not None)
 
     def brief(self) -> str:
-        """Return the same figures for a live bar, such as `5.10/5.32/22.50 GiB`."""
-        return f"{'/'.join(gib(figure) for figure in self._figures() if figure is not None)} GiB"
+        """Return the same figures for a live bar: `5.10 of 5.32 GiB predicted, 22.50 budget`."""
+        live, predicted, budget = self._figures()
+        if predicted is not None:
+            text = f"{gib(live)} of {gib(predicted)} GiB predicted"
+        else:
+            text = f"{gib(live)} GiB {'reserved' if self.device.type == 'cuda' else 'host memory'}"
+        return text if budget is None else f"{text}, {gib(budget)} budget"
 
     def _figures(self) -> tuple[int, int | None, int | None]:
         """Return live, predicted and budget, bytes.

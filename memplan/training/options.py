@@ -18,6 +18,8 @@ _MOST_LAYERS = 100_000
 # Official options that are accepted by name and refused, each with its reason.
 REFUSED = {
     "--evolve": "memplan searches memory settings, not hyperparameters",
+    "--mask-ratio": "masks have a quarter of the image's size, which is --mask-ratio 4",
+    "--no-overlap": "where objects overlap, a pixel of a mask is the smaller one's",
 }
 _NO_SERVICE = "memplan reports to no tracking service"
 ACCEPTED = {
@@ -46,6 +48,8 @@ class TrainOptions:
     """The data set's `data.yaml`."""
     cfg: str = ""
     """The configuration as the user named it; kept in the records, read by the command line."""
+    blocks: str | None = None
+    """A module whose classes the configuration names (memplan's own); typed anew at each resume."""
     image_size: int = 640
     """Side of the square training images, pixels."""
     batch: int = 16
@@ -67,6 +71,8 @@ class TrainOptions:
     """A hyperparameter file, or the name of a shipped one; None takes the workload's defaults."""
     hyperparameters: Mapping[str, float] | None = None
     """Values by name that replace those of `hyp`."""
+    official_gains: bool = False
+    """Weigh the parts of the loss as the official one does, whatever `hyp` says (memplan's own)."""
     project: Path = Path("runs/train")
     """The folder that run folders are made in."""
     name: str = "exp"

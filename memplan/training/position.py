@@ -61,3 +61,7 @@ class Wishes:
     """Go on with smaller micro-batches."""
     stays_small: bool = False
     """Do not try the planned micro-batch again."""
+    lighter: bool = False
+    """Go on keeping less for backward."""
+    tell: bool = False
+    """Let the first process tell what another one noticed."""

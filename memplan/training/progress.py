@@ -14,7 +14,8 @@ from memplan.units import three_digits
 
 _BAR_WIDTH = 10
 _REFRESH_SECONDS = 0.5
-_WIDE = 99  # columns from which there is room for the bar itself
+# From the second of two lines to the first, and everything from there on cleared.
+_BACK = "\r\x1b[1A\x1b[J"
 _LINE_SECONDS = 60.0  # between lines of an epoch where there is no bar
 
 
@@ -35,6 +36,7 @@ class Progress:
         self._first_epoch = first_epoch
         self._started = time.monotonic()
         self._drawn = 0.0
+        self._is_shown = False
         self._images = 1
         self._images_before = 0
         self._epoch_started = self._started
@@ -48,7 +50,9 @@ class Progress:
             self._drawn = self._epoch_started
 
     def update(self, epoch: int, images: int, facts: Callable[[], tuple[str, str]]) -> None:
-        """Redraw the bar, at most twice a second; without a terminal, write a line a minute.
+        """Redraw the bar and what is below it, at most twice a second.
+
+        Without a terminal, write a line a minute.
 
         Args:
             epoch: 0-based.
@@ -67,24 +71,24 @@ class Progress:
         left = f"{_short((self._images - images) / speed) if speed else '?'} left"
         if epoch + 1 < self._epochs:
             left += f", run {self._remaining(epoch + fraction)}"
-        # What a narrow terminal cuts off is last: the losses, which the epoch's line repeats.
-        right = f"{fraction:4.0%}, {left}, {three_digits(speed)} img/s, {memory}, {losses}"
+        first = f"{fraction:4.0%}, {left}, {three_digits(speed)} img/s"
+        second = ", ".join(part for part in (losses, memory) if part)
         name = f"{epoch + 1}/{self._epochs}"
         if not self._is_live:
-            self.note(f"epoch {name}: {right.lstrip()}")
+            self.note(f"epoch {name}: {first.lstrip()}, {second}")
             return
-        self._draw(name, fraction, right)
+        self._draw(name, fraction, first, second)
 
-    def _draw(self, name: str, fraction: float, right: str) -> None:
+    def _draw(self, name: str, fraction: float, first: str, second: str) -> None:
+        """Write two lines, in place of the two before: all facts have room on 80 columns."""
         width = shutil.get_terminal_size().columns - 1
-        left = plain = f"{name} "
-        # On a narrow terminal the facts need the bar's room.
-        if width >= _WIDE:
-            filled = round(fraction * _BAR_WIDTH)
-            done, rest = "#" * filled, "-" * (_BAR_WIDTH - filled)
-            plain = f"{name} [{done}{rest}] "
-            left = f"{name} [\x1b[32m{done}{rest}\x1b[0m] " if self._has_colour else plain
-        self._write(f"\r\x1b[K{left}{_cut(right, width - len(plain))}")
+        filled = round(fraction * _BAR_WIDTH)
+        bar = "#" * filled + "-" * (_BAR_WIDTH - filled)
+        right = _cut(first, width - len(f"{name} [{bar}] "))
+        bar = f"\x1b[32m{bar}\x1b[0m" if self._has_colour else bar
+        back = _BACK if self._is_shown else "\r\x1b[K"
+        self._is_shown = True
+        self._write(f"{back}{name} [{bar}] {right}\n  {_cut(second, width - 2)}")
 
     def end_epoch(
         self,
@@ -101,11 +105,14 @@ class Progress:
         parts = [losses, *shown, f"{three_digits(images_per_second)} images/s", memory]
         if epoch + 1 < self._epochs:
             parts.append(f"{self._remaining(epoch + 1)} left")
-        self.note(f"epoch {epoch + 1}/{self._epochs}: {', '.join(part for part in parts if part)}")
+        whole = f"epoch {epoch + 1}/{self._epochs}: {', '.join(part for part in parts if part)}"
+        self.note(_folded(whole) if self._is_live else whole)
 
     def note(self, text: str) -> None:
         """Write one line that stays, such as a warning."""
         clear = "\r\x1b[K" if self._is_live else ""
+        if self._is_shown:
+            clear, self._is_shown = _BACK, False
         self._write(f"{clear}{text}\n")
 
     def _write(self, text: str) -> None:
@@ -130,6 +137,18 @@ def _short(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes = f"{rest // 60}:{rest % 60:02d}"
     return f"{hours}:{minutes:0>5}" if hours else minutes
+
+
+def _folded(text: str) -> str:
+    """Return the text in lines that fit the terminal, broken between two facts."""
+    width = shutil.get_terminal_size().columns - 1
+    lines = [""]
+    for part in text.replace(", ", ",\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) + 1 > width:
+            lines.append("  " + part)
+        else:
+            lines[-1] = f"{lines[-1]} {part}".lstrip() if len(lines) == 1 else f"{lines[-1]} {part}"
+    return "\n".join(lines)
 
 
 def _cut(text: str, width: int) -> str:

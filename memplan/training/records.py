@@ -31,11 +31,16 @@ _OFFICIAL_COLUMNS = {
 
 
 def metric_columns(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics by their column of `results.csv`; those with a section keep their name."""
-    return {
-        _OFFICIAL_COLUMNS.get(name, name if "/" in name else f"metrics/{name}"): value
-        for name, value in metrics.items()
-    }
+    """Return metrics by their column of `results.csv`; those with a section keep their name.
+
+    A mark of what is judged stays: `mAP50(M)` is that of masks.
+    """
+    columns = {}
+    for metric, value in metrics.items():
+        name, bracket, mark = metric.partition("(")
+        column = _OFFICIAL_COLUMNS.get(name, name if "/" in name else f"metrics/{name}")
+        columns[column + bracket + mark] = value
+    return columns
 
 
 class Records:
@@ -67,6 +72,40 @@ class Records:
         self._unreadable = data.unreadable if isinstance(data, LeavesOut) else {}
         self._num_told = 0  # of the images left out
         self._num_counted = 0  # of the times
+        self._ranks = setup.ranks
+        self._untold: list[tuple[str, dict[str, Any], str]] = []  # for the first process to tell
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether this process noticed what the first one, which keeps the records, must tell."""
+        return bool(self._untold)
+
+    def tell(self, name: str, facts: Mapping[str, Any], text: str = "") -> None:
+        """Tell what this process alone noticed; one after the first has it told at the next step.
+
+        Args:
+            name: of the event.
+            facts: of the event.
+            text: for people; empty for none.
+        """
+        if not self._ranks.is_first:
+            self._untold.append((name, dict(facts), text))
+            return
+        self._tell(name, facts, text)
+
+    def tell_of_others(self) -> None:
+        """Tell what the other processes noticed; all of them must call it."""
+        everybodys = self._ranks.gather(self._untold) or []
+        self._untold = []
+        for rank, noticed in enumerate(everybodys):
+            for name, facts, text in noticed:
+                told = f"Process {rank}: {text}" if text else ""
+                self._tell(name, {**facts, "rank": rank}, told)
+
+    def _tell(self, name: str, facts: Mapping[str, Any], text: str) -> None:
+        self.announce(name, facts)
+        if text:
+            self.progress.note(text)
 
     def after_step(self, runner: EpochRunner, steps: int) -> None:
         """Record memory now and then, and show how far the epoch is.
@@ -89,9 +128,8 @@ class Records:
         """Tell of images that have vanished or broken since the last time; a few in words."""
         new = list(self._unreadable)[self._num_told :]
         for number, text in enumerate(new, start=self._num_told):
-            self.announce("image_left_out", {"epoch": runner.epoch + 1, "message": text})
-            if number < _MOST_IN_WORDS:
-                self.progress.note(f"Warning: {text} It is left out.")
+            words = f"Warning: {text} It is left out." if number < _MOST_IN_WORDS else ""
+            self.tell("image_left_out", {"epoch": runner.epoch + 1, "message": text}, words)
         self._num_told += len(new)
 
     def count_unreadable(self, runner: EpochRunner) -> None:
@@ -101,45 +139,50 @@ class Records:
         if times > self._num_counted:
             files, now = len(self._unreadable), times - self._num_counted
             facts = {"epoch": runner.epoch + 1, "images": files, "times": now}
-            self.announce("images_left_out", facts)
-            self.progress.note(
+            self.tell(
+                "images_left_out",
+                facts,
                 f"Warning: {files} image(s) cannot be read any more; they were left out {now} "
-                "time(s) in this epoch."
+                "time(s) in this epoch.",
             )
         self._num_counted = times
 
     def end_training(self, runner: EpochRunner, steps: int) -> None:
         """Record memory at the end of an epoch's training, once."""
-        if self.folder.last_step < steps:
+        # The first process knows it from its records, also of earlier sessions.
+        if self._ranks.share(self.folder.last_step < steps):
             self.add_memory(runner, "train", steps)
 
     def add_memory(self, runner: EpochRunner, phase: str, steps: int) -> None:
-        """Add a row to `memory.csv`."""
+        """Add a row to `memory.csv`, and one to each other process's own file."""
+        for rank, row in enumerate(self._ranks.gather(self._row(runner, phase, steps)) or []):
+            self.folder.add_memory(row, rank)
+        self.compare_with_plan()
+
+    def _row(self, runner: EpochRunner, phase: str, steps: int) -> dict[str, Any]:
         live = self.memory.read(of_steps=phase == "train")
         predicted = self.memory.predicted
-        self.folder.add_memory(
-            {
-                "epoch": runner.epoch + 1,
-                "step": steps,
-                "phase": phase,
-                "micro_batch_size": runner.micro_batch_size,
-                "predicted_allocated_bytes": predicted and predicted.allocated_peak_bytes,
-                "predicted_reserved_bytes": predicted and predicted.reserved_peak_bytes,
-                "predicted_device_used_bytes": predicted and predicted.device_used_peak_bytes,
-                "live_allocated_bytes": live.allocated_bytes,
-                "live_reserved_bytes": live.reserved_bytes,
-                "live_device_used_bytes": live.device_used_bytes,
-                "host_resident_bytes": live.host_resident_bytes,
-            }
-        )
-        self.compare_with_plan()
+        return {
+            "epoch": runner.epoch + 1,
+            "step": steps,
+            "phase": phase,
+            "micro_batch_size": runner.micro_batch_size,
+            "predicted_allocated_bytes": predicted and predicted.allocated_peak_bytes,
+            "predicted_reserved_bytes": predicted and predicted.reserved_peak_bytes,
+            "predicted_device_used_bytes": predicted and predicted.device_used_peak_bytes,
+            "live_allocated_bytes": live.allocated_bytes,
+            "live_reserved_bytes": live.reserved_bytes,
+            "live_device_used_bytes": live.device_used_bytes,
+            "host_resident_bytes": live.host_resident_bytes,
+        }
 
     def compare_with_plan(self) -> None:
         """Warn, once, where the highest figures are above what the plan predicted."""
         if self._warned_of_memory or not (above := self.memory.above_prediction()):
             return
         self._warned_of_memory = True
-        self.warn(f"{above} memory is above the plan's prediction: {self.memory.summary()}.")
+        text = f"{above} memory is above the plan's prediction: {self.memory.summary()}."
+        self.tell("warning", {"message": text}, f"Warning: {text}")
 
     def add_epoch(
         self,
@@ -207,16 +250,31 @@ class Records:
         self.announce("micro_batch_lowered", facts)
         self.progress.note(f"Memory is short: now {size} images at once, {parts} a step.")
 
-    def recompute(self, runner: EpochRunner, message: str) -> None:
-        """Tell that not one image fitted, and that activations are recomputed from here on."""
-        epoch = runner.epoch + 1
-        facts = {"epoch": epoch, "phase": "training", "message": message}
+    def relieve(self, runner: EpochRunner, message: str, how: str) -> None:
+        """Tell that not one image fitted, and what is done about it; the images are repeated.
+
+        Args:
+            runner: in the epoch.
+            message: the device's own words; empty where the optimizer's step found no room.
+            how: `average on the host`, or as `TrainingStep.lighten` says.
+        """
+        if not message:
+            self.lighten(runner, how)
+            return
+        facts = {"epoch": runner.epoch + 1, "phase": "training", "message": message}
         self.announce("out_of_memory", facts)
-        self.announce("recomputing", {"epoch": epoch})
-        self.progress.note(
-            "Out of memory with one image at once: activations are recomputed from here on, which "
-            "takes time and changes no result; the same images are repeated."
-        )
+        self.progress.note("Out of memory with one image at once; the same images are repeated.")
+        self.lighten(runner, how)
+
+    def lighten(self, runner: EpochRunner, how: str) -> None:
+        """Tell that less is kept on the device from here on.
+
+        Args:
+            runner: in the epoch.
+            how: as for `relieve`.
+        """
+        self.announce("memory_spared", {"epoch": runner.epoch + 1, "by": how})
+        self.progress.note(f"From here on: {how}, which takes time and changes no loss.")
 
     def try_again(self, runner: EpochRunner) -> None:
         """Tell that the planned micro-batch, which did not fit once, is tried again."""

@@ -10,7 +10,7 @@ from memplan.spec import StepSpec
 from memplan.training.epoch import EpochRunner
 from memplan.training.guard import make_room
 from memplan.training.records import Records
-from memplan.training.remedy import Action, Means, cheapest
+from memplan.training.remedy import Action, Means, cheapest, planned_lighter
 from memplan.training.setup import Setup
 from memplan.training.watch import Cause, Finding
 from memplan.units import format_bytes
@@ -43,6 +43,8 @@ class Relief:
         self._steps_an_epoch = setup.steps_an_epoch
         self.wants_smaller = False
         """Whether the next step shall be taken in smaller micro-batches, in all processes."""
+        self.wants_lighter = False
+        """Whether steps shall keep less for backward from the next one on, in all processes."""
         self.keeps_smaller = False
         """Whether the planned micro-batch would not help any more: memory leaks."""
         self.allocator_at_restart = ""
@@ -75,7 +77,7 @@ class Relief:
     def act(self, finding: Finding, steps: int) -> None:
         """Do what is cheapest about a finding, and tell."""
         action = cheapest(finding, self._means(finding.cause))
-        if not self._setup.guards and action in {Action.SMALLER, Action.RECOMPUTE}:
+        if not self._setup.guards and action in {Action.SMALLER, Action.LIGHTER}:
             action = Action.WARN
         self._tell(finding, action, steps)
         if action is Action.EMPTY_CACHE:
@@ -84,8 +86,8 @@ class Relief:
         elif action is Action.SMALLER:
             self.wants_smaller = True
             self.keeps_smaller = self.keeps_smaller or finding.cause is Cause.LEAK
-        elif action is Action.RECOMPUTE:
-            self._setup.step.recompute_all()
+        elif action is Action.LIGHTER:
+            self.wants_lighter = True
         elif action is Action.EXPANDABLE:
             own = self._setup.step.spec.allocator
             self.allocator_at_restart = ",".join(filter(None, (own, f"{_EXPANDABLE}:True")))
@@ -93,16 +95,29 @@ class Relief:
         if action is not Action.WARN and watch is not None:
             watch.acted(finding.cause)
 
+    def lighten(self) -> None:
+        """Keep less for backward from here on, and tell; in all processes, between two steps."""
+        self.wants_lighter = False
+        if how := self._setup.step.lighten(self._planned()):
+            self._records.lighten(self._runner, how)
+        if self._records.memory.watch is not None:
+            self._records.memory.watch.forget()
+
+    def _planned(self) -> StepSpec | None:
+        """Return how the plan would keep less at this micro-batch, where that is its fastest."""
+        setup = self._setup
+        settings = () if setup.plan is None else setup.plan.alternatives
+        return planned_lighter(settings, setup.step.spec, self._runner.micro_batch_size)
+
     def _means(self, cause: Cause) -> Means:
         reading = self._records.memory.reading
         step = self._setup.step
         cached = 0 if reading is None else reading.reserved_bytes - reading.allocated_peak_bytes
-        # Under DDP a change of one process's modules would leave the others' as they are.
-        alone = self._setup.ranks.size == 1
         return Means(
             micro_batch_size=self._runner.micro_batch_size,
             cached_bytes=cached,
-            can_recompute=alone and bool(step.recomputable()),
+            can_lighten=step.lighter() is not None,
+            is_lighter_faster=self._planned() is not None,
             is_expandable=_EXPANDABLE in step.spec.allocator + self.allocator_at_restart,
             times_emptied=self._emptied[cause],
         )
@@ -121,12 +136,13 @@ class Relief:
         }
         if reading is not None:
             facts |= {name: value for name, value in vars(reading).items() if name != "step"}
-        self._records.announce("memory_watch", facts)
         soon = "" if left is None else f", and runs out in some {left} steps"
         done = "" if action is Action.WARN else f" Now: {action}."
-        self._records.progress.note(
+        self._records.tell(
+            "memory_watch",
+            facts,
             f"Warning: {_SAYS[finding.cause]} by {format_bytes(finding.grown_bytes)} "
-            f"(measured){soon}.{done}"
+            f"(measured){soon}.{done}",
         )
 
     def spec_at_restart(self) -> StepSpec:

@@ -22,8 +22,6 @@ from memplan.files import drop_partials
 from memplan.host_memory import resident_bytes
 from memplan.training.checkpoint import (
     Checkpoint,
-    find_checkpoint,
-    load_latest,
     set_damaged_aside,
 )
 from memplan.training.distributed import is_one_of_several, leave
@@ -36,12 +34,14 @@ from memplan.training.guard import (
     make_room,
     persist,
 )
+from memplan.training.host_words import host_memory_words
 from memplan.training.loop import Run
 from memplan.training.options import TrainOptions, options_from_record
 from memplan.training.position import position_of
 from memplan.training.progress import Progress
-from memplan.training.rescue import drop_rescued, find_rescued
+from memplan.training.rescue import drop_rescued
 from memplan.training.restart import after_restart, sign
+from memplan.training.resuming import find_saved, folder_of, load_saved
 from memplan.training.run_folder import RunFolder, create_run_folder
 from memplan.training.setup import Setup, WorkloadFactory, prepare
 from memplan.training.stopping import StopRequest
@@ -63,7 +63,7 @@ def saved_options(path: Path) -> TrainOptions:
     Raises:
         BadInputError: there is no checkpoint, or it cannot be used.
     """
-    return options_from_record(load_latest(find_checkpoint(path))[0].options)
+    return options_from_record(load_saved(find_saved(path))[0].options)
 
 
 def train(
@@ -83,7 +83,8 @@ def train(
             workers and rank_timeout.
         plan: settings that replace batch, accumulation, precision, layout and recompute.
         data: what `open_training` returned beside this workload; None opens it.
-        on_event: told each event, by name and facts; `events.jsonl` holds the same.
+        on_event: told each event, by name and facts; `events.jsonl` holds the same. Also `epoch`,
+            with each row of `results.csv`.
         stream: for progress and warnings; None is standard error.
 
     Raises:
@@ -116,11 +117,11 @@ def _trained(
     options = after_restart(options)
     path, checkpoint, note = None, None, ""
     if options.resume is not None:
-        path = find_checkpoint(options.resume)
-        checkpoint, note = _persisted(lambda: load_latest(path), path)
-        checkpoint, note = _or_rescued(path, checkpoint, note)
+        path = find_saved(options.resume)
+        checkpoint, note = _persisted(lambda: load_saved(path), path)
         if checkpoint.finished:
-            return finished_summary(checkpoint, _folder_of(path) or path.parent)
+            place = folder_of(path) or path.parent
+            return finished_summary(checkpoint, place, draws=not options.noplots)
         _check_position(checkpoint, path)
         options = _continued(options, checkpoint, path)
         plan = _saved_plan(checkpoint)
@@ -141,7 +142,10 @@ def _trained(
         if options.tensorboard and setup.ranks.is_first:
             done = checkpoint.epoch if checkpoint else 0
             stack.enter_context(TensorBoardRecords(folder, done))
-        announce = _announcer(folder, on_event if setup.ranks.is_first else None)
+        if not setup.ranks.is_first:
+            on_event = None
+        announce = _announcer(folder, on_event)
+        _tell_results(folder, on_event)
         for text in filter(None, (note, *folder.notes)):
             announce("warning", {"message": text})
             progress.note(f"Warning: {text}")
@@ -180,16 +184,17 @@ def _prepared(work: Callable[[], Setup], *, several: bool) -> Setup:
     return found
 
 
-def _or_rescued(path: Path, checkpoint: Checkpoint, note: str) -> tuple[Checkpoint, str]:
-    """Return the state that was saved in a second place where it is ahead of the run folder's."""
-    folder = _folder_of(path)
-    found = None if folder is None else find_rescued(folder, checkpoint.steps)
-    if found is None:
-        return checkpoint, note
-    rescued, place = found
-    return rescued, (
-        f"The run goes on from {place}, which was saved while {folder} could not be written."
-    )
+def _tell_results(folder: RunFolder, on_event: OnEvent | None) -> None:
+    """Tell rows of `results.csv` as events `epoch`; the table holds them, so no record does too."""
+    if on_event is None:
+        return
+    others = folder.on_result
+
+    def told(row: Mapping[str, Any]) -> None:
+        others(row)
+        on_event("epoch", row)
+
+    folder.on_result = told
 
 
 def _announcer(folder: RunFolder, on_event: OnEvent | None) -> OnEvent:
@@ -232,7 +237,7 @@ def _guarded(run: Run) -> RunSummary:
         return run.go()
     except KeyboardInterrupt:
         run.announce("interrupted", {})
-        if (run.folder.weights / "last.pt").exists():
+        if run.has_state:
             run.progress.note(f"Interrupted. Continue with: {run.resume_command()}")
         else:
             run.progress.note("Interrupted before anything was saved: there is nothing to resume.")
@@ -266,7 +271,7 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> Tra
     where the caller's options have them.
     """
     saved = options_from_record(checkpoint.options)
-    folder = _folder_of(path)
+    folder = folder_of(path)
     return replace(
         saved,
         resume=options.resume,
@@ -275,17 +280,13 @@ def _continued(options: TrainOptions, checkpoint: Checkpoint, path: Path) -> Tra
         workers=options.workers,
         rank_timeout=options.rank_timeout,
         noplots=saved.noplots or options.noplots,
+        blocks=options.blocks,
         hyp=None,
         hyperparameters=checkpoint.hyperparameters,
         project=options.project if folder is None else folder.parent,
         name=options.name if folder is None else folder.absolute().name or options.name,
         exist_ok=options.exist_ok and folder is None,
     )
-
-
-def _folder_of(path: Path) -> Path | None:
-    """Return the run folder that a checkpoint stands in, None where it stands in none."""
-    return path.parents[1] if path.parent.name == "weights" else None
 
 
 def _check_position(checkpoint: Checkpoint, path: Path) -> None:
@@ -333,7 +334,7 @@ def _folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) -> R
 
 def _own_folder(setup: Setup, path: Path | None, checkpoint: Checkpoint | None) -> RunFolder:
     options = setup.options
-    own = None if path is None else _folder_of(path)
+    own = None if path is None else folder_of(path)
     if own is None:
         folder = create_run_folder(options.project, options.name, exist_ok=options.exist_ok)
     else:
@@ -413,6 +414,12 @@ def _introduce(
         f"{_batch_in_words(setup)}, {_count_steps(setup.steps_an_epoch)} an epoch; "
         f"records in {folder.path}"
     )
+    line, too_little = host_memory_words(setup)
+    if line:
+        progress.note(line)
+    if too_little:
+        announce("warning", {"message": too_little})
+        progress.note(f"Warning: {too_little}")
 
 
 def _changed_data(setup: Setup, checkpoint: Checkpoint | None) -> list[str]:

@@ -49,6 +49,7 @@ _RECORDS = (
     "args.yaml",
     "hyp.yaml",
 )
+_OF_OTHERS = "memory_rank*.csv"
 _LOCK = ".lock"
 
 
@@ -175,14 +176,22 @@ class RunFolder:
         self._try("results.csv", lambda path: write_text(path, text))
         self.on_result(row)
 
-    def add_memory(self, row: Mapping[str, Any]) -> None:
-        """Append a row to `memory.csv`; None becomes an empty field."""
+    def add_memory(self, row: Mapping[str, Any], rank: int = 0) -> None:
+        """Append a row to `memory.csv`; None becomes an empty field.
+
+        Args:
+            row: by `MEMORY_COLUMNS`.
+            rank: whose it is; of another process than the first it goes to `memory_rankN.csv`.
+        """
+        name = f"memory_rank{rank}.csv" if rank else "memory.csv"
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, MEMORY_COLUMNS, lineterminator="\n")
-        if not (self.path / "memory.csv").exists():
+        if not (self.path / name).exists():
             writer.writeheader()
         writer.writerow(dict(row))
-        self._try("memory.csv", lambda path: _append(path, text.getvalue()))
+        self._try(name, lambda path: _append(path, text.getvalue()))
+        if rank:
+            return
         if row["phase"] == "train":
             self.last_step = row["step"]
         self.on_memory(row)
@@ -248,6 +257,10 @@ class RunFolder:
             return True
 
         self._keep_lines("memory.csv", is_wanted)
+        last = self.last_step
+        for path in sorted(self.path.glob(_OF_OTHERS)):
+            self._keep_lines(path.name, is_wanted)
+        self.last_step = last
 
     def _keep_lines(self, name: str, wanted: Callable[[str], bool]) -> None:
         path = self.path / name
@@ -297,7 +310,8 @@ def create_run_folder(project: Path, name: str, *, exist_ok: bool) -> RunFolder:
     folder = RunFolder(numbered_folder(project, name, exist_ok=exist_ok))
     folder.lock()
     try:
-        for record in _RECORDS:
+        others = (path.name for path in folder.path.glob(_OF_OTHERS))
+        for record in (*_RECORDS, *others):
             (folder.path / record).unlink(missing_ok=True)
         folder.weights.mkdir(exist_ok=True)
     except OSError as error:

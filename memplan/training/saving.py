@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from memplan import _version
+from memplan.host_memory import available_host_bytes
 from memplan.spec import StepSpec
-from memplan.training.checkpoint import Checkpoint, plain_state
+from memplan.training.checkpoint import Checkpoint, plain_state, state_in_place
 from memplan.training.setup import Setup
 from memplan.workload import RecognisedData, ResumableData
 
@@ -52,6 +53,19 @@ class Standing:
             self.best_metrics = dict(metrics)
 
 
+def is_host_short(setup: Setup) -> bool:
+    """Return whether the host has no room to spare for a copy of the weights and their average."""
+    step = setup.step
+    if step.device.type == "cpu":
+        return False  # nothing is copied there
+    models = (step.model, *(() if step.average is None else (step.average.model,)))
+    wanted: int = sum(one.nbytes for model in models for one in model.state_dict().values())
+    return available_host_bytes() < _HOST_ROOM * wanted
+
+
+_HOST_ROOM = 2  # times the copy: the largest tensors of what is written come on top
+
+
 def checkpoint_of(
     setup: Setup,
     standing: Standing,
@@ -62,6 +76,7 @@ def checkpoint_of(
     position: dict[str, Any] | None,
     finished: bool,
     spec: StepSpec,
+    in_pieces: bool = False,
 ) -> Checkpoint:
     """Return the state of a run as a checkpoint; tensors of a GPU are copied to the host.
 
@@ -74,18 +89,24 @@ def checkpoint_of(
         position: of the epoch under way; None between epochs.
         finished: whether the run is over.
         spec: how a step runs once the run is resumed.
+        in_pieces: whether tensors stay where they are, so that the host need not hold all of them:
+            saving brings them there one by one. The file then names the device they were on.
     """
     step, data, plan = setup.step, setup.data, setup.plan
     if plan is not None and spec != plan.spec:
         plan = replace(
-            plan, spec=replace(plan.spec, recompute=spec.recompute, allocator=spec.allocator)
+            plan,
+            spec=replace(
+                plan.spec, recompute=spec.recompute, lean=spec.lean, allocator=spec.allocator
+            ),
         )
+    state = state_in_place if in_pieces else plain_state
     average = step.average
     return Checkpoint(
         epoch=standing.epochs_done,
         finished=finished,
-        model=plain_state(step.model),
-        ema=None if average is None else plain_state(average.model),
+        model=state(step.model),
+        ema=None if average is None else state(average.model),
         ema_updates=0 if average is None else average.updates,
         optimizer=step.optimizer.state_dict(),
         scaler=step.scaler.state_dict(),

@@ -11,7 +11,13 @@ import torch
 
 from memplan.acceptance import DATA_OPTIONS, check_data
 from memplan.answers import PlanAnswer
-from memplan.capabilities import LoadsWhole, hyperparameters, reader_of_data, reader_of_weights
+from memplan.capabilities import (
+    KnowsData,
+    LoadsWhole,
+    hyperparameters,
+    reader_of_data,
+    reader_of_weights,
+)
 from memplan.errors import BadInputError, UsageError, is_out_of_memory
 from memplan.spec import ALL_BLOCKS, LEVERS, StepSpec, check_step
 from memplan.step.run import TrainingStep
@@ -108,8 +114,9 @@ def open_training(
 ) -> tuple[Workload, TrainingData]:
     """Return the workload with as many classes as the data has, and the checked data.
 
-    A plan must be made for this workload. A factory is called with `image_size`, with `hyp` and
-    `hyperparameters` where the options give them, and with `num_classes` where the data asks it.
+    A plan must be made for this workload. A factory is called with `image_size`, with `hyp`,
+    `hyperparameters` and other arguments where the options give them, and with `num_classes` where
+    the data asks it.
 
     Raises:
         BadInputError: the data cannot be used, or has other classes than a finished workload.
@@ -121,14 +128,16 @@ def open_training(
             arguments[name] = getattr(options, name)
     if options.quad:
         arguments["quad"] = True
-    if options.multi_scale:
-        arguments["multi_scale"] = True
+    for name in ("multi_scale", "official_gains", "blocks"):
+        if getattr(options, name):
+            arguments[name] = getattr(options, name)
     if options.val_batch is not None:
         arguments["validation_batch_size"] = options.val_batch
     is_made = isinstance(make_workload, Workload)
     workload = make_workload if isinstance(make_workload, Workload) else make_workload(**arguments)
     check_image_size(options.image_size, workload.stride)
-    if not options.data.exists():
+    knows = isinstance(workload, KnowsData) and workload.has_data(options.data)
+    if not knows and not options.data.exists():
         raise BadInputError(
             f"No data description at {options.data}. Give a data.yaml, or write the sample set "
             "with `memplan data sample DIR`."
@@ -274,6 +283,16 @@ def _warnings(options: TrainOptions, spec: StepSpec, data: TrainingData, ranks: 
     return warnings
 
 
+def _away_warning(step: TrainingStep) -> list[str]:
+    if not step.has_average_away:
+        return []
+    text = (
+        "The averaged weights are kept on the host, since the device has no room for them; each "
+        "step takes longer by their transfer."
+    )
+    return [text]
+
+
 def prepare(
     make_workload: Workload | WorkloadFactory,
     options: TrainOptions,
@@ -332,7 +351,7 @@ def prepare(
         recipe=recipe,
         step=step,
         effective_batch_size=effective,
-        warnings=tuple(_warnings(options, spec, data, ranks)),
+        warnings=(*_warnings(options, spec, data, ranks), *_away_warning(step)),
         weights_report=report,
         ranks=ranks,
     )

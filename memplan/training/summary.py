@@ -46,10 +46,18 @@ class RunSummary:
     """The best epoch's evaluation as text to print, where the workload offers it."""
     was_finished: bool = False
     """Whether a resumed run had nothing left to train, so that this session did nothing."""
+    draws: bool = True
+    """Whether the run's own options, those of its first session too, let it be drawn."""
 
 
-def finished_summary(checkpoint: Checkpoint, folder: Path) -> RunSummary:
-    """Return what a run that is over came to, as its last checkpoint tells."""
+def finished_summary(checkpoint: Checkpoint, folder: Path, *, draws: bool) -> RunSummary:
+    """Return what a run that is over came to, as its last checkpoint tells.
+
+    Args:
+        checkpoint: the last.
+        folder: the run's.
+        draws: whether this session's options let it be drawn.
+    """
     return RunSummary(
         run_folder=folder,
         epochs_done=checkpoint.epoch,
@@ -67,4 +75,5 @@ def finished_summary(checkpoint: Checkpoint, folder: Path) -> RunSummary:
         device_used_peak_bytes=None,
         host_resident_peak_bytes=0,
         was_finished=True,
+        draws=draws and not checkpoint.options.get("noplots"),
     )

@@ -6,8 +6,8 @@ scaler. The copies lie on the device where memory that the allocator holds alrea
 host. Where that memory turns out to be in too small pieces, so that the allocator had to take more
 from the device, they are dropped there and lie on the host from then on. A step that fails is
 undone bit for bit and taken again one parameter at a time: each gradient goes once it is consumed,
-and the temporaries are those of one parameter. The kernels are elementwise, so the result is the
-same, bit for bit.
+and the temporaries are those of one parameter; where even that finds no room, the average goes to
+the host for good. The kernels are elementwise, so the result is the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class SafeUpdate:
             if refusal is None:
                 return None
             copies.restore()
-        return refusal
+        del copies  # of the average where it is now
+        return self.take() if self.step.spare_average() else refusal
 
     def _copies(self) -> _Copies | OutOfMemory:
         is_cuda = self.step.device.type == "cuda"
@@ -70,7 +71,8 @@ class SafeUpdate:
         return torch.cuda.memory_reserved(self.step.device)
 
     def _has_room(self, held_bytes: int) -> bool:
-        wanted = sum(tensor.nbytes for tensor in _changed(self.step))
+        device = self.step.device.type  # the average may be on the host
+        wanted = sum(one.nbytes for one in _changed(self.step) if one.device.type == device)
         return held_bytes - torch.cuda.memory_allocated(self.step.device) >= _ROOM * wanted
 
     def _update_in_pieces(self) -> None:

@@ -47,6 +47,21 @@ def validate(
     """
     if evaluator is None:
         evaluator = setup.data.evaluator()
+    with setup.step.evaluating():
+        return _validate(
+            setup, batch_size, on_back_off, is_asked_to_stop, evaluator, on_host=on_host
+        )
+
+
+def _validate(
+    setup: Setup,
+    batch_size: int,
+    on_back_off: Callable[[str, int], None],
+    is_asked_to_stop: Callable[[], bool],
+    evaluator: Evaluator,
+    *,
+    on_host: bool,
+) -> tuple[dict[str, float] | None, int]:
     losses = _Losses()
     for batch in setup.data.validation_batches(micro_batch_size=batch_size):
         if is_asked_to_stop():

@@ -40,6 +40,8 @@ class ImageRecord:
     """Rows class, left, top, right, bottom; `[n, 5]`."""
     detections: Floats
     """Rows left, top, right, bottom, score, class; best first, `[k, 6]`."""
+    overlaps: Floats | None = None
+    """IoU of each detection's mask with each object's, `[k, n]`; None judges by boxes."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,12 @@ def _match_some(images: Sequence[ImageRecord], num_classes: int) -> _Found:
     keys, labels, detections = keys[order], labels[order], detections[order]
     object_order = np.argsort(object_keys, kind="stable")
     object_keys, boxes = object_keys[object_order], objects[object_order, 1:]
-    pairs = _overlapping(detections[:, :4], keys, boxes, object_keys)
+    detection, other = _of_one_class(keys, object_keys)
+    if images[0].overlaps is None:
+        iou = _ious(detections[detection, :4], boxes[other])
+    else:
+        iou = _mask_ious(images, order[detection], object_order[other])
+    pairs = _overlapping(detection, other, iou)
     rank = np.arange(len(keys)) - np.searchsorted(keys, keys)
     counted = rank < _MAX_DETECTIONS
     hits = np.zeros((len(keys), len(IOUS)), np.bool_)
@@ -156,16 +163,17 @@ def _match_some(images: Sequence[ImageRecord], num_classes: int) -> _Found:
     return _Found(detections[:, 4], labels, hits, counted, _nearest(pairs, len(keys)))
 
 
-def _overlapping(
-    detections: Floats, keys: _Integers, objects: Floats, object_keys: _Integers
-) -> _Pairs:
-    """Return the pairs, by detection, least overlap first; of like overlap the first object."""
+def _of_one_class(keys: _Integers, object_keys: _Integers) -> tuple[_Integers, _Integers]:
+    """Return the places of all detections and objects that have a key in common, in pairs."""
     first = np.searchsorted(object_keys, keys, side="left")
     count = np.searchsorted(object_keys, keys, side="right") - first
     detection = np.repeat(np.arange(len(keys)), count)
     step = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
-    other = first[detection] + step
-    iou = _ious(detections[detection], objects[other])
+    return detection, first[detection] + step
+
+
+def _overlapping(detection: _Integers, other: _Integers, iou: Floats) -> _Pairs:
+    """Return the pairs, by detection, least overlap first; of like overlap the first object."""
     near = iou >= IOUS[0]
     detection, other, iou = detection[near], other[near], iou[near]
     order = np.lexsort((other, iou, detection))
@@ -180,6 +188,23 @@ def _ious(one: Floats, other: Floats) -> Floats:
     common = (high - low).clip(0).prod(axis=1)
     union = one_size.prod(axis=1) + other_size.prod(axis=1) - common
     return np.asarray(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
+
+
+def _mask_ious(images: Sequence[ImageRecord], detections: _Integers, objects: _Integers) -> Floats:
+    """Return the overlap of each pair of masks, given by their places in all images together."""
+    known = [image.overlaps for image in images if image.overlaps is not None]
+    counts = np.array([one.shape for one in known])
+    # Where in one row of numbers a detection's overlaps begin, and how far into it an object is.
+    sizes = counts.prod(axis=1)
+    starts = np.repeat(np.cumsum(sizes) - sizes, counts[:, 0])
+    within = np.arange(len(starts)) - np.repeat(
+        np.cumsum(counts[:, 0]) - counts[:, 0], counts[:, 0]
+    )
+    starts += within * np.repeat(counts[:, 1], counts[:, 0])
+    steps = np.arange(counts[:, 1].sum())
+    steps -= np.repeat(np.cumsum(counts[:, 1]) - counts[:, 1], counts[:, 1])
+    values = np.concatenate([one.ravel() for one in known])
+    return np.asarray(values[starts[detections] + steps[objects]], np.float64)
 
 
 def _give(pairs: _Pairs, keys: _Integers, num_objects: int, hits: _Booleans) -> None:

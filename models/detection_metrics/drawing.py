@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from .coco import Floats
@@ -19,6 +19,7 @@ _COLOURS = (
     *((0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240)),
     *((178, 114, 0), (0, 94, 213), (167, 121, 204), (40, 40, 40)),
 )
+_TINT = 0.5  # of a mask's colour in what it covers
 _DARK = frozenset({2, 4, 5, 7})  # by place above; white reads better on these
 
 
@@ -48,6 +49,22 @@ def draw_boxes(
         if labels:
             text = class_names[int(label)] + (f" {score:.2f}" if confidence else "")
             _write(pixels, text, corner, place, thickness)
+
+
+def draw_masks(
+    pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], detections: Floats
+) -> None:
+    """Tint what masks cover, in the colours of `draw_boxes`, the surest on top.
+
+    Args:
+        pixels: `[height, width, 3]`, BGR; changed.
+        masks: bool `[k, height, width]`.
+        detections: their classes are in the last column, `[k, 6]`, best first.
+    """
+    for mask, label in zip(masks[::-1], detections[::-1, 5].tolist(), strict=True):
+        colour = np.array(_COLOURS[int(label) % len(_COLOURS)])
+        blended = (1 - _TINT) * pixels[mask] + _TINT * colour
+        pixels[mask] = np.rint(blended).astype(np.uint8)
 
 
 def _write(

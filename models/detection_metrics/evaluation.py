@@ -60,9 +60,12 @@ class DetectionEvaluator:
 
     Args:
         class_names: names by class number.
+        subject: what is judged, such as `mask`, where it is not boxes; begins the files' names.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], subject: str = "") -> None:
+        self._prefix = f"{subject}_" * bool(subject)
+        self._subject = f" of {subject}s" * bool(subject)
         self._class_names = tuple(class_names)
         self._images: dict[int, ImageRecord] = {}
         self._pictured: list[PicturedImage] = []
@@ -108,6 +111,11 @@ class DetectionEvaluator:
                 objects = np.concatenate([corners, rows[:, :1]], axis=1)
                 self._picture(batch["images"][place], objects, found)
 
+    def add(self, image_id: int, record: ImageRecord) -> None:
+        """Add one image whose overlaps are known."""
+        self._known = None
+        self._images[image_id] = record
+
     def _picture(self, image: torch.Tensor, objects: Floats, detections: Floats) -> None:
         if image.is_floating_point():  # prepared already
             image = (image * 255).round().to(torch.uint8)
@@ -150,7 +158,7 @@ class DetectionEvaluator:
         their numbers as CSV, and the first validation images with labels beside predictions.
         """
         metrics = self.compute()
-        self._write_table(folder / "per_class.csv", metrics)
+        self._write_table(folder / f"{self._prefix}per_class.csv", metrics)
         if draws:
             self._write_plots(folder / "plots")
         return self._table(metrics)
@@ -161,8 +169,11 @@ class DetectionEvaluator:
         plots.mkdir(parents=True, exist_ok=True)
         best = float(CONFIDENCES[self.curves().best])
         for family in families(self.curves(), self._class_names):
-            write_family(plots / f"{family.name}.csv", family)
-            charts.save(charts.curve_figure(family, best), plots / f"{family.name}.png")
+            path = plots / f"{self._prefix}{family.name}.png"
+            write_family(path.with_suffix(".csv"), family)
+            charts.save(charts.curve_figure(family, best), path)
+        if self._prefix:  # the matrix and the pictures are of boxes
+            return
         matrix = confusion_matrix(self._images.values(), len(self._class_names))
         write_matrix(plots / "confusion_matrix.csv", matrix, self._class_names)
         figure = charts.confusion_figure(matrix, self._class_names)
@@ -200,8 +211,9 @@ class DetectionEvaluator:
         shown = rows[:1] if is_long else rows
         width = max(len("Class"), *(len(str(row[0])) for row in shown))
         best = CONFIDENCES[self.curves().best]
+        title = f"Validation{self._subject} by class (measured)"
         lines = [
-            f"Validation by class (measured); precision and recall at confidence {best:.3f}",
+            f"{title}; precision and recall at confidence {best:.3f}",
             f"{'Class':{width}}  Images  Instances  Precision  Recall  mAP50  mAP50-95",
         ]
         for name, images, objects, *values in shown:

@@ -21,6 +21,7 @@ def non_max_suppression(
     classes: Sequence[int] = (),
     agnostic: bool = False,
     multi_label: bool = True,
+    num_extra: int = 0,
 ) -> list[torch.Tensor]:
     """Return the detections of each image, best first: float32 `[k, 6]`, k <= `max_detections`.
 
@@ -28,8 +29,8 @@ def non_max_suppression(
     detections because others took long.
 
     Args:
-        predictions: `[B, 4 + num_classes, A]`: centre x, centre y, width, height in pixels, then
-            scores from 0 to 1.
+        predictions: `[B, 4 + num_classes + num_extra, A]`: centre x, centre y, width, height in
+            pixels, then scores from 0 to 1, then what detections keep, such as coefficients.
         confidence: the least score of a detection.
         iou: two boxes of a class that overlap more are one detection.
         max_detections: kept in an image.
@@ -38,21 +39,25 @@ def non_max_suppression(
         agnostic: boxes of different classes that overlap are one detection too, of the best class.
         multi_label: a box may be detected as several classes, as evaluation wants; else it is of
             the class it is surest of, as in pictures.
+        num_extra: rows that are no scores.
 
     Returns:
-        Rows left, top, right, bottom in pixels, score, class.
+        Rows left, top, right, bottom in pixels, score, class, then the `num_extra` kept.
     """
-    return [
-        _suppress(
-            _chosen(image, classes, multi_label=multi_label),
+    found = []
+    for image in predictions.detach().float():
+        boxes = image[: len(image) - num_extra]
+        rows, anchors = _suppress(
+            _chosen(boxes, classes, multi_label=multi_label),
             confidence,
             iou,
             max_detections,
             max_candidates,
             agnostic,
         )
-        for image in predictions.detach().float()
-    ]
+        extra = image[len(boxes) :, anchors].T
+        found.append(torch.cat([rows, extra], dim=1) if num_extra else rows)
+    return found
 
 
 def _chosen(prediction: torch.Tensor, classes: Sequence[int], *, multi_label: bool) -> torch.Tensor:
@@ -77,7 +82,8 @@ def _suppress(
     most: int,
     max_candidates: int,
     agnostic: bool,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows that are kept and the anchors that they are of."""
     scores = prediction[4:]
     classes, anchors = torch.nonzero(scores > confidence, as_tuple=True)
     kept_scores, order = scores[classes, anchors].sort(descending=True, stable=True)
@@ -86,9 +92,10 @@ def _suppress(
     centre, half = prediction[:2, anchors[order]].T, prediction[2:4, anchors[order]].T / 2
     boxes = torch.cat([centre - half, centre + half], dim=1)
     if not len(boxes):
-        return prediction.new_zeros(0, 6)
+        return prediction.new_zeros(0, 6), order
     # Classes are moved apart, so that one call suppresses within each alone; by no more than is
     # needed, for far from 0 float32 has too few digits left for small boxes.
     span = 0 if agnostic else boxes.max() - boxes.min() + 1
     kept = nms(boxes + labels[:, None] * span, kept_scores, iou)[:most]
-    return torch.cat([boxes, kept_scores[:, None], labels[:, None]], dim=1)[kept]
+    rows = torch.cat([boxes, kept_scores[:, None], labels[:, None]], dim=1)[kept]
+    return rows, anchors[order[kept]]

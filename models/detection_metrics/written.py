@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
+
     from .coco import Floats
+
+    Points = npt.NDArray[np.int32]
 
 # COCO numbers its 80 classes up to 90, with gaps. Source: its annotation files, instances_*2017.
 _GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -34,6 +40,35 @@ def write_rows(path: Path, detections: Floats, shape: tuple[int, int], *, confid
         )
         numbers = [*box, score] if confidence else box
         lines.append(" ".join([str(int(label)), *(f"{number:.6g}" for number in numbers)]) + "\n")
+    path.write_text("".join(lines), encoding="ascii")
+
+
+def write_polygons(
+    path: Path,
+    detections: Floats,
+    polygons: Sequence[Points],
+    shape: tuple[int, int],
+    *,
+    confidence: bool,
+) -> None:
+    """Write detections as a label file of polygons: class and points, normalised.
+
+    Those whose polygon has fewer than three points are left out.
+
+    Args:
+        path: replaced if it exists.
+        detections: left, top, right, bottom, score, class, `[k, 6]`.
+        polygons: of each, pixels `[n, 2]`.
+        shape: height and width of the image, pixels.
+        confidence: whether each row ends in its score.
+    """
+    lines = []
+    for row, points in zip(detections.tolist(), polygons, strict=True):
+        if len(points) >= 3:
+            numbers = (points / [shape[1], shape[0]]).ravel().tolist()
+            numbers += [row[4]] if confidence else []
+            texts = [str(int(row[5])), *(f"{number:.6g}" for number in numbers)]
+            lines.append(" ".join(texts) + "\n")
     path.write_text("".join(lines), encoding="ascii")
 
 

@@ -125,7 +125,17 @@ def random_flip(
     image: Image, rows: Rows, strengths: Mapping[str, float], rng: np.random.Generator
 ) -> Sample:
     """Return the image mirrored with the probabilities `flipud` and `fliplr`."""
+    return flip(image, rows, *draw_flips(strengths, rng))
+
+
+def draw_flips(strengths: Mapping[str, float], rng: np.random.Generator) -> tuple[bool, bool]:
+    """Return whether a sample is turned upside down, and whether it is mirrored."""
     upside_down, mirrored = rng.random(2) < (strengths["flipud"], strengths["fliplr"])
+    return bool(upside_down), bool(mirrored)
+
+
+def flip(image: Image, rows: Rows, upside_down: bool, mirrored: bool) -> Sample:
+    """Return the image turned upside down, mirrored, both or as it is, with its boxes."""
     height, width = image.shape[:2]
     if upside_down:
         image = np.asarray(cv2.flip(image, 0), np.uint8)

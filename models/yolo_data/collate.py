@@ -20,19 +20,22 @@ def collate(samples: Sequence[LoadedSample]) -> dict[str, torch.Tensor]:
     """Return samples as one batch, with targets padded to the fullest sample.
 
     `targets` is float32 `[B, M, 5]`: class, centre x, centre y, width, height, normalised; M is the
-    most objects in a sample and at least 1; rows of padding have class -1 and zeros.
+    most objects in a sample and at least 1; rows of padding have class -1 and zeros. Samples with
+    masks give `masks`, int16 `[B, h, w]`.
     """
     most = max(1, *(len(sample.labels) for sample in samples))
     targets = torch.zeros(len(samples), most, 5)
     targets[..., 0] = -1
     for padded, sample in zip(targets, samples, strict=True):
         padded[: len(sample.labels)] = sample.labels
+    masks = [sample.mask for sample in samples if sample.mask is not None]
     return {
         "images": _stack([sample.image for sample in samples]),
         "targets": targets,
         "image_ids": torch.tensor([sample.image_id for sample in samples]),
         "original_shapes": torch.tensor([sample.original_shape for sample in samples]),
         "letterbox": torch.tensor([sample.letterbox for sample in samples], dtype=torch.float64),
+        **({"masks": _stack(masks)} if masks else {}),
     }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _EXTRAS = frozenset(
     {
-        *("cache", "image_weights", "quad", "rect", "rect_validation"),
+        *("cache", "image_weights", "mask_ratio", "quad", "rect", "rect_validation"),
         *("shrinking", "stride", "validation_size"),
     }
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import BadInputError
-from memplan.files import Source, brief
+from memplan.files import Source, brief, in_checkout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +62,27 @@ class DataDescription:
         return paths, len(named) - len(paths)
 
 
+_SHIPPED = Path(__file__).parent / "descriptions"
+
+
+def _ships(path: Path) -> bool:
+    """Return whether a description is one that ships."""
+    return path.absolute().parent == _SHIPPED
+
+
+def find_description(path: Path) -> Path:
+    """Return where a data set's description lies.
+
+    That is the path itself, else the file that an official checkout around the working directory
+    has for it, else the shipped one of that name (`coco.yaml`); the path where there is none.
+    """
+    found = in_checkout(path)
+    shipped = _SHIPPED / path.name
+    return shipped if not found.exists() and shipped.is_file() else found
+
+
 def read_description(path: Path) -> DataDescription:
-    """Return the data set that a `data.yaml` describes.
+    """Return the data set that a `data.yaml` describes, found as `find_description` does.
 
     `train`, `val` and `test` are each a directory, a list file, or a list of those, relative to
     `path` inside the file. Where that is relative too, or missing, it is looked for where the
@@ -77,6 +96,7 @@ def read_description(path: Path) -> DataDescription:
     Raises:
         BadInputError: the file or a directory is missing, or an entry cannot be used.
     """
+    path = find_description(path)
     raw, warnings = _read_mapping(path)
     class_names = _read_names(path, raw, warnings)
     for split in ("train", "val"):
@@ -134,7 +154,12 @@ def _find_splits(
         looked = ", ".join(map(str, roots))
         raise BadInputError(
             f"{path}: train and val name {wanted}, of which something does not exist, looked for "
-            f"in {looked}. memplan downloads no data: correct path, train and val."
+            f"in {looked}. memplan downloads no data: "
+            + (
+                "put it there, or give a data.yaml of yours."
+                if _ships(path)
+                else "correct path, train and val."
+            )
         )
     root, splits = found[0]
     beside = Path(os.path.normpath(path.absolute().parent / (given or ".")))
@@ -154,6 +179,8 @@ def _roots(path: Path, given: Any) -> list[Path]:
         raise BadInputError(f"{path}: path is {brief(given)}, but it must be one directory.")
     place = _place(path, "path", given or ".")
     here = path.absolute().parent
+    if _ships(path):  # no data lie in the package
+        return [Path(os.path.normpath(Path.cwd() / place))]
     roots = [Path.cwd() / place, here / place]
     if not place.is_absolute():
         shorter = _without_parent(place)

@@ -172,6 +172,11 @@ class ImageStore:
         return load_resized(self._images[place], self._size, self._shrinking)
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether every image is kept in host memory."""
+        return self._in_memory is not None
+
+    @property
     def num_bytes(self) -> int:
         """What keeping every image takes, bytes."""
         shapes = (resized_shape(image, self._size) for image in self._images)

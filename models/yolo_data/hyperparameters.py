@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplan.errors import BadInputError
-from memplan.files import Source, brief, is_there
+from memplan.files import Source, brief, in_checkout, is_there
 from memplan.files.yaml_text import NotYamlError, parse_yaml
 
 if TYPE_CHECKING:
@@ -38,8 +38,14 @@ def load_hyperparameters(path: Path | str | None = None) -> dict[str, float]:
     return read_hyperparameters(path)[0]
 
 
-def read_hyperparameters(path: Path | str | None) -> tuple[dict[str, float], list[str]]:
+def read_hyperparameters(
+    path: Path | str | None, *, official_gains: bool = False
+) -> tuple[dict[str, float], list[str]]:
     """Return what `load_hyperparameters` does, and warnings of what a file has of other recipes.
+
+    Args:
+        path: as `load_hyperparameters` takes it.
+        official_gains: take `GAINS` in place of what the file says of them.
 
     Raises:
         BadInputError: the file is missing, or a value is no number or out of its range.
@@ -55,13 +61,16 @@ def read_hyperparameters(path: Path | str | None) -> tuple[dict[str, float], lis
         near = difflib.get_close_matches(name, values, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         warnings.append(f"{path}: {name} is no hyperparameter here and is passed over.{hint}")
-    warnings += [
-        f"{path}: {name} is {given[name]:g}, which counts here; the official loss multiplies by "
-        f"{official:g} whatever the file says. Write {name}: {official:g} for that."
-        for name, official in GAINS.items()
-        if given.get(name, official) != official
-    ]
-    return values | given, sorted(warnings)
+    for name, official in GAINS.items():
+        if (value := given.get(name, official)) != official:
+            said = f"the official loss multiplies by {official:g} whatever the file says"
+            warnings.append(
+                f"{path}: {name} is {value:g}, but {official:g} is taken (--official-gains)."
+                if official_gains
+                else f"{path}: {name} is {value:g}, which counts here; {said}. "
+                "--official-gains takes that."
+            )
+    return values | given | (GAINS if official_gains else {}), sorted(warnings)
 
 
 def check_hyperparameters(values: dict[str, float], *, source: str) -> None:
@@ -84,6 +93,7 @@ def _shipped(name: str) -> str:
 
 
 def _read(path: Path) -> str:
+    path = in_checkout(path)
     if not is_there(path):
         shipped = sorted(item.name for item in (resources.files(__package__) / "hyp").iterdir())
         # The official files are called hyp.scratch-high.yaml.

@@ -14,12 +14,15 @@ from memplan.errors import BadInputError, UsageError
 from memplan.workload import dealt
 
 from ..detection_metrics.evaluation import DetectionEvaluator
+from ..detection_metrics.segmentation import SegmentationEvaluator
 from .batches import Batches, read_batches
 from .collate import QuadCollate, collate
 from .data_options import check_options, strengths_of
 from .dataset import read_description
 from .fingerprint import fingerprint
+from .host import host_bytes
 from .labels import label_path
+from .masks import outlined
 from .order import by_aspect, common_shape, image_weights, shuffled, weighted
 from .pipeline import LoadedSample, Missing, Request, TrainingSamples, ValidationSamples
 from .scan import LabelledImage, scan_split
@@ -61,6 +64,8 @@ class YoloData:
             - `shrinking`: how training images become smaller, see `decode.Shrinking`; default
               "linear".
             - `image_weights`: an epoch draws images by their classes, see `order.image_weights`.
+            - `mask_ratio`: samples have masks with a pixel for so many of theirs; 0, the default,
+              makes none. Validation is judged by masks too.
             - `quad`: four samples become one image of twice the side.
             - `validation_size`: pixels of the square validation samples; default image_size.
             - `stride`: what the sides of rectangles are multiples of, pixels; default 32.
@@ -81,28 +86,34 @@ class YoloData:
         )
         self.num_classes = len(self.class_names)
         self.hyperparameters = strengths_of(options)
+        self._extra = dict(options.extra or {})
+        self._mask_ratio = int(self._extra.get("mask_ratio") or 0)
         training = self._drop_sparse(self._scan("train"))
         validation = self._scan("val")
         self._warn_of_shared(training, validation)
         size = options.image_size
-        self._extra = dict(options.extra or {})
         self.training = TrainingSamples(
             training,
             size=size,
             strengths=self.hyperparameters,
             seed=options.seed,
             shrinking=self._extra.get("shrinking") or "linear",
+            mask_ratio=self._mask_ratio,
         )
         self._stride = int(self._extra.get("stride") or 32)
         self._validation_size = int(self._extra.get("validation_size") or size)
-        self.validation = ValidationSamples(validation, image_size=min(size, self._validation_size))
+        self.validation = ValidationSamples(
+            validation,
+            image_size=min(size, self._validation_size),
+            mask_ratio=self._mask_ratio,
+        )
         share = self.hyperparameters["copy_paste"]
         self.objects_per_image = np.array(
             [math.ceil(len(i.labels) + share * _num_polygons(i)) for i in training], np.int64
         )
         """Objects that each image brings into a sample at most: copies of polygons count."""
         self._class_scores = np.zeros(self.num_classes)
-        self._evaluator: DetectionEvaluator | None = None
+        self._evaluator: DetectionEvaluator | SegmentationEvaluator | None = None
         self.unreadable: Counter[str] = Counter()
         """How often an image that has vanished or broken was left out, by a sentence on it."""
         self._keep_images()
@@ -245,6 +256,17 @@ class YoloData:
             self._evaluator = None
         return self._class_scores
 
+    def host_bytes(self, micro_batch_size: int) -> dict[str, int]:
+        """Return the host memory that reading takes, bytes by what takes them; see `host`."""
+        stores = (self.training.store, self.validation.store)
+        return host_bytes(
+            self.training.images,
+            [store for store in stores if store.is_in_memory],
+            size=self.options.image_size,
+            micro_batch_size=micro_batch_size,
+            num_workers=self.options.num_workers,
+        )
+
     def num_batches(self, micro_batch_size: int) -> int:
         """Return how many batches `training_batches` yields in an epoch."""
         return math.ceil(len(self.training) / micro_batch_size)
@@ -269,9 +291,10 @@ class YoloData:
         )
         return self._batches(self.validation, groups, collate)
 
-    def evaluator(self) -> DetectionEvaluator:
-        """Return a fresh evaluator for the validation set."""
-        evaluator = DetectionEvaluator(self.class_names)
+    def evaluator(self) -> DetectionEvaluator | SegmentationEvaluator:
+        """Return a fresh evaluator for the validation set, of masks too where samples have them."""
+        kind = SegmentationEvaluator if self._mask_ratio else DetectionEvaluator
+        evaluator = kind(self.class_names)
         if self._extra.get("image_weights"):
             self._evaluator = evaluator
         return evaluator
@@ -315,9 +338,11 @@ class YoloData:
     def _scan(self, split: str) -> list[LabelledImage]:
         scanned = scan_split(self.description, split)
         self.warnings += scanned.warnings
-        if not self.options.single_class:
-            return list(scanned.images)
-        return [as_single_class(image) for image in scanned.images]
+        images = list(scanned.images)
+        if self._mask_ratio:
+            images, warnings = outlined(images, self.options.path, split)
+            self.warnings += warnings
+        return [as_single_class(i) for i in images] if self.options.single_class else images
 
     def _drop_sparse(self, images: list[LabelledImage]) -> list[LabelledImage]:
         kept = [image for image in images if len(image.labels) >= self.options.min_items]

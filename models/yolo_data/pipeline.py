@@ -12,21 +12,22 @@ from torch.utils.data import Dataset
 from .augment import (
     Image,
     Rows,
-    Sample,
     Shape,
+    draw_flips,
+    flip,
     letterbox,
     mix,
     normalise_boxes,
     place_boxes,
-    random_flip,
     shift_colours,
 )
 from .decode import ImageStore, UnreadableError, resized_shape
+from .masks import rasterise
 from .mosaic import NUM_IMAGES, add_copies, compose, draw_places, gather_objects
 from .order import SAMPLE_STREAM, random_stream
-from .polygons import choose_copies, paste_copies, place_polygons
+from .polygons import Points, choose_copies, paste_copies, place_polygons
 from .shared import SharedSequence
-from .view import draw_view, map_objects, render, sees
+from .view import View, draw_view, map_objects, map_shapes, render, sees
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,6 +68,19 @@ class LoadedSample(NamedTuple):
     """Of the request; 0 in validation."""
     unreadable: tuple[str, ...] = ()
     """What could not be read and has another image's sample in its place, a sentence each."""
+    mask: torch.Tensor | None = None
+    """Which row of `labels` each pixel belongs to, 1 for the first and 0 for none, int16
+    `[height / ratio, width / ratio]`; None where masks are not asked for."""
+
+
+class _Scene(NamedTuple):
+    """A sample that is being made."""
+
+    image: Image
+    rows: Rows
+    """Class and corners in pixels, `[n, 5]`."""
+    polygons: list[Points]
+    """Of each row, in pixels; none at all where masks are not asked for."""
 
 
 class Missing(NamedTuple):
@@ -108,6 +122,7 @@ class TrainingSamples(_Samples):
         strengths: hyperparameters by their official names.
         seed: of everything random.
         shrinking: of images larger than the samples.
+        mask_ratio: pixels of a sample a pixel of its mask; 0 makes no masks.
     """
 
     def __init__(
@@ -118,8 +133,10 @@ class TrainingSamples(_Samples):
         strengths: Mapping[str, float],
         seed: int,
         shrinking: Shrinking = "linear",
+        mask_ratio: int = 0,
     ) -> None:
         super().__init__(images, ImageStore(images, size, shrinking))
+        self._mask_ratio = mask_ratio
         self._size = size
         self._strengths = dict(strengths)
         self._seed = seed
@@ -153,14 +170,16 @@ class TrainingSamples(_Samples):
         turn = (request.turn,) if request.turn else ()
         rng = random_stream(self._seed, *numbers, *turn)
         if request.augment_fully and rng.random() < self._strengths["mosaic"]:
-            image, rows = self._mosaic(request.image_id, rng)
+            scene = self._mosaic(request.image_id, rng)
             if rng.random() < self._strengths["mixup"]:
                 other = self._mosaic(int(rng.integers(len(self))), rng)
-                image, rows = mix((image, rows), other, rng)
+                mixed = mix(scene[:2], other[:2], rng)
+                scene = _Scene(*mixed, scene.polygons + other.polygons)
         else:
-            image, rows = self._single(request.image_id, request.shape, rng)
-        image = shift_colours(image, self._strengths, rng)
-        image, rows = random_flip(image, rows, self._strengths, rng)
+            scene = self._single(request.image_id, request.shape, rng)
+        image = shift_colours(scene.image, self._strengths, rng)
+        flips = draw_flips(self._strengths, rng)
+        image, rows = flip(image, scene.rows, *flips)
         labelled = self.images[request.image_id]
         return LoadedSample(
             to_tensor(image),
@@ -169,9 +188,17 @@ class TrainingSamples(_Samples):
             (labelled.height, labelled.width),
             (1.0, 1.0, 0.0, 0.0),
             request.epoch,
+            mask=self._mask(scene, flips),
         )
 
-    def _mosaic(self, image_id: int, rng: np.random.Generator) -> Sample:
+    def _mask(self, scene: _Scene, flips: tuple[bool, bool]) -> torch.Tensor | None:
+        if not self._mask_ratio:
+            return None
+        mask = rasterise(scene.polygons, scene.image.shape[:2], self._mask_ratio)
+        axes = tuple(axis for axis, turned in enumerate(flips) if turned)
+        return torch.from_numpy(np.ascontiguousarray(np.flip(mask, axes)))
+
+    def _mosaic(self, image_id: int, rng: np.random.Generator) -> _Scene:
         """Return a view of four images; those it does not show are not decoded."""
         size = self._size
         chosen = [image_id, *map(int, rng.integers(len(self), size=NUM_IMAGES - 1))]
@@ -192,9 +219,14 @@ class TrainingSamples(_Samples):
             size,
         )
         paste_copies(canvas, copies)
-        return render(canvas, view), map_objects(*add_copies(rows, polygons, copies), view)
+        return self._scene(render(canvas, view), *add_copies(rows, polygons, copies), view)
 
-    def _single(self, image_id: int, shape: Shape, rng: np.random.Generator) -> Sample:
+    def _scene(self, image: Image, rows: Rows, polygons: list[Points], view: View) -> _Scene:
+        if not self._mask_ratio:
+            return _Scene(image, map_objects(rows, polygons, view), [])
+        return _Scene(image, *map_shapes(rows, polygons, view))
+
+    def _single(self, image_id: int, shape: Shape, rng: np.random.Generator) -> _Scene:
         resized = self.store[image_id]
         labelled = self.images[image_id]
         image, (scale_x, scale_y, left, top) = letterbox(resized, shape, scale_up=True)
@@ -202,7 +234,7 @@ class TrainingSamples(_Samples):
         rows = place_boxes(labelled.labels, height, width, left, top)
         polygons = place_polygons(labelled.polygons, height, width, left, top)
         view = draw_view(shape, shape, self._strengths, rng)
-        return render(image, view), map_objects(rows, polygons, view)
+        return self._scene(render(image, view), rows, polygons, view)
 
 
 class ValidationSamples(_Samples):
@@ -214,10 +246,14 @@ class ValidationSamples(_Samples):
     Args:
         images: the split's images.
         image_size: the longer side of the images, pixels.
+        mask_ratio: pixels of a sample a pixel of its mask; 0 makes no masks.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], *, image_size: int) -> None:
+    def __init__(
+        self, images: Sequence[LabelledImage], *, image_size: int, mask_ratio: int = 0
+    ) -> None:
         super().__init__(images, ImageStore(images, image_size, "area"))
+        self._mask_ratio = mask_ratio
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -235,12 +271,15 @@ class ValidationSamples(_Samples):
         image, (scale_x, scale_y, left, top) = letterbox(resized, shape, scale_up=False)
         scale_x *= resized.shape[1] / original[1]
         scale_y *= resized.shape[0] / original[0]
-        rows: Rows = place_boxes(
-            labelled.labels, original[0] * scale_y, original[1] * scale_x, left, top
-        )
+        where = (original[0] * scale_y, original[1] * scale_x, left, top)
+        rows: Rows = place_boxes(labelled.labels, *where)
         labels = torch.from_numpy(normalise_boxes(rows, shape))
         transform = (scale_x, scale_y, left, top)
-        return LoadedSample(to_tensor(image), labels, place, original, transform)
+        mask = None
+        if self._mask_ratio:
+            polygons = place_polygons(labelled.polygons, *where)
+            mask = torch.from_numpy(rasterise(polygons, shape, self._mask_ratio))
+        return LoadedSample(to_tensor(image), labels, place, original, transform, mask=mask)
 
 
 def to_tensor(image: Image) -> torch.Tensor:

@@ -46,7 +46,7 @@ train_defaults:
 """
 
 
-def write_sample(directory: Path, *, force: bool = False) -> Path:
+def write_sample(directory: Path, *, force: bool = False, outlines: bool = False) -> Path:
     """Write the sample set and return the path of its `data.yaml`.
 
     The same versions of NumPy, OpenCV and scikit-learn give the same bytes.
@@ -54,6 +54,7 @@ def write_sample(directory: Path, *, force: bool = False) -> Path:
     Args:
         directory: made when missing.
         force: write into a directory that already holds files, replacing the sample's own.
+        outlines: a label is the digit's outer border, a polygon, and not its box.
 
     Raises:
         BadInputError: the directory holds files and `force` is not given, or cannot be written.
@@ -64,7 +65,7 @@ def write_sample(directory: Path, *, force: bool = False) -> Path:
         raise BadInputError(f"{directory} is not empty. Give another directory, or add --force.")
     try:
         for split, num_images in NUM_IMAGES.items():
-            _write_split(directory, split, num_images)
+            _write_split(directory, split, num_images, outlines=outlines)
         data_yaml = directory / "data.yaml"
         data_yaml.write_text(
             _DATA_YAML.format(
@@ -89,13 +90,13 @@ def sample_images(count: int, size: int) -> torch.Tensor:
     images = []
     for number in range(count):
         rng = np.random.default_rng([_SEED, 1, number, 1])
-        image, _ = _compose(rng, digits, classes, photographs)
+        image, _ = _compose(rng, digits, classes, photographs, outlines=False)
         resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
         images.append(np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1)))
     return torch.from_numpy(np.stack(images)).float() / 255
 
 
-def _write_split(directory: Path, split: str, num_images: int) -> None:
+def _write_split(directory: Path, split: str, num_images: int, *, outlines: bool) -> None:
     images, labels = directory / "images" / split, directory / "labels" / split
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
@@ -103,10 +104,13 @@ def _write_split(directory: Path, split: str, num_images: int) -> None:
     photographs = _load_photographs()
     for number in range(num_images):
         rng = np.random.default_rng([_SEED, list(NUM_IMAGES).index(split), number, 1])
-        image, rows = _compose(rng, digits, classes, photographs)
+        image, rows = _compose(rng, digits, classes, photographs, outlines=outlines)
         encoded = cv2.imencode(".jpg", image, _JPEG)[1]
         (images / f"{number:04d}.jpg").write_bytes(encoded.tobytes())
-        lines = [f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for label, x, y, w, h in rows]
+        lines = [
+            " ".join([str(label), *(f"{value:.6f}" for value in values)]) + "\n"
+            for label, *values in rows
+        ]
         (labels / f"{number:04d}.txt").write_text("".join(lines), encoding="utf-8")
 
 
@@ -132,8 +136,10 @@ def _compose(
     digits: npt.NDArray[np.float64],
     classes: npt.NDArray[np.int64],
     photographs: list[Image],
-) -> tuple[Image, list[tuple[int, float, float, float, float]]]:
-    """Return one image with its label rows."""
+    *,
+    outlines: bool,
+) -> tuple[Image, list[tuple[int | float, ...]]]:
+    """Return one image with its label rows: boxes, or with `outlines` polygons."""
     image = _background(rng, photographs)
     placed: list[tuple[int, int, int, int]] = []
     rows = []
@@ -147,8 +153,17 @@ def _compose(
         _blend(rng, image, alpha, box)
         left, top, right, bottom = (side / SAMPLE_IMAGE_SIZE for side in box)
         row = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-        rows.append((int(classes[chosen]), *row))
+        shape = _outline(alpha, box) if outlines else row
+        rows.append((int(classes[chosen]), *shape))
     return image, rows
+
+
+def _outline(alpha: npt.NDArray[np.float32], box: tuple[int, int, int, int]) -> tuple[float, ...]:
+    """Return the outer border of a digit's largest part, x, y, x, y, ..., normalised."""
+    ink = (alpha > _INK).astype(np.uint8)
+    contours = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    points = max(contours, key=cv2.contourArea).reshape(-1, 2) + np.array(box[:2])
+    return tuple((points / SAMPLE_IMAGE_SIZE).ravel().tolist())
 
 
 def _background(rng: np.random.Generator, photographs: list[Image]) -> Image:

@@ -179,6 +179,27 @@ def map_objects(rows: Rows, polygons: Sequence[Points], view: View) -> Rows:
         polygons: of each row, `[k, 2]` in pixels of the image, k = 0 for a box; or none at all.
         view: drawn for that image.
     """
+    mapped, keep = _mapped(rows, polygons, view)
+    return mapped[keep]
+
+
+def map_shapes(rows: Rows, polygons: Sequence[Points], view: View) -> tuple[Rows, list[Points]]:
+    """Return what `map_objects` does and the polygon of each row, in pixels of the sample.
+
+    Polygons reach beyond the sample where their objects do. Every row must have one.
+    """
+    mapped, keep = _mapped(rows, polygons, view)
+    shapes = []
+    for place in np.flatnonzero(keep).tolist():
+        points = np.column_stack([polygons[place], np.ones(len(polygons[place]))]) @ view.matrix.T
+        shapes.append((points[:, :2] / points[:, 2:]).astype(np.float32))
+    return mapped[keep], shapes
+
+
+def _mapped(
+    rows: Rows, polygons: Sequence[Points], view: View
+) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """Return the boxes of all rows in the sample, and which of them stay."""
     height, width = view.shape
     corners = np.ones((len(rows), 4, 3))
     corners[:, :, 0] = rows[:, [1, 3, 1, 3]]
@@ -197,4 +218,4 @@ def map_objects(rows: Rows, polygons: Sequence[Points], view: View) -> Rows:
     aspect = np.maximum(sides[:, 0] / (sides[:, 1] + eps), sides[:, 1] / (sides[:, 0] + eps))
     keep = (sides > _SMALLEST_BOX).all(axis=1) & (aspect < _LARGEST_ASPECT)
     keep &= sides.prod(axis=1) / (before + eps) > least
-    return np.asarray(np.concatenate([rows[:, :1], low, high], axis=1)[keep], np.float32)
+    return np.concatenate([rows[:, :1], low, high], axis=1).astype(np.float32), keep

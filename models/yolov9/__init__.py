@@ -23,20 +23,25 @@ def names() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "cfg").glob("*.yaml"))
 
 
-def build(name_or_path: str | Path, nc: int | None = None) -> DetectionModel:
+def build(
+    name_or_path: str | Path, nc: int | None = None, blocks: str | None = None
+) -> DetectionModel:
     """Return a network, freshly initialised; see `network.build`.
 
     Args:
         name_or_path: a configuration of `names()`, or the path of a description file.
         nc: number of classes; None takes the description's (80 in those shipped).
+        blocks: modules, such as `package.module`, whose classes a description file names; they are
+            imported.
 
     Raises:
         UnknownNameError: no such configuration and no such file.
-        BadInputError: the file cannot be used, or nc is below 1.
+        BadInputError: the file cannot be used, nc is below 1, or a module cannot be imported.
     """
     from .network import build as build_network
+    from .own_blocks import load_blocks
 
-    return build_network(name_or_path, nc)
+    return build_network(name_or_path, nc, load_blocks(blocks))
 
 
 def loss(
@@ -51,6 +56,9 @@ def loss(
 ) -> DetectionLoss:
     """Return the training loss of a network, a callable (outputs, targets) -> (total, parts [3]).
 
+    Of a network with masks it is a callable (outputs, targets, masks) -> (total, parts [4]); see
+    `mask_loss.SegmentationLoss`.
+
     Args:
         net: what `build` returned; its head decides the number of branches.
         box: gain of the box loss.
@@ -62,10 +70,13 @@ def loss(
             the same result in less memory.
     """
     from .losses import DetectionLoss, LossGains
+    from .mask_loss import SegmentationLoss
+    from .segment_heads import Segments
 
     gains = LossGains(box=box, cls=cls, dfl=dfl, cls_pw=cls_pw, fl_gamma=fl_gamma)
     head = net.head
-    return DetectionLoss(
+    kind = SegmentationLoss if isinstance(head, Segments) else DetectionLoss
+    return kind(
         nc=head.nc,
         strides=head.strides,
         branches=head.branches,

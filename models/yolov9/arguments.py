@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplan.errors import UnknownNameError, UsageError
+from memplan.files import Source, in_checkout
 
 from . import names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CFG_FOLDER = Path(__file__).parent / "cfg"
+MASK_RATIO = 4  # pixels of an image a pixel of its masks; Source: the official --mask-ratio
+MASK_HEADS = frozenset({"Segment", "DSegment", "DualDSegment"})
 STRIDE = 32  # pixels a cell of the coarsest level, of every shipped configuration
 _MOST_CLASSES = 100_000
 
@@ -49,13 +53,29 @@ def find_cfg(cfg: str) -> str:
     Raises:
         UnknownNameError: there is no such configuration; the nearest is suggested.
     """
-    if is_file_name(cfg) and Path(cfg).is_file():
-        return cfg
+    if is_file_name(cfg) and (file := in_checkout(Path(cfg))).is_file():
+        return str(file)
     name = Path(cfg).stem if is_file_name(cfg) else cfg
     if name not in names():
         hint = f"Known: {', '.join(names())}; or a PATH.yaml."
         raise UnknownNameError("model", cfg, names(), hint)
     return name
+
+
+def has_masks(cfg: str) -> bool:
+    """Return whether a configuration, or a description's file, ends in a head with masks.
+
+    Raises:
+        UnknownNameError: there is no such configuration.
+        BadInputError: the file cannot be read.
+    """
+    found = find_cfg(cfg)
+    path = Path(found) if is_file_name(found) else CFG_FOLDER / f"{found}.yaml"
+    content = Source(path=path, what="a model description").yaml()
+    match content:
+        case {"head": [*_, [_, _, str(name), *_]]}:
+            return name in MASK_HEADS
+    return False
 
 
 def merged(values: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:

@@ -1,11 +1,15 @@
 """Building blocks of YOLOv9 and GELAN; attribute names are those of official state_dict keys.
 
-Every block has `reduction`: how many times smaller its output map is than its input along one side.
+A block's `reduction` is how many times smaller its output map is than its input along one side;
+None where that depends on the map's size. Arguments are in the official order. `more_blocks` has
+those that no shipped configuration names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +17,31 @@ from torch.nn import functional
 
 from . import lean, rebuild
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Sides = int | Sequence[int]
+"""Along both sides of a map: one number, or one for each."""
 
 # Official training sets both on every BatchNorm2d after building.
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.03
+
+
+def pair(value: Sides) -> tuple[int, int]:
+    """Return a number for each side."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    return cast("tuple[int, int]", both)
+
+
+def same_padding(kernel: Sides, dilation: int = 1) -> tuple[int, int]:
+    """Return the padding that keeps a map's size at stride 1."""
+    first, second = pair(kernel)
+    return (dilation * (first - 1) + 1) // 2, (dilation * (second - 1) + 1) // 2
+
+
+def activation_of(act: bool | nn.Module) -> nn.Module:
+    """Return a block's own activation: SiLU for True, nothing for False, else a copy of `act`."""
+    if isinstance(act, nn.Module):
+        return copy.deepcopy(act)
+    return nn.SiLU(inplace=True) if act else nn.Identity()
 
 
 class Conv(nn.Module):
@@ -27,33 +50,41 @@ class Conv(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel: side of the square kernel.
+        kernel: sides of the kernel.
         stride: stride.
         padding: padding; None keeps the size at stride 1.
         groups: groups of the convolution.
-        act: True ends in the network's activation, False in nothing.
+        dilation: pixels from one tap of the kernel to the next.
+        act: True ends in the network's activation, False in nothing, a module in a copy of it.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int = 1,
+        kernel: Sides = 1,
         stride: int = 1,
-        padding: int | None = None,
+        padding: Sides | None = None,
         groups: int = 1,
-        *,
-        act: bool = True,
+        dilation: int = 1,
+        act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
-        if padding is None:
-            padding = kernel // 2
+        same = same_padding(kernel, dilation)
+        padded = same if padding is None else pair(padding)
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
+            in_channels,
+            out_channels,
+            pair(kernel),
+            stride,
+            padded,
+            groups=groups,
+            dilation=dilation,
+            bias=False,
         )
         self.bn = nn.BatchNorm2d(out_channels, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM)
-        self.act: nn.Module = nn.SiLU(inplace=True) if act else nn.Identity()
-        self.reduction = float(stride)
+        self.act = activation_of(act)
+        self.reduction = float(stride) if padded == same else None
         self.lean = False
 
     def can_be_lean(self) -> bool:
@@ -71,11 +102,24 @@ class Conv(nn.Module):
 class RepConvN(nn.Module):
     """Sum of a 3x3 and a 1x1 convolution, then one activation; mergeable into one 3x3."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        act: bool | nn.Module = True,
+    ) -> None:
         super().__init__()
-        self.conv1 = Conv(in_channels, out_channels, 3, act=False)
-        self.conv2 = Conv(in_channels, out_channels, 1, act=False)
-        self.act: nn.Module = nn.SiLU(inplace=True)
+        if (kernel, padding, dilation) != (3, 1, 1):
+            raise ValueError("the kernel of RepConvN is 3, its padding 1, its dilation 1")
+        self.conv1 = Conv(in_channels, out_channels, 3, stride, 1, groups, act=False)
+        self.conv2 = Conv(in_channels, out_channels, 1, stride, 0, groups, act=False)
+        self.act = activation_of(act)
+        self.reduction = float(stride)
         self.lean = False
 
     def can_be_lean(self) -> bool:
@@ -91,37 +135,93 @@ class RepConvN(nn.Module):
         return out
 
 
-class RepNBottleneck(nn.Module):
-    """RepConvN and a 3x3 convolution with a residual connection."""
+class Bottleneck(nn.Module):
+    """Two convolutions and, where the channels allow it, a residual connection.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.cv1 = RepConvN(channels, channels)
-        self.cv2 = Conv(channels, channels, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a map of the input's shape."""
-        out: Tensor = rebuild.add(x, self.cv2(self.cv1(x)))
-        return out
-
-
-class RepNCSP(nn.Module):
-    """Cross-stage partial block: half of the channels pass through `num_blocks` bottlenecks."""
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        shortcut: whether the input is added.
+        groups: of the second convolution.
+        kernels: of both; None takes the class's.
+        expansion: channels between the two, as a share of the output's.
+    """
 
     reduction = 1.0
+    first: type[Conv | RepConvN] = Conv
+    kernels: tuple[int, int] = (3, 3)
 
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        shortcut: bool = True,
+        groups: int = 1,
+        kernels: Sequence[int] | None = None,
+        expansion: float = 0.5,
+    ) -> None:
         super().__init__()
-        hidden = out_channels // 2
+        hidden = int(out_channels * expansion)
+        before, after = kernels or self.kernels
+        self.cv1 = self.first(in_channels, hidden, before, 1)
+        self.cv2 = Conv(hidden, out_channels, after, 1, groups=groups)
+        self.add = shortcut and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[B, out_channels, H, W]`."""
+        out: Tensor = self.cv2(self.cv1(x))
+        return rebuild.add(x, out) if self.add else out
+
+
+class RepNBottleneck(Bottleneck):
+    """A bottleneck whose first convolution is a RepConvN."""
+
+    first = RepConvN
+
+
+class CSP(nn.Module):
+    """Cross-stage partial block: half of the channels pass through `num_blocks` bottlenecks.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        num_blocks: bottlenecks in a row.
+        shortcut: whether each adds its input.
+        groups: of each one's second convolution.
+        expansion: channels of a path, as a share of the output's.
+    """
+
+    reduction = 1.0
+    block: type[Bottleneck] = Bottleneck
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, hidden)
         self.cv2 = Conv(in_channels, hidden)
         self.cv3 = Conv(2 * hidden, out_channels)
-        self.m = nn.Sequential(*(RepNBottleneck(hidden) for _ in range(num_blocks)))
+        self.m = nn.Sequential(
+            *(self.block(hidden, hidden, shortcut, groups, None, 1.0) for _ in range(num_blocks))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
         out: Tensor = self.cv3(rebuild.join((self.m(self.cv1(x)), self.cv2(x))))
         return out
+
+
+class RepNCSP(CSP):
+    """The cross-stage partial block of GELAN."""
+
+    block = RepNBottleneck
 
 
 class RepNCSPELAN4(nn.Module):
@@ -215,7 +315,7 @@ class SP(nn.Module):
     def __init__(self, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
         self.m = nn.MaxPool2d(kernel, stride, kernel // 2)
-        self.reduction = float(stride)
+        self.reduction = float(stride) if kernel % 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled map."""
@@ -260,7 +360,17 @@ class SPPELAN(nn.Module):
 
 
 class SPPCSPC(nn.Module):
-    """Spatial pyramid pooling inside a cross-stage partial block, as in YOLOv7."""
+    """Spatial pyramid pooling inside a cross-stage partial block, as in YOLOv7.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        num_blocks: no effect, nor have `shortcut` and `groups`; the official block takes them.
+        shortcut: see there.
+        groups: see there.
+        expansion: half the channels inside, as a share of the output's.
+        kernels: of the poolings.
+    """
 
     reduction = 1.0
 
@@ -268,18 +378,23 @@ class SPPCSPC(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        *,
+        num_blocks: int = 1,
+        shortcut: bool = False,
+        groups: int = 1,
+        expansion: float = 0.5,
         kernels: Sequence[int] = (5, 9, 13),
     ) -> None:
         super().__init__()
-        self.cv1 = Conv(in_channels, out_channels)
-        self.cv2 = Conv(in_channels, out_channels)
-        self.cv3 = Conv(out_channels, out_channels, 3)
-        self.cv4 = Conv(out_channels, out_channels)
+        del num_blocks, shortcut, groups
+        hidden = int(2 * out_channels * expansion)
+        self.cv1 = Conv(in_channels, hidden)
+        self.cv2 = Conv(in_channels, hidden)
+        self.cv3 = Conv(hidden, hidden, 3)
+        self.cv4 = Conv(hidden, hidden)
         self.m = nn.ModuleList(nn.MaxPool2d(k, 1, k // 2) for k in kernels)
-        self.cv5 = Conv((1 + len(kernels)) * out_channels, out_channels)
-        self.cv6 = Conv(out_channels, out_channels, 3)
-        self.cv7 = Conv(2 * out_channels, out_channels)
+        self.cv5 = Conv((1 + len(kernels)) * hidden, hidden)
+        self.cv6 = Conv(hidden, hidden, 3)
+        self.cv7 = Conv(2 * hidden, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H, W]`."""
@@ -316,12 +431,20 @@ class Concat(nn.Module):
 class CBLinear(nn.Module):
     """One 1x1 convolution split into maps of the given widths, for CBFuse to pick from."""
 
-    reduction = 1.0
-
-    def __init__(self, in_channels: int, out_channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: Sequence[int],
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
+        padding = kernel // 2 if padding is None else padding
         self.c2s = list(out_channels)
-        self.conv = nn.Conv2d(in_channels, sum(self.c2s), 1)
+        self.conv = nn.Conv2d(in_channels, sum(self.c2s), kernel, stride, padding, groups=groups)
+        self.reduction = float(stride) if padding == kernel // 2 else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return one map per width, each `[B, width, H, W]`."""

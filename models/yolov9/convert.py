@@ -18,7 +18,13 @@ from .network import DetectionModel, main_layers
 if TYPE_CHECKING:
     pass
 
-_ONE_BRANCH = {"DualDDetect": "DDetect", "TripleDDetect": "DDetect"}
+_ONE_BRANCH = {
+    "DualDDetect": "DDetect",
+    "TripleDDetect": "DDetect",
+    "DualDSegment": "DSegment",
+    "DualDetect": "Detect",
+    "TripleDetect": "Detect",
+}
 
 
 class FusedConv(nn.Module):
@@ -28,7 +34,6 @@ class FusedConv(nn.Module):
         super().__init__()
         self.conv = conv
         self.act = act
-        self.reduction = float(conv.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, out_channels, H / stride, W / stride]`."""
@@ -61,11 +66,9 @@ def drop_auxiliary(net: DetectionModel) -> Conversion:
     kept = _without_passed_through(net, main_layers(net))
     description = _pruned_description(net, kept)
     with torch.device("meta"):  # the values come from `net`
-        small = DetectionModel(description, net.nc, f"{net.name}-converted")
-    state = net.state_dict()
-    filled = {
-        name: state[_source_name(name, kept, head.branches)].clone() for name in small.state_dict()
-    }
+        small = DetectionModel(description, net.nc, f"{net.name}-converted", net.own_blocks)
+    state, entries = net.state_dict(), head.entries_of(head.branches - 1)
+    filled = {name: state[_source_name(name, kept, entries)].clone() for name in small.state_dict()}
     small.load_state_dict(filled, assign=True)
     small.names = dict(net.names)
     return Conversion(small.eval(), tuple(kept))
@@ -90,7 +93,7 @@ def _pruned_description(net: DetectionModel, kept: list[int]) -> dict[str, Any]:
         _, repeats, name, arguments = rows[layer]
         sources = net.layer_sources(layer)
         if layer == kept[-1]:
-            sources = sources[-head.nl :]
+            sources = [sources[place] for place in head.inputs_of(head.branches - 1)]
             name = _ONE_BRANCH[name]
         # A source that was dropped gives what it read: the image, which is before the first row.
         new = [-1 if place.get(s, -1) == number - 1 else place[s] for s in sources]
@@ -100,17 +103,12 @@ def _pruned_description(net: DetectionModel, kept: list[int]) -> dict[str, Any]:
     return {**net.yaml, "backbone": pruned[:split], "head": pruned[split:]}
 
 
-def _source_name(name: str, kept: list[int], branches: int) -> str:
+def _source_name(name: str, kept: list[int], entries: dict[str, str]) -> str:
     """Return the entry of the dual or triple network that an entry of the small one comes from."""
     model, layer, rest = name.split(".", 2)
     if int(layer) == len(kept) - 1:
         part, _, tail = rest.partition(".")
-        main = {
-            "cv2": f"cv{2 * branches}",
-            "cv3": f"cv{2 * branches + 1}",
-            "dfl": f"dfl{branches}",
-        }
-        rest = f"{main[part]}.{tail}"
+        rest = f"{entries[part]}.{tail}"
     return f"{model}.{kept[int(layer)]}.{rest}"
 
 
@@ -153,6 +151,7 @@ def _merged(parts: list[Conv]) -> nn.Conv2d:
         (first.stride[0], first.stride[1]),
         (int(first.padding[0]), int(first.padding[1])),
         groups=first.groups,
+        dilation=(first.dilation[0], first.dilation[1]),
         device="meta",
     )
     dtype = first.weight.dtype

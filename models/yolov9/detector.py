@@ -13,6 +13,8 @@ from memplan.errors import BadInputError
 from . import export_openvino
 from .convert import drop_auxiliary, fuse
 from .export_files import SCHEMA, Deployed, load_exported
+from .segment_heads import Segments
+from .segmentation import predict
 from .trained import read_trained
 from .weights import read_checkpoint
 
@@ -45,6 +47,18 @@ class Detector:
     stride: int = _STRIDE
     notes: tuple[str, ...] = ()
     """What a user should know of how the file was read."""
+    run_masks: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    """As `run`, but to `[B, 4 + nc + K, A]`, each box with its coefficients, and to prototypes
+    `[B, K, h, w]`; None where the network has no masks."""
+
+    def with_masks(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the raw predictions of uint8 images, with coefficients, and the prototypes.
+
+        Without masks that is what a call returns, and None.
+        """
+        if self.run_masks is None:
+            return self(images), None
+        return self.run_masks(images.to(self.device, non_blocking=True).float().div_(255))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return the raw predictions of uint8 images `[B, 3, H, W]`, `[B, 4 + nc, A]`."""
@@ -78,7 +92,7 @@ def load_detector(options: InferenceOptions, data: Path | None = None) -> Detect
         ready = load_exported(options.weights).float()
         names, notes = tuple(ready.names.values()), tuple[str, ...]()
     else:
-        trained = read_trained(options.weights, options.cfg, data)
+        trained = read_trained(options.weights, options.cfg, data, options.blocks)
         ready = fuse(drop_auxiliary(trained.net).net)
         names, notes = trained.class_names, trained.notes
     dtype = torch.float16 if options.half and device.type == "cuda" else torch.float32
@@ -92,7 +106,12 @@ def load_detector(options: InferenceOptions, data: Path | None = None) -> Detect
         found: torch.Tensor = deployed(images.to(dtype))
         return found
 
-    return Detector(run, names, device, notes=notes)
+    @torch.inference_mode()
+    def run_masks(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return predict(ready, images.to(dtype))
+
+    has_masks = isinstance(ready.head, Segments)
+    return Detector(run, names, device, notes=notes, run_masks=run_masks if has_masks else None)
 
 
 def _from_onnx(path: Path, device: torch.device) -> Detector:

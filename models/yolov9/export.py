@@ -25,6 +25,7 @@ from . import export_engine, export_files, export_openvino, official_file
 from .convert import Conversion, drop_auxiliary, fuse
 from .export_nms import check_suppression
 from .network import DetectionModel
+from .segment_heads import Segments
 from .trained import read_trained
 
 if TYPE_CHECKING:
@@ -101,7 +102,12 @@ def export(options: ExportOptions) -> list[str]:
         UsageError: an option is out of its range.
     """
     kind = _checked(options)
-    trained = read_trained(options.weights, options.cfg, options.data)
+    trained = read_trained(options.weights, options.cfg, options.data, options.blocks)
+    if isinstance(trained.net.head, Segments):
+        raise BadInputError(
+            f"{options.weights} is of a network with masks, which are not exported yet. "
+            "memplan val and memplan predict run the checkpoint itself."
+        )
     conversion = _converted(trained.net, options)
     ready = conversion.net
     if options.fuse and options.format != "official":

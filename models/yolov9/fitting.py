@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
+
 
 def fitting_configuration(state: dict[str, Tensor]) -> tuple[str, int, int]:
     """Return the configuration that most entries fit: its name, how many fit, of how many.
@@ -56,3 +58,12 @@ def configuration_of(path: Path) -> str | None:
         return facts.cfg
     name, matched, total = fitting_configuration(state_of_checkpoint(content, path)[1])
     return name if matched == total else None
+
+
+def advice(path: str | Path) -> str:
+    """Return which configuration a weights file fits, as advice."""
+    state = state_of_checkpoint(read_checkpoint(path), path)[1]
+    name, matched, total = fitting_configuration(state)
+    if matched / total < FEW_ENTRIES:
+        return "It fits no configuration here; is it of another program?"
+    return f"It fits --cfg {name} ({matched} of {total})."

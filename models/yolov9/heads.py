@@ -83,6 +83,15 @@ class Detect(nn.Module):
                 nn.init.constant_(_bias(a), 1.0)
                 nn.init.constant_(_bias(b), math.log(5 / self.nc / (_IMAGE_SIDE / stride) ** 2))
 
+    def inputs_of(self, branch: int) -> list[int]:
+        """Return the places among the head's inputs that a branch reads."""
+        return list(range(branch * self.nl, (branch + 1) * self.nl))
+
+    def entries_of(self, branch: int) -> dict[str, str]:
+        """Return the modules of a branch by their names in a head of that branch alone."""
+        dfl = "dfl" if branch == 0 else f"dfl{branch + 1}"
+        return {"cv2": f"cv{2 * branch + 2}", "cv3": f"cv{2 * branch + 3}", "dfl": dfl}
+
     def raw(self, xs: Sequence[Tensor], branch: int) -> Maps:
         """Return the raw maps of one branch from all inputs of the head."""
         boxes = self.get_submodule(f"cv{2 * branch + 2}").children()
@@ -147,8 +156,21 @@ class TripleDDetect(DDetect):
         return self.decode(main, self.branches - 1), main
 
 
+class DualDetect(DualDDetect):
+    """As `DualDDetect`, the box branches not in groups."""
+
+    grouped = False
+
+
+class TripleDetect(TripleDDetect):
+    """As `TripleDDetect`, the box branches not in groups."""
+
+    grouped = False
+
+
 HEADS: dict[str, type[Detect]] = {
-    head.__name__: head for head in (Detect, DDetect, DualDDetect, TripleDDetect)
+    head.__name__: head
+    for head in (Detect, DDetect, DualDetect, DualDDetect, TripleDetect, TripleDDetect)
 }
 
 

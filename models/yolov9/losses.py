@@ -78,7 +78,7 @@ class DetectionLoss:
         branches = [outputs] if self.branches == 1 else list(outputs)
         maps: list[list[Tensor]] = [list(b) for b in branches]  # type: ignore[call-overload]
         batch = maps[0][0].shape[0]
-        padded = _as_padded(targets, batch, maps[0][0].device)
+        padded = as_padded(targets, batch, maps[0][0].device)
         parts = torch.zeros(3, device=maps[0][0].device)
         for index, branch in enumerate(maps):
             factor = 1.0 if index == len(maps) - 1 else self.gains.auxiliary
@@ -86,7 +86,15 @@ class DetectionLoss:
         return parts.sum() * batch, parts.detach()
 
     def _branch(self, maps: list[Tensor], padded: Tensor) -> Tensor:
-        """Return (box, cls, dfl) of one branch, with gains."""
+        return self._matched(maps, padded)[0]
+
+    def _matched(
+        self, maps: list[Tensor], padded: Tensor
+    ) -> tuple[Tensor, tuple[Assignment, Tensor] | None]:
+        """Return (box, cls, dfl) of one branch, with gains, and what its anchors are to find.
+
+        That is the assignment and the boxes in pixels `[B, M, 4]`; None where there is no box.
+        """
         # Joined apart, because backward needs the logits long after the distributions are gone.
         levels = [torch.split(m.flatten(2), [4 * REG_MAX, self.nc], 1) for m in maps]
         distributions, logits = (torch.cat(part, 2) for part in zip(*levels, strict=True))
@@ -99,21 +107,24 @@ class DetectionLoss:
         zero = torch.zeros((), device=logits.device)
         if labels.shape[1] == 0:
             cls = self._classification(logits, torch.zeros_like(logits, dtype=precise))
-            return torch.stack((zero, cls * self.gains.cls, zero))
+            return torch.stack((zero, cls * self.gains.cls, zero)), None
         with torch.no_grad():
             predicted = _decode(distributions, anchors) * strides
         assignment = self._assigner()(
             logits.detach(), predicted.to(boxes.dtype), anchors * strides, labels, boxes
         )
         del predicted
-        normaliser = assignment.score.sum().clamp(min=1)
+        normaliser = self._normaliser(assignment.score)
         cls = self._classification(logits, _target_scores(logits, labels, assignment))
         cls = cls / normaliser
         box, dfl = _localisation(distributions, anchors, strides, boxes, assignment)
         gains = self.gains
-        return torch.stack(
-            (box / normaliser * gains.box, cls * gains.cls, dfl / normaliser * gains.dfl)
-        )
+        parts = (box / normaliser * gains.box, cls * gains.cls, dfl / normaliser * gains.dfl)
+        return torch.stack(parts), (assignment, boxes)
+
+    def _normaliser(self, score: Tensor) -> Tensor:
+        """Return what sums over anchors are divided by, from the target scores."""
+        return score.sum().clamp(min=1)
 
     def _assigner(self) -> TaskAlignedAssigner:
         return TaskAlignedAssigner(parts=self.assigner_parts)
@@ -168,7 +179,7 @@ def pad_targets(rows: Tensor, batch_size: int) -> Tensor:
     return padded
 
 
-def _as_padded(targets: Targets, batch: int, device: torch.device) -> Tensor:
+def as_padded(targets: Targets, batch: int, device: torch.device) -> Tensor:
     """Return any accepted form of targets as `[B, M, 5]` on the device."""
     if isinstance(targets, tuple):
         padded, mask = targets
@@ -221,9 +232,7 @@ def _localisation(
     At most topk x M anchors of an image are foreground, so that many are gathered, foreground
     first; the weight of the others is 0. The count is fixed, so no step depends on the data.
     """
-    num_boxes, num_anchors = boxes.shape[1], anchors.shape[0]
-    count = min(TaskAlignedAssigner.topk * num_boxes, num_anchors)
-    at = assignment.foreground.to(torch.float32).topk(count, dim=1, sorted=False).indices
+    at = foreground_first(assignment, boxes.shape[1])
     weight = assignment.score.gather(1, at)
     index = assignment.box_index.gather(1, at).unsqueeze(2).expand(-1, -1, 4)
     points, steps = anchors[at], strides[at]
@@ -236,6 +245,12 @@ def _localisation(
     distances = distances_from_boxes(points, target, _LARGEST_DISTANCE)
     dfl = (_two_bin_cross_entropy(logits, distances) * weight).sum()
     return box, dfl
+
+
+def foreground_first(assignment: Assignment, num_boxes: int) -> Tensor:
+    """Return the places of topk x `num_boxes` anchors of each image, all foreground among them."""
+    count = min(TaskAlignedAssigner.topk * num_boxes, assignment.foreground.shape[1])
+    return assignment.foreground.to(torch.float32).topk(count, dim=1, sorted=False).indices
 
 
 def _two_bin_cross_entropy(logits: Tensor, distances: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from memplan.errors import BadInputError, UnknownNameError
 from memplan.files import brief
 
 from . import blocks, lean, parser
+from .arguments import CFG_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,22 +35,28 @@ class DetectionModel(nn.Module):
         description: what `parser.read_description` returns.
         nc: number of classes; None takes the description's.
         name: the name of the configuration, for messages.
+        own: the user's blocks that the description may name, see `own_blocks`.
     """
 
     def __init__(
-        self, description: Mapping[str, Any], nc: int | None = None, name: str = ""
+        self,
+        description: Mapping[str, Any],
+        nc: int | None = None,
+        name: str = "",
+        own: Mapping[str, type[nn.Module]] | None = None,
     ) -> None:
         super().__init__()
         self.nc = _number_of_classes(description, nc)
         self.name = name
         self.yaml = {**copy.deepcopy(dict(description)), "nc": self.nc}
-        layers = parser.parse(description, self.nc)
+        self.own_blocks = dict(own or {})
+        layers = parser.parse(description, self.nc, own=self.own_blocks)
         self.model = nn.Sequential(*(layer.module for layer in layers))
         self.sources = [layer.sources for layer in layers]
         self.save = sorted(parser.saved_layers(self.sources))
         self.names = {i: str(i) for i in range(self.nc)}
         _use_activation(self, parser.activation(description))
-        _start_batch_norm(self)
+        _start_as_official(self)
 
     @property
     def head(self) -> Detect:
@@ -79,30 +87,35 @@ class DetectionModel(nn.Module):
         return out
 
 
-def build(name_or_path: str | Path, nc: int | None = None) -> DetectionModel:
+def build(
+    name_or_path: str | Path,
+    nc: int | None = None,
+    own: Mapping[str, type[nn.Module]] | None = None,
+) -> DetectionModel:
     """Return a network, freshly initialised on the current default device.
 
     Args:
         name_or_path: a configuration of `names()`, or the path of a description file.
         nc: number of classes, at least 1; None takes the description's (80 in those shipped).
+        own: the user's blocks that a description file may name.
 
     Raises:
         UnknownNameError: no such configuration and no such file.
         BadInputError: the file cannot be used, or nc is below 1.
     """
-    path = parser.CFG_FOLDER / f"{name_or_path}.yaml"
+    path = CFG_FOLDER / f"{name_or_path}.yaml"
     if not path.is_file() or Path(name_or_path).suffix in {".yaml", ".yml"}:
         path = Path(name_or_path)
         if path.suffix not in {".yaml", ".yml"}:
             raise UnknownNameError(
                 "model", str(name_or_path), names(), f"Known: {', '.join(names())}; or a PATH.yaml."
             )
-    return DetectionModel(parser.read_description(path), nc, path.stem)
+    return DetectionModel(parser.read_description(path), nc, path.stem, own)
 
 
 def names() -> list[str]:
     """Return the configurations that ship with memplan, sorted."""
-    return sorted(path.stem for path in parser.CFG_FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in CFG_FOLDER.glob("*.yaml"))
 
 
 def recompute_blocks(net: DetectionModel) -> list[str]:
@@ -118,7 +131,8 @@ def recompute_blocks(net: DetectionModel) -> list[str]:
 def main_layers(net: DetectionModel) -> set[int]:
     """Return the layers that the main branch needs, which is the head's last; the head included."""
     last = len(net.model) - 1
-    needed = {last, *net.layer_sources(last)[-net.head.nl :]}
+    sources = net.layer_sources(last)
+    needed = {last, *(sources[place] for place in net.head.inputs_of(net.head.branches - 1))}
     for index in range(last - 1, -1, -1):
         if index in needed:
             needed.update(net.layer_sources(index))
@@ -127,10 +141,15 @@ def main_layers(net: DetectionModel) -> set[int]:
 
 def main_maps(network: DetectionModel, images: Tensor) -> list[Tensor]:
     """Return the raw maps of the main branch, running only the layers that it needs."""
+    return network.head.raw(main_inputs(network, images), network.head.branches - 1)
+
+
+def main_inputs(network: DetectionModel, images: Tensor) -> list[Tensor]:
+    """Return the head's inputs, those of the main branch computed, images in place of others."""
     head = network.head
     last = len(network.model) - 1
-    start = (head.branches - 1) * head.nl
-    read_by_head = network.layer_sources(last)[start:]
+    sources_of_head = network.layer_sources(last)
+    read_by_head = [sources_of_head[place] for place in head.inputs_of(head.branches - 1)]
     needed = sorted(main_layers(network) - {last})
     outputs: dict[int, Any] = {-1: images}
     last_use = {source: index for index in needed for source in network.layer_sources(index)}
@@ -144,8 +163,14 @@ def main_maps(network: DetectionModel, images: Tensor) -> list[Tensor]:
             if last_use[source] == index and source not in read_by_head:
                 outputs.pop(source, None)
     # The inputs of other branches are not looked at; the images stand in for them.
-    inputs = [outputs.get(source, images) for source in network.layer_sources(last)]
-    return head.raw(inputs, head.branches - 1)
+    return [outputs.get(source, images) for source in sources_of_head]
+
+
+def decoded(network: DetectionModel, maps: list[Tensor]) -> Tensor:
+    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
+    with torch.autocast(maps[0].device.type, enabled=False):
+        full = [part.float() for part in maps]
+        return network.head.decode(full, network.head.branches - 1)
 
 
 def make_lean(net: DetectionModel) -> int:
@@ -188,11 +213,22 @@ def _use_activation(net: nn.Module, factory: Callable[[], nn.Module] | None) -> 
             module.act = factory()
 
 
-def _start_batch_norm(net: nn.Module) -> None:
-    """Set the running statistics to those after one official forward pass of a zero image."""
+_IN_PLACE = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
+
+
+def _start_as_official(net: nn.Module) -> None:
+    """Set what official training sets of every block, whoever wrote it.
+
+    Batch norm has its constants, and the statistics after one official forward pass of a zero
+    image; activations work in place.
+
+    Source: initialize_weights in the official utils/torch_utils.py.
+    """
     for module in net.modules():
+        if isinstance(module, _IN_PLACE):
+            module.inplace = True
         if isinstance(module, nn.BatchNorm2d):
-            assert module.running_var is not None
-            assert module.num_batches_tracked is not None
-            nn.init.constant_(module.running_var, 0.9)
-            nn.init.constant_(module.num_batches_tracked, 1)
+            module.eps, module.momentum = blocks.BATCH_NORM_EPS, blocks.BATCH_NORM_MOMENTUM
+            if module.running_var is not None and module.num_batches_tracked is not None:
+                nn.init.constant_(module.running_var, 0.9)
+                nn.init.constant_(module.num_batches_tracked, 1)

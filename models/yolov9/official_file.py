@@ -85,7 +85,7 @@ def write(
         BadInputError: the network has a block that the official code does not have.
     """
     del options
-    content = {
+    content: dict[str, Any] = {
         "epoch": -1,
         "best_fitness": None,
         "model": _model(net, class_names),
@@ -137,7 +137,7 @@ class _Pickler(pickle._Pickler):  # noqa: SLF001 - the one in C imports what it 
         self.write(pickle.GLOBAL + line)  # type: ignore[attr-defined]
         self.memoize(obj)  # type: ignore[attr-defined]
 
-    dispatch: ClassVar[dict[type, Any]] = {**pickle._Pickler.dispatch, type: save_global}  # type: ignore[attr-defined]  # noqa: SLF001
+    dispatch: ClassVar[dict[type, Any]] = {**pickle._Pickler.dispatch, type: save_global}  # noqa: SLF001
 
 
 def _model(net: DetectionModel, class_names: tuple[str, ...]) -> _Named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,31 +16,17 @@ from memplan.errors import BadInputError
 from memplan.files import Source, brief
 
 from . import blocks
-from .heads import HEADS
+from .heads import HEADS as BOX_HEADS
+from .heads import Detect
+from .known_blocks import PLAIN, SCALED, TAKES_REPEATS, layer_of_torch
+from .maps import Output, measured, single, stated
+from .own_blocks import arguments_of, missing_block
+from .segment_heads import HEADS as SEGMENT_HEADS
+from .segment_heads import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-CFG_FOLDER = Path(__file__).parent / "cfg"
-
-# Blocks whose first argument is the number of output channels, scaled by the width multiple.
-_SCALED: dict[str, type[nn.Module]] = {
-    "Conv": blocks.Conv,
-    "AConv": blocks.AConv,
-    "ADown": blocks.ADown,
-    "ELAN1": blocks.ELAN1,
-    "RepNCSP": blocks.RepNCSP,
-    "RepNCSPELAN4": blocks.RepNCSPELAN4,
-    "SPPELAN": blocks.SPPELAN,
-    "SPPCSPC": blocks.SPPCSPC,
-}
-_PLAIN: dict[str, type[nn.Module]] = {
-    "Silence": blocks.Silence,
-    "SP": blocks.SP,
-    "MP": blocks.MP,
-    "nn.MaxPool2d": nn.MaxPool2d,
-    "nn.Identity": nn.Identity,
-}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "nn.SiLU()": lambda: nn.SiLU(inplace=True),
     "nn.ReLU()": lambda: nn.ReLU(inplace=True),
@@ -49,6 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "nn.Mish()": nn.Mish,
     "nn.GELU()": nn.GELU,
 }
+HEADS: dict[str, type[Detect]] = {**BOX_HEADS, **SEGMENT_HEADS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +49,9 @@ class Layer:
     """Where its input comes from: -1 the layer before, else absolute layer indices."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Output:
-    """What later rows need to know of a layer: channels (several for CBLinear) and stride."""
-
-    channels: int | list[int]
-    stride: float
-
-
 def known_modules() -> list[str]:
-    """Return the module names a description may use, sorted."""
-    return sorted({*_SCALED, *_PLAIN, *HEADS, "CBLinear", "CBFuse", "Concat", "nn.Upsample"})
+    """Return the module names a description may use beside the layers of torch.nn, sorted."""
+    return sorted({*SCALED, *PLAIN, *HEADS, "CBLinear"})
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -105,7 +85,12 @@ def activation(description: Mapping[str, Any]) -> Callable[[], nn.Module] | None
     return factory
 
 
-def parse(description: Mapping[str, Any], nc: int, image_channels: int = 3) -> list[Layer]:
+def parse(
+    description: Mapping[str, Any],
+    nc: int,
+    image_channels: int = 3,
+    own: Mapping[str, type[nn.Module]] | None = None,
+) -> list[Layer]:
     """Return the layers a description asks for; the last is the head, with its strides set.
 
     Args:
@@ -113,6 +98,7 @@ def parse(description: Mapping[str, Any], nc: int, image_channels: int = 3) -> l
             output channels (rounded up to a multiple of 8).
         nc: number of classes.
         image_channels: channels of the images.
+        own: the user's blocks by name, in place of those known.
 
     Raises:
         BadInputError: a row is malformed, or names a module that is not known.
@@ -123,6 +109,8 @@ def parse(description: Mapping[str, Any], nc: int, image_channels: int = 3) -> l
         depth=_multiple(description, "depth_multiple"),
         width=_multiple(description, "width_multiple"),
         image_channels=image_channels,
+        own=own or {},
+        unscaled=_unscaled(description, nc),
     )
     for row in rows:
         builder.add(row)
@@ -130,6 +118,17 @@ def parse(description: Mapping[str, Any], nc: int, image_channels: int = 3) -> l
         heads = ", ".join(HEADS)
         raise BadInputError(f"The last row must be a head, one of {heads}.")
     return builder.layers
+
+
+def _unscaled(description: Mapping[str, Any], nc: int) -> int | None:
+    """Return the channels that a row keeps whatever the width multiple is; None where none are.
+
+    Source: the official parse_model leaves alone what anchor boxes would need as outputs.
+    """
+    anchors = description.get("anchors")
+    if isinstance(anchors, list) and anchors and isinstance(anchors[0], list):
+        anchors = len(anchors[0]) // 2
+    return anchors * (nc + 5) if isinstance(anchors, int) else None
 
 
 _MOST_ROWS = 1000
@@ -179,14 +178,27 @@ def _check_numbers(values: object, index: int) -> None:
 class _Builder:
     """Builds rows one after the other, following channels and strides."""
 
-    def __init__(self, *, nc: int, depth: float, width: float, image_channels: int) -> None:
+    def __init__(
+        self,
+        *,
+        nc: int,
+        depth: float,
+        width: float,
+        image_channels: int,
+        own: Mapping[str, type[nn.Module]],
+        unscaled: int | None,
+    ) -> None:
         self.nc = nc
         self.depth = depth
         self.width = width
+        self.own = own
+        self.unscaled = unscaled
         self.layers: list[Layer] = []
-        self.outputs: list[_Output] = []
+        self.outputs: list[Output] = []
         self.num_parameters = 0
-        self.image = _Output(channels=image_channels, stride=1.0)
+        self.measures = False
+        """Whether maps are looked at, because a row before does not say what it makes of them."""
+        self.image = Output(channels=image_channels, stride=1.0)
 
     def add(self, row: object) -> None:
         """Append the layer of one row."""
@@ -200,12 +212,14 @@ class _Builder:
                     " [from, number, module, args]."
                 )
         _check_numbers(row, index)
+        several = isinstance(source, list)
         try:
             inputs = [self._input(s) for s in (source if isinstance(source, list) else [source])]
             values = [_literal(a, self.nc) for a in args]
-            self._check_parameters(name, inputs, values, repeats)
-            module, output = self._build(name, inputs, values, repeats)
+            _check_numbers([v for v, a in zip(values, args, strict=True) if a != "nc"], index)
+            output = self._planned(name, inputs, values, repeats, several=several)
             _check_output(output)
+            module = self._build(name, inputs, values, repeats)
         except BadInputError:
             raise
         except Exception as error:  # a layer raises anything for numbers it does not expect
@@ -216,16 +230,32 @@ class _Builder:
         self.layers.append(Layer(module=module, sources=self._absolute(source)))
         self.outputs.append(output)
 
-    def _check_parameters(
-        self, name: str, inputs: list[_Output], args: list[Any], repeats: int
-    ) -> None:
-        """Refuse a row by its parameters, counted before memory is asked for."""
+    def _planned(
+        self, name: str, inputs: list[Output], args: list[Any], repeats: int, *, several: bool
+    ) -> Output:
+        """Return what a row gives; it is built for that where it takes no memory.
+
+        Raises:
+            ValueError: it has too many repeats or parameters.
+        """
         if not 1 <= repeats <= _MOST_REPEATS:
             raise ValueError(f"it repeats {brief(repeats)} times, not 1 to {_MOST_REPEATS}")
         # Where tensors are fake already they take no memory, and cannot be mixed with others.
         place = torch.device("meta") if type(torch.empty(0)) is torch.Tensor else nullcontext()
         with place:
-            module, _ = self._build(name, inputs, args, repeats)
+            module = self._build(name, inputs, args, repeats)
+            self._check_parameters(module)
+            output = None
+            if not self.measures and name not in self.own:
+                channels = self._wide(args[0]) if name in SCALED else None
+                output = stated(module, inputs, channels)
+            if output is None:
+                self.measures = True
+                output = measured(module, inputs, several=several)
+        return output
+
+    def _check_parameters(self, module: nn.Module) -> None:
+        """Refuse a layer by its parameters, before memory is asked for."""
         self.num_parameters += sum(one.numel() for one in module.parameters())
         if self.num_parameters > _MOST_PARAMETERS:
             raise ValueError(
@@ -236,7 +266,7 @@ class _Builder:
             if isinstance(one, nn.Conv2d | nn.MaxPool2d):
                 _check_window(one)
 
-    def _input(self, source: int) -> _Output:
+    def _input(self, source: int) -> Output:
         """Return what a layer's source gives; the first layer reads the image."""
         if not self.outputs:
             return self.image
@@ -249,66 +279,73 @@ class _Builder:
             return source if source in (-1, index - 1) or source >= 0 else index + source
         return [s if s >= 0 or s == -1 else index + s for s in source]
 
-    def _build(
-        self, name: str, inputs: list[_Output], args: list[Any], repeats: int
-    ) -> tuple[nn.Module, _Output]:
-        """Return the module of one row and what it gives."""
-        first = inputs[0]
-        if name in _SCALED:
-            return self._scaled(name, first, args, repeats)
-        if name in HEADS:
+    def _build(self, name: str, inputs: list[Output], args: list[Any], repeats: int) -> nn.Module:
+        """Return the module of one row."""
+        if name in HEADS and name not in self.own:
             return self._head(name, inputs, args)
-        module: nn.Module
-        match name:
-            case "CBLinear":
-                module = blocks.CBLinear(_single(first), args[0])
-                output = _Output(channels=list(args[0]), stride=first.stride)
-            case "CBFuse":
-                module, output = blocks.CBFuse(args[0]), inputs[-1]
-            case "Concat":
-                module = blocks.Concat(*args)
-                channels = sum(_single(i) for i in inputs)
-                output = _Output(channels=channels, stride=first.stride)
-            case "nn.Upsample":
-                module = nn.Upsample(*args)
-                stride = first.stride / float(args[1])
-                output = _Output(channels=first.channels, stride=stride)
-            case plain if plain in _PLAIN:
-                module = _PLAIN[plain](*args)
-                reduction = float(getattr(module, "reduction", getattr(module, "stride", 1.0)))
-                output = _Output(channels=first.channels, stride=first.stride * reduction)
-            case _:
-                known = ", ".join(known_modules())
-                raise BadInputError(
-                    f"Module {name!r} in the model description is not known. Known: {known}."
-                )
-        return module, output
+        scaled = max(round(repeats * self.depth), 1) if repeats > 1 else 1
+        kind, values, repeated = self._kind(name, inputs, args, scaled)
+        stack = [kind(*values) for _ in range(repeated)]
+        return stack[0] if repeated == 1 else nn.Sequential(*stack)
 
-    def _scaled(
-        self, name: str, source: _Output, args: list[Any], repeats: int
-    ) -> tuple[nn.Module, _Output]:
-        """Return a block whose width and repeats follow the multiples."""
-        width = math.ceil(args[0] * self.width / 8) * 8
-        repeated = max(round(repeats * self.depth), 1) if repeats > 1 else 1
-        stack = [_SCALED[name](_single(source), width, *args[1:]) for _ in range(repeated)]
-        reduction = math.prod(float(getattr(m, "reduction", 1.0)) for m in stack)
-        module = stack[0] if repeated == 1 else nn.Sequential(*stack)
-        return module, _Output(channels=width, stride=source.stride * reduction)
+    def _kind(
+        self, name: str, inputs: list[Output], args: list[Any], repeats: int
+    ) -> tuple[type[nn.Module], list[Any], int]:
+        """Return the class of a row's module, its arguments, and how often it stands in a row.
 
-    def _head(self, name: str, inputs: list[_Output], args: list[Any]) -> tuple[nn.Module, _Output]:
+        Raises:
+            BadInputError: there is no such module.
+        """
+        first = inputs[0]
+        if name in self.own:
+            kind = self.own[name]
+            channels = [single(one) for one in inputs]
+            return (kind, *arguments_of(kind, channels, args, self._wide, repeats))
+        if name in SCALED:
+            values = [single(first), self._wide(args[0])]
+            if name in TAKES_REPEATS:
+                return SCALED[name], [*values, repeats, *args[1:]], 1
+            return SCALED[name], [*values, *args[1:]], repeats
+        if name == "CBLinear":
+            return blocks.CBLinear, [single(first), *args], repeats
+        if name == "nn.BatchNorm2d":
+            return nn.BatchNorm2d, [single(first)], repeats
+        found = PLAIN.get(name) or layer_of_torch(name)
+        if name == "Panoptic":
+            raise BadInputError(
+                "A Panoptic head, for which every pixel has a class, is not offered: neither its "
+                "loss nor its data are known here. Networks with masks of objects are: --cfg "
+                "gelan-c-seg."
+            )
+        if found is None:
+            raise missing_block(name, dict.fromkeys(known_modules()))
+        return found, args, repeats
+
+    def _wide(self, channels: Any) -> int:
+        """Return a row's output channels, scaled and rounded up to a multiple of 8."""
+        if channels == self.unscaled:
+            return int(channels)
+        return int(math.ceil(channels * self.width / 8) * 8)
+
+    def _head(self, name: str, inputs: list[Output], args: list[Any]) -> Detect:
         """Return a head; the strides of its levels are those of the main (last) branch."""
-        if len(args) != 1:
-            raise ValueError("a head takes one argument, nc")
         kind = HEADS[name]
-        levels, rest = divmod(len(inputs), kind.branches)
-        strides = [i.stride for i in inputs]
-        if rest or any(strides[i] != strides[i % levels] for i in range(len(inputs))):
+        has_masks = issubclass(kind, Segments)
+        if len(args) != (3 if has_masks else 1):
+            wanted = (
+                "three arguments: nc, prototypes, channels" if has_masks else "one argument, nc"
+            )
+            raise ValueError(f"the head {name} takes {wanted}")
+        own = kind.own_inputs * kind.branches if issubclass(kind, Segments) else 0
+        levels, rest = divmod(len(inputs) - own, kind.branches)
+        strides = [i.stride for i in inputs[: len(inputs) - own]]
+        if rest or any(strides[i] != strides[i % levels] for i in range(len(strides))):
             raise ValueError(
                 f"{name} needs {kind.branches} branch(es) of inputs with equal strides,"
                 f" got strides {strides}"
             )
-        module = kind(int(args[0]), [_single(i) for i in inputs], strides[:levels])
-        return module, _Output(channels=module.no, stride=strides[0])
+        more = [int(args[1]), math.ceil(args[2] * self.width / 8) * 8] if has_masks else []
+        return kind(int(args[0]), [single(i) for i in inputs], strides[:levels], *more)
 
 
 _MOST_REPEATS = 100
@@ -327,7 +364,7 @@ def _check_window(layer: nn.Conv2d | nn.MaxPool2d) -> None:
             raise ValueError(f"{name} is {brief(value)}, not 1 or more")
 
 
-def _check_output(output: _Output) -> None:
+def _check_output(output: Output) -> None:
     """Refuse maps without channels or of no size.
 
     Raises:
@@ -340,19 +377,28 @@ def _check_output(output: _Output) -> None:
         raise ValueError(f"it gives a map at stride {output.stride}")
 
 
-def _single(output: _Output) -> int:
-    """Return the channels of a layer that gives one map."""
-    if not isinstance(output.channels, int):
-        raise ValueError("only CBFuse can read a CBLinear")  # noqa: TRY004 - the value is wrong
-    return output.channels
-
-
 def _literal(value: object, nc: int) -> object:
-    """Return an argument as Python's value; the only names are nc, None, True and False."""
+    """Return an argument as Python's value.
+
+    The only names are nc, None, True, False and the activations; text that is a number, a list or a
+    tuple is read as such.
+    """
     if isinstance(value, list):
         return [_literal(v, nc) for v in value]
-    names: dict[str, object] = {"nc": nc, "None": None, "True": True, "False": False}
-    return names.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value == "nc":
+        return nc
+    if value.replace(" ", "").replace("torch.nn.", "nn.") in _ACTIVATIONS:
+        return _ACTIVATIONS[value.replace(" ", "").replace("torch.nn.", "nn.")]()
+    try:
+        read = ast.literal_eval(value) if len(value) <= _LONGEST_VALUE else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+    return list(read) if isinstance(read, tuple) else read
+
+
+_LONGEST_VALUE = 100
 
 
 def saved_layers(sources: Sequence[int | list[int]]) -> set[int]:

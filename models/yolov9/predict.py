@@ -8,28 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import torch
 
 from memplan.errors import BadInputError, UsageError
+from memplan.inference import Detections
 
-from ..detection_metrics.drawing import draw_boxes
+from ..detection_metrics.drawing import draw_boxes, draw_masks
+from ..detection_metrics.masks import full_size, outlines
 from ..detection_metrics.nms import non_max_suppression
-from ..detection_metrics.written import write_rows
+from ..detection_metrics.written import write_polygons, write_rows
 from ..yolo_data.augment import letterbox
 from ..yolo_data.pipeline import to_tensor
 from ..yolo_data.sources import Picture, find_files, read_pictures
 from .detector import Detector, load_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from memplan.inference import DetectOptions
 
     from ..detection_metrics.coco import Floats
 
+    Masks = npt.NDArray[np.bool_]
 
-def detect(options: DetectOptions) -> Iterator[str]:
-    """Detect and yield a line for each image and frame, then what was written.
+
+def detect(options: DetectOptions) -> Generator[str, None, list[Detections]]:
+    """Detect, yield a line for each image and frame, and return what was found.
 
     Raises:
         BadInputError: weights or source cannot be used, or nothing can be written.
@@ -45,29 +52,42 @@ def detect(options: DetectOptions) -> Iterator[str]:
     labels = options.folder / "labels"
     if options.saves_txt:
         labels.mkdir(exist_ok=True)
+    all_found = []
     for number, path in enumerate(files, start=1):
         writer = _Writer(options, _free(options.folder / path.name))
         try:
             for picture in read_pictures(path, options.video_stride):
                 start = time.perf_counter()
-                found = _find(detector, picture, options)
+                found, masks = _find(detector, picture, options)
                 seconds = time.perf_counter() - start
                 if options.saves_txt and len(found):
                     frame = "" if picture.frame is None else f"_{picture.frame}"
-                    _write_rows(labels / f"{path.stem}{frame}.txt", found, picture, options)
+                    _write_rows(labels / f"{path.stem}{frame}.txt", found, masks, picture, options)
                 if options.saves_images:
-                    writer.write(picture, found, detector.class_names)
+                    writer.write(picture, found, masks, detector.class_names)
                 if options.saves_crops:
                     _write_crops(found, picture, detector.class_names, options.folder)
                 yield _line(number, len(files), picture, found, detector.class_names, seconds)
+                all_found.append(
+                    Detections(
+                        path=path,
+                        frame=picture.frame,
+                        boxes=found.astype(np.float32),
+                        class_names=detector.class_names,
+                        masks=masks,
+                    )
+                )
         finally:
             writer.close()
     if options.saves_images or options.saves_txt or options.saves_crops:
         yield f"Wrote {options.folder}"
+    return all_found
 
 
-def _find(detector: Detector, picture: Picture, options: DetectOptions) -> Floats:
-    """Return the detections in the picture's own pixels, best first, `[k, 6]`."""
+def _find(
+    detector: Detector, picture: Picture, options: DetectOptions
+) -> tuple[Floats, Masks | None]:
+    """Return the detections in the picture's own pixels, best first, `[k, 6]`, and their masks."""
     height, width = picture.pixels.shape[:2]
     side, stride = detector.fixed_size or options.image_size, detector.stride
     if detector.fixed_size is None:
@@ -77,28 +97,43 @@ def _find(detector: Detector, picture: Picture, options: DetectOptions) -> Float
     else:
         shape = (side, side)
     image, (scale_x, scale_y, left, top) = letterbox(picture.pixels, shape, scale_up=True)
+    raw, prototypes = detector.with_masks(to_tensor(image)[None])
     [found] = non_max_suppression(
-        detector(to_tensor(image)[None]),
+        raw,
         confidence=options.confidence,
         iou=options.iou,
         max_detections=options.max_detections,
         classes=options.classes,
         agnostic=options.agnostic,
         multi_label=False,
+        num_extra=0 if prototypes is None else prototypes.shape[1],
     )
-    rows = found.double().cpu().numpy()
+    rows = found[:, :6].double().cpu().numpy()
     rows[:, :4] = (rows[:, :4] - np.tile([left, top], 2)) / np.tile([scale_x, scale_y], 2)
     rows[:, :4] = rows[:, :4].clip(0, np.tile([width, height], 2))
-    return np.asarray(rows, np.float64)
+    if prototypes is None:
+        return rows, None
+    visible = (
+        *(left / shape[1], top / shape[0]),
+        *((left + width * scale_x) / shape[1], (top + height * scale_y) / shape[0]),
+    )
+    boxes = torch.from_numpy(rows[:, :4]).to(prototypes.device)
+    return rows, full_size(found[:, 6:], prototypes[0], boxes, visible, (height, width))
 
 
 def _whole(side: float, stride: int) -> int:
     return max(-(-round(side) // stride), 1) * stride
 
 
-def _write_rows(path: Path, found: Floats, picture: Picture, options: DetectOptions) -> None:
+def _write_rows(
+    path: Path, found: Floats, masks: Masks | None, picture: Picture, options: DetectOptions
+) -> None:
     height, width = picture.pixels.shape[:2]
-    write_rows(path, found, (height, width), confidence=options.saves_confidence)
+    scores = options.saves_confidence
+    if masks is None:
+        write_rows(path, found, (height, width), confidence=scores)
+    else:
+        write_polygons(path, found, outlines(masks), (height, width), confidence=scores)
 
 
 _CROP_GAIN, _CROP_BORDER = 1.02, 10
@@ -158,14 +193,18 @@ class _Writer:
         self._path = path
         self._video: Any = None
 
-    def write(self, picture: Picture, found: Floats, names: tuple[str, ...]) -> None:
-        """Draw the boxes and write the picture.
+    def write(
+        self, picture: Picture, found: Floats, masks: Masks | None, names: tuple[str, ...]
+    ) -> None:
+        """Draw masks and boxes and write the picture.
 
         Raises:
             BadInputError: the file cannot be written.
         """
         options = self._options
         pixels = picture.pixels.copy()
+        if masks is not None:
+            draw_masks(pixels, masks, found)
         draw_boxes(
             pixels,
             found,

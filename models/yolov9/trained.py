@@ -11,6 +11,7 @@ from memplan.errors import BadInputError
 
 from ..yolo_data.dataset import read_description
 from .network import DetectionModel, build
+from .own_blocks import load_blocks
 from .weights import CheckpointFacts, facts_of, load_state, read_checkpoint, state_of_checkpoint
 
 if TYPE_CHECKING:
@@ -28,13 +29,16 @@ class Trained:
     """What was read and guessed, a line each."""
 
 
-def read_trained(weights: Path, cfg: str | None = None, data: Path | None = None) -> Trained:
+def read_trained(
+    weights: Path, cfg: str | None = None, data: Path | None = None, blocks: str | None = None
+) -> Trained:
     """Return the network of a checkpoint, every entry of it filled.
 
     Args:
         weights: an official checkpoint or one of memplan's own, not fused.
         cfg: the architecture; None takes what the checkpoint says.
         data: a `data.yaml` that names the classes; None takes what the checkpoint says.
+        blocks: modules of the user's whose classes the architecture names; they are imported.
 
     Raises:
         BadInputError: the file cannot be read, says no architecture, or does not fill it.
@@ -48,11 +52,11 @@ def read_trained(weights: Path, cfg: str | None = None, data: Path | None = None
             f"{weights} does not say which architecture it is of. "
             "Give --cfg, such as --cfg yolov9-s."
         )
-    num_classes = facts.num_classes or _classes_in(state)
+    num_classes, own = facts.num_classes or _classes_in(state), load_blocks(blocks)
     if isinstance(description, str):
-        net = build(_cfg_name(description), num_classes)
+        net = build(_cfg_name(description), num_classes, own)
     else:
-        net = DetectionModel(description, num_classes, "checkpoint")
+        net = DetectionModel(description, num_classes, "checkpoint", own)
     report = load_state(net, slot, state, weights)
     if report.missing or report.reshaped:
         raise BadInputError(

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from memplan.errors import BadInputError, UsageError
+from memplan.inference import Validation
 
-from ..detection_metrics.evaluation import DetectionEvaluator
+from ..detection_metrics.evaluation import ClassMetrics, DetectionEvaluator
 from ..detection_metrics.nms import non_max_suppression
+from ..detection_metrics.segmentation import SegmentationEvaluator
 from ..detection_metrics.written import coco_results, write_rows
 from ..yolo_data.batches import read_batches
 from ..yolo_data.collate import collate
 from ..yolo_data.dataset import read_description
 from ..yolo_data.loader import as_single_class, validation_groups, validation_size
+from ..yolo_data.masks import outlined
 from ..yolo_data.pipeline import ValidationSamples
 from ..yolo_data.scan import scan_split
+from .arguments import MASK_RATIO
 from .detector import load_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from memplan.inference import ValidateOptions
     from memplan.workload import Batch
@@ -48,8 +52,8 @@ class _Clock:
         return now
 
 
-def validate(options: ValidateOptions) -> Iterator[str]:
-    """Evaluate and yield lines: warnings, the table by class, speed, and what was written.
+def validate(options: ValidateOptions) -> Generator[str, None, Validation]:
+    """Evaluate, yield lines (warnings, the table by class, speed, files) and return the scores.
 
     Raises:
         BadInputError: weights or data cannot be used, or are of different classes.
@@ -74,16 +78,31 @@ def validate(options: ValidateOptions) -> Iterator[str]:
         )
     if options.single_class:
         images = [as_single_class(image) for image in images]
-    evaluator = DetectionEvaluator(names)
+    if detector.run_masks is not None:
+        if options.saves_json:
+            raise UsageError("--save-json has boxes alone, and these weights are of masks too.")
+        images, warnings = outlined(images, options.data, options.split)
+        yield from warnings
+    evaluator = (SegmentationEvaluator if detector.run_masks else DetectionEvaluator)(names)
     clock = _Clock()
     for batch in _batches(options, detector, images):
         _evaluate(options, detector, evaluator, batch, clock)
     yield evaluator.write_details(options.folder, draws=options.draws)
-    each = ", ".join(
-        f"{seconds / len(images) * 1000:.1f} ms {stage}" for stage, seconds in clock.totals.items()
-    )
+    milliseconds = {stage: seconds / len(images) * 1000 for stage, seconds in clock.totals.items()}
+    each = ", ".join(f"{took:.1f} ms {stage}" for stage, took in milliseconds.items())
     yield f"An image took {each} (measured, {options.device})"
     yield from _write(options, evaluator, images)
+    return Validation(
+        scores=evaluator.compute(),
+        classes={row.name: _without_name(row) for row in evaluator.per_class() if row.num_objects},
+        milliseconds=milliseconds,
+        num_images=len(images),
+        folder=options.folder,
+    )
+
+
+def _without_name(row: ClassMetrics) -> dict[str, float]:
+    return {key: value for key, value in asdict(row).items() if key != "name"}
 
 
 def _batches(
@@ -99,34 +118,40 @@ def _batches(
         stride=detector.stride,
         rect=rect,
     )
-    samples = ValidationSamples(images, image_size=side)
+    ratio = MASK_RATIO if detector.run_masks else 0
+    samples = ValidationSamples(images, image_size=side, mask_ratio=ratio)
     return read_batches(samples, groups, collate, options.num_workers, seed=0)
 
 
 def _evaluate(
     options: ValidateOptions,
     detector: Detector,
-    evaluator: DetectionEvaluator,
+    evaluator: DetectionEvaluator | SegmentationEvaluator,
     batch: Batch,
     clock: _Clock,
 ) -> None:
     now = time.perf_counter()
-    raw = detector(batch["images"])
+    raw, prototypes = detector.with_masks(batch["images"])
+    num_extra = 0 if prototypes is None else prototypes.shape[1]
     now = clock.stop("inference", now, detector.device)
     if options.single_class:  # the best class stands for all
-        raw = torch.cat([raw[:, :4], raw[:, 4:].amax(1, keepdim=True)], 1)
+        scores, extra = raw[:, 4:].tensor_split([raw.shape[1] - 4 - num_extra], 1)
+        raw = torch.cat([raw[:, :4], scores.amax(1, keepdim=True), extra], 1)
     found = non_max_suppression(
         raw,
         confidence=options.confidence,
         iou=options.iou,
         max_detections=options.max_detections,
+        num_extra=num_extra,
     )
     clock.stop("NMS", now, detector.device)
-    evaluator.update(found, batch)
+    evaluator.update(found if prototypes is None else (found, prototypes), batch)
 
 
 def _write(
-    options: ValidateOptions, evaluator: DetectionEvaluator, images: Sequence[LabelledImage]
+    options: ValidateOptions,
+    evaluator: DetectionEvaluator | SegmentationEvaluator,
+    images: Sequence[LabelledImage],
 ) -> Iterator[str]:
     if options.saves_txt:
         folder = options.folder / "labels"

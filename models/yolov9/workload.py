@@ -20,21 +20,28 @@ from memplan.workload import (
 )
 
 from . import build, loss, names
-from .arguments import STRIDE, check_arguments, find_cfg, is_file_name, merged
+from .arguments import (
+    MASK_RATIO,
+    STRIDE,
+    check_arguments,
+    find_cfg,
+    has_masks,
+    is_file_name,
+    merged,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     import numpy as np
     import torch
 
-    from memplan.inference import DetectOptions, ValidateOptions
+    from memplan.inference import Detections, DetectOptions, ValidateOptions, Validation
 
     from .losses import DetectionLoss
     from .network import DetectionModel
 
 _MODELS = __name__.split(".", maxsplit=1)[0]
-_FEW_ENTRIES = 0.5  # of a network; with fewer loaded, it is hardly the file's
 _FEWEST_IN_CROWD = 20  # so that the line through objects has a length
 _VALIDATION_FACTOR = 2  # the official recipe validates at twice the training batch
 
@@ -49,8 +56,12 @@ class YoloV9(Workload):
         objects_per_image: boxes in each image of `make_batch`, >= 0.
         cfg: a configuration or the path of a description file; None takes `name`. A path that
             does not exist means the shipped configuration of that name.
+        blocks: modules of the user's, as `own_blocks.load_blocks` takes them, whose classes a
+            description file names.
         hyp: a hyperparameter file or the name of a shipped one; None takes scratch-high.
         hyperparameters: values by name that replace those of `hyp`.
+        official_gains: whether the parts of the loss weigh as in the official one, whatever `hyp`
+            says.
         multi_scale: whether each training batch is resized to a side drawn anew; recorded at the
             largest.
         quad: whether four training images make one of twice the side, and the loss counts four
@@ -69,7 +80,9 @@ class YoloV9(Workload):
     data_options = frozenset({"cache", "rect", "image_weights", "single_class", "min_items"})
     nominal_batch_size = 64
     stride = STRIDE
-    loss_names = ("box_loss", "cls_loss", "dfl_loss")
+    loss_names: tuple[str, ...] = ("box_loss", "cls_loss", "dfl_loss")
+    mask_ratio = 0
+    """Pixels of an image a pixel of its masks; 0 without masks."""
 
     def __init__(
         self,
@@ -79,8 +92,10 @@ class YoloV9(Workload):
         image_size: int = 640,
         objects_per_image: int = 20,
         cfg: str | Path | None = None,
+        blocks: str | None = None,
         hyp: str | Path | None = None,
         hyperparameters: Mapping[str, float] | None = None,
+        official_gains: bool = False,
         quad: bool = False,
         multi_scale: bool = False,
         validation_batch_size: int | None = None,
@@ -94,6 +109,7 @@ class YoloV9(Workload):
         if assigner_parts < 1:
             raise UsageError(f"--assigner-parts {assigner_parts} is below 1.")
         self.cfg = find_cfg(str(cfg or name))
+        self.blocks = blocks
         self.name = Path(name).stem if is_file_name(name) else name
         self.num_classes = num_classes
         self.image_size = image_size
@@ -102,12 +118,12 @@ class YoloV9(Workload):
         self.multi_scale = multi_scale
         self.validation_batch_size = validation_batch_size
         self.assigner_parts = assigner_parts
-        values, self._hyp_warnings = read_hyperparameters(hyp)
+        values, self._hyp_warnings = read_hyperparameters(hyp, official_gains=official_gains)
         self.hyperparameters = merged(values, hyperparameters or {})
 
     def build_model(self) -> DetectionModel:
         """Return the network with fresh weights."""
-        return build(self.cfg, self.num_classes)
+        return build(self.cfg, self.num_classes, self.blocks)
 
     def make_batch(self, micro_batch_size: int) -> Batch:
         """Return images `[B, 3, S, S]` uint8, targets `[B, M, 5]` and what the loader adds."""
@@ -141,17 +157,9 @@ class YoloV9(Workload):
         return validation_size(self.image_size, self.stride)
 
     def _batch(self, num_images: int, side: int, objects: int) -> Batch:
-        import torch
+        from .examples import example_batch
 
-        targets = torch.full((num_images, max(1, objects), 5), 0.5)
-        targets[..., 0] = 0 if objects else -1
-        return {
-            "images": torch.zeros(num_images, 3, side, side, dtype=torch.uint8),
-            "targets": targets,
-            "image_ids": torch.arange(num_images),
-            "original_shapes": torch.full((num_images, 2), side),
-            "letterbox": torch.ones(num_images, 4, dtype=torch.float64),
-        }
+        return example_batch(num_images, side, objects, self.mask_ratio)
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with float32 images in 0-1."""
@@ -217,9 +225,11 @@ class YoloV9(Workload):
 
         Each group carries its `kind` (`bias`, `weight`, `norm`); only `weight` is decayed.
         """
+        from .groups import parameter_groups
+
         # The official recipe gives AdamW a third state tensor.
         more = {"amsgrad": True} if settings.name == "AdamW" else {}
-        return [{**group, **more} for group in _parameter_groups(model, settings)]
+        return [{**group, **more} for group in parameter_groups(model, settings)]
 
     def draw_object_counts(
         self,
@@ -280,10 +290,10 @@ class YoloV9(Workload):
         Layers that only the auxiliary branch needs are not run. Maps are decoded in float32:
         half precision has steps of half a pixel at 640.
         """
-        from .network import main_maps
+        from .network import decoded, main_maps
 
         network = _as_network(model)
-        return _decoded(network, main_maps(network, batch["images"]))
+        return decoded(network, main_maps(network, batch["images"]))
 
     def evaluate(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return predictions, as `predict` does, and the main branch's loss (box, cls, dfl) `[3]`.
@@ -292,13 +302,39 @@ class YoloV9(Workload):
         """
         from dataclasses import replace
 
-        from .network import main_maps
+        from .network import decoded, main_maps
 
         network = _as_network(model)
         maps = main_maps(network, batch["images"])
-        predictions = _decoded(network, maps)
+        predictions = decoded(network, maps)
         _, parts = replace(self._criterion(model), branches=1)(maps, batch["targets"])
         return predictions, parts
+
+    def build_inference(self) -> torch.nn.Module:
+        """Return the main branch, norms merged into convolutions, as `val` and `predict` run it."""
+        from .convert import drop_auxiliary, fuse
+        from .export_files import Deployed
+
+        return Deployed(fuse(drop_auxiliary(self.build_model()).net)).eval()
+
+    def make_inference_batch(self, batch_size: int, mode: str) -> torch.Tensor:
+        """Return square images `[B, 3, S, S]` uint8, the largest rectangles that there are."""
+        import torch
+
+        side = self.validation_size if mode == "val" else self.image_size
+        return torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
+
+    def infer(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return raw predictions `[B, 4 + nc, A]` float32, before suppression."""
+        dtype = next(model.parameters()).dtype
+        found: torch.Tensor = model(images.float().div_(255).to(dtype))
+        return found
+
+    def has_data(self, path: Path) -> bool:
+        """Return whether a data set's description is there, or ships under that name."""
+        from ..yolo_data.dataset import find_description
+
+        return find_description(path).exists()
 
     def open_data(self, options: DataOptions) -> TrainingData:
         """Return the checked YOLO data set.
@@ -314,6 +350,7 @@ class YoloV9(Workload):
             "validation_size": self.validation_size,
             "stride": self.stride,
             "quad": self.quad,
+            "mask_ratio": self.mask_ratio,
             **(options.extra or {}),
         }
         strengths = options.hyperparameters or self.hyperparameters
@@ -325,12 +362,14 @@ class YoloV9(Workload):
     def write_sample(self, directory: Path, *, force: bool = False) -> Path:
         """Write the sample data set and return the path of its `data.yaml`; see `write_sample`.
 
+        With masks, labels are polygons.
+
         Raises:
             BadInputError: the directory holds files and `force` is not given, or cannot be written.
         """
         from ..yolo_data.sample import write_sample
 
-        return write_sample(directory, force=force)
+        return write_sample(directory, force=force, outlines=bool(self.mask_ratio))
 
     def export(self, options: ExportOptions) -> list[str]:
         """Write the converted, fused network of a checkpoint and return what was done.
@@ -343,7 +382,7 @@ class YoloV9(Workload):
 
         return export(options)
 
-    def validate(self, options: ValidateOptions) -> Iterator[str]:
+    def validate(self, options: ValidateOptions) -> Generator[str, None, Validation]:
         """Evaluate a weights file on a split; see `validate.validate`.
 
         Raises:
@@ -353,7 +392,7 @@ class YoloV9(Workload):
 
         return validate(options)
 
-    def detect(self, options: DetectOptions) -> Iterator[str]:
+    def detect(self, options: DetectOptions) -> Generator[str, None, list[Detections]]:
         """Detect in images and videos with a weights file; see `predict.detect`.
 
         Raises:
@@ -369,14 +408,15 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the file cannot be read, is refused as unsafe, or nothing in it fits.
         """
+        from .fitting import FEW_ENTRIES, advice
         from .weights import load_weights
 
         report = load_weights(_as_network(model), path)
-        if report.fraction >= _FEW_ENTRIES:
+        if report.fraction >= FEW_ENTRIES:
             return str(report)
         return (
             f"{path} fills only {len(report.matched)} of {report.total} entries: training starts "
-            f"nearly from fresh weights. {_advice(path)}"
+            f"nearly from fresh weights. {advice(path)}"
         )
 
     def load_whole(self, model: torch.nn.Module, path: str | Path) -> str:
@@ -385,6 +425,7 @@ class YoloV9(Workload):
         Raises:
             BadInputError: the file cannot be read, is refused as unsafe, or leaves entries.
         """
+        from .fitting import advice
         from .weights import load_weights
 
         report = load_weights(_as_network(model), path)
@@ -392,31 +433,48 @@ class YoloV9(Workload):
             raise BadInputError(
                 f"{path} fills only {len(report.matched)} of {report.total} entries of "
                 f"{self.name}, so evaluating it says nothing. {report.mismatches()} "
-                f"{_advice(path)}"
+                f"{advice(path)}"
             )
         return str(report)
 
 
-def _advice(path: str | Path) -> str:
-    """Return which configuration a weights file fits, as advice."""
-    from .fitting import fitting_configuration
-    from .weights import read_checkpoint, state_of_checkpoint
+class YoloV9Segmentation(YoloV9):
+    """A detector with masks, trained with the official recipe.
 
-    name, matched, total = fitting_configuration(
-        state_of_checkpoint(read_checkpoint(path), path)[1]
-    )
-    if matched / total < _FEW_ENTRIES:
-        return "It fits no configuration here; is it of another program?"
-    return f"It fits --cfg {name} ({matched} of {total})."
+    Its arguments are those of `YoloV9`, but for `quad`: the official recipe has no masks for it.
+    """
 
+    loss_names = ("box_loss", "seg_loss", "cls_loss", "dfl_loss")
+    mask_ratio = MASK_RATIO
 
-def _decoded(network: DetectionModel, maps: list[torch.Tensor]) -> torch.Tensor:
-    """Return the main branch's maps as boxes in pixels and probabilities, in float32."""
-    import torch
+    def __init__(self, name: str, *, quad: bool = False, **arguments: Any) -> None:
+        if quad:
+            raise UsageError(f"--quad: {name} learns masks, which four images in one have none of.")
+        super().__init__(name, **arguments)
 
-    with torch.autocast(maps[0].device.type, enabled=False):
-        full = [part.float() for part in maps]
-        return network.head.decode(full, network.head.branches - 1)
+    def compute_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss, scaled by the batch size, and its parts (box, mask, cls, dfl) `[4]`."""
+        from .segmentation import loss_of
+
+        return loss_of(self._criterion(model), model(batch["images"]), batch)
+
+    def predict(  # type: ignore[override]
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return predictions and prototypes of the main branch; see `segmentation.predict`."""
+        from .segmentation import predict
+
+        return predict(_as_network(model), batch["images"])
+
+    def evaluate(  # type: ignore[override]
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return predictions, as `predict` does, and the main branch's loss, four parts."""
+        from .segmentation import evaluate
+
+        return evaluate(_as_network(model), self._criterion(model), batch)
 
 
 class YoloFamily(Family):
@@ -426,6 +484,7 @@ class YoloFamily(Family):
     imported_when_used = (
         f"{__package__}.network",
         f"{__package__}.losses",
+        f"{__package__}.segmentation",
         f"{_MODELS}.yolo_data.loader",
     )
 
@@ -449,7 +508,7 @@ class YoloFamily(Family):
         return isinstance(content, dict) and not {"backbone", "head"}.isdisjoint(content)
 
     def made_by(self, name: str) -> type[YoloV9]:
-        """Return the class of every configuration's workload."""
+        """Return the class of every configuration's workload; others take the same arguments."""
         del name
         return YoloV9
 
@@ -458,9 +517,11 @@ class YoloFamily(Family):
 
         Raises:
             UnknownNameError: no such configuration; the nearest is suggested.
+            BadInputError: the file cannot be read.
             UsageError: an argument is out of its range.
         """
-        return YoloV9(name, **arguments)
+        kind = YoloV9Segmentation if has_masks(str(arguments.get("cfg") or name)) else YoloV9
+        return kind(name, **arguments)
 
 
 FAMILY = YoloFamily()
@@ -471,24 +532,3 @@ def _as_network(model: torch.nn.Module) -> DetectionModel:
 
     assert isinstance(model, DetectionModel)
     return model
-
-
-def _parameter_groups(model: torch.nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return the groups in the official order: biases, decayed weights, norm weights."""
-    from torch import nn
-
-    norms = tuple(kind for name, kind in vars(nn).items() if "Norm" in name)
-    kinds: dict[str, list[torch.nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            kind = "norm" if isinstance(module, norms) else "weight"
-            kinds["bias" if name == "bias" else kind].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "kind": kind,
-            "weight_decay": settings.weight_decay if kind == "weight" else 0.0,
-        }
-        for kind, parameters in kinds.items()
-        if parameters
-    ]

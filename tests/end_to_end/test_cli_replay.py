@@ -315,3 +315,51 @@ def test_a_tape_compared_with_itself_has_not_changed(memplan, tape):
 def test_a_third_file_is_wrong_usage(memplan, tape):
     """Two files are compared, no more."""
     assert 2 == memplan("replay", tape, tape, tape).code
+
+
+def test_a_tape_is_written_as_page_and_snapshot(memplan, tape, tmp_path):
+    """The snapshot replays to the tape's peaks, and its page says what the terminal says."""
+    page, path = tmp_path / "life.html", tmp_path / "life.pickle"
+    answer = memplan(
+        *("replay", tape, "--gpu", "t4", "--json", "--report", page, "--snapshot", path)
+    )
+    again = memplan("replay", path, "--json", "--report", tmp_path / "again.html").json
+
+    assert f"Wrote {path}\nWrote {page}\n" == answer.err
+    for name in ("allocated_peak_bytes", "reserved_peak_bytes"):
+        assert answer.json["simulated"][name] == again["simulated"][name]
+    assert (0, "simulated") == (again["num_differing_steps"], again["recorded_origin"])
+    assert '<figure class="timeline"' in page.read_text()
+    assert "Held by (simulated)" in (tmp_path / "again.html").read_text()
+
+
+def test_pages_of_snapshots_are_pdf_where_named_so(memplan, snapshot, tmp_path):
+    """Of one snapshot and of two; nothing is overwritten unasked."""
+    one, two = tmp_path / "one.pdf", tmp_path / "two.html"
+    memplan("replay", snapshot, "--report", one)
+    memplan("replay", snapshot, snapshot, "--report", two)
+    again = memplan("replay", snapshot, "--report", one)
+
+    assert one.read_bytes().startswith(b"%PDF")
+    assert "What grew" in two.read_text()
+    assert (1, "") == (again.code, again.out)
+    assert "--force" in again.err
+
+
+def test_a_snapshot_is_not_written_of_a_snapshot(memplan, snapshot, tmp_path):
+    """It is one already."""
+    done = memplan("replay", snapshot, "--snapshot", tmp_path / "other.pickle")
+
+    assert (2, "") == (done.code, done.out)
+    assert "is written of one tape" in done.err
+
+
+def test_a_file_larger_than_this_machines_memory_is_refused(memplan, snapshot, monkeypatch):
+    """Before it fills the memory, in one line that says how much there is."""
+    module = "memplan.trace.snapshot.available_host_bytes"
+    monkeypatch.setattr(module, lambda: 4 * snapshot.stat().st_size)
+    done = memplan("replay", snapshot)
+
+    assert (1, "") == (done.code, done.out)
+    assert "takes more host memory than the" in done.err
+    assert 1 == done.err.count("\n")

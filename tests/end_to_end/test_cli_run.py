@@ -1,7 +1,9 @@
 """`memplan run`: a person's own command on a card that is not there."""
 
 import contextlib
+import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ import pytest
 
 from memplan.device.chosen import calibrated_card
 from memplan.phantom.launch import environment
+from memplan.trace.snapshot import history_rows, load_content, parsed
+from memplan.trace.snapshot_blocks import snapshot_blocks
+from memplan.trace.snapshot_replay import check_snapshot
 
 SCRIPTS = Path(__file__).parent / "run_scripts"
 TRAIN = [sys.executable, str(SCRIPTS / "train.py"), "--batch"]
@@ -38,11 +43,74 @@ def script(folder, text):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def folder(tmp_path_factory):
+    """Where the answer's page and snapshot are."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
     """The answer about the training script at batch 16 on an RTX 3090."""
-    code, answer = answer_of("--gpu", "rtx-3090", command=[*TRAIN, "16"])
+    files = ("--report", str(folder / "run.html"), "--snapshot", str(folder / "run.pickle"))
+    code, answer = answer_of("--gpu", "rtx-3090", *files, command=[*TRAIN, "16"])
     assert code == 0
     return answer
+
+
+def test_the_snapshot_is_of_the_same_run(trained, folder):
+    """Its history replays to the answer's peaks, and lines, modules and categories are told."""
+    path = folder / "run.pickle"
+    content = load_content(path)
+    snapshot = parsed(path, content)
+    check = check_snapshot(snapshot)
+
+    peaks = trained["peaks"]
+    assert "phantom" == snapshot.origin
+    assert (0, True) == (check.num_differing_steps, check.is_layout_equal)
+    assert peaks["allocated_peak_bytes"] == check.peaks.allocated_peak_bytes
+    assert peaks["reserved_peak_bytes"] == check.peaks.reserved_peak_bytes
+    lives = snapshot_blocks(history_rows(content), snapshot, "run")
+    alive = [lives.labels[label] for label in lives.label]
+    assert trained["categories_at_peak"].keys() <= {one.band for one in alive}
+    assert any(one.module == "1" and "train.py:" in one.line for one in alive)
+    assert ("step_2", "backward") in [phase[:2] for phase in lives.phases]
+    files = {
+        frame["filename"]
+        for rows in (*content["device_traces"], *(s["blocks"] for s in content["segments"]))
+        for row in rows
+        for frame in row["frames"]
+    }
+    assert not [name for name in files if "memplan/recording" in name]
+
+
+def test_the_page_shows_every_block_of_the_run(trained, folder):
+    """Its blocks add up to the allocated peak of the answer, on the card that was named."""
+    page = (folder / "run.html").read_text()
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    data = json.loads(found[1])
+
+    change = [0] * (data["n"] + 1)
+    blocks = data["blocks"]
+    for made, freed, num_bytes in zip(
+        blocks["made"], blocks["freed"], blocks["bytes"], strict=True
+    ):
+        change[made] += num_bytes
+        change[freed] -= num_bytes
+    peak = trained["peaks"]["allocated_peak_bytes"]
+    # The allocator leaves up to 1 MiB uncut in a block, which is in its peak.
+    assert 0.95 * peak <= max(itertools.accumulate(change)) <= peak
+    assert trained["gpu"]["capacity_bytes"] == data["capacity"]
+
+
+def test_a_snapshot_is_of_one_run():
+    """Looking for the largest batch runs the command many times."""
+    done = memplan_run(
+        *("--gpu", "t4", "--find-batch", "--batch", "--snapshot", "x.pickle"),
+        command=[*TRAIN, "16"],
+    )
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "--snapshot is of one run" in done.stderr
 
 
 def test_the_answer_has_the_contracts_names(trained):
@@ -270,7 +338,7 @@ def test_what_trains_in_a_forked_process_is_watched(tmp_path):
         (["--gpu", "rtx-9999"], "Unknown card 'rtx-9999'"),
         (["--gpu", "t4", "--capacity", "100MiB"], "A capacity of 100 MiB"),
         (["--gpu", "t4", "--capacity", "much"], "'much' is not an amount of memory"),
-        (["--gpu", "t4", "--report", "pages.txt"], "--report pages.txt: pages are written as PDF"),
+        (["--gpu", "t4", "--report", "pages.txt"], "--report pages.txt: reports are PDF or HTML"),
         (["--gpu", "t4", "--read", "x=1"], "is not FILE:LINE=VALUE"),
         (["--gpu", "t4", "--find-batch", "--size"], "the command has no --size"),
     ],

@@ -91,6 +91,7 @@ def test_a_run_leaves_its_records(planned, folder):
         "plots/train_batch_1.png",
         "plots/train_batch_2.png",
         "plots/validation_batch.png",
+        "report.html",
         "report.pdf",
         "results.csv",
         "weights/best.pt",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import json
 import os
 import sys
@@ -27,7 +28,11 @@ from memplan.step.run import TrainingStep
 from memplan.training.distributed import Ranks, join, leave
 from memplan.training.epoch import EpochRunner
 from memplan.training.exchange import GradientExchange
+from memplan.training.loop import Run
+from memplan.training.progress import Progress
+from memplan.training.run_folder import RunFolder, create_run_folder
 from memplan.training.setup import prepare
+from memplan.training.watch import Cause, Finding
 
 ON_CARDS = os.environ.get("RANK_CHECKS") == "cuda"
 DEVICE = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if ON_CARDS else torch.device("cpu")
@@ -212,6 +217,38 @@ def _images(workload, seed):
     torch.manual_seed(seed)
     batch = workload.make_batch(1)
     return {**batch, "images": torch.randint_like(batch["images"], 0, 255)}
+
+
+def check_notices(folder, ranks):
+    """Rank 1 finds memory leaking at its last image: both keep less, and rank 0 tells of it."""
+    options = toy_options(
+        folder, batch=2, effective_batch=2, epochs=1, precision="fp32", project=folder / "notices",
+        device="0,1" if ON_CARDS else "cpu",
+    )  # fmt: skip
+    told, notes = [], io.StringIO()
+    place = create_run_folder(options.project, "a", exist_ok=False) if ranks.is_first else None
+    shared = Path(ranks.share(None if place is None else str(place.path)))
+    run = Run(
+        prepare(Toy(), options),
+        place or RunFolder(shared, writes=False),
+        Progress(1, 0, notes),
+        lambda name, facts: told.append((name, dict(facts))),
+    )
+    finding = Finding(
+        cause=Cause.LEAK, grown_bytes=1 << 30, bytes_a_step=1, steps_left=9, is_urgent=True
+    )
+    if ranks.rank == 1:
+        run.relief.act(finding, 0)
+    run.go()
+    run.runner.close()
+    leaks = [facts["rank"] for name, facts in told if name == "memory_watch"]
+    return {
+        "recompute": run.setup.step.spec.recompute,
+        "leaks": leaks,
+        "words": notes.getvalue().count("Process 1: Warning: Memory leaks"),
+        "files": sorted(one.name for one in shared.glob("memory*.csv")),
+        "rows": len((shared / "memory_rank1.csv").read_text().splitlines()),
+    }
 
 
 def check_waiting(folder, ranks):

@@ -17,6 +17,7 @@ from memplan.answers import (
     Setting,
     TensorAtPeak,
     Timeline,
+    WhatIf,
     WorkloadFacts,
 )
 from memplan.spec import Split, StepSpec
@@ -39,6 +40,7 @@ RTX_3090 = GpuFacts(
     context_bytes=370 * MIB,
     context_uncertainty_bytes=60 * MIB,
     source="catalogue: nvidia-smi of a published log, driver 535.104; context measured there",
+    compute_capability="8.6",
 )
 A100 = GpuFacts(
     name="a100-80gb",
@@ -46,6 +48,7 @@ A100 = GpuFacts(
     context_bytes=420 * MIB,
     context_uncertainty_bytes=80 * MIB,
     source="catalogue: torch.cuda.get_device_properties in a published training log",
+    compute_capability="8.0",
 )
 STEP = (
     ("transfer", 3),
@@ -174,11 +177,36 @@ def sample_probe(
         recommended=sample_setting(16, 4, 16 * PER_IMAGE + BASE + gpu.context_bytes, 148.0),
         timeline=timeline,
         tensors_at_peak=sample_tensors(),
+        what_if=sample_what_if(reference, gpu),
         unknown_operators={"aten::_thnn_fused_lstm_cell": 2, "torchvision::deform_conv2d": 4},
         command="memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090",
         versions=VERSIONS,
         seconds=11.4,
         notes=("Validation runs at twice the micro-batch with the averaged model, as YOLO does.",),
+    )
+
+
+def sample_what_if(batch: int, gpu: GpuFacts) -> tuple[WhatIf, ...]:
+    """The training as asked, a change that saves, one that costs and one that is refused."""
+    asked = BASE + PER_IMAGE * batch + gpu.context_bytes
+    changes = (
+        ("", StepSpec(), 1.0, ""),
+        ("--optimizer AdamW", StepSpec(optimizer="AdamW"), 1.02, ""),
+        ("--lean", StepSpec(lean=True), 0.6, ""),
+        ("--precision amp-bf16", StepSpec(precision="amp-bf16"), 0.0, "No card here has it"),
+    )
+    return tuple(
+        WhatIf(
+            options=options,
+            spec=spec,
+            micro_batch_size=batch,
+            device_used_peak_bytes=int(asked * share),
+            fits=bool(share),
+            largest_batch=int(30 / share) if share else 0,
+            images_per_second=140.0 if share else 0.0,
+            refusal=refusal,
+        )
+        for options, spec, share, refusal in changes
     )
 
 

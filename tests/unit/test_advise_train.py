@@ -65,7 +65,7 @@ def test_an_interrupted_run_goes_on(toy, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        toy(epochs=2, on_event=stop)
+        toy(epochs=2, noplots=False, on_event=stop)
     folder = tmp_path / "runs/exp"
     summary = memplan.train(Toy(), resume=folder)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from memplan_models.official import Official
 from memplan_models.torchvision import Classification
+from memplan_models.torchvision_detection import Detection
 from memplan_models.yolov9.workload import YoloV9
 
 from memplan import capabilities
@@ -68,9 +69,9 @@ def test_each_family_offers_what_it_has():
     official = Official.__new__(Official)
     official.hyperparameters = {}
 
-    assert EVERY.keys() - {"KnowsWeights", "MakesOptimizer", "SavesItself"} == _offered(
-        YoloV9("yolov9-t")
-    )
+    others = {"KnowsWeights", "MakesOptimizer", "Noted", "SavesItself"}
+    assert EVERY.keys() - others == _offered(YoloV9("yolov9-t"))
+    assert {"Noted"} == _offered(Detection("ssd300_vgg16"))
     assert {"Validates"} == _offered(classifier)
     assert {
         "Crowds", "MakesOptimizer", "SavesItself", "Tuned", "Validates",

@@ -11,7 +11,9 @@ import yaml
 from click.testing import CliRunner
 from test_report_script_pages import answer as sample
 
+import memplan
 from memplan.cli.check import command
+from memplan.errors import UsageError
 from memplan.script_answer import ScriptError
 
 DOCS = Path(__file__).parents[2] / "docs" / "check.md"
@@ -40,6 +42,19 @@ def test_a_run_meets_its_very_peak_and_no_less(check):
     failed = check(run, "--budget", peak - 1)
     assert failed.exit_code
     assert "device-used (phantom), over" in failed.output
+
+
+def test_python_checks_answers_that_were_not_saved():
+    """The function takes answers as they are, and sizes as numbers or text."""
+    run = sample()
+    peak = run.device_used_peak_bytes
+
+    assert [False] == [one.has_failed for one in memplan.check(run, budget=peak)]
+    (failed,) = memplan.check([run], budget=f"{peak - 1}B", baseline=run)
+    assert failed.has_failed
+    assert run.reserved_peak_bytes == failed.before_bytes
+    with pytest.raises(UsageError, match="Nothing to check against"):
+        memplan.check(run)
 
 
 def test_a_run_that_grew_names_its_modules(check):

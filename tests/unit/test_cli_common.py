@@ -3,11 +3,12 @@
 import io
 import os
 import sys
+import time
 
 import pytest
 
 from memplan.cli import exit_code
-from memplan.cli.common import folded
+from memplan.cli.common import Progress, folded
 
 SENTENCE = "Recommended: micro-batch 32 x accumulation 2 = 64 images a step, channels-last, lean."
 ROW = f"{'64':>5}  {'22.68':>13}  {'23.29':>12}  {'23.67':>15}  tight  {'steady_step, forward':>21}"
@@ -15,13 +16,17 @@ POINT = f"  {SENTENCE}"
 COPIED = f"Run it: memplan train --data {'d' * 70}.yaml --epochs 100"
 
 
+class Terminal(io.StringIO):
+    """A screen that somebody watches."""
+
+    def isatty(self):
+        """Return that it is a terminal."""
+        return True
+
+
 @pytest.fixture(name="shown")
 def _shown(monkeypatch):
     """What a terminal of 60 columns gets of a text."""
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
 
     def show(text):
         with monkeypatch.context() as here:
@@ -59,3 +64,34 @@ def test_commands_run_one_after_another(capsys):
 
     assert [0, 0] == codes
     assert "memplan gpus" in capsys.readouterr().out
+
+
+def test_progress_counts_on_while_one_thing_takes_long(monkeypatch):
+    """Something that says nothing more is still seen to go on, and its line is cleared."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(Progress, "REDRAW_SECONDS", 0.01)
+    progress = Progress()
+
+    progress("Reading snapshot.pickle")
+    deadline = time.monotonic() + 30
+    while screen.getvalue().count("Reading snapshot.pickle") < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    progress.done()
+    drawn = screen.getvalue()
+    assert drawn.count("Reading snapshot.pickle (0 s)") >= 3
+    assert drawn.endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("reason", ["pipe", "dumb", "quiet"])
+def test_progress_is_silent_where_nobody_watches(monkeypatch, reason):
+    """Into a pipe, on a dumb terminal and with --quiet nothing is written."""
+    screen = io.StringIO() if reason == "pipe" else Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "dumb" if reason == "dumb" else "xterm")
+    progress = Progress(quiet=reason == "quiet")
+
+    progress("Reading")
+    progress.done()
+    assert "" == screen.getvalue()

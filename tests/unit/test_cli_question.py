@@ -11,6 +11,7 @@ from memplan.errors import BadInputError, UnknownNameError, UsageError
 TYPED = {
     "cfg": None,
     "workload": "torchvision:resnet18",
+    "blocks": None,
     "settings": (),
     "img": None,
     "precision": "amp-fp16",

@@ -69,6 +69,11 @@ def test_a_refused_option_says_why(option):
     assert f"{option} is not offered: {REFUSED[option]}. Leave it out." == str(error)
 
 
+def test_a_refused_option_may_say_what_is_done_anyway():
+    """`--mask-ratio 4` of the official segmentation recipe is what masks have here."""
+    assert "--mask-ratio" not in str(_run("--mask-ratio", "4"))
+
+
 @pytest.mark.parametrize("option", ACCEPTED)
 def test_an_option_that_changes_nothing_is_taken_and_said(option):
     """The reason is printed, and what is really missing is asked for."""

@@ -77,6 +77,17 @@ def test_gains_that_the_official_loss_does_not_read_are_told_with_both_values(tm
 
     assert 0.05 == values["box"]
     assert "box is 0.05, which counts here; the official loss multiplies by 7.5" in warning
+    assert warning.endswith("--official-gains takes that.")
+
+
+def test_official_gains_take_the_place_of_a_files_own(tmp_path):
+    """With the option the loss weighs as the official one, and each value passed over is told."""
+    (tmp_path / "hyp.yaml").write_text("box: 0.05\ncls: 0.5\nlr0: 0.02\n")
+
+    values, [warning] = read_hyperparameters(tmp_path / "hyp.yaml", official_gains=True)
+
+    assert (7.5, 0.5, 1.5, 0.02) == tuple(values[name] for name in ("box", "cls", "dfl", "lr0"))
+    assert "box is 0.05, but 7.5 is taken (--official-gains)" in warning
 
 
 def test_a_missing_file_names_those_that_ship(tmp_path):

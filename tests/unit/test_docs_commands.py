@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import memplan
 from memplan.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -228,3 +229,13 @@ def test_every_room_is_in_the_architecture():
     rooms = {path.parent.name for path in (ROOT / "memplan").glob("*/__init__.py")}
 
     assert set() == {room for room in rooms if f"| `memplan/{room}/` |" not in page}
+
+
+def test_every_command_and_function_is_on_the_page_of_python():
+    """What a command answers, a function answers; the page names both."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    commands = set(cli.list_commands(click.Context(cli))) - {"data"}
+    functions = {name for name in memplan.__all__ if name.islower() and name.isidentifier()}
+
+    assert not [name for name in commands if f"[memplan {name}](" not in page]
+    assert not [name for name in functions - {"__version__"} if f"`memplan.{name}`" not in page]

@@ -104,6 +104,25 @@ def test_a_checkpoint_cannot_choose_code_for_resume(tmp_path, name):
     assert "type it: --workload" in _run("train", "--resume", path)
 
 
+def test_a_checkpoint_cannot_choose_blocks_for_resume(tmp_path):
+    """The module of a run's own blocks is imported only where it is typed again."""
+    path = _checkpoint(tmp_path, cfg="yolov9-t", blocks="evil_mod")
+
+    assert "If you trust that code, type it: --blocks evil_mod." in _run("train", "--resume", path)
+
+
+def test_a_checkpoint_cannot_choose_blocks_as_weights(tmp_path):
+    """Weights whose architecture needs blocks name the option, and import nothing."""
+    rows = "backbone: [[-1, 1, Evil, []]]\nhead: [[[-1], 1, DDetect, [nc]]]\n"
+    (tmp_path / "evil.yaml").write_text(f"nc: 1\n{rows}")
+    path = _checkpoint(tmp_path, cfg="evil.yaml", blocks="evil_mod")
+
+    said = _run("export", "--weights", path, "--output", tmp_path / "x.onnx")
+
+    assert "Module 'Evil' in the model description is not known" in said
+    assert "--blocks package.module" in said
+
+
 @pytest.mark.parametrize("name", ["evil_mod:factory", "official:evil_checkout"])
 def test_a_checkpoint_cannot_choose_code_as_weights(tmp_path, name):
     """`train --weights x.pt` without --cfg ends in one line."""

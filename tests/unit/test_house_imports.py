@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "_version", "acceptance", "answer", "answers", "batch_norm", "bounds", "capabilities",
-    "click_options", "convolution", "efficient_attention", "errors", "family", "host_memory",
-    "inference", "launch", "launches", "lean", "parallel", "plan_answers", "processes",
-    "reduction", "registry", "script_answer", "spec", "spec_changes", "tape",
+    "_version", "acceptance", "answer", "answers", "batch_norm", "blocks", "bounds", "capabilities",
+    "click_options", "convolution", "efficient_attention", "errors", "family", "history_frames",
+    "host_memory", "inference", "launch", "launches", "lean", "parallel", "plan_answers",
+    "processes", "reduction", "registry", "script_answer", "spec", "spec_changes", "tape",
     "topk", "units", "workload",
 }  # fmt: skip
 # Each room, and the rooms it may import besides itself and the shared files.
@@ -34,6 +34,8 @@ ROOMS = {
     "trainers": {"device", "phantom", "step", "training"},
     "present": set(),
     "report": {"present"},
+    # Colours of bands are the report's.
+    "html": {"present", "report"},
     "cli": {
         "device",
         "evaluation",
@@ -44,6 +46,7 @@ ROOMS = {
         "planner",
         "training",
         "report",
+        "html",
         "present",
         "advise",
     },
@@ -59,6 +62,7 @@ ROOMS = {
         "training",
         "present",
         "report",
+        "html",
         "trainers",
     },
 }

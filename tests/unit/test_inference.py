@@ -17,6 +17,7 @@ from memplan_models.yolov9.detector import load_detector
 from memplan_models.yolov9.export_nms import check_suppression
 from memplan_models.yolov9.workload import YoloV9
 
+import memplan
 from memplan.errors import BadInputError, UsageError
 from memplan.inference import DetectOptions, ValidateOptions
 from memplan.workload import DataOptions, ExportOptions
@@ -87,6 +88,53 @@ def test_a_checkpoint_scores_what_training_would_report(weights, data, tmp_path)
     assert 0 < expected["mAP50"]
     for name in ("precision", "recall", "mAP50", "mAP50-95"):
         assert expected[name] == pytest.approx(float(rows["all"][name]), abs=1e-3)
+
+
+def test_python_has_the_scores_that_the_command_prints(weights, data, tmp_path):
+    """The function returns the table's figures, by class as well, and says the same lines."""
+    lines = []
+    found = memplan.val(
+        weights, data, image_size=SIZE - 1, batch_size=2, draws=False, device="cpu",
+        num_workers=0, project=tmp_path, say=lines.append,
+    )  # fmt: skip
+    expected, rows = _validated(weights, data, tmp_path / "val")
+
+    assert "--img 63 is no multiple of 32: 64 is taken." == lines[0]
+    assert [line for line in expected if " ms " not in line] == [
+        line for line in lines[1:] if " ms " not in line
+    ]
+    assert float(rows["all"]["mAP50"]) == pytest.approx(found.scores["mAP50"], abs=1e-5)
+    assert float(rows["other"]["recall"]) == pytest.approx(
+        found.classes["other"]["recall"], abs=1e-5
+    )
+    assert (4, {"inference", "NMS"}) == (found.num_images, set(found.milliseconds))
+
+
+def test_python_has_the_boxes_that_the_command_writes(weights, data, tmp_path):
+    """Each image's boxes come in its pixels, as in its label file."""
+    found = memplan.predict(
+        weights, data.parent / "images", image_size=SIZE, device="cpu", saves_images=False,
+        saves_txt=True, saves_confidence=True, project=tmp_path,
+    )  # fmt: skip
+    first = found[0]
+    written = np.loadtxt(tmp_path / "exp" / "labels" / "0.txt", ndmin=2)
+
+    assert ["0.png", "1.png", "2.png", "3.png"] == [one.path.name for one in found]
+    assert written[:, 0] == pytest.approx(first.boxes[:, 5])
+    assert written[:, 5] == pytest.approx(first.boxes[:, 4], abs=1e-4)
+    assert (written[:, 3] * 64) == pytest.approx(first.boxes[:, 2] - first.boxes[:, 0], abs=0.01)
+
+
+def test_python_exports_beside_the_weights_and_overwrites_nothing(weights, tmp_path):
+    """The file's name is the weights' with the format's suffix; one that is there is kept."""
+    mine = tmp_path / "mine.pt"
+    mine.write_bytes(weights.read_bytes())
+
+    assert tmp_path / "mine-converted.pt" == memplan.export(mine, format="pt", image_size=SIZE)
+    with pytest.raises(BadInputError, match="exists"):
+        memplan.export(mine, format="pt", image_size=SIZE)
+    with pytest.raises(UsageError, match="is the weights file itself"):
+        memplan.export(mine, mine, format="pt")
 
 
 def test_every_kind_of_file_predicts_alike(weights, data, tmp_path):

@@ -15,9 +15,11 @@ import official_checkout
 import pytest
 
 import memplan
+from memplan.advise.inference import check_mode, check_mode_options
 from memplan.advise.plans import known_calibrations, prepared
 from memplan.advise.subject import with_data
 from memplan.cli import cli
+from memplan.cli.common import given_parameters
 from memplan.cli.plan import request_from
 from memplan.cli.question import question_from
 from memplan.cli.train import request_from as train_request_from
@@ -43,6 +45,9 @@ class Mine(Workload):
     def compute_loss(self, model, batch):
         loss = model(batch["pictures"]).sum()
         return loss, loss.detach()[None]
+
+    def predict(self, model, batch):
+        return model(batch["pictures"])
 
 class Reading(Mine):
     name = "reading"
@@ -85,6 +90,7 @@ KINDS = {
 }
 # What an option is tried with, where its type does not tell.
 VALUES = {
+    "blocks": "own_matrix",
     "allocator": "expandable_segments:True",
     "batches": "2",
     "cache": "ram",
@@ -103,6 +109,7 @@ VALUES = {
     "hyp": "hyp.scratch-high",
     "img": "64",
     "memory_format": "channels-last",
+    "mode": "predict",
     "name": "other",
     "optimizer": "Adam",
     "plan_file": "plan.json",
@@ -163,8 +170,11 @@ def _accept(name, arguments):
     context = command.make_context(name, list(arguments))
     values = dict(context.params)
     if name == "probe":
+        mode = {"mode": values["mode"], "half": values["half"]}
+        check_mode_options(**mode, given=given_parameters(context))
         question, _ = with_data(question_from(values), values["data_path"])
         known_calibrations(question).check()
+        check_mode(question, **mode)
     elif name == "plan":
         prepared(request_from(context, values))
     else:

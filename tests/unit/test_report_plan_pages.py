@@ -7,9 +7,12 @@ import pytest
 import report_samples
 
 from memplan.answers import BatchRisk, BlockSaving, PhasePeak, PlanAnswer, RankPeaks, RunRisk
+from memplan.plan_answers import CardChoice, CardOption
 from memplan.present.plan import crowded_images, plan_sections
 from memplan.report import write_report
 from memplan.report.alternatives import alternatives_figure, shown_rows
+from memplan.report.answers_page import answers_figures
+from memplan.report.choice_page import choice_figure
 from memplan.report.claims_page import Claim, claims_figures, write_claims
 from memplan.report.plan_cards import cards_figure, cards_table
 from memplan.report.plan_inside import blocks_figure, phases_figure
@@ -241,3 +244,46 @@ def test_claims_fill_as_many_pages_as_they_need(tmp_path, count):
     assert all(any(f"Claim {i}" in page for page in pages) for i in range(count))
     assert "python -m x" in pages[-1]
     assert (2 if count == 1 else 4) >= len(pages)
+
+
+def _card(name, rate, *, fits=True):
+    setting = report_samples.sample_setting(16, 4, 5 * GIB, rate)
+    return CardOption(
+        name=name,
+        capacity_bytes=24 * GIB,
+        fits=fits,
+        spec=setting.spec,
+        split=setting.split,
+        device_used_peak_bytes=5 * GIB,
+        budget_bytes=20 * GIB,
+        images_per_second=rate,
+        images_per_joule=0.5,
+        watts=350,
+    )
+
+
+def test_cards_of_the_catalogue_are_bars_and_those_too_small_are_named():
+    """The one that is fastest and smallest says so at its bar's end."""
+    cards = (_card("h200", 500.0), _card("rtx-3090", 150.0), _card("t4", 1.0, fits=False))
+    choice = CardChoice(
+        cards=cards, smallest="rtx-3090", fastest="h200", best_value="h200", value="images/s a watt"
+    )
+    figure = choice_figure(_plan(cards=choice))
+    (axes,) = figure.axes
+    ends = [text.get_text() for text in axes.texts]
+
+    assert [500.0, 150.0] == [bar.get_width() for bar in axes.patches]
+    assert [
+        "500/s, 5.00 GiB of 24.0 GiB: fastest, best value",
+        "150/s, 5.00 GiB of 24.0 GiB: smallest",
+    ] == ends
+    assert "Too small for it: t4." in {text.get_text() for text in figure.texts}
+
+
+def test_page_one_has_the_command_to_copy():
+    """Whole, in its own lines at the foot."""
+    (figure,) = answers_figures([], [_plan()])
+    words = " ".join(text.get_text() for text in figure.texts)
+
+    assert "Run it" in words
+    assert _plan().command in words

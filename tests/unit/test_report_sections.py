@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import report_samples
 
 from memplan.plan_answers import (
@@ -19,7 +20,7 @@ from memplan.present.section import Section, Table
 from memplan.report.frame import BOTTOM, LEFT, WIDTH, text_width
 from memplan.report.pages import report_figures
 from memplan.report.sections_page import sections_figures
-from memplan.report.theme import PAGE_INCHES
+from memplan.report.theme import BOX_INCHES, PAPERS, on_paper
 from memplan.spec import Split, StepSpec
 from memplan.units import GIB
 
@@ -92,18 +93,40 @@ def test_the_pdf_says_all_that_the_terminal_says():
         assert words in text
 
 
-def test_a_long_section_goes_on_on_further_pages_within_their_edges():
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_long_section_goes_on_on_further_pages_within_their_edges(paper):
     """Two hundred rows of wide cells; nothing is left out and nothing leaves the page."""
     rows = tuple((f"row {i}", f"{'wide ' * 12}{i}", str(i)) for i in range(200))
     table = Table(header=("Name", "What", "Number"), rows=rows, left=2)
     section = Section(title="Much", sentences=("word " * 400,), table=table)
-    figures = sections_figures("Title", "", [section])
+    with on_paper(paper):
+        figures = sections_figures("Title", "", [section])
     _, texts = _words(figures)
 
     assert [] == [row[0] for row in rows if row[0] not in texts]
     for text in (text for figure in figures for text in figure.texts):
         x, y = text.get_position()
+        page = text.get_figure(root=True).get_size_inches()
+        margins = [(whole - box) / 2 for whole, box in zip(page, BOX_INCHES, strict=True)]
         width = text_width(text.get_text(), text.get_fontsize(), weight=text.get_fontweight())
-        right = x * PAGE_INCHES[0] + (0 if text.get_ha() == "right" else width)
+        right = x * page[0] - margins[0] + (0 if text.get_ha() == "right" else width)
         assert right <= LEFT + WIDTH + 0.05
-        assert (1 - y) * PAGE_INCHES[1] <= BOTTOM + 0.05
+        assert (1 - y) * page[1] - margins[1] <= BOTTOM + 0.05
+
+
+def test_narrow_sections_stand_beside_each_other_and_wide_ones_alone():
+    """Headings of the first two share a line; the third is below both."""
+    small = Table(header=("Name", "Number"), rows=(("a", "1"), ("b", "2")))
+    wide = Table(header=("Name", "What"), rows=(("c", "wide " * 30),), left=2)
+    sections = [
+        Section(title="One", table=small),
+        Section(title="Two", sentences=("Few words.",)),
+        Section(title="Three", table=wide),
+    ]
+    (figure,) = sections_figures("Title", "", sections)
+    at = {text.get_text(): text.get_position() for text in figure.texts}
+
+    assert at["One"][1] == at["Two"][1]
+    assert at["One"][0] < at["Two"][0]
+    assert at["Three"][1] < min(at["b"][1], at["Few words."][1])
+    assert at["One"][0] == at["Three"][0]

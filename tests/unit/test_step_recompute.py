@@ -112,7 +112,7 @@ def test_what_was_taken_around_a_recomputed_block_is_given_back():
     """A later reader of the block's input finds the note there."""
     workload = Noted()
     model = workload.build_model()
-    apply_recompute(model, ["1"], workload)
+    apply_recompute(model, ["1"], lambda: workload)
     x = torch.ones(2, requires_grad=True)
     x.note = "before"
 
@@ -177,3 +177,23 @@ def test_an_average_copies_values_and_shared_parameters_once():
     assert torch.equal(model[0].weight, average[0].weight)
     assert average[0].weight is average[1].weight
     assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_an_average_on_the_host_is_the_one_on_the_device():
+    """Tensor by tensor it comes to the same bits."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    here, away = ModelAverage(model, ramp=2), ModelAverage(model, ramp=2, on_host=True)
+    here.update()
+    away.update()
+    away.leave_device()
+    for _ in range(3):
+        with torch.no_grad():
+            model[0].weight.add_(torch.randn_like(model[0].weight))
+        here.update()
+        away.update()
+
+    for one, other in zip(
+        here.model.state_dict().values(), away.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)

@@ -286,7 +286,7 @@ def test_image_weights_are_of_one_process(monkeypatch, tmp_path):
 def findings(tmp_path_factory):
     """Return what rank 0 found in `rank_checks`, by check, of one start of two processes."""
     folder = tmp_path_factory.mktemp("checks")
-    names = ("out_of_memory", "unused", "lean", "waiting")
+    names = ("out_of_memory", "unused", "lean", "notices", "waiting")
     script = str(Path(__file__).parent / "rank_checks.py")
     command = [sys.executable, script, str(folder), *names]
     options = ("--standalone", "--nproc-per-node=2", "--no-python")
@@ -341,6 +341,16 @@ def test_lean_blocks_and_recomputation_live_under_ddp(findings):
     for name in ("plain", "recompute"):
         assert findings["lean"][name]["done"], name
         assert findings["lean"][name]["distance"] < 1e-5, name
+
+
+def test_what_another_rank_notices_is_told_and_all_act_on_it(findings):
+    """A leak on rank 1: events and words name it, all recompute, and its memory has a file."""
+    found = findings["notices"]
+
+    assert ["0", "4"] == found["recompute"]
+    assert ([1], 1) == (found["leaks"], found["words"])
+    assert ["memory.csv", "memory_rank1.csv"] == found["files"]
+    assert found["rows"] >= 3
 
 
 def test_the_others_wait_while_rank_0_works(findings):

@@ -16,6 +16,7 @@ from train_toy import NUM_IMAGES, Toy, toy_options
 from memplan.errors import BadInputError
 from memplan.training import TrainOptions, train
 from memplan.training.checkpoint import load_checkpoint
+from memplan.training.resuming import find_saved
 from memplan.training.stopping import StoppedError
 
 EVERY_STEP = 1e-9  # minutes
@@ -317,6 +318,29 @@ def test_what_finds_no_room_is_saved_in_a_second_place(folders, capsys, monkeypa
     assert "The run goes on from " in capsys.readouterr().err
     _assert_same_end(straight, folder)
     assert [] == list((folders[1] / "cache/memplan/rescued").iterdir())
+
+
+def test_a_run_whose_folder_never_took_its_state_says_so_and_resumes(folders, monkeypatch, capsys):
+    """Stopped with its state in the second place alone, it says how to go on, and does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders[1] / "cache"))
+    straight = train(_toy(), _options(folders[0])).run_folder
+    folder = folders[1] / "runs/toy"
+
+    def on_event(name, _facts):
+        if name == "started":
+            (folder / "weights").rmdir()
+            (folder / "weights").touch()
+        if name == "saved":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="Continue with: memplan train --resume"):
+        train(_toy(), _options(folders[1]), on_event=on_event)
+    (folder / "weights").unlink()
+    assert folder / "weights/last.pt" == find_saved(folder) == find_saved(find_saved(folder))
+    _resume(_toy(), folder)
+
+    assert "The run goes on from " in capsys.readouterr().err
+    _assert_same_end(straight, folder)
 
 
 def test_one_folder_takes_one_run_at_a_time(tmp_path):

@@ -38,13 +38,13 @@ def test_elsewhere_there_is_one_line_an_epoch():
 
 
 def test_a_terminal_gets_a_bar_that_is_replaced():
-    """Half of the images fill half of the bar, in colour; the epoch's line stays."""
+    """Half of the images fill half of the bar, in colour; the epoch's line takes its place."""
     text = _train(_Terminal())
 
     assert "\x1b[32m#####-----\x1b[0m" in text
     assert " 50%, " in text
-    assert " img/s, 1 GiB, error 0.500" in text
-    assert text.splitlines()[-1].startswith("\x1b[Kepoch 1/2: error 0.400")
+    assert " img/s\n  error 0.500, 1 GiB" in text
+    assert text.split("\x1b[J")[-1].startswith("epoch 1/2: error 0.400")
 
 
 def test_no_color_is_respected(monkeypatch):
@@ -55,12 +55,30 @@ def test_no_color_is_respected(monkeypatch):
 
 
 def test_a_bar_never_wraps(monkeypatch):
-    """On a narrow terminal the line is cut, for a wrapped one could not be replaced."""
-    monkeypatch.setenv("COLUMNS", "50")
+    """On a narrow terminal lines are cut, for wrapped ones could not be replaced."""
+    monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("NO_COLOR", "1")
 
-    bar = _train(_Terminal()).split("\x1b[K")[1].rstrip("\r")
-    assert 50 > len(bar)
+    drawn = _train(_Terminal()).split("\x1b[K")[1].partition("\r")[0].splitlines()
+    assert [True, True] == [len(line) < 40 for line in drawn]
+
+
+def test_what_is_noted_takes_the_bars_place(monkeypatch):
+    """A warning clears both lines; the next bar begins below it and clears nothing above."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = _Terminal()
+    progress = Progress(1, stream=stream)
+    progress.start_epoch(10)
+    for _ in range(2):
+        progress._drawn = 0
+        progress.update(0, 5, lambda: ("error 0.5", "1 GiB"))
+    progress.note("Warning: look.")
+    progress._drawn = 0
+    progress.update(0, 5, lambda: ("error 0.5", "1 GiB"))
+
+    text = stream.getvalue()
+    assert 2 == text.count("\x1b[1A")
+    assert "\x1b[JWarning: look.\n\r\x1b[K1/1 [" in text
 
 
 def test_the_bar_is_redrawn_at_most_twice_a_second():
@@ -74,9 +92,9 @@ def test_the_bar_is_redrawn_at_most_twice_a_second():
     assert 1 == len(reads)
 
 
-@pytest.mark.parametrize(("columns", "has_bar"), [(80, False), (120, True)])
-def test_every_fact_has_room_on_a_usual_terminal(monkeypatch, columns, has_bar):
-    """Of 80 columns epoch, share, times, speed and memory take 68; losses take what is left."""
+@pytest.mark.parametrize("columns", [80, 120])
+def test_every_fact_has_room_on_a_usual_terminal(monkeypatch, columns):
+    """At 80 columns: a bar, epoch, times left, speed; three losses, live, predicted, budget."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("NO_COLOR", "1")
     stream = _Terminal()
@@ -84,14 +102,14 @@ def test_every_fact_has_room_on_a_usual_terminal(monkeypatch, columns, has_bar):
     progress.start_epoch(1000, 200)
     progress._epoch_started -= 190
     progress._started -= 190
-    progress.update(11, 500, lambda: ("box 1.23, cls 0.85, dfl 1.11", "5.10/5.32/22.50 GiB"))
-    line = stream.getvalue().split("\x1b[K")[1]
+    losses, memory = "box 1.23, cls 0.85, dfl 1.11", "5.10 of 5.32 GiB predicted, 22.50 budget"
+    progress.update(11, 500, lambda: (losses, memory))
+    first, second = stream.getvalue().split("\x1b[K")[1].splitlines()
 
-    assert has_bar == ("[#####-----]" in line)
-    assert " 50%, 5:17 left, run " in line
-    assert ", 1.58 img/s, 5.10/5.32/22.50 GiB" in line
-    assert has_bar == ("dfl 1.11" in line)
-    assert columns > len(line)
+    assert first.startswith("12/100 [#####-----]  50%, 5:17 left, run ")
+    assert first.endswith(", 1.58 img/s")
+    assert f"  {losses}, {memory}" == second
+    assert columns > max(len(first), len(second))
 
 
 def test_elsewhere_a_long_epoch_has_a_line_a_minute():
@@ -105,4 +123,21 @@ def test_elsewhere_a_long_epoch_has_a_line_a_minute():
 
     [line] = stream.getvalue().splitlines()
     assert line.startswith("epoch 1/3: 50%, ")
-    assert line.endswith(", 1 GiB, error 0.50")
+    assert line.endswith(" img/s, error 0.50, 1 GiB")
+
+
+def test_an_epochs_line_fits_the_terminal(monkeypatch):
+    """On a terminal it is broken between two facts, none of which is lost; elsewhere it is one."""
+    monkeypatch.setenv("COLUMNS", "60")
+    metrics = dict.fromkeys(("precision", "recall", "mAP50", "mAP50-95", "val/box_loss"), 0.5)
+    texts = []
+    for stream in (_Terminal(), io.StringIO()):
+        progress = Progress(2, stream=stream)
+        progress.start_epoch(10)
+        progress.end_epoch(0, "box 1.23, cls 0.85, dfl 1.11", metrics, 12.3, "5.10 GiB reserved")
+        texts.append(stream.getvalue().removeprefix("\r\x1b[K"))
+    folded, whole = texts
+
+    assert 60 > max(map(len, folded.splitlines()))
+    assert whole.split() == folded.split()
+    assert 1 == whole.count("\n")

@@ -116,11 +116,12 @@ def test_one_image_that_is_too_much_recomputes(tmp_path):
     """Nothing smaller is left; a resumed run recomputes too."""
     run = _fresh(tmp_path, batch=1)
     run.relief.act(_finding(Cause.LEAK), 1)
+    run._after_step(run.runner, run._wishes())
     run._save_midway()
     run.folder.release()
 
     assert ("0", "4") == saved_options(run.folder.path).spec.recompute
-    assert [] == run.setup.step.recomputable()
+    assert run.setup.step.lighter() is None
 
 
 def test_without_the_guard_only_words_are_said(tmp_path):
@@ -154,3 +155,15 @@ def test_each_step_is_held_against_the_plan(child, plan, expected):
 
     names = ("allocated", "reserved", "used")
     assert expected == child.call(above, dict(zip(names, plan, strict=True)), seconds=_PATIENCE)
+
+
+def test_the_average_leaves_a_device_that_is_short_of_room(child):
+    """An update that found none is taken; evaluation brings it back, saving takes it in pieces."""
+    from watch_child import spared
+
+    found = child.call(spared, {}, seconds=_PATIENCE)
+
+    assert not found["refused"]
+    assert found["given"] >= 8  # of two layers of 4 MiB
+    assert ["cuda", "cpu"] == found["devices"]
+    assert (["cuda", "cpu"], 0) == (found["saved"], found["held"])

@@ -2,7 +2,9 @@
 
 import pytest
 
-from memplan.training.remedy import Action, Means, cheapest
+from memplan.answers import Predicted, Setting, Split
+from memplan.spec import StepSpec
+from memplan.training.remedy import Action, Means, cheapest, planned_lighter
 from memplan.training.watch import Cause, Finding, Reading, Watch
 
 MIB = 1 << 20
@@ -150,14 +152,16 @@ def _finding(cause, *, is_urgent):
     [
         (Cause.LEAK, False, {}, Action.WARN),
         (Cause.LEAK, True, {}, Action.SMALLER),
-        (Cause.LEAK, True, {"micro_batch_size": 1, "can_recompute": True}, Action.RECOMPUTE),
+        (Cause.LEAK, True, {"micro_batch_size": 1, "can_lighten": True}, Action.LIGHTER),
+        (Cause.LEAK, True, {"is_lighter_faster": True, "can_lighten": True}, Action.LIGHTER),
+        (Cause.CROWDED, True, {"is_lighter_faster": True}, Action.SMALLER),
         (Cause.LEAK, True, {"micro_batch_size": 1}, Action.WARN),
         (Cause.FRAGMENTATION, False, {}, Action.EMPTY_CACHE),
         (Cause.FRAGMENTATION, False, {"times_emptied": 1}, Action.EXPANDABLE),
         (Cause.FRAGMENTATION, False, {"times_emptied": 1, "is_expandable": True}, Action.WARN),
         (Cause.FRAGMENTATION, True, {"times_emptied": 1, "is_expandable": True}, Action.SMALLER),
         (Cause.CROWDED, True, {}, Action.SMALLER),
-        (Cause.CROWDED, True, {"micro_batch_size": 1, "can_recompute": True}, Action.RECOMPUTE),
+        (Cause.CROWDED, True, {"micro_batch_size": 1, "can_lighten": True}, Action.LIGHTER),
         (Cause.OTHERS, False, {}, Action.WARN),
         (Cause.OTHERS, True, {"cached_bytes": 500 * MIB}, Action.EMPTY_CACHE),
         (Cause.OTHERS, True, {"cached_bytes": 500 * MIB, "times_emptied": 1}, Action.SMALLER),
@@ -169,3 +173,37 @@ def test_the_cheapest_remedy_that_helps_is_taken(cause, is_urgent, means, expect
     given = Means(**{"micro_batch_size": 8, "cached_bytes": 0, **means})
 
     assert expected == cheapest(_finding(cause, is_urgent=is_urgent), given)
+
+
+def _setting(size, used, speed, **levers):
+    return Setting(
+        spec=StepSpec(**levers),
+        split=Split(
+            micro_batch_size=size, accumulation_steps=16 // size, devices=1
+        ),
+        nominal_batch_size=16,
+        predicted=Predicted(
+            allocated_peak_bytes=used, reserved_peak_bytes=used, device_used_peak_bytes=used,
+            peak_phase="backward", images_per_second=speed, epoch_seconds=None,
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (_setting(8, 70, 95.0, lean=True), {"lean": True}),
+        (_setting(8, 70, 95.0, recompute=("1", "2")), {"recompute": ("1", "2")}),
+        (_setting(8, 70, 95.0, lean=True, memory_format="channels-last"), None),
+        (_setting(8, 101, 95.0, lean=True), None),
+        (_setting(8, 70, 85.0, lean=True), None),
+        (_setting(16, 70, 95.0, lean=True), None),
+    ],
+)
+def test_the_plan_says_whether_lean_blocks_or_a_smaller_micro_batch_cost_less(other, expected):
+    """Of 8 at once now, and 4 at once at 90 images a second as the other way."""
+    settings = [_setting(8, 100, 100.0), _setting(4, 60, 90.0), other]
+
+    found = planned_lighter(settings, StepSpec(), 8)
+
+    assert found == (None if expected is None else StepSpec(**expected))

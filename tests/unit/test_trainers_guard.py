@@ -326,3 +326,38 @@ def test_a_batch_of_no_samples_passes_through():
     guard(_loss(model, 4, "sum"), _batch())
 
     assert 0 == guard(_loss(model, 4, "sum"), _batch(0))
+
+
+class _Counting(torch.nn.Module):
+    """Counts the samples it sees, as a metric does."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = _model()
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        return self.net(x)
+
+
+@pytest.mark.parametrize("most", [2, 99])
+def test_an_evaluation_in_pieces_is_that_of_the_whole_batch(most):
+    """Tensors in a row, means averaged, each sample counted once; training's pieces stay."""
+    model = _Counting()
+    guard = memplan.guard(model)
+
+    def evaluate(batch):
+        outputs = model(batch["x"])
+        if len(batch["x"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return {"outputs": outputs, "error": (outputs - batch["y"]).square().mean()}
+
+    found = guard.evaluate(evaluate, _batch())
+
+    expected = model.net(_batch()["x"])
+    torch.testing.assert_close(expected, found["outputs"])
+    torch.testing.assert_close((expected - _batch()["y"]).square().mean(), found["error"])
+    assert not found["outputs"].requires_grad
+    assert 7 == model.seen
+    assert (1, most == 2) == (guard.num_pieces, bool(guard.events))

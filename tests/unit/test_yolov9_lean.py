@@ -234,3 +234,52 @@ def test_a_network_that_cannot_be_lean_says_so():
     net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(yolov9.build("yolov9-t", nc=3))
     with pytest.raises(UsageError, match="--lean: no block of yolov9-t can be lean"):
         _workload("yolov9-t").make_lean(net)
+
+
+def _stepped(recompute=(), *, lean, live):
+    """Return two steps' gradients and loss, the state_dict's keys and what a hook saw, in the end.
+
+    Args:
+        recompute: from the start.
+        lean: whether blocks are lean, recomputed beside it in the end.
+        live: whether they become so after the first step.
+    """
+    workload, seen = _workload("yolov9-t"), []
+    wanted = StepSpec(precision="fp32", lean=lean, recompute=(*recompute, "model.18"))
+    start = StepSpec(precision="fp32", recompute=recompute) if live else wanted
+    step = TrainingStep(workload, start, CPU, model=copy.deepcopy(_network("yolov9-t")))
+    step.model.get_submodule("model.3").register_forward_hook(lambda *_: seen.append(1))
+    parameters = list(step.model.parameters())
+    step.accumulate(step.training_batch(_batch(workload)))
+    if live:
+        step.lighten(wanted)
+    _, parts = step.accumulate(step.training_batch(_batch(workload)))
+    assert wanted == step.spec
+    assert all(one is other for one, other in zip(parameters, step.model.parameters(), strict=True))
+    gradients = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
+    return parts, gradients, step.model.state_dict(), len(seen)
+
+
+@pytest.mark.parametrize("recompute", [(), ("model.2", "model.4")])
+def test_blocks_become_lean_between_two_steps(recompute):
+    """Loss, statistics, keys and hooks stay; blocks recomputed before meet lean neighbours."""
+    parts, gradients, state, calls = _stepped(recompute, lean=True, live=True)
+    ours, theirs, plain, expected_calls = _stepped(recompute, lean=False, live=False)
+
+    assert torch.equal(ours, parts)
+    assert list(plain) == list(state)
+    assert all(torch.equal(plain[name], state[name]) for name in plain)
+    assert _distance(gradients, theirs) < 1e-5
+    assert expected_calls == calls
+
+
+def test_less_is_kept_from_cheap_to_dear_until_nothing_is_left():
+    """Lean blocks first, then recomputation; a network that cannot be lean goes on to that."""
+    levers = []
+    for model in (copy.deepcopy(_network("yolov9-t")), yolov9.build("yolov9-t", nc=3)):
+        step = TrainingStep(_workload("yolov9-t"), StepSpec(precision="fp32"), CPU, model=model)
+        if levers:
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(step.model)
+        levers.append([step.lighten() for _ in range(3)])
+
+    assert [["lean", "recompute", ""], ["recompute", "", ""]] == levers

@@ -9,6 +9,7 @@ import pytest
 import torch
 from memplan_models import yolov9
 from memplan_models.yolov9 import official_file, parser
+from memplan_models.yolov9.arguments import CFG_FOLDER
 from memplan_models.yolov9.network import DetectionModel
 from memplan_models.yolov9.trained import read_trained
 
@@ -37,7 +38,7 @@ def _names_in(path):
 @pytest.mark.parametrize("name", ["yolov9-t", "yolov9-c", "yolov7-af"])
 def test_only_official_and_pytorch_classes_are_named(name, tmp_path):
     """No name of memplan's is in the file, so that nobody needs memplan to read it."""
-    description = parser.read_description(parser.CFG_FOLDER / f"{name}.yaml")
+    description = parser.read_description(CFG_FOLDER / f"{name}.yaml")
     net = DetectionModel({**description, "width_multiple": 0.125}, 2).eval()
     official_file.write(tmp_path / "net.pt", net, NAMES, OPTIONS)
     found = _names_in(tmp_path / "net.pt")

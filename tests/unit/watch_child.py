@@ -11,8 +11,9 @@ from train_toy import Toy, toy_options
 
 from memplan.answers import Predicted
 from memplan.training import train
-from memplan.training.checkpoint import load_checkpoint
+from memplan.training.checkpoint import load_checkpoint, save_checkpoint
 from memplan.training.memory import MemoryWatch
+from memplan.training.saving import Standing, checkpoint_of
 from memplan.training.setup import prepare
 from memplan.training.update import SafeUpdate
 
@@ -114,3 +115,41 @@ def above(allocated, reserved, used):
     memory.follow(1)
     del kept
     return memory.above_prediction()
+
+
+def spared():
+    """Return the MiB that an average gives back, where it is, and where a saved model was.
+
+    An update finds no room until the average has left; then the average is evaluated and saved.
+    """
+    options = toy_options(Path(tempfile.mkdtemp()), device="0", precision="fp32", workers=0)
+    setup = prepare(_Wide(), options)
+    step = setup.step
+
+    def look(*_):
+        if not step.average.is_away:
+            raise torch.OutOfMemoryError("no room beside the average")
+
+    step.optimizer.register_step_pre_hook(look)
+    for parameter in step.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = torch.cuda.memory_allocated()
+    refusal = SafeUpdate(step).take()
+    given = before - torch.cuda.memory_allocated()
+    with step.evaluating():
+        inside = next(step.average.model.parameters()).device.type
+    saved = checkpoint_of(
+        setup, Standing(), [{}], micro_batch_size=1, validation_size=1, position=None,
+        finished=False, spec=step.spec, in_pieces=True,
+    )  # fmt: skip
+    path = options.project / "last.pt"
+    save_checkpoint(path, saved)
+    held = torch.cuda.memory_allocated()
+    loaded = load_checkpoint(path)
+    return {
+        "refused": refusal is not None,
+        "given": given >> 20,
+        "devices": [inside, next(step.average.model.parameters()).device.type],
+        "saved": [saved.model["0.weight"].device.type, loaded.model["0.weight"].device.type],
+        "held": torch.cuda.memory_allocated() - held,
+    }

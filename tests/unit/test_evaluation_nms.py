@@ -76,7 +76,7 @@ def test_half_precision_is_read_as_float32():
 
 
 def test_a_picture_s_box_is_of_the_class_it_is_surest_of():
-    """Evaluation counts it as both; and a class that is left out is not found in another's place."""
+    """Evaluation counts it as both; where that class is left out, nothing is found."""
     raw = torch.tensor([[50.0, 50, 20, 20, 0.6, 0.9]]).T[None]
 
     def found(**options):

@@ -541,8 +541,8 @@ def remarks() -> list[str]:
         f"Losses, weights, average: the official train_dual.py and memplan train, yolov9-t, "
         f"{STEPS_SIDE} px, batch {STEPS_BATCH}, {STEPS_EPOCHS} epochs of {STEPS_IMAGES} images, "
         "float32 on the CPU, from the same weights and on the same batches, which memplan's loader "
-        "made. Free, differences of the last digit grow about tenfold a step while the biases warm "
-        "up at a rate of 0.1, as those of two runs of one code on other numbers of threads do.",
+        "made. Free, differences of the last digit grow from step to step while the biases warm "
+        "up at a rate of 0.1.",
         f"Rates: both trainers for {RATES_EPOCHS} epochs of {RATES_IMAGES} images, batch "
         f"{RATES_BATCH}, past the warm-up of 100 batches. At the end of an epoch the official "
         "trainer forgets the gradients it has accumulated since its last step; memplan makes a "

@@ -45,7 +45,7 @@ def test_an_official_option_that_changes_nothing_says_so():
     )
 
     assert "--view-img changes nothing: no window is opened" in result.stderr
-    assert "a.pt is no file" in str(result.exception)
+    assert "No weights at a.pt" in str(result.exception)
 
 
 def test_a_launcher_may_put_the_rank_before_the_command():

@@ -73,3 +73,16 @@ def test_half_precision_is_read_as_float32():
     (found,) = non_max_suppression(_predictions((50, 50, 20, 20, 0.5)).half())
 
     assert torch.float32 == found.dtype
+
+
+def test_a_picture_s_box_is_of_the_class_it_is_surest_of():
+    """Evaluation counts it as both; where that class is left out, nothing is found."""
+    raw = torch.tensor([[50.0, 50, 20, 20, 0.6, 0.9]]).T[None]
+
+    def found(**options):
+        [rows] = non_max_suppression(raw, confidence=0.5, **options)
+        return rows[:, 5].tolist()
+
+    assert [1.0, 0.0] == found()
+    assert [1.0] == found(multi_label=False)
+    assert [] == found(multi_label=False, classes=(0,))

@@ -17,7 +17,7 @@ class CommandChange:
     """A change of a command's options, replayed, with what it does to memory and time."""
 
     options: str
-    """What to add, or to give in place of what was typed, such as `--batch 32 --lean`."""
+    """What to add, or to give in place of what was typed, such as `--batch 32 --fused`."""
     command: str
     """The whole command with it."""
     runs_official: bool

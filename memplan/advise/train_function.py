@@ -86,7 +86,7 @@ def train(
 ) -> RunSummary:
     """Return what a training run came to; its records are in the summary's folder.
 
-    As `memplan train` does, with the options by their names: `batch=16, epochs=100, lean=True`.
+    As `memplan train` does, with the options by their names: `batch=16, epochs=100, fused=True`.
 
     Args:
         workload: a name as on the command line, or a workload; None takes what plan or weights are

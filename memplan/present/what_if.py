@@ -53,7 +53,7 @@ def what_if_notes(answer: ProbeAnswer) -> tuple[str, ...]:
 
 
 def change_words(one: WhatIf, asked: WhatIf) -> str:
-    """Return what differs from the training as asked, such as `channels-last and lean`."""
+    """Return what differs from the training as asked, such as `channels-last, fused`."""
     differing = [
         lever
         for lever in LEVERS

@@ -404,7 +404,7 @@ class WhatIf:
     """The training run in another way, replayed at the reference batch."""
 
     options: str
-    """What to type for it, such as `--memory-format channels-last`; empty for the training as asked."""
+    """What to type for it, such as `--fused`; empty for the training as asked."""
     spec: StepSpec
     micro_batch_size: int
     allocated_peak_bytes: int = 0

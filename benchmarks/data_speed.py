@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 from memplan_models.yolo_data import pipeline
 from memplan_models.yolo_data.collate import collate
 from memplan_models.yolo_data.decode import ImageStore
+from memplan_models.yolo_data.hyperparameters import read_hyperparameters
 from memplan_models.yolo_data.loader import YoloData, open_yolo_data
 from memplan_models.yolo_data.pipeline import Request
 from memplan_models.yolo_data.sample import _load_photographs
@@ -23,6 +26,7 @@ from memplan_models.yolo_data.view import View
 
 import memplan
 from benchmarks.common import publish
+from benchmarks.official_parity import Checkout
 from memplan.device.catalogue import card
 from memplan.evaluation.throughput import images_per_second
 from memplan.workload import DataOptions
@@ -208,6 +212,21 @@ def through_loader(path: Path, num_workers: int) -> list[float]:
     return speeds
 
 
+def official(checkout: Checkout, path: Path) -> list[float]:
+    """Return images/s of the official code's data set, as `compare` takes memplan's."""
+    hyp, _ = read_hyperparameters(None)
+    found = checkout.run(
+        "draw_speed",
+        images=str(path.parent / "images" / "train"),
+        side=SIZE,
+        hyp=dict(hyp),
+        repeats=REPEATS,
+        count=IMAGES_A_REPEAT,
+        batch=BATCH,
+    )
+    return [1 / float(seconds) for seconds in found["seconds"]]
+
+
 def appetites() -> dict[str, float]:
     """Return the images/s that memplan's roofline predicts for yolov9-s on each card.
 
@@ -223,7 +242,15 @@ def _spread(speeds: list[float]) -> tuple[str, str, str]:
     return f"{statistics.median(speeds):.1f}", f"{min(speeds):.1f}", f"{max(speeds):.1f}"
 
 
-def main() -> None:
+@click.command()
+@click.option(
+    "--official",
+    "checkout",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="PATH",
+    help="Also measure the official code of this checkout, right after memplan's on each set.",
+)
+def main(checkout: Path | None) -> None:
     """Measure and publish."""
     cv2.setNumThreads(0)
     wanted_by_card = appetites()
@@ -240,6 +267,9 @@ def main() -> None:
             data = open_yolo_data(DataOptions(path=path, image_size=SIZE))
             speeds = compare(data, levers=path is small)
             base = statistics.median(speeds["before"])
+            if checkout is not None:
+                side = Checkout(checkout.resolve(), sys.executable, root)
+                speeds["official code"] = official(side, path)
             for name, values in speeds.items():
                 ratio = f"{statistics.median(values) / base:.2f}"
                 rows.append((f"{title}: {name}", *_spread(values), ratio))
@@ -276,8 +306,11 @@ def main() -> None:
             "now'.",
             f"Cards that {OFFICIAL_WORKERS} workers leave waiting: {', '.join(short) or 'none'}. "
             "Half of an image's time is decoding, which --cache ram spares.",
+            "Official code: its data set with the same hyperparameters and images, in a process of "
+            "its own after memplan's rows.",
             f"Load of the machine when it ended: {os.getloadavg()[0]:.1f} (other work slows it).",
         ],
+        "data_speed --official PATH" if checkout is not None else None,
     )
 
 

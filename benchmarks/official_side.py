@@ -134,6 +134,27 @@ def augment(given: dict[str, Any]) -> dict[str, Any]:
     return {"rows": torch.tensor(rows, dtype=torch.float64)}
 
 
+def draw_speed(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the processor's seconds an image of a training batch takes, collation included."""
+    import time
+
+    import cv2
+    from utils.dataloaders import LoadImagesAndLabels
+
+    cv2.setNumThreads(0)
+    images = LoadImagesAndLabels(
+        given["images"], given["side"], augment=True, hyp=given["hyp"], stride=32
+    )
+    seconds = []
+    for _ in range(given["repeats"] + 1):  # the first warms up
+        start = time.process_time()
+        for first in range(0, given["count"], given["batch"]):
+            numbers = range(first, first + given["batch"])
+            LoadImagesAndLabels.collate_fn([images[number % len(images)] for number in numbers])
+        seconds.append((time.process_time() - start) / given["count"])
+    return {"seconds": torch.tensor(seconds[1:], dtype=torch.float64)}
+
+
 def evaluate(given: dict[str, Any]) -> dict[str, Any]:
     """Match and score given detections as the checkout's `val.py` does, on its own functions."""
     from utils.metrics import ap_per_class  # type: ignore[import-not-found]
@@ -194,7 +215,9 @@ def script(given: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-_TASKS = {one.__name__: one for one in (train, augment, evaluate, suppress, load, script)}
+_TASKS = {
+    one.__name__: one for one in (train, augment, draw_speed, evaluate, suppress, load, script)
+}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from memplan_models import torchvision as classifiers
 from memplan_models.yolov9 import names
-from memplan_models.yolov9.workload import YoloV9
+from memplan_models.yolov9.workload import FAMILY
 
 from memplan.fit.affine import Piece, fit
 from memplan.fit.align import aligned
@@ -27,7 +27,7 @@ CROWDED = "yolov9-s"
 SCRATCH_IN_STEPS = {"aten.index_put.default"}
 
 NETWORKS = [
-    *((YoloV9, name, 64) for name in names()),
+    *((FAMILY.make, name, 64) for name in names()),
     *((classifiers.FAMILY.make, name, 64) for name in ("resnet50", "convnext_tiny", "swin_t")),
     (classifiers.FAMILY.make, "vit_b_16", 224),
     *((classifiers.FAMILY.make, name, 64) for name in ("mobilenet_v3_large", "efficientnet_b0")),

@@ -294,7 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--null-mode", type=int, choices=(0, 1), default=0, help="zero_grad_mode read into null"
     )
     options = parser.parse_args(arguments)
-    if not options.only:
+    is_kept = options.rows == ROWS and not options.only and not options.null_mode
+    if is_kept:
         require("transformers")
     try:
         rows = [row for row in read_rows(options.rows) if options.only.lower() in row.name.lower()]
@@ -306,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"No row of {options.rows} could be predicted.")
     predictions.sort(key=lambda one: one.row.is_transformer)
     cells = [_cells(one) for one in predictions]
-    if options.rows == ROWS and not options.only and not options.null_mode:
+    if is_kept:
         title = "Device memory the xMem study measured in training, and predicted"
         publish("accuracy_xmem", title, HEADER, cells, _remarks(predictions))
         finished = [one for one in predictions if not one.row.ran_out]

@@ -63,6 +63,7 @@ def test_what_is_alive_at_the_peak_is_what_was_not_freed_before():
         modules=(ModuleRecord(path="conv", type="Conv2d", output_shape=(4, 25)),),
         operator_names=("aten.convolution.default",),
         block_category=np.full(4, tapes.CATEGORY_INDEX["activation"]),
+        tensor_of=lambda _: None,
     )  # fmt: skip
     alive = tensors_at_peak(program, tape, np.array([900, 200, 0, 500, 700]), 3)
 

@@ -51,7 +51,8 @@ _STAGES = {
     "render": "affine",
     "mix": "mixup",
     "shift_colours": "HSV",
-    "random_flip": "flips",
+    "draw_flips": "flips",
+    "flip": "flips",
     "to_tensor": "to tensor",
 }
 

@@ -9,12 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import cv2
 import numpy as np
+import torch
 from memplan_models.yolo_data import pipeline
 from memplan_models.yolo_data.collate import collate
 from memplan_models.yolo_data.decode import ImageStore
@@ -118,8 +120,6 @@ def _warp(image: Any, view: View) -> Any:
 
 
 def _interleaved(image: Any) -> Any:
-    import torch
-
     return torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
 
 
@@ -146,10 +146,12 @@ def seconds_a_batch(data: YoloData, epoch: int) -> float:
     return (time.process_time() - start) / len(requests)
 
 
-def compare(data: YoloData, *, levers: bool) -> dict[str, list[float]]:
+def compare(
+    data: YoloData, *, levers: bool, other: Callable[[], float] | None = None
+) -> dict[str, list[float]]:
     """Return images/s of the pipeline as it is and as it was, side by side.
 
-    With `levers` also without each single one.
+    With `levers` also without each single one; with `other` also what that returns.
     """
     variants: dict[str, dict[str, Any]] = {"now": {}}
     variants |= {f"with {name}": names for name, names in BEFORE.items() if levers}
@@ -160,6 +162,8 @@ def compare(data: YoloData, *, levers: bool) -> dict[str, list[float]]:
         for name, names in variants.items():
             with replaced(names):
                 speeds[name].append(1 / seconds_a_batch(data, repeat))
+        if other is not None:
+            speeds.setdefault("official code", []).append(other())
     return speeds
 
 
@@ -213,7 +217,7 @@ def through_loader(path: Path, num_workers: int) -> list[float]:
     return speeds
 
 
-def official(checkout: Checkout, path: Path) -> list[float]:
+def official(checkout: Checkout, path: Path) -> float:
     """Return images/s of the official code's data set, as `compare` takes memplan's."""
     hyp, _ = read_hyperparameters(None)
     found = checkout.run(
@@ -221,11 +225,11 @@ def official(checkout: Checkout, path: Path) -> list[float]:
         images=str(path.parent / "images" / "train"),
         side=SIZE,
         hyp=dict(hyp),
-        repeats=REPEATS,
+        repeats=1,
         count=IMAGES_A_REPEAT,
         batch=BATCH,
     )
-    return [1 / float(seconds) for seconds in found["seconds"]]
+    return 1 / float(found["seconds"])
 
 
 def appetites() -> dict[str, float]:
@@ -249,11 +253,13 @@ def _spread(speeds: list[float]) -> tuple[str, str, str]:
     "checkout",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="PATH",
-    help="Also measure the official code of this checkout, right after memplan's on each set.",
+    help="Also measure the official code of this checkout, by turns with memplan's.",
 )
 def main(checkout: Path | None) -> None:
     """Measure and publish."""
+    # As in a loader's worker, and in the official code's process: threads that wait count as well.
     cv2.setNumThreads(0)
+    torch.set_num_threads(1)
     wanted_by_card = appetites()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -266,11 +272,11 @@ def main(checkout: Path | None) -> None:
         rows: list[tuple[str, str, str, str, str]] = []
         for title, path in sets.items():
             data = open_yolo_data(DataOptions(path=path, image_size=SIZE))
-            speeds = compare(data, levers=path is small)
-            base = statistics.median(speeds["before"])
+            other = None
             if checkout is not None:
-                side = Checkout(checkout.resolve(), sys.executable, root)
-                speeds["official code"] = official(side, path)
+                other = partial(official, Checkout(checkout.resolve(), sys.executable, root), path)
+            speeds = compare(data, levers=path is small, other=other)
+            base = statistics.median(speeds["before"])
             for name, values in speeds.items():
                 ratio = f"{statistics.median(values) / base:.2f}"
                 rows.append((f"{title}: {name}", *_spread(values), ratio))
@@ -307,8 +313,8 @@ def main(checkout: Path | None) -> None:
             "now'.",
             f"Cards that {OFFICIAL_WORKERS} workers leave waiting: {', '.join(short) or 'none'}. "
             "Half of an image's time is decoding, which --cache ram spares.",
-            "Official code: its data set with the same hyperparameters and images, in a process of "
-            "its own after memplan's rows.",
+            "Official code: its data set with the same hyperparameters and images, in processes "
+            "of its own, by turns with memplan's rows.",
             f"Load of the machine when it ended: {os.getloadavg()[0]:.1f} (other work slows it).",
         ],
         "data_speed --official PATH" if checkout is not None else None,

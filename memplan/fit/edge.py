@@ -19,6 +19,8 @@ _MOST_ROUNDS = 64
 _CLOSING = 32
 # Without a batch that is too large the next one is at most so many times the largest that fits.
 _MOST_GROWTH = 64
+# And so many times where a program says so: a loop over a million images is recorded for hours.
+_MOST_GUESSED = 1024
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def largest_fitting(
             break
         halved, width = 2 * (high - low) <= width, high - low
         if number == 0 and guess is not None:
-            pair = [guess(), guess() + 1]
+            place = min(guess(), _farthest(verdicts, low, high, _MOST_GUESSED))
+            pair = [place, place + 1]
         else:
             place = _next_place(verdicts, low, high, limit_bytes, interpolates=halved)
             # Bounds on both sides of a good place close in on it at once.
@@ -100,6 +103,11 @@ def _bounds(
     return low, min((batch for batch in over if batch > low), default=most + 1)
 
 
+def _farthest(verdicts: Mapping[int, Verdict], low: int, high: int, growth: int) -> int:
+    """Return the largest batch worth recording next, at most so many times one that fits."""
+    return high if high in verdicts else min(high, growth * max(low, 1))
+
+
 def _within(pair: Sequence[int], low: int, high: int, *, is_closed: bool) -> list[int]:
     """Return those of two places that are within the bounds.
 
@@ -121,7 +129,7 @@ def _next_place(
     Else it is the middle, so that the bounds close in on any curve.
     """
     too_large = high in verdicts
-    top = high if too_large else min(high, _MOST_GROWTH * max(low, 1))
+    top = _farthest(verdicts, low, high, _MOST_GROWTH)
     if not interpolates:
         return math.isqrt(max(low, 1) * top) if top > 8 * max(low, 1) else (low + top) // 2
     points = sorted((batch, one.used_bytes) for batch, one in verdicts.items())

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "src"
+SOURCES = Path(__file__).resolve().parent / "src"
 FLAGS = ("-std=gnu11", "-O2", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra")
 
 # Where a CUDA major's libraries lie below its own folder. Torch for CUDA 12 opens the NVRTC that
@@ -147,16 +147,21 @@ def compile_libraries(out: Path, major: int) -> None:
     """
     if shutil.which("gcc") is None:
         raise CompileError("there is no gcc")
+    out = out.resolve()
     (out / "opened").mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as made:
+        # One name for all: the same sources give the same bytes wherever they are compiled.
+        scratch = Path(made) / "names"
+        scratch.mkdir()
         for library in LIBRARIES:
-            _compile(library, out, major, Path(scratch))
+            _compile(library, out, major, scratch)
         # A driver that leads to the functions in the runtime, for those who open it by name.
-        driver = Path(scratch) / "empty.c"
+        driver = scratch / "empty.c"
         driver.write_text("")
         _gcc(
-            [str(driver), "-Wl,--no-as-needed", *_against_runtime(out, major)],
+            [driver.name, "-Wl,--no-as-needed", *_against_runtime(out, major)],
             out / "opened" / "libcuda.so.1",
+            scratch,
         )
 
 
@@ -177,7 +182,7 @@ def _compile(library: Library, out: Path, major: int, scratch: Path) -> None:
     ]
     if library is not RUNTIME:
         options += _against_runtime(out, major)
-    _gcc([*sources, str(made), *options, "-ldl", "-lpthread"], out / library.folder / file)
+    _gcc([*sources, made.name, *options, "-ldl", "-lpthread"], out / library.folder / file, scratch)
 
 
 def _against_runtime(out: Path, major: int) -> list[str]:
@@ -210,10 +215,12 @@ def _names(file: str) -> list[str]:
     return path.read_text(encoding="utf-8").split() if path.exists() else []
 
 
-def _gcc(arguments: list[str], out: Path) -> None:
-    command = ["gcc", *FLAGS, f"-Wl,-soname,{out.name}", "-o", str(out), *arguments]
+def _gcc(arguments: list[str], out: Path, folder: Path) -> None:
+    """Run gcc in a folder, whose path is nowhere in what it makes."""
+    mapped = f"-ffile-prefix-map={folder}=names"
+    command = ["gcc", *FLAGS, mapped, f"-Wl,-soname,{out.name}", "-o", str(out), *arguments]
     done = subprocess.run(  # noqa: S603 (our own command)
-        command, capture_output=True, text=True, check=False
+        command, capture_output=True, text=True, check=False, cwd=folder
     )
     if done.returncode:
         first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)

@@ -64,6 +64,14 @@ def test_a_wrong_guess_does_no_harm():
         assert 2_635 == Recorded(CURVES["square"]).largest(guess=lambda: guess).batch  # noqa: B023
 
 
+def test_a_guess_far_beyond_what_is_known_is_not_recorded_at_once():
+    """A step that loops over its images would be recorded for hours."""
+    recorded = Recorded(CURVES["line"])
+
+    assert 3_316 == recorded.largest([1, 2], guess=lambda: MOST_IMAGES).batch
+    assert max(recorded.asked) < MOST_IMAGES // 10
+
+
 def test_batches_that_do_not_run_bound_what_was_checked():
     """The largest that runs is answered, and why no larger one was checked."""
     found = Recorded(CURVES["line"], runs_to=300).largest(guess=lambda: 3_316)

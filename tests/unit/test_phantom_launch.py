@@ -10,7 +10,8 @@ import pytest
 from memplan.device import catalogue
 from memplan.errors import BadInputError
 from memplan.phantom.build import library_folder
-from memplan.phantom.compile import NESTED
+from memplan.phantom.compile import LIBRARIES, NESTED, compile_libraries
+from memplan.phantom.installed import cuda_major
 from memplan.phantom.launch import environment
 
 CARD = catalogue.card("t4")
@@ -200,3 +201,13 @@ def test_processes_that_compile_at_once_agree(tmp_path):
     (kept,) = (tmp_path / "memplan").iterdir()
     (major,) = kept.iterdir()
     assert Path(folder) == major / NESTED
+
+
+def test_libraries_are_the_same_wherever_they_are_compiled(tmp_path):
+    """What cuDNN answered is kept under a hash of their bytes."""
+    for name in ("one", "another"):
+        compile_libraries(tmp_path / name, cuda_major())
+    one, another = (sorted((tmp_path / name).rglob("*.so*")) for name in ("one", "another"))
+
+    assert len(LIBRARIES) < len(one)
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in another]

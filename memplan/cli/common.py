@@ -20,7 +20,7 @@ import click
 
 from memplan.answers import save_answers
 from memplan.blocks import BlockLives
-from memplan.click_options import blocks_option, options
+from memplan.click_options import F, blocks_option, options
 from memplan.spec import LEVER
 
 
@@ -168,6 +168,25 @@ paper_option = click.option(
     type=click.Choice(("a4", "letter")),
     help="Of the pages.  [as PAPERSIZE or the locale says]",
 )
+
+# Where the blocks of a life go.
+blocks_report_option = click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="PATH.pdf|.html",
+    help="Also write a report; the HTML page shows every block.",
+)
+
+
+def snapshot_option(help_text: str) -> Callable[[F], F]:
+    """Return the option that names a PyTorch memory snapshot to write."""
+    return click.option(
+        "--snapshot",
+        type=click.Path(path_type=Path),
+        metavar="PATH.pickle",
+        help=help_text,
+    )
+
 
 # Where answers go.
 output_options = options(

@@ -12,7 +12,13 @@ import click
 
 from memplan import tape as tapes
 from memplan.blocks import BlockLives
-from memplan.cli.common import Progress, folded, is_html
+from memplan.cli.common import (
+    Progress,
+    blocks_report_option,
+    folded,
+    is_html,
+    snapshot_option,
+)
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.card import Card
 from memplan.errors import BadInputError, BadTapeError, UsageError
@@ -49,17 +55,9 @@ _NO_HISTORY = (
     help="Of a tape: a step of several micro-batches.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, memory in bytes.")
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    metavar="PATH.pdf|.html",
-    help="Also write a report; the HTML page shows every block.",
-)
-@click.option(
-    "--snapshot",
-    type=click.Path(path_type=Path),
-    metavar="PATH.pickle",
-    help="Of a tape: also write it as PyTorch's memory snapshot, for pytorch.org/memory_viz.",
+@blocks_report_option
+@snapshot_option(
+    "Of a tape: also write it as PyTorch's memory snapshot, for pytorch.org/memory_viz."
 )
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 def command(files: tuple[Path, ...], **values: Any) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 import click
 
 from memplan.blocks import BlockLives
-from memplan.cli.common import Progress, is_html, paper_option, show, write_pages, wrote
+from memplan.cli.common import (
+    Progress,
+    blocks_report_option,
+    is_html,
+    paper_option,
+    show,
+    snapshot_option,
+    write_pages,
+    wrote,
+)
 from memplan.errors import UnknownNameError, UsageError
 from memplan.files.writing import check_writable
 from memplan.present.script import script_sections
@@ -76,18 +85,8 @@ from memplan.trace.snapshot_blocks import snapshot_blocks
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="PATH", help="Also save the answer."
 )
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    metavar="PATH.pdf|.html",
-    help="Also write a report; the HTML page shows every block.",
-)
-@click.option(
-    "--snapshot",
-    type=click.Path(path_type=Path),
-    metavar="PATH.pickle",
-    help="Also write PyTorch's memory snapshot of the run, for pytorch.org/memory_viz.",
-)
+@blocks_report_option
+@snapshot_option("Also write PyTorch's memory snapshot of the run, for pytorch.org/memory_viz.")
 @paper_option
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--quiet", is_flag=True, help="Do not show what the script prints.")

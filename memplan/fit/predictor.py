@@ -313,7 +313,7 @@ class Predictor:
             )
             if live + outside > _SURELY_OVER * limit_bytes:
                 return False
-            # A line that falls, as through an odd and an even batch, says nothing of what is beyond.
+            # A line that falls, as from an odd to an even batch, says nothing of what is beyond.
             if used < _SURELY_WITHIN * limit_bytes and used >= known[low].device_used_peak_bytes:
                 return True
             try:

@@ -115,7 +115,7 @@ def _within(pair: Sequence[int], low: int, high: int, *, is_closed: bool) -> lis
     """
     first, last = (min(max(place, low), high) for place in pair)
     inside = {place for place in (first, last) if low < place < high}
-    middle = (low + high) // 2
+    middle = (low + high) // 2 if is_closed else min((low + high) // 2, _MOST_GROWTH * max(low, 1))
     if not inside or (is_closed and len(inside) == 1):
         inside |= {max(middle, low + 1)}
     return sorted(inside)
@@ -135,7 +135,7 @@ def _next_place(
     points = sorted((batch, one.used_bytes) for batch, one in verdicts.items())
     if not too_large:
         met = _met_beyond(points, low, limit_bytes)
-        return (low + high) // 2 if met >= high else min(met, top)
+        return min((low + high) // 2 if met >= high else met, top)
     return _met_between(points, low, high, limit_bytes)
 
 

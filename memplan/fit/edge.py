@@ -19,8 +19,9 @@ _MOST_ROUNDS = 64
 _CLOSING = 32
 # Without a batch that is too large the next one is at most so many times the largest that fits.
 _MOST_GROWTH = 64
-# And so many times where a program says so: a loop over a million images is recorded for hours.
-_MOST_GUESSED = 1024
+# Checked on the way to a guess beyond them: a loop over a million images is recorded for hours.
+# They are the same whatever is known, so that the batches asked for make no difference.
+_ON_THE_WAY = (1 << 12, 1 << 16)
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,30 @@ def largest_fitting(
         check: records batches and returns a verdict for each that can be recorded.
         known: verdicts on batches recorded already.
         limit_bytes: what may be used; steers the search and decides nothing.
-        guess: returns what is expected to be the largest; None goes by the bytes known alone.
+        guess: returns what is expected to be the largest by all that is known when it is called;
+            None goes by the bytes known alone.
         failures: why batches could not be recorded; `check` adds to it.
         most: the largest that is looked into.
     """
     verdicts = dict(known)
     width, halved = most + 1, True
-    for number in range(_MOST_ROUNDS):
+    for _ in range(_MOST_ROUNDS):
         low, high = _bounds(verdicts, failures, most)
         if high - low <= 1:
             break
         halved, width = 2 * (high - low) <= width, high - low
-        if number == 0 and guess is not None:
-            place = min(guess(), _farthest(verdicts, low, high, _MOST_GUESSED))
+        top = _farthest(verdicts, low, high)
+        if guess is not None:
+            expected = guess()
+            place = next((one for one in _ON_THE_WAY if low < one < expected), expected)
+            guess = guess if place < min(expected, high) else None
             pair = [place, place + 1]
         else:
             place = _next_place(verdicts, low, high, limit_bytes, interpolates=halved)
             # Bounds on both sides of a good place close in on it at once.
             aside = (high - low) // _CLOSING if high in verdicts else 0
             pair = [place - aside, place + aside + 1]
-        verdicts |= check(_within(pair, low, high, is_closed=high <= most))
+        verdicts |= check(_within(pair, low, high, top, is_closed=high <= most))
     low, high = _bounds(verdicts, failures, most)
     if high > most:
         return Largest(low, f"batches above {most:,} were not looked into")
@@ -103,19 +108,20 @@ def _bounds(
     return low, min((batch for batch in over if batch > low), default=most + 1)
 
 
-def _farthest(verdicts: Mapping[int, Verdict], low: int, high: int, growth: int) -> int:
-    """Return the largest batch worth recording next, at most so many times one that fits."""
-    return high if high in verdicts else min(high, growth * max(low, 1))
+def _farthest(verdicts: Mapping[int, Verdict], low: int, high: int) -> int:
+    """Return the largest batch worth recording next where no guess leads there."""
+    return high if high in verdicts else min(high, _MOST_GROWTH * max(low, 1))
 
 
-def _within(pair: Sequence[int], low: int, high: int, *, is_closed: bool) -> list[int]:
+def _within(pair: Sequence[int], low: int, high: int, top: int, *, is_closed: bool) -> list[int]:
     """Return those of two places that are within the bounds.
 
     Where only one is, the middle stands in for the other if the upper bound is one that is known.
+    The middle is at most the largest batch worth recording.
     """
     first, last = (min(max(place, low), high) for place in pair)
     inside = {place for place in (first, last) if low < place < high}
-    middle = (low + high) // 2 if is_closed else min((low + high) // 2, _MOST_GROWTH * max(low, 1))
+    middle = min((low + high) // 2, top)
     if not inside or (is_closed and len(inside) == 1):
         inside |= {max(middle, low + 1)}
     return sorted(inside)
@@ -129,7 +135,7 @@ def _next_place(
     Else it is the middle, so that the bounds close in on any curve.
     """
     too_large = high in verdicts
-    top = _farthest(verdicts, low, high, _MOST_GROWTH)
+    top = _farthest(verdicts, low, high)
     if not interpolates:
         return math.isqrt(max(low, 1) * top) if top > 8 * max(low, 1) else (low + top) // 2
     points = sorted((batch, one.used_bytes) for batch, one in verdicts.items())

@@ -73,6 +73,14 @@ def test_no_wrong_guess_leads_far_beyond_what_is_known_at_once(guess):
     assert max(recorded.asked) < MOST_IMAGES // 10
 
 
+@pytest.mark.parametrize("known", [(1,), (4,), (1, 8), (16, 900), (5_000,)])
+def test_where_luck_decides_what_is_known_makes_no_difference(known):
+    """Memory that rises and falls has many edges; the one at the guess is found."""
+    recorded = Recorded(lambda n: 66 * n + 40_000 * (n % 5))
+
+    assert 14_001 == recorded.largest(known, guess=lambda: 14_001).batch
+
+
 def test_batches_that_do_not_run_bound_what_was_checked():
     """The largest that runs is answered, and why no larger one was checked."""
     found = Recorded(CURVES["line"], runs_to=300).largest(guess=lambda: 3_316)

@@ -16,7 +16,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from multiprocessing import forkserver, popen_forkserver
+from multiprocessing import forkserver, popen_forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -36,6 +36,9 @@ _PRELOADED = ["memplan.advise.preload"]
 _SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1"}
 # Python's helper would say, after a command was killed, that it cleans up after it.
 _NO_LEFT_OVERS = "ignore:resource_tracker"
+# SIGHUP is a closed terminal, SIGUSR1 what SLURM sends ahead of a job's end (--signal).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+"""Signals that ask a command to end."""
 ONE_PROCESS = f"Set {NUM_VARIABLE}=1 to use one process"
 """The way out of what goes wrong with several, without its full stop."""
 
@@ -77,14 +80,16 @@ def _number(variable: str, default: int, what: str) -> int:
 
 @contextlib.contextmanager
 def _as_of_server() -> Iterator[None]:
-    """Start the server, and with it its children, deaf to Ctrl-C and with one thread each.
+    """Start the server, and with it its children, deaf to `STOP_SIGNALS` and with one thread each.
 
-    The terminal sends Ctrl-C to every process of the command; this one answers, and ends them.
+    A terminal or a cluster sends them to every process of the command; this one answers, and ends
+    the others. Without the server, its children would be taken for dead.
     """
     before = dict(os.environ)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     warnings = filter(None, (before.get("PYTHONWARNINGS"), _NO_LEFT_OVERS))
     os.environ.update(_SINGLE_THREADED, PYTHONWARNINGS=",".join(warnings))
+    resource_tracker.ensure_running()  # where the server starts it, signals are unblocked
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -147,6 +152,7 @@ class CleanProcess(ForkServerProcess):
         Its parent in the system's eyes is the server, which lives as long as its children do, so
         that a DataLoader's own watch over its parent sees nothing.
         """
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which `terminate` sends
         asked_by = multiprocessing.parent_process()
         assert asked_by is not None
         # A folder of its own: that of the process that asked goes with it, and where that is first

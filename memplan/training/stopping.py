@@ -10,9 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from memplan.errors import MemplanError
-
-# SIGHUP is a closed terminal, SIGUSR1 what SLURM sends ahead of a job's end (--signal).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+from memplan.processes import STOP_SIGNALS
 
 _AGAIN_SECONDS = 0.01
 
@@ -34,7 +32,7 @@ class StoppedError(MemplanError):
 
 
 class StopRequest:
-    """Notices the signals of `SIGNALS`, such as Ctrl-C and a cluster's notice, while it is entered.
+    """Notices the signals of `STOP_SIGNALS`, such as Ctrl-C and a cluster's notice, while it is entered.
 
     The first signal only sets `asked`; a second one of Ctrl-C stops at once, by KeyboardInterrupt.
     Outside the main thread, where signals cannot be caught, nothing is noticed.
@@ -50,7 +48,7 @@ class StopRequest:
         """Catch the signals from here on."""
         if threading.current_thread() is threading.main_thread():
             self._hook, sys.unraisablehook = sys.unraisablehook, self._take_back
-            self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._notice) for number in STOP_SIGNALS}
         return self
 
     def __exit__(

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 
 import pytest
 
 from memplan import parallel
 from memplan.errors import BadInputError, ProcessError, UsageError
 from memplan.parallel import kept_processes, map_processes
-from memplan.processes import is_worker, num_processes
+from memplan.processes import STOP_SIGNALS, is_worker, num_processes
 
 SCRIPT = """
 import sys
@@ -229,6 +230,25 @@ def _codes_seen_by_threads(num_threads):
 
     with ThreadPoolExecutor(num_threads) as threads:
         return list(threads.map(waited, range(num_threads)))
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_what_ends_every_process_of_a_command_does_not_end_the_server(number):
+    """Without it the others are taken for dead, as a loader's were when a cluster said to stop."""
+    map_processes(_square, [1, 2], doing="squaring")  # the server is up
+    server = forkserver._forkserver._forkserver_pid
+    process = parallel.CleanProcess(target=time.sleep, args=(60,))
+    process.start()
+
+    os.kill(server, number)
+    time.sleep(0.2)
+    assert process.is_alive()
+    assert [4, 9] == [each for each, *_ in map_processes(_square, [2, 3], doing="squaring")]
+    assert server == forkserver._forkserver._forkserver_pid
+
+    process.terminate()
+    process.join(20)
+    assert -signal.SIGTERM == process.exitcode
 
 
 def test_work_goes_on_after_a_process_has_ended():

@@ -25,7 +25,7 @@ from memplan.errors import BadInputError, BadTapeError, UsageError
 from memplan.files.writing import check_writable
 from memplan.present.diff import diff_json, diff_sections
 from memplan.present.replay import replay_sections
-from memplan.trace.snapshot import Snapshot, driver_balance, history_rows, load_content, parsed
+from memplan.trace.snapshot import Snapshot, read_snapshot
 from memplan.trace.snapshot_blocks import snapshot_blocks
 from memplan.trace.snapshot_pools import pool_totals
 from memplan.units import format_bytes, parse_bytes
@@ -190,12 +190,10 @@ def _card(gpu: str) -> Card:
 
 
 def _snapshot(file: Path, values: Mapping[str, Any], say: Progress) -> _Answered:
-    content = load_content(file)
-    snapshot = parsed(file, content)
-    rows = history_rows(content) if is_html(values["report"]) and snapshot.trace else []
-    del content  # of a large file the stacks are most, and only a page shows them
+    snapshot = read_snapshot(file)
     say(f"Replaying {len(snapshot.trace)} entries")
-    lives = [snapshot_blocks(rows, snapshot, file.name)] if rows else []
+    has_blocks = is_html(values["report"]) and snapshot.trace
+    lives = [snapshot_blocks(snapshot, file.name)] if has_blocks else []
     return _snapshot_answer(file, snapshot, values), lives
 
 
@@ -251,7 +249,7 @@ def _late_words(snapshot: Snapshot) -> str:
     """Return a sentence where a history does not begin with the device's first segment."""
     if snapshot.is_cold_start:
         return ""
-    before = snapshot.reserved_bytes - driver_balance(snapshot.trace)
+    before = snapshot.reserved_before_bytes
     count = len(snapshot.trace)
     return (
         f"The history starts late: {format_bytes(max(before, 0))} were reserved before the first "

@@ -27,7 +27,7 @@ from memplan.present.script import script_sections
 from memplan.recording.find_batch import MOST_TRIALS
 from memplan.recording.run import run
 from memplan.script_answer import ScriptAnswer
-from memplan.trace.snapshot import history_rows, load_content, parsed
+from memplan.trace.snapshot import load_content, parsed
 from memplan.trace.snapshot_blocks import snapshot_blocks
 
 
@@ -119,7 +119,7 @@ def _lives(path: Path | None, answer: ScriptAnswer) -> list[BlockLives]:
     histories = content["device_traces"]
     device = max(range(len(histories)), key=lambda index: len(histories[index]), default=0)
     snapshot = parsed(path, content, device)
-    lives = snapshot_blocks(history_rows(content, device), snapshot, answer.title)
+    lives = snapshot_blocks(snapshot, answer.title)
     outside = answer.device_used_peak_bytes - answer.reserved_peak_bytes
     return [replace(lives, capacity_bytes=answer.capacity_bytes, context_bytes=outside)]
 

@@ -32,6 +32,7 @@ from memplan.device.allocator_settings import AllocatorSettings
 from memplan.errors import BadInputError, BadTapeError
 from memplan.files import converted
 from memplan.trace.snapshot import Snapshot
+from memplan.trace.snapshot_history import History
 from memplan.trace.snapshot_replay import check_snapshot
 
 SCHEMA = "memplan.recording/1"
@@ -231,7 +232,7 @@ def _small(streams: list[int]) -> npt.NDArray[np.int64]:
     return np.array(streams, dtype=np.int64)
 
 
-def _joined(trace: tuple[TraceEntry, ...]) -> list[tuple[str, TraceEntry]]:
+def _joined(trace: History) -> list[tuple[str, TraceEntry]]:
     """Return entries with their kinds, frees that took effect at once as one."""
     rows: list[tuple[str, TraceEntry]] = []
     for entry in trace:
@@ -259,7 +260,7 @@ def _snapshot(columns: Columns, allocator: _Allocator) -> Snapshot:
     return Snapshot(
         torch_version=version,
         segments=_segments(columns, table),
-        trace=tuple(_entries(columns, table)),
+        trace=History(_entries(columns, table)),
         settings=settings,
     )
 

@@ -8,33 +8,29 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
-import pickle
+import zlib
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
-from memplan.device.allocator_records import (
-    Action,
-    BlockRecord,
-    BlockState,
-    SegmentRecord,
-    TraceEntry,
-)
+import numpy as np
+
+from memplan.device.allocator_records import BlockRecord, BlockState, SegmentRecord
 from memplan.device.allocator_settings import NO_ROUNDUP, AllocatorSettings
 from memplan.errors import BadInputError, BadTapeError, UsageError
+from memplan.files.pickles import BadPickleError
+from memplan.files.plain_pickles import NamingPickleError, PlainReader
 from memplan.host_memory import available_host_bytes
+from memplan.trace.snapshot_history import History, Rows
 from memplan.trace.snapshot_places import held_by_place
 from memplan.units import format_bytes
 
-_ACTIONS = frozenset(get_args(Action))
 _STATES = frozenset(get_args(BlockState))
-_SIGNS = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
 _GZIP = b"\x1f\x8b"
 _MOST_BYTES = 16 << 30
-# What containers and numbers take of host memory, for each byte of the file they are read from, and
-# which part of what is left may go into that: see docs/replay.md for what was measured.
-_RESIDENT_A_BYTE = 4.5
+# The part of the host memory left that reading may take.
 _SHARE = 0.8
 
 
@@ -46,7 +42,7 @@ class Snapshot:
     """The newest release that writes files of this form, which is told by their fields."""
     segments: tuple[SegmentRecord, ...]
     """Every segment at the time of the snapshot, by address."""
-    trace: tuple[TraceEntry, ...]
+    trace: History
     """The recorded history before it, oldest first."""
     settings: AllocatorSettings
     """The options in force; the memory fraction is not in the file."""
@@ -66,17 +62,21 @@ class Snapshot:
         return sum(segment.allocated_size for segment in self.segments)
 
     @property
+    def reserved_before_bytes(self) -> int:
+        """Bytes held from the driver when the history began."""
+        return self.reserved_bytes - int(self.trace.driver_changes().sum())
+
+    @property
     def is_cold_start(self) -> bool:
         """Whether the history began before the device's first segment.
 
         Then what it took from the driver and gave back is exactly what is reserved at the end.
         """
-        return self.reserved_bytes == driver_balance(self.trace)
+        return not self.reserved_before_bytes
 
-
-def driver_balance(trace: tuple[TraceEntry, ...]) -> int:
-    """Return the bytes that a history took from the driver, less what it gave back."""
-    return sum(_SIGNS[entry.action] * entry.size for entry in trace if entry.action in _SIGNS)
+    def reserved_after(self) -> Any:
+        """Return bytes held from the driver after each entry, int64 `[entries]`."""
+        return self.reserved_before_bytes + np.cumsum(self.trace.driver_changes())
 
 
 def read_snapshot(path: Path, device: int = 0) -> Snapshot:
@@ -128,48 +128,28 @@ def parsed(path: Path, content: Mapping[str, Any], device: int = 0) -> Snapshot:
         ) from None
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers, numbers and strings, and resolves no name."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise BadTapeError(
-            f"it names {module}.{name}, which a memory snapshot never does, and was not run"
-        )
-
-    def persistent_load(self, pid: object) -> NoReturn:
-        raise BadTapeError(f"it refers to an object outside the file ({pid!r})")
-
-
 class _Bounded:
     """A file that ends with an error where it holds more than any snapshot, or than there is room.
 
-    Of a packed file only reading tells how much it holds.
+    Of a packed file only reading tells how much it holds, and of any file how much is kept of it.
     """
 
     def __init__(self, file: Any, path: Path) -> None:
         self._file = file
         self._path = path
         self._available = available_host_bytes()
-        most = int(_SHARE * self._available / _RESIDENT_A_BYTE)
-        self._left = min(_MOST_BYTES, most)
+        self._left = _MOST_BYTES
 
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        return self._counted(self._file.read(size if 0 <= size <= self._left else self._left + 1))
-
-    def readline(self) -> bytes:
-        """Return the next line."""
-        return self._counted(self._file.readline(self._left + 1))
-
-    def _counted(self, data: bytes) -> bytes:
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most so many."""
+        data: bytes = self._file.read(min(size, self._left + 1))
         self._left -= len(data)
         if self._left < 0:
-            if _SHARE * self._available / _RESIDENT_A_BYTE > _MOST_BYTES:
-                raise BadTapeError("it holds more than 16 GiB")
+            raise BadPickleError(f"it holds more than {format_bytes(_MOST_BYTES)}")
+        if available_host_bytes() < (1 - _SHARE) * self._available:
             raise BadInputError(
                 f"{self._path} takes more host memory than the {format_bytes(self._available)} "
-                f"left: about {_RESIDENT_A_BYTE} bytes for each of the file's. Record fewer "
-                "entries (max_entries), or read it on a machine with more."
+                "left. Record fewer entries (max_entries), or read it on a machine with more."
             )
         return data
 
@@ -197,17 +177,17 @@ def _load(path: Path) -> Any:
             # Read as it comes: the text of a large file need not be held beside its content.
             source = gzip.GzipFile(fileobj=file) if is_packed else file
             with _collecting_paused():
-                return _PlainUnpickler(_Bounded(source, path)).load()
+                return PlainReader(_Bounded(source, path).read, Rows()).load()
     except BadInputError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadTapeError(f"{path} cannot be read: {reason}.") from None
-    except BadTapeError as error:
+    except NamingPickleError as error:
         raise BadTapeError(f"{path} is refused: {error}. Use a file you trust.") from None
-    except Exception as error:  # noqa: BLE001 - damaged pickles raise nearly anything
+    except (BadPickleError, EOFError, zlib.error) as error:
         raise BadTapeError(
-            f"{path} is no readable pickle ({type(error).__name__}: {error}). Write it anew with "
+            f"{path} is no readable pickle: {error}. Write it anew with "
             "torch.cuda.memory._dump_snapshot."
         ) from None
 
@@ -218,18 +198,17 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
     Raises:
         ValueError: nothing is recorded of the device.
     """
-    rows = history_rows(content, device)
+    history = _history(content, device)
     segments = [row for row in content["segments"] if row.get("device", 0) == device]
-    if not rows and not segments:
+    if not history and not segments:
         raise ValueError(f"nothing is recorded of device {device}")
-    version = _torch_version(content)
-    entries = tuple(_entry(row) for row in rows)
+    version = _torch_version(content, history.fields)
     records = sorted((_segment(row) for row in segments), key=lambda record: record.address)
     return Snapshot(
         torch_version=version,
         segments=tuple(records),
-        trace=entries,
-        settings=_settings(content, version, tuple(records), entries),
+        trace=history,
+        settings=_settings(content, version, tuple(records), history),
         origin=_origin(content),
         held_by=held_by_place(content, device),
     )
@@ -242,23 +221,24 @@ def _origin(content: Mapping[str, Any]) -> str:
     return str(origin) if origin in ("simulated", "phantom") else "measured"
 
 
-def history_rows(content: Mapping[str, Any], device: int = 0) -> list[Mapping[str, Any]]:
-    """Return the entries of one device's history that stand for what the allocator did."""
-    traces = content["device_traces"]
-    rows = traces[device] if 0 <= device < len(traces) else []
-    return [row for row in rows if row["action"] in _ACTIONS]
+def _history(content: Mapping[str, Any], device: int) -> History:
+    """Return the entries of one device that stand for what the allocator did."""
+    rows, traces = Rows(), content["device_traces"]
+    histories = [rows.history(each) for each in traces]
+    return histories[device] if 0 <= device < len(traces) else History()
 
 
-def _torch_version(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the newest release whose snapshots have these fields and no others."""
+def _torch_version(content: Mapping[str, Any], entry: AbstractSet[str]) -> tuple[int, int]:
+    """Return the newest release whose snapshots have these fields and no others.
+
+    Args:
+        content: of the file.
+        entry: fields of its history's entries.
+    """
     settings = content.get("allocator_settings", {})
     segments = content["segments"]
-    entry: Mapping[str, Any] = next((rows[0] for rows in content["device_traces"] if rows), {})
     signs: list[tuple[tuple[int, int], bool]] = [
-        (
-            (2, 15),
-            any("internal_metadata" in row for rows in content["device_traces"] for row in rows),
-        ),
+        ((2, 15), "internal_metadata" in entry),
         ((2, 14), "host_segments" in content),
         ((2, 13), "max_round_threshold" in settings),
         ((2, 12), "pool_id" in entry),
@@ -271,11 +251,6 @@ def _torch_version(content: Mapping[str, Any]) -> tuple[int, int]:
         ((2, 1), any("is_expandable" in row for row in segments)),
     ]
     return next((version for version, is_present in signs if is_present), (2, 0))
-
-
-def _entry(row: Mapping[str, Any]) -> TraceEntry:
-    address = row["device_free"] if row["action"] == "oom" else row["addr"]
-    return TraceEntry(row["action"], int(address), int(row["size"]), int(row["stream"]))
 
 
 def _segment(row: Mapping[str, Any]) -> SegmentRecord:
@@ -314,7 +289,7 @@ def _settings(
     content: Mapping[str, Any],
     version: tuple[int, int],
     segments: tuple[SegmentRecord, ...],
-    entries: tuple[TraceEntry, ...],
+    entries: History,
 ) -> AllocatorSettings:
     """Return the recorded options; files before 2.3 only show whether segments expand."""
     recorded = content.get("allocator_settings")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -40,27 +40,26 @@ class Step:
     completed: tuple[int, ...] = ()
 
 
-def steps_of(trace: Sequence[TraceEntry]) -> list[Step]:
-    """Return the calls that left a history, in order.
+def steps_of(trace: Sequence[TraceEntry]) -> Iterator[Step]:
+    """Yield the calls that left a history, in order.
 
     Entries between two calls belong to the later one: an allocation first finishes frees, then
     releases, then grows. A release that no growth follows was `empty_cache()`.
     """
-    steps: list[Step] = []
     burst = 0
     for index, entry in enumerate(trace):
         if index < burst or entry.action in (*_FROM_DRIVER, *_TO_DRIVER, "free_completed"):
             continue
         between = trace[burst:index]
         if entry.action in {"alloc", "oom"}:
-            steps += _allocation(trace, burst, index)
+            yield from _allocation(trace, burst, index)
         else:
             if any(each.action in _TO_DRIVER for each in between):
-                steps.append(Step("empty_cache", burst, index))
+                yield Step("empty_cache", burst, index)
             elif between:
                 # Only a free whose request the recording missed ends before another call.
                 completed = tuple(each.address for each in between)
-                steps.append(Step("finish", burst, index, completed=completed))
+                yield Step("finish", burst, index, completed=completed)
             burst = index
             if entry.action == "free_requested":
                 following = trace[index + 1] if index + 1 < len(trace) else None
@@ -70,13 +69,12 @@ def steps_of(trace: Sequence[TraceEntry]) -> list[Step]:
                     or following.address != entry.address
                 )
                 end = index + 1 if is_delayed else index + 2
-                steps.append(Step("free", burst, end, entry.address, is_delayed=is_delayed))
+                yield Step("free", burst, end, entry.address, is_delayed=is_delayed)
                 burst = end
                 continue
         burst = index + 1
     if any(entry.action in _TO_DRIVER for entry in trace[burst:]):
-        steps.append(Step("empty_cache", burst, len(trace)))
-    return steps
+        yield Step("empty_cache", burst, len(trace))
 
 
 def _allocation(trace: Sequence[TraceEntry], burst: int, index: int) -> list[Step]:

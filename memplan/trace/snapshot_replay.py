@@ -11,7 +11,8 @@ from memplan.device.allocator import AllocatorSettings, Block, CachingAllocator
 from memplan.device.allocator_blocks import link_after
 from memplan.device.allocator_records import SegmentRecord, TraceEntry
 from memplan.errors import BadTapeError, DeviceOutOfMemoryError
-from memplan.trace.snapshot import Snapshot, driver_balance
+from memplan.trace.snapshot import Snapshot
+from memplan.trace.snapshot_history import driver_balance
 from memplan.trace.snapshot_program import LiveBlock, Start, Step, start_of, steps_of
 
 _UNLIMITED_BYTES = 1 << 50
@@ -65,7 +66,9 @@ def check_snapshot(snapshot: Snapshot) -> SnapshotCheck:
         replay.run(step)
     return SnapshotCheck(
         peaks=_peaks(replay.allocator, snapshot),
-        recorded_reserved_peak_bytes=_recorded_peak(snapshot),
+        recorded_reserved_peak_bytes=max(
+            snapshot.reserved_before_bytes, int(snapshot.reserved_after().max())
+        ),
         num_differing_steps=replay.num_differing,
         first_difference=replay.first_difference,
         is_layout_equal=_layout(replay.allocator.snapshot()) == _layout(snapshot.segments),
@@ -154,7 +157,7 @@ class _FaithfulReplay:
     def __init__(self, snapshot: Snapshot) -> None:
         _require_history(snapshot)
         self._recorded = snapshot.trace
-        self._begun = (0, 0)
+        self._first = 0
         self._live: dict[int, Block] = {}
         self._pending: dict[int, Block] = {}
         self.num_differing = 0
@@ -176,7 +179,10 @@ class _FaithfulReplay:
 
     def run(self, step: Step) -> None:
         """Repeat one call and compare its entries."""
-        self._begun = (step.first, len(self.allocator.trace))
+        self._first = step.first
+        trace = self.allocator.state.trace
+        assert trace is not None
+        trace.clear()  # what earlier calls left was compared
         for address in step.completed:
             if address in self._pending:
                 self.allocator.complete_events_of(self._pending.pop(address))
@@ -189,7 +195,7 @@ class _FaithfulReplay:
         else:
             self.allocator.process_events()
         recorded = [e for e in self._recorded[step.first : step.end] if e.action != "snapshot"]
-        replayed = list(self.allocator.trace[self._begun[1] :])
+        replayed = list(trace)
         if _unordered(recorded) != _unordered(replayed):
             self.num_differing += 1
             if not self.first_difference:
@@ -246,8 +252,7 @@ class _FaithfulReplay:
     def _addresses(self) -> Iterator[int]:
         """Yield where recorded segments began: entries of one call come in the same order."""
         while True:
-            first, begun = self._begun
-            at = first + len(self.allocator.trace) - begun
+            at = self._first + len(self.allocator.trace)
             entry = self._recorded[at] if at < len(self._recorded) else None
             if entry is None or entry.action not in {"segment_alloc", "segment_map"}:
                 return
@@ -306,15 +311,6 @@ def _require_history(snapshot: Snapshot) -> None:
             "The snapshot holds no history to replay. Call "
             "torch.cuda.memory._record_memory_history() before the run, then dump it."
         )
-
-
-def _recorded_peak(snapshot: Snapshot) -> int:
-    reserved = peak = snapshot.reserved_bytes - driver_balance(snapshot.trace)
-    for entry in snapshot.trace:
-        if entry.action.startswith("segment_"):
-            reserved += driver_balance((entry,))
-            peak = max(peak, reserved)
-    return peak
 
 
 def _peaks(allocator: CachingAllocator, snapshot: Snapshot, message: str = "") -> SnapshotPeaks:

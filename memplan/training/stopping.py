@@ -32,7 +32,7 @@ class StoppedError(MemplanError):
 
 
 class StopRequest:
-    """Notices the signals of `STOP_SIGNALS`, such as Ctrl-C and a cluster's notice, while it is entered.
+    """Notices `STOP_SIGNALS`, such as Ctrl-C and a cluster's notice, while it is entered.
 
     The first signal only sets `asked`; a second one of Ctrl-C stops at once, by KeyboardInterrupt.
     Outside the main thread, where signals cannot be caught, nothing is noticed.

@@ -12,7 +12,7 @@ import pytest
 
 from memplan.device.chosen import calibrated_card
 from memplan.phantom.launch import environment
-from memplan.trace.snapshot import history_rows, load_content, parsed
+from memplan.trace.snapshot import load_content, parsed
 from memplan.trace.snapshot_blocks import snapshot_blocks
 from memplan.trace.snapshot_replay import check_snapshot
 
@@ -69,17 +69,14 @@ def test_the_snapshot_is_of_the_same_run(trained, folder):
     assert (0, True) == (check.num_differing_steps, check.is_layout_equal)
     assert peaks["allocated_peak_bytes"] == check.peaks.allocated_peak_bytes
     assert peaks["reserved_peak_bytes"] == check.peaks.reserved_peak_bytes
-    lives = snapshot_blocks(history_rows(content), snapshot, "run")
+    lives = snapshot_blocks(snapshot, "run")
     alive = [lives.labels[label] for label in lives.label]
     assert trained["categories_at_peak"].keys() <= {one.band for one in alive}
     assert any(one.module == "1" and "train.py:" in one.line for one in alive)
     assert ("step_2", "backward") in [phase[:2] for phase in lives.phases]
-    files = {
-        frame["filename"]
-        for rows in (*content["device_traces"], *(s["blocks"] for s in content["segments"]))
-        for row in rows
-        for frame in row["frames"]
-    }
+    stacks = [snapshot.trace.asked(at).frames for at in range(len(snapshot.trace))]
+    stacks += [block["frames"] for one in content["segments"] for block in one["blocks"]]
+    files = {frame["filename"] for stack in stacks for frame in stack}
     assert not [name for name in files if "memplan/recording" in name]
 
 

@@ -22,6 +22,7 @@ from memplan.device.catalogue import card
 from memplan.errors import BadInputError
 from memplan.trace.history import SUFFIX, Recording, load_recording
 from memplan.trace.snapshot import Snapshot
+from memplan.trace.snapshot_history import History
 
 H200 = card("h200")
 TINY = Case(
@@ -75,7 +76,7 @@ def as_if_recorded(life, *, tamper=None):
     snapshot = Snapshot(
         torch_version=(2, 11),
         segments=allocator.snapshot(),
-        trace=tuple(allocator.trace),
+        trace=History(allocator.trace),
         settings=settings,
     )
     return snapshot, {

@@ -4,14 +4,14 @@ import pytest
 from test_snapshot_replay import golden_content
 
 from memplan.present.replay import replay_sections
-from memplan.trace.snapshot import history_rows, snapshot_of
+from memplan.trace.snapshot import snapshot_of
 from memplan.trace.snapshot_blocks import OTHER_LINES, snapshot_blocks
 
 
 def blocks_of(content):
     """Return a content's blocks and its snapshot."""
     snapshot = snapshot_of(content, 0)
-    return snapshot_blocks(history_rows(content), snapshot, "a history"), snapshot
+    return snapshot_blocks(snapshot, "a history"), snapshot
 
 
 def in_use(snapshot):

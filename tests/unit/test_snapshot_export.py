@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from memplan.device.replay import Simulator, replayed
 from memplan.spec import StepSpec
 from memplan.tape import load_tape
 from memplan.trace.record import record
-from memplan.trace.snapshot import history_rows, load_content, parsed
+from memplan.trace.snapshot import load_content, parsed
 from memplan.trace.snapshot_blocks import snapshot_blocks
 from memplan.trace.snapshot_replay import check_snapshot, replay_snapshot
 
@@ -108,7 +109,7 @@ def test_export_is_read_by_pytorchs_own_viewer(tape, tmp_path):
     """`torch.cuda._memory_viz` sums the segments, writes the trace and draws both plots."""
     path = tmp_path / "life.pickle"
     tape_blocks(tape, catalogue.card(CARD), AllocatorSettings(), Life(), path)
-    content = load_content(path)
+    content = pickle.loads(path.read_bytes())
 
     with contextlib.redirect_stdout(io.StringIO()):
         summary, trace = _memory_viz.segsum(content), _memory_viz.trace(content)
@@ -126,7 +127,7 @@ def test_blocks_of_an_export_are_the_lifes(tape, tmp_path):
     path = tmp_path / "life.pickle"
     whole = tape_blocks(tape, catalogue.card(CARD), AllocatorSettings(), Life(), path)
     content = load_content(path)
-    back = snapshot_blocks(history_rows(content), parsed(path, content), "life")
+    back = snapshot_blocks(parsed(path, content), "life")
 
     def told(one):
         labels = [one.labels[index] for index in one.label]

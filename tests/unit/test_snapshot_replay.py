@@ -6,6 +6,8 @@ The histories are the golden runs of the released allocator, laid out as a snaps
 import gzip
 import json
 import pickle
+import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -390,3 +392,45 @@ def test_pools_add_up(saved):
     assert (2048, 512, 1536, 1536) == (
         pool.reserved_bytes, pool.allocated_bytes, pool.inactive_bytes, pool.largest_inactive_bytes,
     )  # fmt: skip
+
+
+def _large_content(num_entries, depth=30):
+    """A history with a stack of its own for each entry, of frames that entries share."""
+    rng = random.Random(14)
+    frames = [{"filename": "/home/me/net.py", "line": at, "name": f"f{at}"} for at in range(400)]
+    stacks = [rng.choices(frames, k=depth) for _ in range(50)]
+    content = golden_content("native")
+    row = content["device_traces"][0][0]
+    content["device_traces"] = [
+        [row | {"addr": 512 * at, "frames": list(rng.choice(stacks))} for at in range(num_entries)]
+    ]
+    return content
+
+
+def test_a_large_file_takes_less_memory_than_it_has_bytes(saved):
+    """Entries are columns and equal stacks one object, however many there are."""
+    path = saved(_large_content(100_000))
+    tracemalloc.start()
+    try:
+        read_snapshot(path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most < 0.6 * path.stat().st_size
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("count", [1, 1_001])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_stacks_are_those_of_the_file(saved, protocol, count, depth):
+    """Each entry tells the frames that it was written with; more than a pickler's batch, too."""
+    content = _large_content(count, depth)
+    rows = content["device_traces"][0]
+    rows[count // 2]["frames"] = rows[0]["frames"] * 700
+    rows[-1]["frames"] = rows[0]["frames"]  # one list for an allocation and what frees it
+    trace = read_snapshot(saved(pickle.dumps(content, protocol))).trace
+
+    assert [row["frames"] for row in rows] == [list(trace.asked(at).frames) for at in range(count)]
+    assert [row["addr"] for row in rows] == [entry.address for entry in trace]
+    assert 51 >= len({id(trace.asked(at).frames) for at in range(count)})

@@ -1,0 +1,186 @@
+"""The history of a memory snapshot as columns: 33 bytes an entry, whatever its stack."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple, get_args, overload
+
+import numpy as np
+
+from memplan.device.allocator_records import Action, TraceEntry
+
+_ACTIONS: tuple[Action, ...] = get_args(Action)
+_NUMBERS = {action: number for number, action in enumerate(_ACTIONS)}
+_SIGNS = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
+# What every row has, and the size of the batches that a pickler writes lists in.
+_ROW = {"action", "size", "stream"}
+_BATCH = 1000
+# By the action's number: what an entry adds to the bytes held from the driver, times its size.
+_TAKEN = np.array([_SIGNS.get(action, 0) for action in _ACTIONS], dtype=np.int64)
+
+
+class Asked(NamedTuple):
+    """Who asked, as an entry tells it."""
+
+    frames: Sequence[Any]
+    """Innermost first; equal stacks of one history are one object."""
+    category: str
+
+
+_NOBODY = Asked((), "")
+
+
+class Row(NamedTuple):
+    """One row of a file's history."""
+
+    entry: TraceEntry | None
+    """None where it stands for nothing that the allocator did."""
+    asked: Asked
+
+
+_NO_ROW = Row(None, _NOBODY)
+
+
+class Rows:
+    """Makes histories of the rows that PyTorch writes; a store of a `PlainReader`."""
+
+    def __init__(self) -> None:
+        self.fields: set[str] = set()
+        """Names that any row had."""
+        self._stacks: dict[tuple[int, ...], tuple[Any, ...]] = {}
+        self._frames: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+
+    def kept(self, read: dict[Any, Any]) -> object:
+        """Return a row's few facts in its place, and any other dictionary as it is."""
+        return self._row(read) if "action" in read and read.keys() >= _ROW else read
+
+    def extended(self, container: Any, items: list[Any]) -> object:
+        """Return a history of rows, one object for equal stacks, and any other list as it is."""
+        first = items[0]
+        if type(first) is Row:
+            history = container if type(container) is History else self._begun(container)
+            for row in items:
+                if row.entry is not None:
+                    history.add(row.entry, row.asked)
+            return history
+        if not container and type(first) is dict and "filename" in first and len(items) < _BATCH:
+            return self._stack(items)
+        container.extend(items)
+        return container
+
+    def history(self, rows: Sequence[Any]) -> History:
+        """Return the history of rows that are read already, or of plain dictionaries."""
+        if isinstance(rows, History):
+            return rows
+        made = [row if type(row) is Row else self._row(row) for row in rows]
+        history = self.extended([], made) if made else History(fields=self.fields)
+        assert isinstance(history, History)
+        return history
+
+    def _begun(self, container: list[Any]) -> History:
+        if container:
+            raise ValueError("a list holds rows of a history and others")
+        return History(fields=self.fields)
+
+    def _row(self, row: Mapping[str, Any]) -> Row:
+        if not row.keys() <= self.fields:
+            self.fields |= row.keys()
+        action = row["action"]
+        if action not in _NUMBERS:
+            return _NO_ROW
+        address = row["device_free"] if action == "oom" else row["addr"]
+        entry = TraceEntry(action, int(address), int(row["size"]), int(row["stream"]))
+        frames = row.get("frames") or ()
+        stack = frames if type(frames) is tuple else self._stack(frames)
+        return Row(entry, Asked(stack, str(row.get("category", ""))))
+
+    def _stack(self, frames: Sequence[Any]) -> Sequence[Any]:
+        """Return the stack of these frames, the same object whenever they are the same."""
+        # Every frame in a key is kept, so that its identity stays its own.
+        known = self._stacks.get(tuple(map(id, frames)))
+        if known is None:
+            stack = tuple(map(self._frame, frames))
+            known = self._stacks.setdefault(tuple(map(id, stack)), stack)
+        return known
+
+    def _frame(self, frame: Any) -> Any:
+        if not isinstance(frame, Mapping):
+            return frame
+        key = (*frame, *frame.values())
+        return self._frames.setdefault(key, frame)
+
+
+class History(Sequence[TraceEntry]):
+    """One device's entries, oldest first, which stand for what the allocator did."""
+
+    def __init__(
+        self, entries: Iterable[TraceEntry] = (), fields: AbstractSet[str] = frozenset()
+    ) -> None:
+        self.fields = fields
+        """Names that rows of the file had."""
+        self._actions = array("B")
+        self._addresses = array("q")
+        self._sizes = array("q")
+        self._streams = array("q")
+        self._asked = array("L")
+        self._told: list[Asked] = [_NOBODY]
+        self._told_numbers: dict[tuple[int, str], int] = {(id(_NOBODY.frames), ""): 0}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: TraceEntry, asked: Asked = _NOBODY) -> None:
+        """Add one entry.
+
+        Raises:
+            OverflowError: a number needs more than 64 bits.
+        """
+        key = id(asked.frames), asked.category
+        number = self._told_numbers.get(key)
+        if number is None:
+            number = self._told_numbers[key] = len(self._told)
+            self._told.append(asked)
+        self._actions.append(_NUMBERS[entry.action])
+        self._addresses.append(entry.address)
+        self._sizes.append(entry.size)
+        self._streams.append(entry.stream)
+        self._asked.append(number)
+
+    def asked(self, index: int) -> Asked:
+        """Return who asked for what an entry tells of."""
+        return self._told[self._asked[index]]
+
+    def driver_changes(self) -> Any:
+        """Return what each entry adds to the bytes held from the driver, int64 `[entries]`."""
+        actions = np.frombuffer(self._actions, dtype=np.uint8)
+        return _TAKEN[actions] * np.frombuffer(self._sizes, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def __iter__(self) -> Iterator[TraceEntry]:
+        columns = self._addresses, self._sizes, self._streams
+        actions = map(_ACTIONS.__getitem__, self._actions)
+        return map(TraceEntry._make, zip(actions, *columns, strict=True))
+
+    @overload
+    def __getitem__(self, index: int) -> TraceEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TraceEntry, ...]: ...
+    def __getitem__(self, index: int | slice) -> TraceEntry | tuple[TraceEntry, ...]:
+        if isinstance(index, slice):
+            return tuple(self[at] for at in range(*index.indices(len(self))))
+        action = _ACTIONS[self._actions[index]]
+        return TraceEntry(action, self._addresses[index], self._sizes[index], self._streams[index])
+
+    def __eq__(self, other: object) -> bool:
+        """Compare entries; who asked is no part of what happened."""
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it can grow
+
+
+def driver_balance(entries: Sequence[TraceEntry]) -> int:
+    """Return the bytes that a few entries took from the driver, less what they gave back."""
+    return sum(_SIGNS[entry.action] * entry.size for entry in entries if entry.action in _SIGNS)

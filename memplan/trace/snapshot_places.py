@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memplan.blocks import NO_FRAMES
+from memplan.files.plain_pickles import on_one_line
 
 # Frames of the interpreter, of installed packages and of C++ are not the user's.
 _NOT_THE_USERS = ("site-packages", "dist-packages", "/torch/", "<frozen", "/lib/python")
+_LONGEST_PLACE = 10_000  # characters; a path has at most 4,096
 _LIVE = ("active_allocated",)
 
 
@@ -45,10 +47,12 @@ def place_of(frames: Iterator[Mapping[str, Any]]) -> str:
     """Return the innermost line of the user's own files; of Python at all where there is none."""
     innermost = ""
     for frame in frames:
-        name = str(frame.get("filename", ""))
-        if not name.endswith(".py"):
+        name, line, function = (frame.get(key) for key in ("filename", "line", "name"))
+        if type(name) is not str or not name.endswith(".py"):
             continue
-        place = f"{name}:{frame.get('line', 0)} {frame.get('name', '')}".rstrip()
+        function = function if type(function) is str else ""
+        place = f"{name}:{line if type(line) is int else 0} {function}".rstrip()
+        place = on_one_line(place, _LONGEST_PLACE)
         innermost = innermost or place
         if not any(part in name for part in _NOT_THE_USERS):
             return place

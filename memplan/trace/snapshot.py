@@ -37,7 +37,6 @@ from memplan.units import format_bytes
 _STATES = frozenset(get_args(BlockState))
 _GZIP = b"\x1f\x8b"
 _MOST_BYTES = 16 << 30
-_CHUNK_BYTES = 1 << 20
 # The part of the host memory left that reading may take.
 _SHARE = 0.8
 
@@ -179,18 +178,14 @@ def _collecting_paused() -> Iterator[None]:
 
 
 def _read(path: Path, store: Rows) -> Any:
-    """Return what a file holds; of a packed one also look at its checksum, which comes last."""
+    """Return what a file holds."""
     with path.open("rb") as file:
         is_packed = file.read(2) == _GZIP
         file.seek(0)
         # Read as it comes: the text of a large file need not be held beside its content.
         source = gzip.GzipFile(fileobj=file) if is_packed else file
-        bounded = _Bounded(source, path)
         with _collecting_paused():
-            content = PlainReader(bounded.read, store).load()
-        while is_packed and bounded.read(_CHUNK_BYTES):
-            pass
-        return content
+            return PlainReader(_Bounded(source, path).read, store).load()
 
 
 def _load(path: Path) -> Any:

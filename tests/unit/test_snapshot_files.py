@@ -149,6 +149,15 @@ def test_a_segment_of_another_form_is_refused(saved, change):
         read_snapshot(saved(content(GROWTH, segments=[SEGMENT | change])))
 
 
+def test_an_entry_that_stands_twice_is_read(saved):
+    """As where a tool puts lists of entries together anew."""
+    twice = row("snapshot")
+    written = content(twice, GROWTH, twice, row(), last=twice)
+
+    actions = [entry.action for entry in read_snapshot(saved(written)).trace]
+    assert actions == ["snapshot", "segment_alloc", "snapshot", "alloc"]
+
+
 def test_segments_upon_one_another_are_refused(saved):
     """Memory is held once."""
     twice = [SEGMENT, SEGMENT | {"address": BASE + MIB}]
@@ -164,8 +173,11 @@ def test_a_late_history_that_contradicts_the_segments_is_not_replayed(saved):
 
 
 def test_damage_to_a_packed_file_is_found(saved):
-    """Its checksum stands behind the content, and is looked at."""
-    packed = bytearray(gzip.compress(pickle.dumps(content(GROWTH, row())), 0))
+    """Its checksum stands behind the content, and is looked at where that fills whole pieces."""
+    rest = MIB - len(pickle.dumps(content(GROWTH, row(), note="x" * 1_000), 3)) + 1_000
+    data = pickle.dumps(content(GROWTH, row(), note="x" * rest), 3)
+    assert len(data) == MIB
+    packed = bytearray(gzip.compress(data, 0))
     packed[packed.index(b"train.py")] ^= 1
 
     with pytest.raises(BadTapeError, match="CRC"):

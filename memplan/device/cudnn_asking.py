@@ -145,9 +145,7 @@ def answers(*, device: str, problems: list[dict[str, Any]], every: bool) -> list
     size = -(-len(problems) // count)
     parts = [problems[begin : begin + size] for begin in range(0, len(problems), size)]
     with ProcessPoolExecutor(len(parts), get_context("fork")) as copies:
-        found = [
-            copies.submit(answer, device=device, problems=part, every=every) for part in parts
-        ]
+        found = [copies.submit(answer, device=device, problems=part, every=every) for part in parts]
         try:
             return [one for each in found for one in each.result()]
         except BrokenProcessPool:

@@ -60,6 +60,7 @@ class Rows:
         """Names that any row had."""
         self._stacks: dict[tuple[int, ...], tuple[Any, ...]] = {}
         self._frames: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        self._long: dict[int, tuple[Sequence[Any], Sequence[Any]]] = {}
 
     def kept(self, read: dict[Any, Any]) -> object:
         """Return a row's few facts in its place, and any other dictionary as it is."""
@@ -84,7 +85,9 @@ class Rows:
         """Return the history of rows that are read already, or of plain dictionaries."""
         if isinstance(rows, History):
             return rows
-        history = self.extended(History(fields=self.fields), rows) if rows else self._begun([])
+        history = (
+            self.extended(History(fields=self.fields), list(rows)) if rows else self._begun([])
+        )
         assert isinstance(history, History)
         return history
 
@@ -115,10 +118,19 @@ class Rows:
         if (address | size | (stream ^ stream >> 63)) >> 63:
             raise ValueError("an entry has a number below 0 or of more than 64 bits")
         frames = row.get("frames") or ()
-        stack = frames if type(frames) is tuple else self._stack(frames)
+        stack = frames if type(frames) is tuple else self._stack_of(frames)
         category = row.get("category", "")
         asked = Asked(stack, category if type(category) is str else "")
         return Row(TraceEntry(action, address, size, stream), asked, self.fields)
+
+    def _stack_of(self, frames: Sequence[Any]) -> Sequence[Any]:
+        """Return the stack of a list, which is looked through once where it is long."""
+        if len(frames) < _BATCH:
+            return self._stack(frames)
+        known = self._long.get(id(frames))
+        if known is None or len(known[1]) != len(frames):
+            known = self._long[id(frames)] = frames, self._stack(frames)
+        return known[1]
 
     def _stack(self, frames: Sequence[Any]) -> Sequence[Any]:
         """Return the stack of these frames, the same object whenever they are the same."""

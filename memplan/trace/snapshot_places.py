@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from memplan.blocks import NO_FRAMES
@@ -24,23 +24,29 @@ def held_by_place(content: Mapping[str, Any], device: int) -> dict[str, int]:
         device: index of the GPU within the recorded process.
     """
     held: dict[str, int] = {}
+    places: dict[int, str] = {}  # by the identity of a stack, which many blocks may share
     for segment in content["segments"]:
         if segment.get("device", 0) != device:
             continue
         for block in segment["blocks"]:
             if block["state"] in _LIVE:
-                place = place_of(_frames(block))
+                frames = _frames(block)
+                if id(frames) not in places:
+                    places[id(frames)] = place_of(
+                        each for each in frames if isinstance(each, Mapping)
+                    )
+                place = places[id(frames)]
                 held[place] = held.get(place, 0) + int(block["size"])
     return dict(sorted(held.items(), key=lambda item: -item[1]))
 
 
-def _frames(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield a block's frames, innermost first; PyTorch 2.0 has them in a history of the block."""
+def _frames(block: Mapping[str, Any]) -> Iterable[Any]:
+    """Return a block's frames, innermost first; PyTorch 2.0 has them in a history of the block."""
     frames = block.get("frames")
     if not frames:
         history = block.get("history") or ()
-        frames = history[0].get("frames", ()) if history else ()
-    yield from (frame for frame in frames if isinstance(frame, Mapping))
+        frames = history[0].get("frames") if history else ()
+    return frames or ()
 
 
 def place_of(frames: Iterator[Mapping[str, Any]]) -> str:

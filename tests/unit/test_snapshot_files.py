@@ -3,9 +3,11 @@
 import copy
 import gzip
 import pickle
+import time
 
 import pytest
 
+from memplan.blocks import NO_FRAMES
 from memplan.errors import BadTapeError
 from memplan.trace.snapshot import read_snapshot
 from memplan.trace.snapshot_blocks import snapshot_blocks
@@ -156,6 +158,21 @@ def test_an_entry_that_stands_twice_is_read(saved):
 
     actions = [entry.action for entry in read_snapshot(saved(written)).trace]
     assert actions == ["snapshot", "segment_alloc", "snapshot", "alloc"]
+
+
+def test_a_long_stack_that_many_share_is_looked_through_once(saved):
+    """A file of two megabytes would take a minute for its entries, and another for its blocks."""
+    frames = [{"filename": "kernel.cpp", "line": at, "name": ""} for at in range(50_000)]
+    written = content(GROWTH, *(row(frames=frames) for _ in range(20_000)))
+    block = {"size": 512, "state": "active_allocated", "frames": frames}
+    written["segments"][0] |= {"blocks": [block] * 4096}
+    begin = time.process_time()
+
+    found = read_snapshot(saved(written))
+
+    assert len(found.trace.asked(2).frames) == 50_000
+    assert found.held_by == {NO_FRAMES: 2 * MIB}
+    assert time.process_time() - begin < 15
 
 
 def test_segments_upon_one_another_are_refused(saved):

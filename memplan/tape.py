@@ -41,6 +41,9 @@ FIRST_BUFFER = 4
 """From here on, the buffers of launches."""
 _LAUNCH_OF = {name: kind for kind in LAUNCHES for name in kind.BUFFERS}
 
+AMPERE = (8, 0)
+"""The first compute capability with flash attention, for which steps are recorded by default."""
+
 CATEGORIES = (
     "parameter",
     "optimizer_state",
@@ -173,6 +176,13 @@ class Description:
     """Objects in every image of the section `crowded_micro_batch`; 0 where it was not recorded."""
     unknown_operators: dict[str, int] = field(default_factory=dict)
     """Operators for which no memory rule exists, and how often they ran."""
+    compute_capability: tuple[int, int] = AMPERE
+    """Of the cards it was recorded for, which decides the kernel of attention."""
+
+
+def attention_kernels(capability: tuple[int, int]) -> str:
+    """Return a name that is the same for cards on which attention runs the same operators."""
+    return "flash" if capability >= AMPERE else f"efficient of {capability[0]}.x"
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,13 @@ class Tape:
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.events.kind)
+
+    def is_for(self, capability: tuple[int, int]) -> bool:
+        """Return whether cards of a compute capability run the operators that were recorded."""
+        if not any("dot_product" in name for name in self.operator_names):
+            return True
+        recorded = self.description.compute_capability
+        return attention_kernels(recorded) == attention_kernels(capability)
 
     def line_of(self, operator: int) -> str:
         """Return the source line that ran an operator, empty where that is not known."""

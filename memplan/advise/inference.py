@@ -97,4 +97,5 @@ def inference_recorder(question: Question, mode: str, *, half: bool) -> Callable
 def _record(question: Question, mode: str, half: bool, batch_size: int) -> Tape:
     from memplan.trace.inference import record_inference
 
-    return record_inference(question.made, batch_size, question.spec, mode=mode, half=half)
+    with question.recording():
+        return record_inference(question.made, batch_size, question.spec, mode=mode, half=half)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +59,7 @@ from memplan.planner.search import (
     settings_at,
 )
 from memplan.spec import StepSpec
-from memplan.tape import Int64, Tape
+from memplan.tape import Int64, Tape, attention_kernels
 
 # Samples of a timeline that a page can show.
 _TIMELINE_SAMPLES = 600
@@ -271,6 +273,41 @@ def _check_ahead(predictor: Predictor, question: Question, spec: StepSpec, *, tr
     predictor.check(sorted(likely - {0}))
 
 
+def _that_run_alike(predictor: Predictor) -> list[list[int]]:
+    """Return the cards' indices by group: those of one run the operators that were recorded."""
+    tape = predictor.fit.tape(predictor.fit.recorded_batches[0])
+    capabilities = [each.card.compute_capability for each in predictor.simulators]
+    if all(map(tape.is_for, capabilities)):
+        return [[*range(len(capabilities))]]
+    groups: dict[str, list[int]] = {}
+    for index, capability in enumerate(capabilities):
+        groups.setdefault(attention_kernels(capability), []).append(index)
+    return [*groups.values()]
+
+
+def _probe_each(
+    groups: Sequence[Sequence[int]],
+    question: Question,
+    batches: Sequence[int],
+    *,
+    keep: Callable[[BlockLives], None] | None,
+    **options: Any,
+) -> list[ProbeAnswer]:
+    """Return what `probe_many` does, with recordings of its own for each group of cards."""
+    found: dict[int, ProbeAnswer] = {}
+    lives: dict[int, BlockLives] = {}
+    for group in groups:
+        of_group: list[BlockLives] = []
+        alone = replace(question, gpus=tuple(question.gpus[index] for index in group))
+        keeps = None if keep is None else of_group.append
+        found |= zip(group, probe_many(alone, batches, keep=keeps, **options), strict=True)
+        lives |= zip(group, of_group, strict=False)
+    for index in sorted(lives):
+        assert keep is not None
+        keep(lives[index])
+    return [found[index] for index in sorted(found)]
+
+
 @kept_processes()
 def probe_many(
     question: Question,
@@ -321,6 +358,19 @@ def probe_many(
         say,
         **({"objects": question.objects} if trains else {}),
     )
+    groups = _that_run_alike(predictor)
+    if len(groups) > 1:
+        return _probe_each(
+            groups,
+            question,
+            batches,
+            mode=mode,
+            half=half,
+            changes=changes,
+            command=command,
+            say=say,
+            keep=keep,
+        )
     answers = []
     # What is recorded for one card may bear on the others and on batches replayed before, so all
     # of that comes first.

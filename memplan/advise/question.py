@@ -7,6 +7,7 @@ import pickle
 import platform
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from memplan.planner.crowd import Crowd
 from memplan.processes import is_worker
 from memplan.registry import make_workload, takes
 from memplan.spec import ALL_BLOCKS, StepSpec, check_step
-from memplan.tape import Int64, Tape
+from memplan.tape import AMPERE, Int64, Tape
 from memplan.workload import Workload
 
 DEFAULT_WORKLOAD = "yolov9-s"
@@ -248,11 +249,18 @@ class Question:
         """
         from memplan.trace.record import record
 
-        tape = record(self.made, micro_batch_size, spec)
+        with self.recording():
+            tape = record(self.made, micro_batch_size, spec)
         if self.devices == 1:
             return tape
         parallel = training_policy(self.devices, sync_batch_norm=spec.sync_bn)
         return with_data_parallel(tape, self.model_tensors, parallel)
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Return a context in which operators are recorded that depend on the first card."""
+        from memplan.trace.operators_attention import attention_of
+
+        return attention_of(self.cards()[0].compute_capability if self.gpus else AMPERE)
 
     def recorder(self, spec: StepSpec) -> Callable[[int], Tape]:
         """Return the function that records a step so set, by micro-batch size."""

@@ -4,19 +4,22 @@ Source: aten/src/ATen/native/transformers/attention.cpp, cuda/attention.cu,
 cuda/attention_backward.cu, cuda/sdp_utils.cpp, cuda/flash_attn/flash_api.cpp, PyTorch 2.11.
 
 Limits: on compute capability 9.0 and 10.0 half precision goes to cuDNN, which saves as much as
-flash attention does but whose workspace only the card tells.
+flash attention does but whose workspace only the card tells. There flash attention is recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from memplan.efficient_attention import EfficientAttention
 from memplan.launch import ceil_div
+from memplan.tape import AMPERE
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,
     Output,
@@ -31,6 +34,8 @@ from memplan.trace.operators_base import (
 )
 
 _LOW = (torch.float16, torch.bfloat16)
+_VOLTA = (7, 0)
+_capability: ContextVar[tuple[int, int]] = ContextVar("compute capability", default=AMPERE)
 _ask_pytorch = torch.nn.functional.scaled_dot_product_attention
 
 
@@ -38,10 +43,25 @@ def _round_up(number: int, multiple: int) -> int:
     return ceil_div(number, multiple) * multiple
 
 
+def recorded_for() -> tuple[int, int]:
+    """Return the compute capability of the cards that attention is recorded for now."""
+    return _capability.get()
+
+
+@contextlib.contextmanager
+def attention_of(capability: tuple[int, int]) -> Iterator[None]:
+    """Record attention inside the context as cards of a compute capability run it."""
+    token = _capability.set(capability)
+    try:
+        yield
+    finally:
+        _capability.reset(token)
+
+
 def select_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> str:
-    """Return `flash`, `efficient` or `math`: the kernel PyTorch uses on compute capability 8.0.
+    """Return `flash`, `efficient` or `math`: the kernel PyTorch uses on the card recorded for.
 
     Args:
         query: `[batch, heads, length, width]`.
@@ -60,12 +80,27 @@ def select_attention(
     if len(rows) > 1 or not steps or len(kinds) > 1:
         return "math"
     width, value_width = query.shape[3], value.shape[3]
-    if query.dtype in _LOW and mask is None and width == value_width <= 256:
+    has_flash = recorded_for() >= AMPERE and query.dtype in _LOW
+    if has_flash and mask is None and width == value_width <= 256:
         return "flash"
-    alignment = 8 if query.dtype in _LOW else 4
-    if query.dtype in {*_LOW, torch.float32} and not (width % alignment or value_width % alignment):
-        return "efficient"
-    return "math"
+    alignment = _alignment(query.dtype)
+    return (
+        "efficient" if alignment and not (width % alignment or value_width % alignment) else "math"
+    )
+
+
+def _alignment(dtype: torch.dtype) -> int:
+    """Return of how many numbers widths must be multiples for the efficient kernel; 0 without one.
+
+    Source: `minimum_gemm_alignment` and `check_tensor_dtype` in cuda/sdp_utils.cpp.
+    """
+    capability = recorded_for()
+    if dtype not in {*_LOW, torch.float32} or (dtype is torch.bfloat16 and capability < AMPERE):
+        return 0
+    half = dtype in _LOW
+    if capability < (_VOLTA if half else AMPERE):
+        return 1
+    return 8 if half else 4
 
 
 def scaled_dot_product_attention(
@@ -235,7 +270,7 @@ def _efficient_forward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[
 def _efficient_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """Gradients, then the product of gradient and output, summed in each row, then the workspace.
 
-    Half precision sums the product in the kernel.
+    The gradient is read as length before heads. Half precision sums the product in the kernel.
 
     Source: `_efficient_attention_backward` in cuda/attention_backward.cu; `kKernelComputesDelta`
     in cuda/mem_eff_attention/kernel_backward.h.
@@ -243,6 +278,7 @@ def _efficient_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     query, key = args[1], args[2]
     batch, heads, length, width = query.shape
     rows = 4 * batch * heads * length
+    yield from held(_head_major_copy_bytes(args[0]))
     for index, output in enumerate(outputs):
         if isinstance(output, torch.Tensor):
             yield Output(index)

@@ -9,6 +9,7 @@ import itertools
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from memplan.errors import BadInputError
 from memplan.launches import AnyLaunch
 from memplan.trace import operators
 from memplan.trace.memo import Cost, Known, call_key, remember
+from memplan.trace.operators_attention import recorded_for
 from memplan.trace.source_lines import SourceLines
 
 
@@ -432,7 +434,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def finish(self, description: tape.Description) -> tape.Tape:
         """Return the tape of everything recorded."""
         return tape.Tape(
-            description=description,
+            description=replace(description, compute_capability=recorded_for()),
             events=self.events(),
             operators=tape.Operators(**self._operators.arrays()),
             block_category=np.array(self._categories, dtype=np.int8),

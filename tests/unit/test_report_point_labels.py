@@ -97,12 +97,11 @@ def test_a_label_without_room_is_left_out_and_the_first_have_theirs():
 
 
 def test_a_wide_label_slides_away_from_the_edge():
-    """The first point's label is wide and the point near the right edge: it goes below."""
-    axes = _axes()
-    (label,) = label_points(
-        axes, [(9.5, 9.5)], ["256 x 1 chosen, with more words than the left has"],
-        marker_points=[MARKER], first=(0,),
-    )  # fmt: skip
+    """Left of a point near the right edge stands another: its label goes below and to the left."""
+    axes, points = _axes(), [(7.5, 9.0), (9.5, 9.0)]
+    label = label_points(
+        axes, points, ["", "256 x 1 chosen"], marker_points=[MARKER] * 2, first=(1,)
+    )[1]
 
     assert label is not None
     assert label.get_window_extent().x1 <= axes.get_window_extent().x1

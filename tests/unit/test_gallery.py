@@ -37,8 +37,8 @@ def test_answers_are_drawn_as_the_gallery_shows_them(tmp_path, name, source):
 
 def test_the_run_is_drawn_as_the_gallery_shows_it(tmp_path):
     """The records of a run that was trained are enough to draw it."""
-    (plan,) = load_answers(DATA / "run/plan.json")
-    drawn = write_report(tmp_path / "r.pdf", plans=[plan], run_folder=DATA / "run", command="")
+    (plan,) = load_answers(DATA / "digits/plan.json")
+    drawn = write_report(tmp_path / "r.pdf", plans=[plan], run_folder=DATA / "digits", command="")
 
     assert _pages(REPORTS / "run.pdf") == _pages(drawn)
     assert (REPORTS / "run.pdf").stat().st_size < 2_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -153,6 +154,7 @@ def rule(figure: Figure, left: float, y: float, width: float, *, strong: bool = 
     figure.add_artist(line)
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def text_width(text: str, size: float, *, weight: str = "normal", family: str = SANS) -> float:
     """Return the width of one line, inches."""
     if not text:

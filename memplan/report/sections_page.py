@@ -34,6 +34,8 @@ _HALF = (WIDTH - _BETWEEN) / 2
 _SMALLEST = 5.0
 # Text of tables beside each other is not smaller.
 _READABLE = 8.0
+# Of the text, points: the largest that needs no more pages than the others.
+_BODIES = (theme.BODY_POINTS, 10.0, 9.5, 9.0)
 # A table of at most so many rows is not parted.
 _SMALL_TABLE = 14
 # Between the sections under a page's own content and that.
@@ -46,6 +48,8 @@ class _Group:
 
     title: str
     sections: tuple[Section, ...]
+    body: float = theme.BODY_POINTS
+    """Of its text, points."""
 
     @property
     def tables(self) -> list[Table]:
@@ -61,16 +65,20 @@ class _Group:
     def height(self, width: float) -> float:
         """Return the height in so many inches of width, the gap after it left out."""
         lines = line_height(theme.LEAD_POINTS) + _GAP * (len(self.sections) - 1)
-        return lines + sum(_height(one, width) for one in self.sections)
+        return lines + sum(_height(one, width, self.body) for one in self.sections)
 
 
 class _Pages:
     """Pages of one title, filled from the top, or what is free of a page that is there."""
 
     def __init__(
-        self, title: str, subtitle: str, under: tuple[Figure, float] | None = None
+        self,
+        title: str,
+        subtitle: str,
+        under: tuple[Figure, float] | None = None,
+        body: float = theme.BODY_POINTS,
     ) -> None:
-        self._title, self._subtitle = title, subtitle
+        self._title, self._subtitle, self._body = title, subtitle, body
         self.figures: list[Figure] = []
         self.top = BOTTOM
         self.left, self.width = LEFT, WIDTH
@@ -103,9 +111,9 @@ class _Pages:
 
     def sentence(self, text: str) -> None:
         """Write a sentence, wrapped."""
-        for line in wrap(text, self.width, theme.BODY_POINTS):
-            figure = self.room_for(line_height(theme.BODY_POINTS))
-            self.top = write_lines(figure, self.left, self.top, [line])
+        for line in wrap(text, self.width, self._body):
+            figure = self.room_for(line_height(self._body))
+            self.top = write_lines(figure, self.left, self.top, [line], size=self._body)
 
     def table(self, table: Table) -> None:
         """Draw a table as small as its columns need, over as many pages as its rows need.
@@ -113,7 +121,7 @@ class _Pages:
         A long one that half a page's width holds is drawn as two halves beside each other.
         """
         num_columns = _columns(table, self.width)
-        size, rows = _fitted(table, self.width if num_columns == 1 else _HALF)
+        size, rows = _fitted(table, self.width if num_columns == 1 else _HALF, self._body)
         align = "".join("l" if i < table.left else "r" for i in range(len(table.header)))
         while rows:
             step = row_height(size)
@@ -144,7 +152,7 @@ class _Pages:
 
     def group(self, group: _Group) -> None:
         """Write a heading and what stands under it."""
-        self.heading(group.title, _kept_together(group.sections[0]))
+        self.heading(group.title, _kept_together(group.sections[0], self._body))
         for section in group.sections:
             self.section(section)
             self.top += _GAP
@@ -207,23 +215,23 @@ def _columns(table: Table, width: float) -> int:
     return 2 if width == WIDTH and is_narrow and len(table.rows) > _SMALL_TABLE else 1
 
 
-def _height(section: Section, width: float) -> float:
+def _height(section: Section, width: float, body: float) -> float:
     """Return the height of a section without its heading in so many inches of width."""
     said = [*section.sentences, *section.after]
     height = 0.0
     if section.table is not None:
         said += [section.table.caption] if section.table.caption else []
         num_columns = _columns(section.table, width)
-        size, rows = _fitted(section.table, width if num_columns == 1 else _HALF)
+        size, rows = _fitted(section.table, width if num_columns == 1 else _HALF, body)
         height += (-(-len(rows) // num_columns) + 1.75) * row_height(size)
-    lines = sum(len(wrap(sentence.strip(), width, theme.BODY_POINTS)) for sentence in said)
-    return height + lines * line_height(theme.BODY_POINTS)
+    lines = sum(len(wrap(sentence.strip(), width, body)) for sentence in said)
+    return height + lines * line_height(body)
 
 
-def _fitted(table: Table, width: float) -> tuple[float, list[tuple[str, ...]]]:
+def _fitted(table: Table, width: float, body: float) -> tuple[float, list[tuple[str, ...]]]:
     """Return the text size at which a table is no wider than a column; long cells are cut."""
     rows = list(table.rows)
-    size = float(theme.BODY_POINTS)
+    size = float(body)
     while table_width(table.header, rows, size=size) > width and size > _SMALLEST:
         size -= 0.5
     most = width
@@ -233,11 +241,11 @@ def _fitted(table: Table, width: float) -> tuple[float, list[tuple[str, ...]]]:
     return size, rows
 
 
-def _kept_together(section: Section) -> float:
+def _kept_together(section: Section, body: float) -> float:
     """Return how much stays on the heading's page, inches: a small table whole."""
     rows = 0 if section.table is None else len(section.table.rows)
     lines = 3 if rows > _SMALL_TABLE else 2 + rows + len(section.sentences)
-    return lines * row_height(theme.BODY_POINTS)
+    return lines * row_height(body)
 
 
 def height_under(sections: Sequence[Section]) -> float:
@@ -245,9 +253,9 @@ def height_under(sections: Sequence[Section]) -> float:
     return _UNDER + sum(group.height(WIDTH) + _GAP for group in _grouped(sections))
 
 
-def _grouped(sections: Sequence[Section]) -> list[_Group]:
+def _grouped(sections: Sequence[Section], body: float = theme.BODY_POINTS) -> list[_Group]:
     titles = itertools.groupby(sections, key=lambda section: section.title)
-    return [_Group(name, tuple(some)) for name, some in titles]
+    return [_Group(name, tuple(some), body) for name, some in titles]
 
 
 @theme.themed
@@ -263,20 +271,28 @@ def sections_figures(
         after: a page whose free lower part takes all of them where they have room there, under
             `title` as a heading unless it is the page's own; then no page is returned.
     """
-    groups = _grouped(sections)
-    if after is not None:
-        under = content_end(after) + _UNDER
-        trial = new_page(title)
-        is_own = page_title(trial) == page_title(after)
-        for figure in (trial, after):  # once to see whether there is room
-            pages = _Pages(title, subtitle, (figure, under))
-            if not is_own:
-                pages.heading(title, 0.0, size=theme.HEADING_POINTS)
-            pages.fill(groups)
-            if len(pages.figures) > 1:
-                break
-        else:
-            return []
-    pages = _Pages(title, subtitle)
-    pages.fill(groups)
-    return pages.figures
+    if after is not None and _write_under(after, title, sections):
+        return []
+    drawn: list[list[Figure]] = []
+    for body in _BODIES:
+        pages = _Pages(title, subtitle, body=body)
+        pages.fill(_grouped(sections, body))
+        drawn.append(pages.figures)
+        if len(pages.figures) <= 1:
+            break
+    return min(drawn, key=len)
+
+
+def _write_under(after: Figure, title: str, sections: Sequence[Section]) -> bool:
+    """Write sections under a page's own content and return True, where all have room there."""
+    under = content_end(after) + _UNDER
+    trial = new_page(title)
+    is_own = page_title(trial) == page_title(after)
+    for figure in (trial, after):  # once to see whether there is room
+        pages = _Pages(title, "", (figure, under))
+        if not is_own:
+            pages.heading(title, 0.0, size=theme.HEADING_POINTS)
+        pages.fill(_grouped(sections))
+        if len(pages.figures) > 1:
+            return False
+    return True

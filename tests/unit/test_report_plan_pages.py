@@ -105,7 +105,7 @@ def test_a_phase_s_bar_starts_at_the_context_and_is_as_long_as_what_it_holds():
     ]
     lines = [line.get_xdata()[0] for line in axes.lines]
     used = plan.predicted.device_used_peak_bytes
-    assert [used, plan.budget_bytes, plan.gpu.capacity_bytes] == lines
+    assert [plan.gpu.capacity_bytes, plan.budget_bytes, used] == lines
 
 
 def test_the_phases_page_tells_of_other_ranks_and_of_the_margin():

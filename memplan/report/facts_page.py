@@ -86,10 +86,10 @@ def facts_figures(
     size = _fitting(facts, BOTTOM - under - heading)
     if after is not None and (size or under < (TOP + BOTTOM) / 2):
         # Facts that are parted leave both of their pages filled alike.
-        alike = (under + TOP + heading + _height(facts, _SMALLEST)) / 2
+        alike = (under + TOP + heading + _height(facts, _SIZE)) / 2
         write(after, LEFT, under, _TITLE, size=theme.HEADING_POINTS, weight="bold")
         last = BOTTOM if size else min(BOTTOM, alike)
-        return _write_facts(facts, size or _SMALLEST, (after, under + heading), last)
+        return _write_facts(facts, size or _SIZE, (after, under + heading), last)
     return _write_facts(facts, _fitting(facts, BOTTOM - TOP) or _SMALLEST, None, BOTTOM)
 
 

@@ -35,7 +35,7 @@ _SMALLEST = 5.0
 # Text of tables beside each other is not smaller.
 _READABLE = 8.0
 # Of the text, points: the largest that needs no more pages than the others.
-_BODIES = (theme.BODY_POINTS, 10.0, 9.5, 9.0)
+_BODIES = (theme.BODY_POINTS, 10.0, 9.5, 9.0, theme.SMALL_POINTS)
 # A table of at most so many rows is not parted.
 _SMALL_TABLE = 14
 # Between the sections under a page's own content and that.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,7 +45,7 @@ from memplan.device.replay import (
     categories_at,
 )
 from memplan.errors import UsageError
-from memplan.fit.edge import Largest
+from memplan.fit.edge import Largest, at_first
 from memplan.fit.predictor import Predictor, Say
 from memplan.fit.program import EveryBatch
 from memplan.parallel import kept_processes
@@ -224,6 +224,17 @@ def _recommended(
     predictor: Predictor, card: int, question: Question, spec: StepSpec, largest: int
 ) -> Setting | None:
     """Return the fastest micro-batch of this very configuration that leaves a margin, recorded."""
+    for best in _fastest(predictor, card, question, spec, largest):
+        size = best.split.micro_batch_size
+        if predictor.check([size]) and size in predictor.attempts.tapes:
+            return best
+    return None
+
+
+def _fastest(
+    predictor: Predictor, card: int, question: Question, spec: StepSpec, largest: int
+) -> Iterator[Setting]:
+    """Yield the fastest setting that leaves a margin, and again without batches that failed."""
     nominal = question.made.nominal_batch_size
     space = Space(
         base=spec,
@@ -238,14 +249,26 @@ def _recommended(
         found = settings_at(predictor, card, space, spec, batches, None)
         feasible = [setting for setting, peaks in found if fits_budget(peaks, budget)]
         if not feasible:
-            return None
-        best = pareto(feasible)[-1]
-        size = best.split.micro_batch_size
-        if predictor.check([size]) and size in predictor.attempts.tapes:
-            return best
+            return
+        yield pareto(feasible)[-1]
         failed = predictor.attempts.failures
         batches = [batch for batch in batches if batch not in failed]
-    return None
+
+
+def _check_ahead(predictor: Predictor, question: Question, spec: StepSpec, *, trains: bool) -> None:
+    """Record at once, each on a core, what the answers for all cards are likely to ask for.
+
+    It is told by the program alone; what it tells wrong is recorded when it is asked for.
+    """
+    if isinstance(predictor.fit, EveryBatch):
+        return
+    likely: set[int] = set()
+    for card in range(len(predictor.simulators)):
+        largest = predictor.likely_largest(card)
+        likely.update(at_first(largest))
+        best = next(_fastest(predictor, card, question, spec, largest), None) if trains else None
+        likely |= {best.split.micro_batch_size} if best is not None else set()
+    predictor.check(sorted(likely - {0}))
 
 
 @kept_processes()
@@ -302,6 +325,7 @@ def probe_many(
     # What is recorded for one card may bear on the others and on batches replayed before, so all
     # of that comes first.
     edges, recommended = [], []
+    _check_ahead(predictor, question, spec, trains=trains)
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
         edges.append(predictor.largest_batch(card))

@@ -16,8 +16,11 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
+from multiprocessing import get_context
 from typing import Any
 
 from memplan.convolution import ConvolutionProblem
@@ -29,13 +32,17 @@ from memplan.device.cudnn_descriptors import (
 )
 from memplan.device.cudnn_plans import Mode, Note, Plan
 from memplan.errors import BadInputError, MemplanError
-from memplan.processes import answer_seconds
+from memplan.processes import answer_seconds, num_processes
 
 # With three spatial dimensions PyTorch never takes this engine for these kinds, from the first
 # cuDNN version to before the last. Source: `plan_errata_exception` in Conv_v8.cpp.
 _ERRATA_ENGINE = 23
 _ERRATA_VERSIONS = {"forward": (90800, 91500), "input_gradient": (8000, 1 << 30)}
 
+
+_FIELDS = [one.name for one in fields(ConvolutionProblem)]
+# For fewer a further copy is not worth its 70 ms.
+_FEWEST_A_COPY = 500
 
 # The child of this process, or the one that a forked process has from its parent.
 _children: list[Any] = []
@@ -85,7 +92,7 @@ def workspaces(
     """
     from memplan.phantom import control
 
-    asked = [asdict(one) for one in problems]
+    asked = [{name: getattr(one, name) for name in _FIELDS} for one in problems]
     arguments: dict[str, Any] = {"device": device, "every": every, "problems": asked}
     found = answer(**arguments) if control.is_loaded() else _asked(arguments)
     return [tuple(one) for one in found]
@@ -100,13 +107,13 @@ def _asked(arguments: dict[str, Any]) -> list[list[int]]:
     """
     seconds = answer_seconds()
     try:
-        found = _child().call(answer, arguments, seconds=seconds)
+        found = _child().call(answers, arguments, seconds=seconds)
     except BadInputError:
         raise
     except MemplanError:
         if _children:
             _children.pop().close()
-        found = _child().call(answer, arguments, seconds=seconds)
+        found = _child().call(answers, arguments, seconds=seconds)
     return list(found)
 
 
@@ -124,6 +131,25 @@ def _child() -> Any:
 
         atexit.register(end)
     return _children[0]
+
+
+def answers(*, device: str, problems: list[dict[str, Any]], every: bool) -> list[list[int]]:
+    """Return what `answer` does of many problems, from copies of this process side by side.
+
+    Raises:
+        MemplanError: a copy died.
+    """
+    count = min(num_processes(), len(problems) // _FEWEST_A_COPY)
+    if count < 2:
+        return answer(device=device, problems=problems, every=every)
+    size = -(-len(problems) // count)
+    parts = [problems[begin : begin + size] for begin in range(0, len(problems), size)]
+    with ProcessPoolExecutor(len(parts), get_context("fork")) as copies:
+        found = [copies.submit(answer, device=device, problems=part, every=every) for part in parts]
+        try:
+            return [one for each in found for one in each.result()]
+        except BrokenProcessPool:
+            raise MemplanError("cuDNN ended the process in which it was asked.") from None
 
 
 def answer(*, device: str, problems: list[dict[str, Any]], every: bool) -> list[list[int]]:

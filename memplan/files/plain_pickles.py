@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final, Protocol
 
 from memplan.files.pickles import BadPickleError
 
-__all__ = ["NamingPickleError", "PlainReader", "Store"]
+__all__ = ["HandedOverError", "NamingPickleError", "PlainReader", "Store", "on_one_line"]
 
 _CHUNK_BYTES = 1 << 20
 # No path, line or number that a tool writes comes near.
 _LONGEST_BYTES = 1 << 26
+# Numbers need not be hashed or written out for longer than that takes of so many bytes.
+_LONGEST_NUMBER = 1000
 # What an opcode takes at most beside a text of its own length.
 _LONGEST_OPCODE = 16
 _MOST_MARKS = 1000
@@ -31,6 +33,8 @@ _UINT1, _UINT2, _INT4, _UINT4, _UINT8, _FLOAT = (
     struct.Struct(form) for form in ("<B", "<H", "<i", "<I", "<Q", ">d")
 )
 _NAMES = "it names {name}, which plain data never does, and was not run"
+# What a dictionary is searched by. Tuples are hashed anew each time, and as deep as they nest.
+_KEYS = frozenset({str, bytes, int, float, bool, type(None)})
 # Stands in the memo for what was handed over to the caller.
 _GONE: Final = object()
 
@@ -38,6 +42,21 @@ _GONE: Final = object()
 def _by_code(handlers: Mapping[bytes, Any], otherwise: Any) -> list[Any]:
     """Return a handler for each of the 256 opcodes."""
     return [handlers.get(bytes([code]), otherwise) for code in range(256)]
+
+
+class HandedOverError(BadPickleError):
+    """A pickle that refers again to a dictionary that the store keeps in another form."""
+
+
+def on_one_line(text: str, longest: int = 200) -> str:
+    """Return a text of a file as a line may show it: not too long, of characters one can see.
+
+    Args:
+        text: of any kind, surrogates and control characters included.
+        longest: characters of it that are kept.
+    """
+    text = text if len(text) <= longest else f"{text[:longest]}..."
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 class NamingPickleError(BadPickleError):
@@ -102,10 +121,10 @@ class PlainReader:
             return self._stack.pop()
         except BadPickleError:
             raise
-        except IndexError:
+        except LookupError:
             raise BadPickleError("it is cut short or damaged") from None
         except (struct.error, AttributeError, TypeError, ValueError, OverflowError) as error:
-            raise BadPickleError(f"it is damaged: {str(error).splitlines()[0]}") from None
+            raise BadPickleError(f"it is damaged: {on_one_line(str(error))}") from None
 
     def _fill(self, size: int) -> None:
         """Have so many bytes ahead, fewer only at the end of the file."""
@@ -178,7 +197,10 @@ class PlainReader:
         self._stack.append(int.from_bytes(data, "little", signed=True))
 
     def _long4(self) -> None:
-        self._push(int.from_bytes(self._take(self._number(_INT4)), "little", signed=True))
+        size = self._number(_INT4)
+        if size > _LONGEST_NUMBER:
+            raise BadPickleError(f"it declares a number of {size} bytes")
+        self._push(int.from_bytes(self._take(size), "little", signed=True))
 
     def _int_text(self) -> None:
         line = self._line()
@@ -214,7 +236,9 @@ class PlainReader:
 
     def _known(self, place: int) -> Any:
         if place < 0 or (value := self._memo[place]) is _GONE:
-            raise BadPickleError("it refers to what it does not hold, or holds as an entry already")
+            raise HandedOverError(
+                "it refers to what it does not hold, or holds as an entry already"
+            )
         return value
 
     def _get1(self) -> None:
@@ -240,8 +264,12 @@ class PlainReader:
         text = found[1]
         kept = self._shared.get(text)
         if kept is None:
+            places = _places(text)
             container: list[Any] = []
-            kept = self._store.extended(container, [self._known(at) for at in _places(text)])
+            if max(places) == len(self._memo):  # it holds itself
+                self._stack.append(container)
+                return
+            kept = self._store.extended(container, [self._known(at) for at in places])
             if kept is not container:
                 if len(self._shared) >= _MOST_STACKS:
                     self._shared.clear()
@@ -286,7 +314,7 @@ class PlainReader:
         read = self._stack[-1]
         if type(read) is not dict or len(items) % 2:
             raise BadPickleError("it is damaged: entries of what is no dictionary")
-        read.update(zip(items[::2], items[1::2], strict=True))
+        read.update(_entries(items))
         kept = self._store.kept(read)
         if kept is not read:
             self._stack[-1] = kept
@@ -294,8 +322,11 @@ class PlainReader:
                 self._memo[place] = _GONE
 
     def _set_item(self) -> None:
-        value, key = self._stack.pop(), self._stack.pop()
-        self._stack[-1][key] = value
+        entry = [self._stack.pop(-2), self._stack.pop()]
+        read = self._stack[-1]
+        if type(read) is not dict:
+            raise BadPickleError("it is damaged: an entry of what is no dictionary")
+        read.update(_entries(entry))
 
     def _list(self) -> None:
         items, _ = self._items()
@@ -303,13 +334,15 @@ class PlainReader:
 
     def _dict(self) -> None:
         items, _ = self._items()
-        self._push(dict(zip(items[::2], items[1::2], strict=True)))
+        self._push(dict(_entries(items)))
 
     def _tuple(self) -> None:
         self._push(tuple(self._items()[0]))
 
     def _tuple_of(self, count: int) -> None:
         items = tuple(self._stack[-count:])
+        if len(items) < count:
+            raise BadPickleError("it is damaged: a tuple of more than there is")
         del self._stack[-count:]
         self._push(items)
 
@@ -323,10 +356,13 @@ class PlainReader:
 
     def _global(self) -> None:
         module, name = (self._line().decode(errors="replace") for _ in range(2))
-        raise NamingPickleError(_NAMES.format(name=f"{module}.{name}"))
+        raise NamingPickleError(_NAMES.format(name=on_one_line(f"{module}.{name}")))
 
     def _stack_global(self) -> None:
-        raise NamingPickleError(_NAMES.format(name="{}.{}".format(*self._stack[-2:])))
+        module, name = self._stack[-2:]
+        if type(module) is not str or type(name) is not str:
+            raise NamingPickleError(_NAMES.format(name="what is no name"))
+        raise NamingPickleError(_NAMES.format(name=on_one_line(f"{module}.{name}")))
 
     def _outside(self) -> None:
         raise NamingPickleError("it refers to an object outside the file")
@@ -389,6 +425,14 @@ class PlainReader:
         },
         _refused,
     )
+
+
+def _entries(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Return keys and values that stand by turns."""
+    keys = items[::2]
+    if not _KEYS.issuperset(map(type, keys)):
+        raise BadPickleError("it has an entry whose key is neither a text nor a number")
+    return zip(keys, items[1::2], strict=True)
 
 
 def _places(text: bytes) -> list[int]:

@@ -22,6 +22,9 @@ __all__ = ["EveryBatch", "Fit", "Piece", "RecordMany", "fit"]
 # So many recordings of which no two run the same operators, and one more beside them, mean that
 # each batch has operators of its own.
 _FEWEST_TO_DIFFER = 4
+# More recordings than this to find the stretches of a range mean that its operators change nearly
+# as often: a loop over parts of the batch has hundreds, and only few batches may be asked about.
+_MOST_RECORDED = 64
 
 # Returns the tapes of those batches that can be recorded.
 RecordMany = Callable[[Sequence[int]], dict[int, Tape]]
@@ -50,7 +53,8 @@ def fit(
             one; None takes one at a third of the range.
         mixes: whether odd and even batches are to be among those recorded of each stretch.
 
-    Batches that cannot be recorded are passed over, the ends excepted.
+    Batches that cannot be recorded are passed over, the ends excepted. Where the structure changes
+    too often to be found by few recordings, each batch is recorded when it is asked about.
     """
     tapes = _Tapes(record_many)
     tapes.record(smallest, largest)
@@ -71,7 +75,10 @@ def fit(
         if len(tapes.batches) > _FEWEST_TO_DIFFER and tapes.differ_throughout():
             return EveryBatch(record_many, {batch: tapes[batch] for batch in tapes.batches})
     last = max(largest, third) if tapes.has(third) else largest
-    pieces = tuple(tapes.piece(span) for span in _checked(tapes, smallest, last, mixes=mixes))
+    spans = _checked(tapes, smallest, last, mixes=mixes)
+    if len(tapes.batches) > _MOST_RECORDED:
+        return EveryBatch(record_many, {batch: tapes[batch] for batch in tapes.batches})
+    pieces = tuple(tapes.piece(span) for span in spans)
     fitted = Fit(pieces, tuple(tapes.batches), {})
     for batch in tapes.batches:
         fitted = fitted.learned(tapes[batch])
@@ -158,7 +165,7 @@ def _checked(tapes: _Tapes, low: int, high: int, *, mixes: bool) -> list[_Span]:
     """Return the stretches of a range, where wished with odd and even batches recorded in each."""
     while True:
         spans = _spans(tapes, low, high)
-        if not mixes:
+        if not mixes or len(tapes.batches) > _MOST_RECORDED:
             return spans
         unchecked = [
             span.first + 1
@@ -175,7 +182,7 @@ def _spans(tapes: _Tapes, low: int, high: int) -> list[_Span]:
     tapes.record(low, high)
     if tapes.are_alike(*tapes.within(low, high)):
         return [_Span(low, high)]
-    if high - low == 1:
+    if high - low == 1 or len(tapes.batches) > _MOST_RECORDED:
         return [_Span(low, low), _Span(high, high)]
     interleaved = _interleaved(tapes, low, high)
     if interleaved:

@@ -80,9 +80,8 @@ def largest_fitting(
         top = _farthest(verdicts, low, high)
         if guess is not None:
             expected = guess()
-            place = next((one for one in _ON_THE_WAY if low < one < expected), expected)
-            guess = guess if place < min(expected, high) else None
-            pair = [place, place + 1]
+            pair = at_first(expected, low)
+            guess = guess if pair[0] < min(expected, high) else None
         else:
             place = _next_place(verdicts, low, high, limit_bytes, interpolates=halved)
             # Bounds on both sides of a good place close in on it at once.
@@ -97,6 +96,17 @@ def largest_fitting(
     if high - low > 1:
         return Largest(low, f"batches between {low:,} and {high:,} were not all looked into")
     return Largest(low)
+
+
+def at_first(expected: int, low: int = 0) -> list[int]:
+    """Return the two batches that are recorded first where one is expected to be the largest.
+
+    Args:
+        expected: the batch.
+        low: one that is known to fit.
+    """
+    place = next((one for one in _ON_THE_WAY if low < one < expected), expected)
+    return [place, place + 1]
 
 
 def _bounds(

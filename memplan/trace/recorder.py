@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
@@ -363,7 +367,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace in _BOOKKEEPING:
-            return func(*args, **kwargs)
+            return _bookkept(func, args, kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
             return self.stand_in(args[0])
         if operators.adds_bias_in_place(func) and self._is_here(args[0]):
@@ -469,8 +473,17 @@ def _returns_its_input(overload: Any) -> bool:
     return writes and own and "resize" not in schema.name and "set_" not in schema.name
 
 
+_DEVICE_OF = torch.ops.prim.device.default
+_META = torch.device("meta")
 # Namespaces of operators that touch no tensor's memory.
 _BOOKKEEPING = {"prim", "profiler"}
+
+
+def _bookkept(func: Any, args: Any, kwargs: Any) -> Any:
+    if func is _DEVICE_OF and isinstance(args[0], FakeTensor):
+        # Asked for every operator: PyTorch's own answer, without its way through the modes.
+        return _META if args[0].fake_mode.in_kernel_invocation else args[0].fake_device
+    return func(*args, **kwargs)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
+import itertools
+import operator
 import zlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -21,7 +23,12 @@ from memplan.device.allocator_records import BlockRecord, BlockState, SegmentRec
 from memplan.device.allocator_settings import NO_ROUNDUP, AllocatorSettings
 from memplan.errors import BadInputError, BadTapeError, UsageError
 from memplan.files.pickles import BadPickleError
-from memplan.files.plain_pickles import NamingPickleError, PlainReader
+from memplan.files.plain_pickles import (
+    HandedOverError,
+    NamingPickleError,
+    PlainReader,
+    on_one_line,
+)
 from memplan.host_memory import available_host_bytes
 from memplan.trace.snapshot_history import History, Rows
 from memplan.trace.snapshot_places import held_by_place
@@ -121,10 +128,11 @@ def parsed(path: Path, content: Mapping[str, Any], device: int = 0) -> Snapshot:
     try:
         with _collecting_paused():
             return snapshot_of(content, device)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise BadTapeError(
-            f"{path} is not laid out as PyTorch 2.0 to 2.15 write snapshots ({error!r}). Write it "
-            "anew with torch.cuda.memory._dump_snapshot."
+            f"{path} is not laid out as PyTorch 2.0 to 2.15 write snapshots "
+            f"({on_one_line(reason)}). Write it anew with torch.cuda.memory._dump_snapshot."
         ) from None
 
 
@@ -169,15 +177,23 @@ def _collecting_paused() -> Iterator[None]:
             gc.enable()
 
 
+def _read(path: Path, store: Rows) -> Any:
+    """Return what a file holds."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == _GZIP
+        file.seek(0)
+        # Read as it comes: the text of a large file need not be held beside its content.
+        source = gzip.GzipFile(fileobj=file) if is_packed else file
+        with _collecting_paused():
+            return PlainReader(_Bounded(source, path).read, store).load()
+
+
 def _load(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            is_packed = file.read(2) == _GZIP
-            file.seek(0)
-            # Read as it comes: the text of a large file need not be held beside its content.
-            source = gzip.GzipFile(fileobj=file) if is_packed else file
-            with _collecting_paused():
-                return PlainReader(_Bounded(source, path).read, Rows()).load()
+        try:
+            return _read(path, Rows())
+        except HandedOverError:  # only a tool that put lists together anew writes an entry twice
+            return _read(path, Rows(keeps_rows=True))
     except BadInputError:
         raise
     except OSError as error:
@@ -204,6 +220,9 @@ def snapshot_of(content: Mapping[str, Any], device: int) -> Snapshot:
         raise ValueError(f"nothing is recorded of device {device}")
     version = _torch_version(content, history.fields)
     records = sorted((_segment(row) for row in segments), key=lambda record: record.address)
+    for one, other in itertools.pairwise(records):
+        if one.address + one.total_size > other.address:
+            raise ValueError(f"segments {one.address:#x} and {other.address:#x} overlap")
     return Snapshot(
         torch_version=version,
         segments=tuple(records),
@@ -223,9 +242,13 @@ def _origin(content: Mapping[str, Any]) -> str:
 
 def _history(content: Mapping[str, Any], device: int) -> History:
     """Return the entries of one device that stand for what the allocator did."""
-    rows, traces = Rows(), content["device_traces"]
-    histories = [rows.history(each) for each in traces]
-    return histories[device] if 0 <= device < len(traces) else History()
+    rows = Rows()
+    histories = [rows.history(each) for each in content["device_traces"]]
+    rows.fields.update(*(history.fields for history in histories))
+    if not 0 <= device < len(histories):
+        return History(fields=rows.fields)
+    histories[device].fields = rows.fields
+    return histories[device]
 
 
 def _torch_version(content: Mapping[str, Any], entry: AbstractSet[str]) -> tuple[int, int]:
@@ -254,35 +277,49 @@ def _torch_version(content: Mapping[str, Any], entry: AbstractSet[str]) -> tuple
 
 
 def _segment(row: Mapping[str, Any]) -> SegmentRecord:
-    address = int(row["address"])
+    address = _count(row["address"])
     blocks = []
     at = address
     for block in row["blocks"]:
         # PyTorch 2.0 has no block addresses; blocks tile their segment in order.
-        state: Any = block["state"]
+        state: Any = _text(block["state"])
         state = "active_pending_free" if state == "active_awaiting_free" else state
         if state not in _STATES:
             raise ValueError(f"a block is {state!r}")
-        size = int(block["size"])
-        blocks.append(BlockRecord(at, size, int(block.get("requested_size", size)), state))
+        size = _count(block["size"])
+        blocks.append(BlockRecord(at, size, _count(block.get("requested_size", size)), state))
         at += size
     if at - address != row["total_size"]:
         raise ValueError(f"the blocks of segment {address:#x} do not fill it")
-    if row["segment_type"] not in {"small", "large"}:
-        raise ValueError(f"a segment is {row['segment_type']!r}")
-    pool_id = tuple(int(part) for part in row.get("segment_pool_id", (0, 0)))
+    kind: Any = _text(row["segment_type"])
+    if kind not in {"small", "large"}:
+        raise ValueError(f"a segment is {kind!r}")
+    first, second = map(operator.index, row.get("segment_pool_id", (0, 0)))
     return SegmentRecord(
         address=address,
-        total_size=int(row["total_size"]),
-        allocated_size=int(row["allocated_size"]),
-        active_size=int(row["active_size"]),
+        total_size=at - address,
+        allocated_size=_count(row["allocated_size"]),
+        active_size=_count(row["active_size"]),
         requested_size=sum(block.requested_size for block in blocks if block.state != "inactive"),
-        stream=int(row["stream"]),
-        segment_type=row["segment_type"],
-        segment_pool_id=(pool_id[0], pool_id[1]),
+        stream=operator.index(row["stream"]),
+        segment_type=kind,
+        segment_pool_id=(first, second),
         is_expandable=bool(row.get("is_expandable", False)),
         blocks=tuple(blocks),
     )
+
+
+def _count(value: object) -> int:
+    """Return an address or bytes as the file has them."""
+    if type(value) is not int or value >> 63:
+        raise ValueError("an address or a size is no number of 0 to 63 bits")
+    return value
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise ValueError(f"a {type(value).__name__} stands where a text should")
+    return value
 
 
 def _settings(
@@ -297,7 +334,7 @@ def _settings(
         expands = any(segment.is_expandable for segment in segments)
         expands = expands or any(entry.action == "segment_map" for entry in entries)
         return AllocatorSettings(expandable_segments=expands)
-    text = next((str(recorded[key]) for key in recorded if key.endswith("ALLOC_CONF")), "")
+    text = next((_text(recorded[key]) for key in recorded if key.endswith("ALLOC_CONF")), "")
     try:
         base = AllocatorSettings.parse(text, version)
     except UsageError:

@@ -124,9 +124,10 @@ class _Blocks:
 
 
 def _told(asked: Asked) -> tuple[BlockLabel, str]:
-    frames, category = asked
-    told = told_by(frames)
-    place = place_of(frame for frame in frames if isinstance(frame, Mapping))
+    category = asked.category
+    frames = [frame for frame in asked.frames if isinstance(frame, Mapping)]
+    told = told_by(frame for frame in frames if type(frame.get("name", "")) is str)
+    place = place_of(iter(frames))
     label = BlockLabel(
         band=category if category in _KNOWN else "",
         module=told.get(MODULE, ""),

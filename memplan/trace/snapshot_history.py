@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,8 +15,11 @@ from memplan.device.allocator_records import Action, TraceEntry
 _ACTIONS: tuple[Action, ...] = get_args(Action)
 _NUMBERS = {action: number for number, action in enumerate(_ACTIONS)}
 _SIGNS = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
-# What every row has, and the size of the batches that a pickler writes lists in.
-_ROW = {"action", "size", "stream"}
+# What rows of known actions have, and the size of the batches that a pickler writes lists in.
+_OF_ROW = {"addr", "size", "stream"}
+_OF_OOM = {"device_free", "size", "stream"}
+# What a frame tells of itself; one that tells more is not looked for among others.
+_TOLD = frozenset({str, int, float, bool, type(None)})
 _BATCH = 1000
 # By the action's number: what an entry adds to the bytes held from the driver, times its size.
 _TAKEN = np.array([_SIGNS.get(action, 0) for action in _ACTIONS], dtype=np.int64)
@@ -38,30 +42,37 @@ class Row(NamedTuple):
     entry: TraceEntry | None
     """None where it stands for nothing that the allocator did."""
     asked: Asked
-
-
-_NO_ROW = Row(None, _NOBODY)
+    fields: set[str]
+    """Names that rows of its file had, this one among them."""
 
 
 class Rows:
-    """Makes histories of the rows that PyTorch writes; a store of a `PlainReader`."""
+    """Makes histories of the rows that PyTorch writes; a store of a `PlainReader`.
 
-    def __init__(self) -> None:
+    Args:
+        keeps_rows: whether rows are kept as the dictionaries they are while a file is read, since
+            it refers to some more than once.
+    """
+
+    def __init__(self, *, keeps_rows: bool = False) -> None:
+        self._keeps_rows = keeps_rows
         self.fields: set[str] = set()
         """Names that any row had."""
         self._stacks: dict[tuple[int, ...], tuple[Any, ...]] = {}
         self._frames: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        self._long: dict[int, tuple[Sequence[Any], Sequence[Any]]] = {}
 
     def kept(self, read: dict[Any, Any]) -> object:
         """Return a row's few facts in its place, and any other dictionary as it is."""
-        return self._row(read) if "action" in read and read.keys() >= _ROW else read
+        is_row = not self._keeps_rows and "action" in read and not _lacking(read)
+        return self._whole(read) if is_row else read
 
     def extended(self, container: Any, items: list[Any]) -> object:
         """Return a history of rows, one object for equal stacks, and any other list as it is."""
         first = items[0]
-        if type(first) is Row:
+        if type(first) is Row or type(container) is History:
             history = container if type(container) is History else self._begun(container)
-            for row in items:
+            for row in map(self._as_row, items):
                 if row.entry is not None:
                     history.add(row.entry, row.asked)
             return history
@@ -74,27 +85,52 @@ class Rows:
         """Return the history of rows that are read already, or of plain dictionaries."""
         if isinstance(rows, History):
             return rows
-        made = [row if type(row) is Row else self._row(row) for row in rows]
-        history = self.extended([], made) if made else History(fields=self.fields)
+        history = (
+            self.extended(History(fields=self.fields), list(rows)) if rows else self._begun([])
+        )
         assert isinstance(history, History)
         return history
 
-    def _begun(self, container: list[Any]) -> History:
-        if container:
-            raise ValueError("a list holds rows of a history and others")
-        return History(fields=self.fields)
+    def _begun(self, rows: list[Any]) -> History:
+        """Return a history of the rows that came before any was known as one."""
+        return self.history(rows) if rows else History(fields=self.fields)
+
+    def _as_row(self, row: Any) -> Row:
+        if type(row) is not Row:
+            return self._row(row)
+        if row.fields is not self.fields:  # of another file's reading
+            self.fields |= row.fields
+        return row
 
     def _row(self, row: Mapping[str, Any]) -> Row:
+        if missing := _lacking(row):
+            raise ValueError(f"an entry of a history lacks {missing!r}")
+        return self._whole(row)
+
+    def _whole(self, row: Mapping[str, Any]) -> Row:
         if not row.keys() <= self.fields:
             self.fields |= row.keys()
         action = row["action"]
-        if action not in _NUMBERS:
-            return _NO_ROW
-        address = row["device_free"] if action == "oom" else row["addr"]
-        entry = TraceEntry(action, int(address), int(row["size"]), int(row["stream"]))
+        if type(action) is not str or action not in _NUMBERS:
+            return Row(None, _NOBODY, self.fields)
+        place = row["device_free"] if action == "oom" else row["addr"]
+        address, size, stream = map(operator.index, (place, row["size"], row["stream"]))
+        if (address | size | (stream ^ stream >> 63)) >> 63:
+            raise ValueError("an entry has a number below 0 or of more than 64 bits")
         frames = row.get("frames") or ()
-        stack = frames if type(frames) is tuple else self._stack(frames)
-        return Row(entry, Asked(stack, str(row.get("category", ""))))
+        stack = frames if type(frames) is tuple else self._stack_of(frames)
+        category = row.get("category", "")
+        asked = Asked(stack, category if type(category) is str else "")
+        return Row(TraceEntry(action, address, size, stream), asked, self.fields)
+
+    def _stack_of(self, frames: Sequence[Any]) -> Sequence[Any]:
+        """Return the stack of a list, which is looked through once where it is long."""
+        if len(frames) < _BATCH:
+            return self._stack(frames)
+        known = self._long.get(id(frames))
+        if known is None or len(known[1]) != len(frames):
+            known = self._long[id(frames)] = frames, self._stack(frames)
+        return known[1]
 
     def _stack(self, frames: Sequence[Any]) -> Sequence[Any]:
         """Return the stack of these frames, the same object whenever they are the same."""
@@ -109,7 +145,20 @@ class Rows:
         if not isinstance(frame, Mapping):
             return frame
         key = (*frame, *frame.values())
+        if not _TOLD.issuperset(map(type, key)):
+            return frame
         return self._frames.setdefault(key, frame)
+
+
+def _lacking(row: Mapping[str, Any]) -> str:
+    """Return what a row lacks; empty where it is whole, or stands for nothing known."""
+    if "action" not in row:
+        return "action"
+    action = row["action"]
+    if type(action) is not str or action not in _NUMBERS:
+        return ""
+    names = _OF_OOM if action == "oom" else _OF_ROW
+    return "" if row.keys() >= names else min(names - row.keys())
 
 
 class History(Sequence[TraceEntry]):

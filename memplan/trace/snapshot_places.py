@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from memplan.blocks import NO_FRAMES
+from memplan.files.plain_pickles import on_one_line
 
 # Frames of the interpreter, of installed packages and of C++ are not the user's.
 _NOT_THE_USERS = ("site-packages", "dist-packages", "/torch/", "<frozen", "/lib/python")
+_LONGEST_PLACE = 10_000  # characters; a path has at most 4,096
 _LIVE = ("active_allocated",)
 
 
@@ -22,33 +24,41 @@ def held_by_place(content: Mapping[str, Any], device: int) -> dict[str, int]:
         device: index of the GPU within the recorded process.
     """
     held: dict[str, int] = {}
+    places: dict[int, str] = {}  # by the identity of a stack, which many blocks may share
     for segment in content["segments"]:
         if segment.get("device", 0) != device:
             continue
         for block in segment["blocks"]:
             if block["state"] in _LIVE:
-                place = place_of(_frames(block))
+                frames = _frames(block)
+                if id(frames) not in places:
+                    places[id(frames)] = place_of(
+                        each for each in frames if isinstance(each, Mapping)
+                    )
+                place = places[id(frames)]
                 held[place] = held.get(place, 0) + int(block["size"])
     return dict(sorted(held.items(), key=lambda item: -item[1]))
 
 
-def _frames(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield a block's frames, innermost first; PyTorch 2.0 has them in a history of the block."""
+def _frames(block: Mapping[str, Any]) -> Iterable[Any]:
+    """Return a block's frames, innermost first; PyTorch 2.0 has them in a history of the block."""
     frames = block.get("frames")
     if not frames:
         history = block.get("history") or ()
-        frames = history[0].get("frames", ()) if history else ()
-    yield from (frame for frame in frames if isinstance(frame, Mapping))
+        frames = history[0].get("frames") if history else ()
+    return frames or ()
 
 
 def place_of(frames: Iterator[Mapping[str, Any]]) -> str:
     """Return the innermost line of the user's own files; of Python at all where there is none."""
     innermost = ""
     for frame in frames:
-        name = str(frame.get("filename", ""))
-        if not name.endswith(".py"):
+        name, line, function = (frame.get(key) for key in ("filename", "line", "name"))
+        if type(name) is not str or not name.endswith(".py"):
             continue
-        place = f"{name}:{frame.get('line', 0)} {frame.get('name', '')}".rstrip()
+        function = function if type(function) is str else ""
+        place = f"{name}:{line if type(line) is int else 0} {function}".rstrip()
+        place = on_one_line(place, _LONGEST_PLACE)
         innermost = innermost or place
         if not any(part in name for part in _NOT_THE_USERS):
             return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from memplan.device.allocator_records import SegmentRecord, TraceEntry
 from memplan.device.allocator_settings import SMALL_REQUEST_BYTES, SMALL_SEGMENT_BYTES
+from memplan.errors import BadTapeError
 from memplan.trace.snapshot import Snapshot
 
 _FROM_DRIVER = ("segment_alloc", "segment_map")
@@ -130,12 +132,23 @@ class Start:
     live: tuple[LiveBlock, ...]
     """The blocks in use, by address."""
 
+    def within(self, address: int, total: int) -> tuple[LiveBlock, ...]:
+        """Return the blocks in use of a segment."""
+        first, last = (
+            bisect_left(self.live, end, key=lambda block: block.address)
+            for end in (address, address + total)
+        )
+        return self.live[first:last]
+
 
 def start_of(snapshot: Snapshot) -> Start:
     """Return the state before a history, by undoing it from the final state.
 
     Limits: native segments only. A block that ended during the recording may have had up to
     1 MiB of slack that the file does not show; where free space follows it, none is assumed.
+
+    Raises:
+        BadTapeError: segments or blocks would lie upon one another.
     """
     segments = {segment.address: _described(segment) for segment in snapshot.segments}
     blocks = {
@@ -155,6 +168,8 @@ def start_of(snapshot: Snapshot) -> Start:
         else:
             _undo(entry, blocks)
     ordered = tuple(segments[address] for address in sorted(segments))
+    for (address, total, *_), (following, *_) in pairwise(ordered):
+        _require_room(address, total, following - address)
     return Start(ordered, _sized(ordered, blocks, snapshot))
 
 
@@ -176,6 +191,14 @@ def _undo(entry: TraceEntry, blocks: dict[int, _Known]) -> None:
         blocks[entry.address] = blocks[entry.address]._replace(is_pending=False)
 
 
+def _require_room(address: int, size: int, room: int) -> None:
+    if size > room:
+        raise BadTapeError(
+            f"The history contradicts the segments: {size} bytes at {address:#x} would lie upon "
+            "others when it began. Record from before the first CUDA allocation."
+        )
+
+
 def _described(segment: SegmentRecord) -> tuple[int, int, int, bool]:
     is_small = segment.segment_type == "small"
     return segment.address, segment.total_size, segment.stream, is_small
@@ -190,10 +213,13 @@ def _sized(
     addresses = sorted(blocks)
     live = []
     for start, total, _stream, is_small in segments:
-        inside = [address for address in addresses if start <= address < start + total]
+        first, last = (bisect_left(addresses, end) for end in (start, start + total))
+        inside = addresses[first:last]
         for address, following in pairwise([*inside, start + total]):
             size, requested, is_pending = blocks[address]
-            if size is None:
+            if size is not None:
+                _require_room(address, size, following - address)
+            else:
                 size = snapshot.settings.block_bytes(requested, snapshot.torch_version)
                 room = following - address
                 maximum = snapshot.settings.max_split_bytes

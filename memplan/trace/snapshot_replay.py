@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Literal
 
 from memplan.device.allocator import AllocatorSettings, Block, CachingAllocator
@@ -145,8 +145,8 @@ def _earlier_allocations(snapshot: Snapshot) -> list[tuple[int, int, int]]:
     for address, total, stream, _is_small in start.segments:
         allocations += [
             (block.address, block.requested, stream)
-            for block in start.live
-            if address <= block.address < address + total and not block.is_pending
+            for block in start.within(address, total)
+            if not block.is_pending
         ]
     return allocations
 
@@ -238,8 +238,9 @@ class _FaithfulReplay:
 
     def _level_reached(self, entries: tuple[TraceEntry, ...]) -> int:
         """Return the bytes, above those held before, that the driver could still give."""
-        levels = [driver_balance(entries[:end]) for end in range(1, len(entries) + 1)]
-        return max(levels) if self.allocator.state.settings.expandable_segments else levels[-1]
+        if not self.allocator.state.settings.expandable_segments:
+            return driver_balance(entries)
+        return max(accumulate(driver_balance([entry]) for entry in entries))
 
     def _free(self, step: Step) -> None:
         block = self._live.pop(step.address, None)
@@ -271,11 +272,12 @@ class _FaithfulReplay:
             state.statistics.segment.change(1, is_small=is_small)
             rest = Block(address, total, state.ranks.of_segment(address), stream, pool)
             pool.insert(rest)
-            for live in start.live:
-                if address <= live.address < address + total:
-                    rest = self._carve(rest, live)
+            for live in start.within(address, total):
+                rest = self._carve(rest, live)
+        for pool in (state.large, state.small):
+            is_small = pool is state.small
             for block in pool.free_blocks():
-                if block.is_split and address <= block.address < address + total:
+                if block.is_split:
                     state.statistics.inactive_split.change(1, is_small=is_small)
                     state.statistics.inactive_split_bytes.change(block.size, is_small=is_small)
         for live in start.live:

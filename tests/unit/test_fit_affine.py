@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from growth_toy import Growing
 from memplan_models import torchvision as classifiers
 from trace_toy import Counted
 
@@ -211,6 +212,18 @@ def test_a_step_whose_operators_differ_at_every_batch_is_recorded_at_each():
     assert [7, 9] == recorder.asked[before:]
     assert {7, 9} <= set(fitted.recorded_batches)
     assert [*fitted.recorded_batches] == [piece.first_batch for piece in fitted.pieces]
+
+
+def test_where_the_structure_changes_hundreds_of_times_few_batches_are_recorded():
+    """A loop over parts of the batch changes it with each; two answers were asked for."""
+    recorder = _Recorder(Growing(width=16, chunk=4), precision="fp32")
+    fitted = fit(recorder, 1, 800)
+    before = len(recorder.asked)
+
+    assert before <= 70
+    assert isinstance(fitted, EveryBatch)
+    _assert_same_tape(record(recorder.workload, 801, recorder.settings), fitted.tape(801))
+    assert [801] == recorder.asked[before:]
 
 
 def test_a_recording_on_the_line_makes_the_stretch_reach_further():

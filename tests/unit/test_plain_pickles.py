@@ -43,7 +43,7 @@ def plain(rng, depth=0):
     if kind == 5:
         return tuple(items)
     if kind == 6:
-        return {rng.choice(("a", "b", 1, 2.5, (1, 2), f"k{at}")): it for at, it in enumerate(items)}
+        return {rng.choice(("a", "b", 1, 2.5, None, f"k{at}")): it for at, it in enumerate(items)}
     return items
 
 
@@ -164,3 +164,54 @@ def test_a_dictionary_that_was_handed_over_is_not_found_again():
     entry = {"a": 1, "b": 2}
     with pytest.raises(BadPickleError, match="holds as an entry already"):
         read(pickle.dumps([entry, entry]), store=Added())
+
+
+def test_a_list_that_holds_itself_alone_is_read():
+    """Its reference to itself comes before it has anything to refer to."""
+    loop = []
+    loop += [loop, loop]
+    found = read(pickle.dumps(loop))
+
+    assert [found, found] == list.copy(found)
+    assert found[0] is found
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b")" + b"\x85" * 300_000,  # hashed as deep as it nests, which ends the process
+        # 2^60 times
+        b")\x940" + b"".join(b"h%ch%c\x86\x940" % (at, at) for at in range(60)) + b"h\x3c",
+        b"\x8b" + struct.pack("<i", 1 << 22) + b"\x01" * (1 << 22),  # anew each time
+    ],
+    ids=["deep", "shared", "long"],
+)
+def test_a_key_that_takes_long_to_hash_is_refused(key):
+    """Keys of plain data are texts and short numbers."""
+    with pytest.raises(BadPickleError, match=r"neither a text nor a number|declares a number"):
+        read(b"}" + key + b"Ns.")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"F" + b"x" * 100_000 + b"\n.",
+        b"c" + b"x" * 100_000 + b"\nsystem\n.",
+        b"\x8c\x05a\nb\x1bcX\x03\x00\x00\x00\xed\xa0\x80\x93.",  # half a text
+        b"]\x85\x8c\x01x\x93.",  # a name that is a list
+    ],
+    ids=["float", "long", "unprintable", "list"],
+)
+def test_a_refusal_is_one_short_line(data):
+    """Whatever stands in the file, the message can be printed."""
+    with pytest.raises(BadPickleError) as raised:
+        read(data)
+
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 400
+
+
+def test_a_tuple_of_more_than_there_is_is_refused():
+    """Two items were taken for three."""
+    with pytest.raises(BadPickleError, match="a tuple of more than there is"):
+        read(b"K\x01K\x02\x87.")

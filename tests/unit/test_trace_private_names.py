@@ -13,6 +13,9 @@ from torch.cuda.amp import common
 from torch.nn.modules import batchnorm
 from torch.utils import _python_dispatch, _pytree, checkpoint, flop_counter
 
+from memplan.trace.fake_cuda import DEVICE, fake_cuda
+from memplan.trace.recorder import Recorder
+
 MEMPLAN = Path(__file__).parents[2] / "memplan"
 
 
@@ -236,3 +239,19 @@ def test_input_metadata_tells_shape_and_dtype():
 
     assert ((2,), torch.float32) == (tuple(metadata.shape), metadata.dtype)
     assert hasattr(graph, "saved_tensors_hooks")
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_a_tensor_s_device_is_pytorch_s_own_answer(device):
+    """Recorders answer in its place, inside a fake kernel too."""
+    with fake_cuda() as mode:
+        tensor = torch.empty(2, device=device)
+        expected = [tensor.device]
+        with fake_tensor.in_kernel_invocation_manager(mode):
+            expected.append(tensor.device)
+        with Recorder(DEVICE, mode):
+            found = [tensor.device]
+            with fake_tensor.in_kernel_invocation_manager(mode):
+                found.append(tensor.device)
+
+    assert [torch.device(device), torch.device("meta")] == expected == found

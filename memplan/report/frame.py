@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -68,7 +69,7 @@ def content_end(figure: Figure) -> float:
     height = float(figure.get_size_inches()[1])
     above = (height - theme.BOX_INCHES[1]) / 2
     places = [text.get_position()[1] for text in figure.texts]
-    places += [float(min(line.get_ydata())) for line in figure.lines]  # type: ignore[arg-type]
+    places += [float(np.min(line.get_ydata())) for line in figure.lines]
     lowest = [height * (1 - place) for place in places]
     for axes in figure.axes:
         extent = axes.get_tightbbox()

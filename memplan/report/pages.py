@@ -130,15 +130,14 @@ def _in_words(
         last: a page of words before them that takes what it has room for.
     """
     figures: list[Figure] = []
-    parts = [
-        *((f"Plan: {workload_title(p.workload)}, {card_name(p.gpu)}", p) for p in plans),
-        *((f"Probe: {workload_title(p.workload)}, {card_name(p.gpu)}", p) for p in probes),
-    ]
-    for title, answer in parts:
-        is_plan = isinstance(answer, PlanAnswer)
-        sections = plan_sections(answer) if is_plan else _not_drawn(probe_sections(answer))
-        subtitle = workload_line(answer.workload)
-        figures += sections_figures(title, subtitle, sections, after=last)
+    answers: list[PlanAnswer | ProbeAnswer] = [*plans, *probes]
+    for answer in answers:
+        if isinstance(answer, PlanAnswer):
+            kind, sections = "Plan", plan_sections(answer)
+        else:
+            kind, sections = "Probe", _not_drawn(probe_sections(answer))
+        title = f"{kind}: {workload_title(answer.workload)}, {card_name(answer.gpu)}"
+        figures += sections_figures(title, workload_line(answer.workload), sections, after=last)
         last = figures[-1] if figures else last
     return figures
 

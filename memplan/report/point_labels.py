@@ -6,12 +6,15 @@ from collections.abc import Collection, Sequence
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from memplan.report import theme
+
+_Points = npt.NDArray[np.float64]
 
 # Between a label and what it stands beside or keeps clear of, points.
 _CLEAR = 1.5
@@ -49,7 +52,7 @@ def label_points(
     pixel = figure.dpi / 72
     centres = axes.transData.transform(np.asarray(points, float).reshape(-1, 2))
     markers = [
-        _box(*centre, 2 * half * pixel, 2 * half * pixel)
+        _box(centre, 2 * half * pixel, 2 * half * pixel)
         for centre, half in zip(centres, marker_points, strict=True)
     ]
     inside = axes.get_window_extent().padded(-_CLEAR * pixel)
@@ -94,7 +97,7 @@ def _annotation(axes: Axes, text: str, point: tuple[float, float], *, is_bold: b
 
 
 def _free_place(
-    centres: np.ndarray,
+    centres: _Points,
     i: int,
     size: tuple[float, float],
     half: float,
@@ -102,16 +105,16 @@ def _free_place(
     *,
     taken: Sequence[Bbox],
     inside: Bbox,
-) -> np.ndarray | None:
+) -> _Points | None:
     """Return where the label's middle goes, pixels; None where every place is taken."""
     width, height = size
     for step, (right, up) in product(_STEPS, _SIDES):
         away = (half + 2 * _CLEAR + step) * pixel
-        place = centres[i] + (right * (away + width / 2), up * (away + height / 2))
+        place: _Points = centres[i] + (right * (away + width / 2), up * (away + height / 2))
         if not right:  # above or below it may slide along, away from the axes' edges
             reach = width / 2 + 1.01 * _CLEAR * pixel
             place[0] = np.clip(place[0], inside.x0 + reach, inside.x1 - reach)
-        box = _box(*place, width, height).padded(_CLEAR * pixel)
+        box = _box(place, width, height).padded(_CLEAR * pixel)
         is_free = not any(_overlap(box, other) for other in taken)
         is_inside = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0
         if is_free and is_inside and box.y1 <= inside.y1 and _is_nearest(centres, i, box):
@@ -119,14 +122,15 @@ def _free_place(
     return None
 
 
-def _is_nearest(centres: np.ndarray, i: int, box: Bbox) -> bool:
+def _is_nearest(centres: _Points, i: int, box: Bbox) -> bool:
     """Return whether no other point is nearer to the label than its own."""
     nearest = np.clip(centres, box.min, box.max)
-    distance = np.hypot(*(centres - nearest).T)
-    return bool(distance[i] <= distance.min() + 1e-6)
+    distance: _Points = np.linalg.norm(centres - nearest, axis=1)
+    return float(distance[i]) <= float(distance.min()) + 1e-6
 
 
-def _box(x: float, y: float, width: float, height: float) -> Bbox:
+def _box(middle: _Points, width: float, height: float) -> Bbox:
+    x, y = (float(value) for value in middle)
     return Bbox.from_bounds(x - width / 2, y - height / 2, width, height)
 
 

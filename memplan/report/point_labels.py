@@ -135,4 +135,5 @@ def _box(middle: _Points, width: float, height: float) -> Bbox:
 
 
 def _overlap(one: Bbox, other: Bbox) -> bool:
-    return one.x0 < other.x1 and other.x0 < one.x1 and one.y0 < other.y1 and other.y0 < one.y1
+    is_beside = one.x1 <= other.x0 or other.x1 <= one.x0
+    return not (is_beside or one.y1 <= other.y0 or other.y1 <= one.y0)

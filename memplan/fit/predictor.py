@@ -17,6 +17,7 @@ from memplan.errors import MemplanError, first_sentence
 from memplan.evaluation.bisection import last_holding
 from memplan.evaluation.evaluate import Evaluation, crowds_matter
 from memplan.fit.affine import fit
+from memplan.fit.align import aligned
 from memplan.fit.attempts import Attempts
 from memplan.fit.edge import MOST_IMAGES, Largest, Verdict, largest_fitting
 from memplan.fit.growth import Growth, faster_growth
@@ -264,7 +265,7 @@ class Predictor:
                     found[batch] = Verdict(_is_within(peaks, limit), peaks.device_used_peak_bytes)
             return found
 
-        return largest_fitting(
+        found = largest_fitting(
             verdicts,
             verdicts(self.fit.recorded_batches),
             limit,
@@ -272,6 +273,22 @@ class Predictor:
             failures=failures,
             most=most,
         )
+        while found.is_edge and (beyond := self._beyond_other_operators(found.batch, most)):
+            known = verdicts([*range(found.batch, beyond + 1)])
+            if beyond not in known or not known[beyond].fits:
+                break
+            found = largest_fitting(verdicts, known, limit, failures=failures, most=most)
+        return found
+
+    def _beyond_other_operators(self, largest: int, most: int) -> int:
+        """Return the second batch after the largest, where the next one runs other operators.
+
+        What does not fit may be that it is odd, or even: 0 where nothing tells so.
+        """
+        tapes = self.attempts.tapes
+        if largest + 2 > most or not {largest, largest + 1} <= tapes.keys():
+            return 0
+        return 0 if aligned(tapes[largest], tapes[largest + 1]) else largest + 2
 
     def likely_largest(self, card: int) -> int:
         """Return the largest micro-batch size that fits a card by the program, unrecorded.

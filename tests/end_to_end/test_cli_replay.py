@@ -1,14 +1,12 @@
 """`memplan replay` repeats tapes and PyTorch snapshots, and refuses what is neither."""
 
-import json
 import os
 import pickle
-from pathlib import Path
 
 import pytest
 from cli_inside import SMALL, memory_values, runner
+from golden_snapshots import golden_content
 
-FOLDER = Path(__file__).parents[1] / "golden/allocator"
 SIMULATED = {
     *("allocated_peak_bytes", "reserved_peak_bytes", "num_alloc_retries", "num_ooms"),
     "inactive_split_peak_bytes",
@@ -37,62 +35,8 @@ def tape(tmp_path_factory):
 def snapshot(tmp_path):
     """A golden run of the released allocator, laid out as PyTorch 2.11 dumps it."""
     path = tmp_path / "snapshot.pickle"
-    path.write_bytes(pickle.dumps(_snapshot_content("native")))
+    path.write_bytes(pickle.dumps(golden_content("native")))
     return path
-
-
-def _snapshot_content(case):
-    run = json.loads((FOLDER / f"{case}_2.11.0.json").read_text())
-    trace = []
-    for line in run["output"]:
-        if not line.startswith("T "):
-            continue
-        _, action, address, size, stream = line.split()
-        place = "device_free" if action == "oom" else "addr"
-        entry = {"action": action, place: int(address), "size": int(size), "stream": int(stream)}
-        trace.append(entry | {"frames": [], "time_us": 0})
-    last = max(at for at, line in enumerate(run["output"]) if line.startswith("SNAP "))
-    segments = [_segment(line) for line in run["output"][last + 1 :] if line.startswith("G ")]
-    return {
-        "segments": segments,
-        "device_traces": [trace],
-        "external_annotations": [],
-        "allocator_settings": {
-            "PYTORCH_CUDA_ALLOC_CONF": run["allocator_settings"],
-            "max_split_size": -1,
-            "garbage_collection_threshold": 0.0,
-            "expandable_segments": False,
-            "roundup_power2_divisions": {str(1 << at): 0 for at in range(16)},
-            "graph_capture_record_stream_reuse": False,
-        },
-    }
-
-
-def _segment(line):
-    head, _, blocks = line.partition(" : ")
-    _, address, total, allocated, active, stream, is_large, is_expandable, *pool = head.split()
-    rows, at = [], int(address)
-    for text in blocks.split():
-        size, requested, is_allocated, is_active = map(int, text.split(","))
-        busy = "active_allocated" if is_allocated else "active_pending_free"
-        state = busy if is_active else "inactive"
-        row = {"address": at, "size": size, "requested_size": requested, "state": state}
-        rows.append(row | {"frames": []})
-        at += size
-    return {
-        "device": 0,
-        "address": int(address),
-        "total_size": int(total),
-        "allocated_size": int(allocated),
-        "active_size": int(active),
-        "requested_size": 0,
-        "stream": int(stream),
-        "segment_type": "large" if is_large == "1" else "small",
-        "segment_pool_id": tuple(map(int, pool)),
-        "is_expandable": is_expandable == "1",
-        "frames": [],
-        "blocks": rows,
-    }
 
 
 def test_tape_replays_to_the_probes_peaks(memplan, tmp_path):
@@ -264,7 +208,7 @@ def test_missing_file_is_refused(memplan, tmp_path):
 def test_a_snapshot_without_history_still_shows_what_is_held(memplan, tmp_path):
     """An empty history is said, and segments and blocks are a table; exit code 0."""
     path = tmp_path / "late.pickle"
-    path.write_bytes(pickle.dumps(_snapshot_content("native") | {"device_traces": [[]]}))
+    path.write_bytes(pickle.dumps(golden_content("native") | {"device_traces": [[]]}))
     finished = memplan("replay", path)
     answer = memplan("replay", path, "--json").json
 
@@ -276,7 +220,7 @@ def test_a_snapshot_without_history_still_shows_what_is_held(memplan, tmp_path):
 
 def test_a_history_that_cannot_be_rebuilt_still_shows_what_is_held(memplan, tmp_path):
     """Begun mid-run under expandable segments: the reason is said, the table is there."""
-    content = _snapshot_content("expandable")
+    content = golden_content("expandable")
     content["allocator_settings"]["expandable_segments"] = True
     content["device_traces"] = [content["device_traces"][0][200:]]
     path = tmp_path / "late.pickle"
@@ -290,7 +234,7 @@ def test_a_history_that_cannot_be_rebuilt_still_shows_what_is_held(memplan, tmp_
 
 def test_two_snapshots_are_compared(memplan, snapshot, tmp_path):
     """What grew by pool and line, as text and as JSON."""
-    content = _snapshot_content("native")
+    content = golden_content("native")
     content["segments"] = content["segments"][:-1]
     other = tmp_path / "other.pickle"
     other.write_bytes(pickle.dumps(content | {"device_traces": [[]]}))

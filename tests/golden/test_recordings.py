@@ -5,18 +5,15 @@ any card has been at hand, runs of the released allocator go through the same fi
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from golden_snapshots import CASES, golden_content
 
 from memplan.trace.history import SUFFIX, Recording, check_replay, load_recording
 from memplan.trace.snapshot import snapshot_of
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-from test_snapshot_replay import CASES, golden_content  # noqa: E402 - found on the path above
-
 COMMITTED = sorted((ROOT / "benchmarks" / "recordings").glob(f"*{SUFFIX}"))
 
 

@@ -50,6 +50,18 @@ def drawn(seed):
 FALLING = (Growing(width=1 << 18, chunk=32, odd=True), [8, 19, 22], ROOMY)
 
 
+@pytest.mark.parametrize("batches", [(1, 8), (37, 37)])
+def test_where_odd_batches_take_more_the_largest_even_one_is_found(batches):
+    """Many an even batch fits whose next does not; the answer hangs on none that was asked for."""
+    card = CARD.with_capacity(CARD.context_bytes + 175 * MIB)
+    workload = Growing(width=1 << 16, chunk=32, odd=True)
+    predictor = Predictor(
+        lambda batch: record(workload, batch, SETTINGS), [Simulator(card)], Life(), *batches
+    )
+
+    assert 88 == predictor.largest_batch(0).batch
+
+
 @pytest.mark.parametrize(
     ("workload", "batches", "card"), [FALLING, *map(drawn, range(30))], ids=range(31)
 )

@@ -1,7 +1,7 @@
 """Recorded histories block by block: whole, begun late, of one entry, without stacks."""
 
 import pytest
-from test_snapshot_replay import golden_content
+from golden_snapshots import golden_content
 
 from memplan.present.replay import replay_sections
 from memplan.trace.snapshot import snapshot_of

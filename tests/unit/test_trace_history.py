@@ -4,7 +4,7 @@ import lzma
 
 import numpy as np
 import pytest
-from test_snapshot_replay import CASES, golden_content
+from golden_snapshots import CASES, golden_content
 
 from memplan.errors import BadInputError, BadTapeError
 from memplan.trace.history import SUFFIX, Recording, check_replay, load_recording

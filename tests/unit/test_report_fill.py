@@ -1,8 +1,12 @@
 """How pages are filled: none is half empty, and what is short goes under what is there."""
 
+import functools
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from memplan.answers import PlanAnswer, ProbeAnswer, load_answers
 from memplan.present.diff import holdings_of
@@ -20,6 +24,7 @@ from tests.unit import report_samples
 DATA = Path(__file__).parents[2] / "reports" / "data"
 # "About half": of what lies between title and footer.
 LEAST_FILLED = 0.48
+GALLERY = ("before", "plan", "script", "run", "diff")
 
 
 def _filled(figure):
@@ -30,7 +35,14 @@ def _filled(figure):
     return (max(place for place in places if place < BOTTOM + 0.2) - TOP) / (BOTTOM - TOP)
 
 
+@functools.cache
 def _figures(name):
+    """Return the pages of one of the gallery's reports."""
+    with on_paper("a4"), drawing():
+        return _drawn(name)
+
+
+def _drawn(name):
     if name == "diff":
         pair = [holdings_of(load_answers(DATA / f"{n}.json")[0], n) for n in ("before", "after")]
         return diff_figures(*pair)
@@ -43,13 +55,29 @@ def _figures(name):
     return report_figures(probes, plans, run, "memplan report", scripts)
 
 
-@pytest.mark.parametrize("name", ["before", "plan", "script", "run", "diff"])
+@pytest.mark.parametrize("name", GALLERY)
 def test_no_page_of_the_gallery_is_half_empty(name):
     """Whatever is drawn or written on a page reaches below its middle, or nearly."""
-    with on_paper("a4"), drawing():
-        shares = [_filled(figure) for figure in _figures(name)]
+    shares = [_filled(figure) for figure in _figures(name)]
 
     assert [] == [(i, share) for i, share in enumerate(shares, 1) if share < LEAST_FILLED]
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_no_words_of_the_gallery_lie_on_others(name):
+    """Titles, labels, ticks and cells: of no two do the extents share more than an edge."""
+    found = []
+    for number, figure in enumerate(_figures(name), 1):
+        with drawing():
+            figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
+        boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+        for (one, box), (other, beside) in combinations(boxes, 2):
+            shared = Bbox.intersection(box, beside)
+            if shared is not None and shared.width > 2 and shared.height > 3:
+                found.append((number, one, other))
+
+    assert [] == found
 
 
 def _texts(figure):

@@ -23,6 +23,8 @@ _TOLD = (
     "interrupted",
     "weights_loaded",
 )
+# Of options whose names do not say it.
+_UNITS = {"image_size": ("px",), "save_every": ("min",), "rank_timeout": ("min",)}
 _MOST_EVENTS = 200
 _HASHED = ("args.yaml", "hyp.yaml", "plan.json", "results.csv", "memory.csv", "per_class.csv")
 _MOST_HASHED_BYTES = 64 << 20
@@ -129,7 +131,7 @@ def _count(number: object) -> str:
 def _settings(run: RunRecord) -> Section:
     """Return the run's options that say something: those empty, off or zero are left out."""
     said = [
-        (name.replace("_", " "), _value(value))
+        (name.replace("_", " "), " ".join([_value(value), *_UNITS.get(name, ())]))
         for name, value in run.settings.items()
         if value not in (None, "", False, [], {}) and name not in ("hyperparameters", "project")
     ]

@@ -120,6 +120,8 @@ def _draw_worst(figure: Figure, rows: Sequence[Published], top: float) -> None:
     left = WIDTH - table_width(table.header[:-1], bare, size=size, gap=0.2) - 0.2
     cells = [(*row[:-1], shorten(row[-1], left, size, weight="bold")) for row in cells]
     write(figure, LEFT, top, table.caption, size=theme.LABEL_POINTS, weight="bold")
-    end = draw_table(figure, LEFT, top, table.header, cells, align="lllrrrl", size=size, gap=0.2)
+    end = draw_table(
+        figure, LEFT, top + 0.06, table.header, cells, align="lllrrrl", size=size, gap=0.2
+    )
     note = "All rows with their sources: memplan/present/published.csv in the installed package."
     write(figure, LEFT, end + 0.08, note, size=size, colour=theme.QUIET_INK)

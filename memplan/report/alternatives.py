@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ from memplan.present.words import (
     workload_title,
 )
 from memplan.report import theme
-from memplan.report.axes import DASHES, memory_axis, spread
+from memplan.report.axes import DASHES, memory_axis, top_with_line
 from memplan.report.fonts import MONO
 from memplan.report.frame import (
     BOTTOM,
@@ -28,16 +29,19 @@ from memplan.report.frame import (
     draw_table,
     line_height,
     new_page,
+    row_height,
     table_width,
     wrap,
     write,
     write_lines,
 )
+from memplan.report.point_labels import label_points
 from memplan.units import format_bytes, gib, three_digits
 
-ROWS = 16
-# Where a point's number stands from it, points, by how it is aligned.
-_OFFSETS = {"left": (8, -4), "right": (-8, 4), "center": (0, -18)}
+ROWS = 22
+_SMALLEST = 7.0
+# Points; a diamond reaches farther than its square.
+_MARKER, _CHOSEN, _CORNER = 7.0, 11.0, 1.42
 
 
 @theme.themed
@@ -56,11 +60,15 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
     header, rows = alternatives_table(settings)
     rows = [rows[i] for i in shown]
     size = theme.BODY_POINTS
-    while table_width(header, rows, size=size, gap=0.2) > WIDTH * 0.56 and size > 6:
+    while size > _SMALLEST and (
+        table_width(header, rows, size=size, gap=0.2) > WIDTH * 0.56
+        or (len(rows) + 2.5) * row_height(size) > command_top - TOP - 0.2
+    ):
         size -= 0.5
     table_left = LEFT + WIDTH - table_width(header, rows, size=size, gap=0.2)
     axes = axes_at(figure, LEFT + 0.55, TOP + 0.25, max(table_left - LEFT - 0.95, 1.0), height)
-    draw_alternatives(axes, settings, chosen=chosen, budget_bytes=plan.budget_bytes)
+    numbers = [str(i + 1) if i in shown else "" for i in range(len(settings))]
+    draw_alternatives(axes, settings, labels=numbers, chosen=chosen, budget_bytes=plan.budget_bytes)
     end = draw_table(
         figure,
         table_left,
@@ -88,7 +96,7 @@ def alternatives_figure(plan: PlanAnswer) -> Figure:
 
 
 def shown_rows(count: int, chosen: int | None) -> list[int]:
-    """Return which of so many settings the table has room for; the chosen one always is there."""
+    """Return which of so many settings the table has; the chosen one always is there."""
     shown = list(range(min(count, ROWS)))
     if chosen is not None and chosen not in shown:
         shown[-1] = chosen
@@ -109,13 +117,19 @@ def chosen_index(plan: PlanAnswer, settings: Sequence[Setting]) -> int | None:
 
 
 def draw_alternatives(
-    axes: Axes, settings: Sequence[Setting], *, chosen: int | None, budget_bytes: int
+    axes: Axes,
+    settings: Sequence[Setting],
+    *,
+    labels: Sequence[str],
+    chosen: int | None,
+    budget_bytes: int,
 ) -> None:
-    """Draw each setting as a numbered diamond, the budget as a dashed line.
+    """Draw each setting as a labelled diamond, the budget as a dashed line.
 
     Args:
         axes: empty axes.
-        settings: by memory; they are numbered from 1.
+        settings: by memory.
+        labels: one a setting; one that finds no room, or is empty, is left out.
         chosen: index of the chosen one.
         budget_bytes: what the plan may take.
     """
@@ -125,71 +139,48 @@ def draw_alternatives(
         [x for x, _ in points],
         [y for _, y in points],
         color=theme.BLUE,
-        markersize=7,
+        markersize=_MARKER,
         label="alternatives",
         **style,  # type: ignore[arg-type]
     )
     if chosen is not None:
         x, y = points[chosen]
-        axes.plot([x], [y], "D", markersize=11, color=theme.VERMILION, label="chosen", zorder=5)
-    widest = max([budget_bytes, *(x for x, _ in points)])
-    axes.set_ylim(0, 1.15 * max([1.0, *(y for _, y in points)]))
-    heights = _label_heights(axes, points, widest)
-    for number, (x, _) in enumerate(points, start=1):
-        if heights[number - 1] is None and number - 1 != chosen:
-            continue
-        text = f"{number} chosen" if chosen == number - 1 else str(number)
-        # To the left a label would lie on the axis of a point that takes little.
-        is_near_axis = x < 0.12 * widest
-        place = "center" if number - 1 == chosen else "left" if is_near_axis else "right"
-        axes.annotate(
-            text,
-            (x, heights[number - 1] or points[number - 1][1]),
-            xytext=_OFFSETS[place],
-            textcoords="offset points",
-            ha=place,
-            fontsize=theme.SMALL_POINTS,
-            fontweight="bold" if chosen == number - 1 else "normal",
+        axes.plot(
+            [x], [y], "D", markersize=_CHOSEN, color=theme.VERMILION, label="chosen", zorder=5
         )
-    memory_axis(
-        axes,
-        "x",
-        "Peak device-used",
-        1.1 * max([budget_bytes, *(x for x, _ in points)]),
-        num_ticks=6,
-    )
+    axes.set_ylim(0, 1.15 * max([1.0, *(y for _, y in points)]))
     axes.set_ylabel("Speed (images/s)")
-    axes.axvline(budget_bytes, color=theme.BLACK, linestyle=DASHES, linewidth=1.2)
-    axes.annotate(
-        f"budget {format_bytes(budget_bytes)}",
-        (budget_bytes, 0),
-        xytext=(-4, 5),
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        fontsize=theme.SMALL_POINTS,
+    top_bytes = top_with_line(max([0, *(x for x, _ in points)]), budget_bytes)
+    memory_axis(axes, "x", "Peak device-used", top_bytes, num_ticks=6)
+    halves = [_CORNER * (_CHOSEN if i == chosen else _MARKER) / 2 for i in range(len(points))]
+    texts = [f"{text} chosen" if i == chosen else text for i, text in enumerate(labels)]
+    label_points(
+        axes,
+        points,
+        texts,
+        marker_points=halves,
+        first=() if chosen is None else (chosen,),
+        clear_of=_draw_budget(axes, budget_bytes),
     )
 
 
-def _label_heights(
-    axes: Axes, points: Sequence[tuple[int, float]], widest: float
-) -> list[float | None]:
-    """Return where each point's number stands, images/s: points side by side never share a place.
-
-    Two settings that differ in one lever alone may lie on each other. A number that would stand
-    far from its point is left out, as None: numbers go by memory, and the table has them all.
-    """
-    low, high = axes.get_ylim()
-    height_points = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
-    gap = (high - low) * 1.3 * theme.SMALL_POINTS / height_points
-    heights = [y for _, y in points]
-    first = 0
-    for i in range(1, len(points) + 1):
-        if i == len(points) or points[i][0] - points[i - 1][0] > 0.035 * widest:
-            heights[first:i] = spread(heights[first:i], gap)
-            first = i
-    pairs = zip(heights, points, strict=True)
-    return [height if abs(height - y) <= 1.5 * gap else None for height, (_, y) in pairs]
+def _draw_budget(axes: Axes, budget_bytes: int) -> list[Artist]:
+    """Draw the budget, or say that it lies beyond the axes; return what labels keep clear of."""
+    text = f"budget {format_bytes(budget_bytes)}"
+    style = {"textcoords": "offset points", "ha": "right", "fontsize": theme.SMALL_POINTS}
+    if budget_bytes > axes.get_xlim()[1]:
+        return [
+            axes.annotate(
+                f"{text}, beyond this axis ▶",
+                (1.0, 0.0),
+                xycoords="axes fraction",
+                xytext=(-2, 6),
+                **style,  # type: ignore[arg-type]
+            )
+        ]
+    line = axes.axvline(budget_bytes, color=theme.BLACK, linestyle=DASHES, linewidth=1.2)
+    words = axes.annotate(text, (budget_bytes, 0), xytext=(-4, 5), rotation=90, **style)  # type: ignore[arg-type]
+    return [line, words]
 
 
 def alternatives_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:

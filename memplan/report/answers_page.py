@@ -135,7 +135,14 @@ def _draw_picture(figure: Figure, answer: _Answer, top: float, height: float) ->
     if isinstance(answer, PlanAnswer):
         settings = by_memory(answer.alternatives)
         chosen = chosen_index(answer, settings)
-        draw_alternatives(axes, settings, chosen=chosen, budget_bytes=answer.budget_bytes)
+        words = [setting.split.words for setting in settings]
+        is_new = [i == chosen or word not in words[:i] for i, word in enumerate(words)]
+        labels = [word if new else "" for word, new in zip(words, is_new, strict=True)]
+        draw_alternatives(
+            axes, settings, labels=labels, chosen=chosen, budget_bytes=answer.budget_bytes
+        )
+        note = "Each point: micro-batch x accumulation steps"
+        axes.set_title(note, fontsize=theme.SMALL_POINTS, fontweight="normal")
         return
     used = [peaks.device_used_peak_bytes for peaks in answer.batches]
     used.append(device_used_at(answer, answer.largest_batch))

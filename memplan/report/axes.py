@@ -13,6 +13,10 @@ from memplan.report import theme
 from memplan.report.frame import printable
 from memplan.units import GIB, KIB, MIB, format_bytes
 
+# With fewer an axis has no scale to read.
+_LEAST_TICKS = 3
+# A tick of an axis of integers takes so much width, points.
+_TICK_POINTS = 34.0
 DASHES = (0, (5, 2.5))
 BACKING = {"facecolor": theme.PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
 
@@ -38,10 +42,13 @@ def memory_axis(
     """
     top_bytes = max(top_bytes, low_bytes + KIB)
     unit, factor = _unit_of(max(abs(top_bytes), abs(low_bytes)))
-    step = _round_step((top_bytes - low_bytes) / factor / num_ticks)
-    first = math.ceil(low_bytes / factor / step - 1e-9)
-    last = math.floor(top_bytes / factor / step + 1e-9)
-    ticks = [i * step for i in range(first, last + 1)]
+    ticks: list[float] = []
+    while len(ticks) < _LEAST_TICKS:
+        step = _round_step((top_bytes - low_bytes) / factor / num_ticks)
+        first = math.ceil(low_bytes / factor / step - 1e-9)
+        last = math.floor(top_bytes / factor / step + 1e-9)
+        ticks = [i * step for i in range(first, last + 1)]
+        num_ticks += 1
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator([tick * factor for tick in ticks]))
     axis.set_ticklabels([f"{tick:g}" for tick in ticks])
@@ -69,7 +76,11 @@ def _round_step(step: float) -> float:
 def integer_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     """Put ticks on integers only, as batches and epochs are."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    room = axes.get_window_extent().width / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
+    most = max(1, min(9, int(room / _TICK_POINTS))) if which == "x" else 9
+    axis.set_major_locator(
+        MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1)
+    )
 
 
 def top_with_line(peak_bytes: float, line_bytes: float, *, reach: float = 2.0) -> float:
@@ -150,6 +161,17 @@ def _too_near(clusters: Sequence[Sequence[int]], centres: Sequence[float], gap: 
     return centres[-1] - centres[-2] < reach
 
 
+def _within(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return positions pushed up from `low` and down from `high`, still `gap` apart."""
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    moved = list(positions)
+    for rank, i in enumerate(order):
+        moved[i] = max(moved[i], low + rank * gap)
+    for rank, i in enumerate(reversed(order)):
+        moved[i] = min(moved[i], high - rank * gap)
+    return moved
+
+
 def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write each series' name beside its end, none over another.
 
@@ -160,7 +182,7 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     low, high = axes.get_ylim()
     height_points = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
     gap = (high - low) * 1.25 * theme.SMALL_POINTS / height_points
-    moved = spread([y for _, y, _, _ in ends], gap)
+    moved = _within(spread([y for _, y, _, _ in ends], gap), gap, low + gap / 2, high)
     for (x, _, label, colour), y in zip(ends, moved, strict=True):
         axes.annotate(
             label,

@@ -22,6 +22,7 @@ from memplan.report.frame import (
     rule,
     wrap,
     write,
+    write_lines,
 )
 from memplan.report.pages import save_pages
 
@@ -32,7 +33,9 @@ _VERDICT_COLOURS = {
 }
 _CLAIM_WIDTH, _FIGURE_WIDTH = 2.65, 3.7
 _GAP = 0.25
-_SIZE = 9.5
+_SIZES = (9.5, 9.0, 8.5)
+"""Of claims, points: the largest that needs no more pages than the others."""
+_FACT_INDENT, _FACTS_APART = 1.6, 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +63,55 @@ def claims_figures(
         claims: in the article's order.
         facts: names and what is said of them; `Command` is set in a fixed width.
     """
+    drawn = [_pages(title, subtitle, claims, facts, size) for size in _SIZES]
+    figures = min(drawn, key=len)  # of as many pages, the largest text
+    number_pages(figures, f"memplan {__version__}")
+    return figures
+
+
+def _pages(
+    title: str,
+    subtitle: str,
+    claims: Sequence[Claim],
+    facts: Sequence[tuple[str, str]],
+    size: float,
+) -> list[Figure]:
+    """Return the pages with claims in a text size, points; facts share the last if they can."""
     figures = [new_page(title, subtitle)]
     y = _heading(figures[-1])
     for claim in claims:
-        if y + _height(claim) > BOTTOM:
+        if y + _height(claim, size) > BOTTOM:
             figures.append(new_page(f"{title} (cont.)", subtitle))
             y = _heading(figures[-1])
-        y = _write_claim(figures[-1], claim, y)
-    figures.append(new_page("How these figures came about"))
-    y = TOP
-    for name, text in facts:
-        family = MONO if name == "Command" else SANS
-        write(figures[-1], LEFT, y, name, weight="bold")
-        for line in wrap(text, WIDTH - 1.6, theme.BODY_POINTS, family=family):
-            write(figures[-1], LEFT + 1.6, y, line, family=family)
-            y += line_height(theme.BODY_POINTS)
-        y += 0.12
-    number_pages(figures, f"memplan {__version__}")
+        y = _write_claim(figures[-1], claim, y, size)
+    heading = "How these figures came about"
+    under = y + _FACTS_APART
+    if under + line_height(theme.LEAD_POINTS) + _facts_height(facts) <= BOTTOM + 0.2:
+        write(figures[-1], LEFT, under, heading, size=theme.LEAD_POINTS, weight="bold")
+        _write_facts(figures[-1], facts, under + line_height(theme.LEAD_POINTS) + 0.05)
+    else:
+        figures.append(new_page(heading))
+        _write_facts(figures[-1], facts, TOP)
     return figures
+
+
+def _fact_lines(fact: tuple[str, str]) -> tuple[list[str], str]:
+    """Return a fact's wrapped lines and their family of fonts."""
+    family = MONO if fact[0] == "Command" else SANS
+    return wrap(fact[1], WIDTH - _FACT_INDENT, theme.BODY_POINTS, family=family), family
+
+
+def _facts_height(facts: Sequence[tuple[str, str]]) -> float:
+    num_lines = sum(len(_fact_lines(fact)[0]) for fact in facts)
+    return num_lines * line_height(theme.BODY_POINTS) + 0.12 * len(facts)
+
+
+def _write_facts(figure: Figure, facts: Sequence[tuple[str, str]], y: float) -> None:
+    """Write names and what is said of them, from a baseline downwards, inches."""
+    for fact in facts:
+        lines, family = _fact_lines(fact)
+        write(figure, LEFT, y, fact[0], weight="bold")
+        y = write_lines(figure, LEFT + _FACT_INDENT, y, lines, family=family) + 0.12
 
 
 def write_claims(path: Path, figures: Sequence[Figure]) -> None:
@@ -102,28 +136,27 @@ def _heading(figure: Figure) -> float:
     return TOP + 0.36
 
 
-def _lines(claim: Claim) -> tuple[list[str], list[str], list[str]]:
+def _lines(claim: Claim, size: float) -> tuple[list[str], list[str], list[str]]:
     """Return the wrapped lines of claim, figures and reason."""
-    found = [line for one in claim.found for line in wrap(one, _FIGURE_WIDTH, _SIZE)]
+    found = [line for one in claim.found for line in wrap(one, _FIGURE_WIDTH, size)]
     width = LEFT + WIDTH - _columns()[2]
-    return wrap(claim.text, _CLAIM_WIDTH, _SIZE), found, wrap(claim.why, width, _SIZE)
+    return wrap(claim.text, _CLAIM_WIDTH, size), found, wrap(claim.why, width, size)
 
 
-def _height(claim: Claim) -> float:
-    text, found, why = _lines(claim)
-    return max(len(text), len(found), len(why) + 1) * line_height(_SIZE) + 0.2
+def _height(claim: Claim, size: float) -> float:
+    text, found, why = _lines(claim, size)
+    return max(len(text), len(found), len(why) + 1) * line_height(size) + 0.2
 
 
-def _write_claim(figure: Figure, claim: Claim, top: float) -> float:
+def _write_claim(figure: Figure, claim: Claim, top: float, size: float) -> float:
     """Write one row and return where the next may begin, inches."""
-    text, found, why = _lines(claim)
+    text, found, why = _lines(claim, size)
     first, second, third = _columns()
-    step = line_height(_SIZE)
+    step = line_height(size)
     for left, lines, start in ((first, text, top), (second, found, top), (third, why, top + step)):
-        for i, line in enumerate(lines):
-            write(figure, left, start + i * step, line, size=_SIZE)
+        write_lines(figure, left, start, lines, size=size)
     colour = _VERDICT_COLOURS[claim.verdict]
-    write(figure, third, top, claim.verdict, size=_SIZE + 1, weight="bold", colour=colour)
-    end = top + _height(claim)
+    write(figure, third, top, claim.verdict, size=size + 1, weight="bold", colour=colour)
+    end = top + _height(claim, size)
     rule(figure, LEFT, end - 0.2, WIDTH)
     return end

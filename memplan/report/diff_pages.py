@@ -55,17 +55,16 @@ def write_diff(
 
 @theme.themed
 def diff_figures(one: Holdings, other: Holdings) -> list[Figure]:
-    """Return a page of the largest changes, and pages of all of them as tables."""
+    """Return a page of the largest changes, and all of them as tables under it or on pages."""
     title = diff_headline(one, other)
-    return [
-        _page(one, other, title),
-        *sections_figures(title, f"{one.name} against {other.name}", diff_sections(one, other)),
-    ]
+    page = _page(one, other, title)
+    names = f"{one.name} against {other.name}"
+    return [page, *sections_figures(title, names, diff_sections(one, other), after=page)]
 
 
 def _page(one: Holdings, other: Holdings, title: str) -> Figure:
     figure = new_page(title, f"Before: {one.about}. Now: {other.about}.")
-    top = draw_numbers(figure, TOP + 0.05, diff_numbers(one, other)) + 0.5
+    top = draw_numbers(figure, TOP + 0.05, diff_numbers(one, other)) + 0.42
     kinds = [kind for kind in one.groups if changes(one.groups[kind], other.groups.get(kind, {}))]
     kinds = [kind for kind in kinds if kind in other.groups][:2]
     if not kinds:

@@ -12,12 +12,25 @@ from memplan.present.probe import operator_words
 from memplan.present.words import card_name, workload_line, workload_title
 from memplan.report import theme
 from memplan.report.fonts import MONO, SANS
-from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, line_height, new_page, wrap, write
+from memplan.report.frame import (
+    BOTTOM,
+    LEFT,
+    TOP,
+    WIDTH,
+    content_end,
+    line_height,
+    new_page,
+    wrap,
+    write,
+)
 from memplan.units import format_bytes, format_seconds
 
 INDENT = 1.95
 _SIZE = theme.BODY_POINTS - 0.5
 _SMALLEST = 8.0
+_TITLE = "How these numbers came about"
+# Between the facts under another page's content and that.
+_UNDER = 0.42
 _AFTER_PARAGRAPH = 0.04
 _AFTER_FACT = 0.09
 _NAMED_OPERATORS = 6
@@ -52,26 +65,69 @@ class Fact:
 
 @theme.themed
 def facts_figures(
-    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], command: str
+    probes: Sequence[ProbeAnswer],
+    plans: Sequence[PlanAnswer],
+    command: str,
+    *,
+    after: Figure | None = None,
 ) -> list[Figure]:
-    """Return the closing pages, as many as the facts need."""
+    """Return the closing pages, as many as the facts need.
+
+    Args:
+        probes: answers of `memplan probe`.
+        plans: answers of `memplan plan`.
+        command: that asked for the report.
+        after: a page whose free lower part takes the facts where they have room there, and the
+            first of them where it is half empty; None begins on a page of their own.
+    """
     facts = report_facts(probes, plans, command)
+    under = BOTTOM if after is None else content_end(after) + _UNDER
+    heading = line_height(theme.HEADING_POINTS)
+    size = _fitting(facts, BOTTOM - under - heading)
+    if after is not None and (size or under < (TOP + BOTTOM) / 2):
+        # Facts that are parted leave both of their pages filled alike.
+        alike = (under + TOP + heading + _height(facts, _SIZE)) / 2
+        write(after, LEFT, under, _TITLE, size=theme.HEADING_POINTS, weight="bold")
+        last = BOTTOM if size else min(BOTTOM, alike)
+        return _write_facts(facts, size or _SIZE, (after, under + heading), last)
+    return _write_facts(facts, _fitting(facts, BOTTOM - TOP) or _SMALLEST, None, BOTTOM)
+
+
+def _fitting(facts: Sequence[Fact], room: float) -> float:
+    """Return the largest text size in which all facts fit in so many inches; 0 where none is."""
     size = _SIZE
-    while size > _SMALLEST and _height(facts, size) > BOTTOM - TOP:
+    while size >= _SMALLEST:
+        if _height(facts, size) <= room:
+            return size
         size -= 0.5
+    return 0.0
+
+
+def _write_facts(
+    facts: Sequence[Fact], size: float, start: tuple[Figure, float] | None, bottom: float
+) -> list[Figure]:
+    """Write facts from a page and height on, inches, and return the pages made for them.
+
+    Args:
+        facts: in order.
+        size: points.
+        start: the page that is there and where it is free; None begins a new one.
+        bottom: where the first page ends.
+    """
     figures: list[Figure] = []
-    y = BOTTOM + 1
+    page, y = start or (None, BOTTOM + 1)
     for fact in facts:
         family = MONO if fact.mono else SANS
         name = fact.name
         for paragraph in fact.paragraphs:
             for line in wrap(paragraph, WIDTH - INDENT, size, family=family):
-                if y > BOTTOM:
-                    figures.append(new_page("How these numbers came about"))
-                    y = TOP - 0.15
+                if page is None or y > bottom:
+                    page = new_page(_TITLE)
+                    figures.append(page)
+                    y, bottom = TOP - 0.15, BOTTOM
                     name = name or f"{fact.name} (cont.)"
-                write(figures[-1], LEFT, y, name, size=size, weight="bold")
-                write(figures[-1], LEFT + INDENT, y, line, size=size, family=family)
+                write(page, LEFT, y, name, size=size, weight="bold")
+                write(page, LEFT + INDENT, y, line, size=size, family=family)
                 name = ""
                 y += line_height(size)
             y += _AFTER_PARAGRAPH

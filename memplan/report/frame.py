@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -40,6 +42,11 @@ def new_page(title: str, subtitle: str = "") -> Figure:
     return figure
 
 
+def page_title(figure: Figure) -> str:
+    """Return the title of a page, which is what was written on it first."""
+    return figure.texts[0].get_text() if figure.texts else ""
+
+
 def number_pages(figures: Sequence[Figure], footer: str) -> None:
     """Write `footer` and "n of N" at the foot of every page."""
     y = theme.BOX_INCHES[1] - 0.3
@@ -55,6 +62,19 @@ def axes_at(figure: Figure, left: float, top: float, width: float, height: float
     page_width, page_height = figure.get_size_inches()
     x, y = on_page(figure, left, top + height)
     return figure.add_axes((x, y, width / page_width, height / page_height))
+
+
+def content_end(figure: Figure) -> float:
+    """Return how far down a page is filled, inches from the box's upper edge, its footer aside."""
+    height = float(figure.get_size_inches()[1])
+    above = (height - theme.BOX_INCHES[1]) / 2
+    places = [text.get_position()[1] for text in figure.texts]
+    places += [float(np.min(line.get_ydata())) for line in figure.lines]
+    lowest = [height * (1 - place) for place in places]
+    for axes in figure.axes:
+        extent = axes.get_tightbbox()
+        lowest += [] if extent is None else [height - extent.y0 / figure.dpi]
+    return max(lowest, default=above + TOP) - above
 
 
 def on_page(figure: Figure, left: float, top: float) -> tuple[float, float]:
@@ -135,6 +155,7 @@ def rule(figure: Figure, left: float, y: float, width: float, *, strong: bool = 
     figure.add_artist(line)
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def text_width(text: str, size: float, *, weight: str = "normal", family: str = SANS) -> float:
     """Return the width of one line, inches."""
     if not text:

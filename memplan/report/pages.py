@@ -106,22 +106,40 @@ def report_figures(
     if probes or plans:
         # A run's own plan is told after the run; its page one would say the same again.
         figures += [] if run is not None and not probes else answers_figures(probes, plans)
-        figures += [*_probe_figures(probes), *_plan_figures(plans), *_in_words(probes, plans)]
-    figures += facts_figures(probes, plans, command)
+        drawn = [*_probe_figures(probes), *_plan_figures(plans)]
+        # Words may go on under a run's facts, but not under figures.
+        last = figures[-1] if run is not None and not drawn else None
+        words = _in_words(probes, plans, last)
+        figures += [*drawn, *words]
+        after = words[-1] if words else last
+    else:
+        after = figures[-1]
+    figures += facts_figures(probes, plans, command, after=after)
     number_pages(figures, f"memplan {__version__}")
     return figures
 
 
-def _in_words(probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer]) -> Iterator[Figure]:
-    """Yield pages of all that each answer says, as the terminal shows it."""
-    for plan in plans:
-        title = f"Plan: {workload_title(plan.workload)}, {card_name(plan.gpu)}"
-        yield from sections_figures(title, workload_line(plan.workload), plan_sections(plan))
-    for probe in probes:
-        title = f"Probe: {workload_title(probe.workload)}, {card_name(probe.gpu)}"
-        yield from sections_figures(
-            title, workload_line(probe.workload), _not_drawn(probe_sections(probe))
-        )
+def _in_words(
+    probes: Sequence[ProbeAnswer], plans: Sequence[PlanAnswer], last: Figure | None
+) -> list[Figure]:
+    """Return pages of all that each answer says, as the terminal shows it.
+
+    Args:
+        probes: the answers.
+        plans: the answers.
+        last: a page of words before them that takes what it has room for.
+    """
+    figures: list[Figure] = []
+    answers: list[PlanAnswer | ProbeAnswer] = [*plans, *probes]
+    for answer in answers:
+        if isinstance(answer, PlanAnswer):
+            kind, sections = "Plan", plan_sections(answer)
+        else:
+            kind, sections = "Probe", _not_drawn(probe_sections(answer))
+        title = f"{kind}: {workload_title(answer.workload)}, {card_name(answer.gpu)}"
+        figures += sections_figures(title, workload_line(answer.workload), sections, after=last)
+        last = figures[-1] if figures else last
+    return figures
 
 
 def _not_drawn(sections: Sequence[Section]) -> list[Section]:

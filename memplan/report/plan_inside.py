@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from memplan.answers import BlockSaving, PhasePeak, PlanAnswer
 from memplan.present.probe import rank_lines
@@ -28,6 +29,8 @@ from memplan.units import format_bytes, format_seconds
 _LABEL_WIDTH = 2.35
 _TEXT_HEIGHT = 1.15
 MOST_BLOCKS = 28
+# A bar longer than this share of the capacity holds its label.
+_LONG_BAR = 0.15
 
 
 @theme.themed
@@ -56,36 +59,45 @@ def draw_phases(axes: Axes, plan: PlanAnswer) -> None:
     held = [peak.allocated_peak_bytes for peak in peaks]
     axes.barh(rows, held, left=[context] * len(rows), color=theme.BLUE, height=0.62)
     for row, num_bytes in zip(rows, held, strict=True):
+        # Within a long bar no line of the card's can cross it.
+        is_within = num_bytes > _LONG_BAR * plan.gpu.capacity_bytes
         axes.annotate(
             format_bytes(num_bytes),
             (context + num_bytes, row),
-            xytext=(4, 0),
+            xytext=(-4 if is_within else 4, 0),
             textcoords="offset points",
+            ha="right" if is_within else "left",
             va="center",
             fontsize=theme.SMALL_POINTS,
-            bbox=BACKING,
+            color=theme.PAPER if is_within else theme.INK,
+            bbox=None if is_within else BACKING,
             zorder=7,
         )
     axes.set_yticks(rows, [phase_words(peak) for peak in peaks])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     memory_axis(axes, "x", "Device memory", 1.08 * plan.gpu.capacity_bytes, num_ticks=8)
     lines = (
-        (plan.predicted.device_used_peak_bytes, "peak with cache", theme.VERMILION, "-", 2),
-        (plan.budget_bytes, "budget", theme.BLACK, DASHES, 1),
-        (plan.gpu.capacity_bytes, "capacity", theme.BLACK, "-", 0),
+        (plan.gpu.capacity_bytes, "capacity", theme.BLACK, "-"),
+        (plan.budget_bytes, "budget", theme.BLACK, DASHES),
+        (plan.predicted.device_used_peak_bytes, "peak with cache", theme.VERMILION, "-"),
     )
-    for num_bytes, name, colour, style, tier in lines:
+    above: list[Bbox] = []
+    for num_bytes, name, colour, style in lines:
         axes.axvline(num_bytes, color=colour, linestyle=style, linewidth=1.3)
-        axes.annotate(
+        label = axes.annotate(
             f"{name} {format_bytes(num_bytes)}",
             (num_bytes, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(0, 5 + 12 * tier),
+            xytext=(0, 5),
             textcoords="offset points",
             ha="center",
             fontsize=theme.SMALL_POINTS,
             color=colour,
         )
+        # As low as no other is in the way.
+        while any(label.get_window_extent().overlaps(other) for other in above):
+            label.set_position((0, label.get_position()[1] + 12))
+        above.append(label.get_window_extent())
 
 
 def phase_words(peak: PhasePeak) -> str:

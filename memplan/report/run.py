@@ -96,9 +96,10 @@ def _mark_best(axes: Axes, run: RunRecord) -> None:
     axes.annotate(
         f"best {best[1]:.3f}",
         best,
-        xytext=(0, -16),
+        # Its curve has nothing above its best; at the end stands the curve's name.
+        xytext=(4, -17) if best[0] == run.epochs[-1] else (0, 10),
         textcoords="offset points",
-        ha="center",
+        ha="left" if best[0] == run.epochs[-1] else "center",
         fontsize=theme.SMALL_POINTS,
         color=theme.VERMILION,
     )

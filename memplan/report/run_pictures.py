@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +17,41 @@ from memplan.report.frame import BOTTOM, LEFT, TOP, WIDTH, axes_at, new_page
 # A picture in the PDF has at most this many pixels a side, and 256 colours, which the file keeps
 # as one byte a pixel: ten pages stay below 2 MB.
 _MOST_PIXELS = 1150
+_CAPTIONS = {"validation_batch.png": "of each pair the labels left, the predictions right"}
 _MOST_FILE_PIXELS = 40_000_000
 _MOST_FILE_BYTES = 64 << 20
 
 
 @theme.themed
-def picture_figures(run: RunRecord) -> list[Figure]:
-    """Return a page for each picture of the run that can be read."""
-    return list(_pages(run))
+def picture_figures(run: RunRecord, kept_free: Mapping[str, float]) -> dict[str, Figure]:
+    """Return a page for each picture of the run that can be read, by the file's name.
+
+    Args:
+        run: read from its folder.
+        kept_free: how much of a picture's page stays free below it, inches, by the file's name.
+    """
+    return dict(_pages(run, kept_free))
 
 
-def _pages(run: RunRecord) -> Iterator[Figure]:
+def _pages(run: RunRecord, kept_free: Mapping[str, float]) -> Iterator[tuple[str, Figure]]:
     for path, what in run.pictures:
         pixels = _read(path)
         if pixels is None:
             continue
-        figure = new_page(f"Run {run.folder.name}: {what[0].lower()}{what[1:]}", path.name)
+        figure = new_page(f"Run {run.folder.name}: {what[0].lower()}{what[1:]}", _caption(path))
         height, width = pixels.shape[:2]
-        scale = min(WIDTH / width, (BOTTOM - TOP) / height)
+        room = BOTTOM - TOP - kept_free.get(path.name, 0.0)
+        scale = min(WIDTH / width, room / height)
         left = LEFT + (WIDTH - width * scale) / 2
         axes = axes_at(figure, left, TOP, width * scale, height * scale)
         axes.imshow(pixels, aspect="auto", interpolation="none")
         axes.set_axis_off()
-        yield figure
+        yield path.name, figure
+
+
+def _caption(path: Path) -> str:
+    said = _CAPTIONS.get(path.name, "")
+    return f"{path.name}: {said}" if said else path.name
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8] | None:

@@ -39,6 +39,8 @@ from memplan.units import format_bytes
 _LEGEND_WIDTH = 2.5
 _MODULES = 15
 _READS = 12
+# Under the bars of modules: the table of peaks, and beside it what else is known, inches.
+_FEW_FACTS, _PEAKS_WIDTH = 1.55, 2.6
 
 
 @theme.themed
@@ -46,8 +48,15 @@ def script_figures(answer: ScriptAnswer) -> list[Figure]:
     """Return the pages of one answer."""
     figures = [_glance_figure(answer)]
     figures += [_timeline_figure(answer)] if answer.timeline.categories else []
-    figures += [_modules_figure(answer)] if answer.modules else []
-    return [*figures, _facts_figure(answer)]
+    has_few_facts = not answer.by_rule and not answer.trials
+    if answer.modules:
+        figures.append(_modules_figure(answer, below=_FEW_FACTS if has_few_facts else 0.0))
+    if not answer.modules or not has_few_facts:
+        figures.append(new_page("What was run, and what was answered by rule", answer.command))
+    _draw_facts(
+        figures[-1], answer, BOTTOM - _FEW_FACTS if answer.modules and has_few_facts else TOP
+    )
+    return figures
 
 
 def headline(answer: ScriptAnswer) -> str:
@@ -151,14 +160,15 @@ def draw_timeline(axes: Axes, answer: ScriptAnswer) -> None:
     axes.axhline(answer.reserved_peak_bytes, color=theme.BLACK, linewidth=1.1, label="reserved")
     axes.annotate(
         f"reserved at its peak {format_bytes(answer.reserved_peak_bytes)}",
-        (1.0, answer.reserved_peak_bytes), xycoords=("axes fraction", "data"), xytext=(-4, 4),
-        textcoords="offset points", ha="right", fontsize=theme.SMALL_POINTS, bbox=BACKING,
+        (0.0, answer.reserved_peak_bytes), xycoords=("axes fraction", "data"), xytext=(4, -4),
+        textcoords="offset points", va="top", fontsize=theme.SMALL_POINTS, bbox=BACKING, zorder=7,
     )  # fmt: skip
     top = top_with_line(answer.reserved_peak_bytes, answer.capacity_bytes, reach=1.8)
     memory_axis(axes, "y", "Allocated memory", top)
     axes.set_xlim(0, count)
     axes.set_xticks([])
-    axes.set_xlabel("Order of allocations; upright lines: an optimizer step ended")
+    ended = "; upright lines: an optimizer step ended" if answer.timeline.step_ends else ""
+    axes.set_xlabel(f"Order of allocations{ended}")
     capacity_line(axes, answer.capacity_bytes, f"capacity of {answer.gpu}", side="right")
 
 
@@ -188,7 +198,8 @@ def _legend(axes: Axes, answer: ScriptAnswer) -> None:
     legend.get_title().set_fontweight("bold")
 
 
-def _modules_figure(answer: ScriptAnswer) -> Figure:
+def _modules_figure(answer: ScriptAnswer, *, below: float) -> Figure:
+    """Return a page of bars by module that leaves so many inches free below them."""
     figure = new_page(
         "Where memory at the peak was made",
         f"Bytes that lived at the allocated peak, by the module that was running; "
@@ -196,7 +207,7 @@ def _modules_figure(answer: ScriptAnswer) -> Figure:
     )
     shown = answer.modules[:_MODULES]
     left = LEFT + 2.6
-    axes = axes_at(figure, left, TOP + 0.2, WIDTH - 3.6, BOTTOM - TOP - 0.9)
+    axes = axes_at(figure, left, TOP + 0.2, WIDTH - 3.6, BOTTOM - TOP - 0.9 - below)
     start = [0] * len(shown)
     for band in theme.BANDS:
         values = [int(one.get(band.name, 0)) for one in shown]
@@ -222,17 +233,22 @@ def _modules_figure(answer: ScriptAnswer) -> Figure:
     return figure
 
 
-def _facts_figure(answer: ScriptAnswer) -> Figure:
-    """Return the page with peaks, what was read by rule, and where memory ran out."""
-    figure = new_page("What was run, and what was answered by rule", answer.command)
+def _draw_facts(figure: Figure, answer: ScriptAnswer, top: float) -> None:
+    """Draw peaks, what was read by rule, and where memory ran out, from a height on, inches."""
     rows = [
         ["allocated", format_bytes(answer.allocated_peak_bytes)],
         ["reserved", format_bytes(answer.reserved_peak_bytes)],
         ["device-used", format_bytes(answer.device_used_peak_bytes)],
         ["capacity", format_bytes(answer.capacity_bytes)],
     ]
-    y = draw_table(figure, LEFT, TOP + 0.1, ["Peak (phantom)", "Size"], rows, align="lr") + 0.3
-    y = write_lines(figure, LEFT, y, _facts(answer)) + 0.2
+    y = draw_table(figure, LEFT, top + 0.1, ["Peak (phantom)", "Size"], rows, align="lr") + 0.3
+    left, width = LEFT + WIDTH / 2, WIDTH / 2
+    if not answer.by_rule and not answer.trials:
+        left, width = LEFT + _PEAKS_WIDTH, WIDTH - _PEAKS_WIDTH
+        end = write_lines(figure, left, top + 0.28, _facts(answer, width))
+        write(figure, left, end, "No value that depends on the network was read by the host.")
+        return
+    y = write_lines(figure, LEFT, y, _facts(answer, width - 0.3)) + 0.2
     if answer.trials:
         trials = [
             [str(t.batch), format_bytes(t.device_used_peak_bytes), "yes" if t.runs else "no"]
@@ -240,18 +256,17 @@ def _facts_figure(answer: ScriptAnswer) -> Figure:
         ]
         header = [answer.batch_option, "Device-used", "Runs"]
         draw_table(figure, LEFT, y, header, trials, align="rrl")
-    left = LEFT + WIDTH / 2
-    write(figure, left, TOP + 0.2, "Values that depend on the network", weight="bold")
+    write(figure, left, top + 0.2, "Values that depend on the network", weight="bold")
     reads = [[one.line or "(no line)", one.answer, str(one.count)] for one in answer.by_rule]
     if reads:
         shown = [[shorten(r[0], 2.6, theme.BODY_POINTS), *r[1:]] for r in reads[:_READS]]
-        draw_table(figure, left, TOP + 0.3, ["Line", "Read as", "Times"], shown, align="llr")
+        draw_table(figure, left, top + 0.3, ["Line", "Read as", "Times"], shown, align="llr")
     else:
-        write(figure, left, TOP + 0.45, "None was read by the host.")
-    return figure
+        write(figure, left, top + 0.45, "None was read by the host.")
 
 
-def _facts(answer: ScriptAnswer) -> list[str]:
+def _facts(answer: ScriptAnswer, width: float) -> list[str]:
+    """Return what else is known, as lines of so many inches."""
     lines = [
         f"torch {answer.versions.get('torch', '?')}; {answer.num_steps} optimizer steps watched.",
         f"{answer.from_host} values read came from the host itself.",
@@ -267,5 +282,4 @@ def _facts(answer: ScriptAnswer) -> list[str]:
         )
     if error is not None:
         lines.append(f"{error.kind} at {Path(error.file).name}:{error.line}: {error.message}")
-    width = WIDTH / 2 - 0.3
     return [part for line in lines for part in wrap(line, width, theme.BODY_POINTS)]

@@ -181,9 +181,9 @@ def readable_depth(modules: Sequence[ModuleMemory], *, at_least: int = 8) -> int
 
 
 def largest_groups(groups: Sequence[ModuleGroup], count: int) -> list[ModuleGroup]:
-    """Return the first `count` groups and all the rest as one called `others`."""
-    kept, rest = list(groups[:count]), groups[count:]
-    rest = [group for group in rest if group.activation_bytes or group.workspace_bytes]
+    """Return the first `count` groups that hold any memory and all other such as one, `others`."""
+    holding = [group for group in groups if group.activation_bytes or group.workspace_bytes]
+    kept, rest = holding[:count], holding[count:]
     if not rest:
         return kept
     others = ModuleGroup(

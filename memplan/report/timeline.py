@@ -233,7 +233,7 @@ def _legend(axes: Axes, timeline: Timeline) -> None:
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.0),
-        title=f"At the allocated peak ({timeline.origin})",
+        title=f"At the allocated peak\n({timeline.origin})",
         fontsize=theme.BODY_POINTS,
         alignment="left",
         labelspacing=0.7,

@@ -112,10 +112,10 @@ def _draw_tensors(figure: Figure, table: Table, top: float) -> None:
     """Draw the table of tensors as large as the rest of the page lets it be."""
     write(figure, LEFT, top, table.caption, size=theme.LABEL_POINTS, weight="bold")
     size = theme.BODY_POINTS
-    room = BOTTOM - top - 0.1
+    room = BOTTOM - top - 0.15
     while size > 6 and (
         table_width(table.header, table.rows, size=size) > WIDTH
         or (len(table.rows) + 1.5) * size * 1.57 / 72 > room
     ):
         size -= 0.5
-    draw_table(figure, LEFT, top + 0.02, table.header, table.rows, align="lllll", size=size)
+    draw_table(figure, LEFT, top + 0.07, table.header, table.rows, align="lllll", size=size)

@@ -53,8 +53,8 @@ def test_pages_come_in_order(pages):
         "How far to trust it: predictions for cards like a100-80gb",
         "The plan and its alternatives: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",
         "Plan: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",
-        *2 * ["Probe: yolov9-s at 640 px, rtx-3090 (23.6 GiB)"],
-        *2 * ["Probe: yolov9-s at 640 px, a100-80gb"],
+        "Probe: yolov9-s at 640 px, rtx-3090 (23.6 GiB)",
+        "Probe: yolov9-s at 640 px, a100-80gb",
         "How these numbers came about",
     ]
 

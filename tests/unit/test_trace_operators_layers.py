@@ -15,7 +15,11 @@ from memplan.trace.operators import (
     Temporary,
     Workspace,
 )
-from memplan.trace.operators_attention import scaled_dot_product_attention, select_attention
+from memplan.trace.operators_attention import (
+    attention_of,
+    scaled_dot_product_attention,
+    select_attention,
+)
 from memplan.trace.operators_convolution import select_convolution_backend
 
 aten = torch.ops.aten
@@ -302,6 +306,25 @@ def test_attention_is_chosen_as_on_a_card(dtype, width, masked, expected):
         assert expected == select_attention(heads, heads, heads, mask)
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "expected"),
+    [
+        ((8, 6), torch.float16, 64, "flash"),
+        ((7, 5), torch.float16, 64, "efficient"),
+        ((7, 5), torch.float16, 60, "math"),
+        ((7, 5), torch.float32, 30, "efficient"),
+        ((7, 5), torch.bfloat16, 64, "math"),
+        ((6, 1), torch.float16, 60, "efficient"),
+    ],
+)
+def test_attention_is_that_of_the_card_recorded_for(capability, dtype, width, expected):
+    """Before 8.0 there is no flash attention, and no kernel for bfloat16."""
+    with fake_cuda(), attention_of(capability):
+        heads = _empty(2, 12, 197, width, dtype=dtype)
+
+        assert expected == select_attention(heads, heads, heads, None)
+
+
 def test_flash_attention_adds_up_the_querys_gradient_in_single_precision():
     """197 rows are rounded up to 256."""
     with fake_cuda():
@@ -324,15 +347,22 @@ def test_flash_attention_adds_up_the_querys_gradient_in_single_precision():
 
 
 def test_attention_in_single_precision_multiplies_gradient_and_output():
-    """The product is as large as both; its sums are laid out anew and the rest goes."""
+    """The product is as large as both; its sums are laid out anew and the rest goes.
+
+    A gradient that lies heads before length is copied first.
+    """
     with fake_cuda():
         heads = _empty(2, 12, 197, 64)
-        asked = list(
-            operators.requests(
-                aten._scaled_dot_product_efficient_attention_backward.default,
-                [heads, heads, heads, heads],
-                [heads, heads, heads, None],
+        laid_out = _empty(2, 197, 12, 64).transpose(1, 2)
+        asked, asked_of_heads = (
+            list(
+                operators.requests(
+                    aten._scaled_dot_product_efficient_attention_backward.default,
+                    [gradient, heads, heads, heads],
+                    [heads, heads, heads, None],
+                )
             )
+            for gradient in (laid_out, heads)
         )
     rows = 4 * 2 * 12 * 197
     sums = [Temporary(64 * rows), Temporary(rows), Temporary(rows), Release(2, keep=1)]
@@ -342,6 +372,7 @@ def test_attention_in_single_precision_multiplies_gradient_and_output():
     sums.append(operators.Scratch(launch, launch.BUFFERS[0]))
 
     assert [Output(0), Output(1), Output(2), *sums] == asked
+    assert [Temporary(64 * rows), *asked] == asked_of_heads
 
 
 def test_autocast_casts_what_attention_reads():

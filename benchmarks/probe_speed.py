@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -14,6 +15,7 @@ from pathlib import Path
 from benchmarks.common import publish
 
 REPEATS = 3
+_SECONDS_BETWEEN = 1.0
 COMMAND = ["probe", "--cfg", "yolov9-s", "--batch", "1:64", "--gpu", "rtx-3090", "--json"]
 
 
@@ -54,7 +56,8 @@ def measure() -> tuple[float, int, dict[str, object]]:
         )
         while process.poll() is None:
             peak = max(peak, resident_bytes(process.pid))
-            time.sleep(0.1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_BETWEEN)
         seconds = time.perf_counter() - start
         if process.returncode:
             raise SystemExit(f"memplan exited with {process.returncode}")
@@ -85,7 +88,7 @@ def main() -> None:
         rows,
         [
             f"{REPEATS} runs, each a fresh process with no cache, {batches} batches answered.",
-            "Resident memory is the proportional share (Pss) of all processes, sampled at 10 Hz.",
+            "Resident memory is the proportional share (Pss) of all processes, sampled every second: more often would slow it.",
             f"Load of the machine when it ended: {os.getloadavg()[0]:.1f} (other work slows it).",
         ],
     )

@@ -88,7 +88,7 @@ def main() -> None:
         rows,
         [
             f"{REPEATS} runs, each a fresh process with no cache, {batches} batches answered.",
-            "Resident memory is the proportional share (Pss) of all processes, sampled every second: "
+            "Resident memory is the proportional share (Pss) of all processes, each second: "
             "more often would slow it.",
             f"Load of the machine when it ended: {os.getloadavg()[0]:.1f} (other work slows it).",
         ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,10 @@ import click
 
 from benchmarks.common import publish
 from memplan.device.allocator import AllocatorSettings, Block, CachingAllocator
+from memplan.host_memory import resident_peak_bytes
 from memplan.trace.snapshot import read_snapshot
 from memplan.trace.snapshot_blocks import snapshot_blocks
+from memplan.trace.snapshot_export import segment_row
 from memplan.trace.snapshot_replay import check_snapshot
 
 _STACKS, _DEPTH, _FRAMES = 3_000, 30, 5_000
@@ -61,7 +62,7 @@ def written(path: Path, num_bytes: float) -> None:
         assert allocator.state.trace is not None
         allocator.state.trace.clear()
     content = {
-        "segments": [_segment(record) for record in allocator.snapshot()],
+        "segments": [segment_row(record, lambda _: []) for record in allocator.snapshot()],
         "device_traces": [rows],
         "external_annotations": [],
         "allocator_settings": {"PYTORCH_CUDA_ALLOC_CONF": ""},
@@ -82,47 +83,18 @@ def _program(rng: random.Random, allocator: CachingAllocator) -> Iterator[None]:
         yield
 
 
-def _segment(record: Any) -> dict[str, Any]:
-    return {
-        "device": 0,
-        "address": record.address,
-        "total_size": record.total_size,
-        "allocated_size": record.allocated_size,
-        "active_size": record.active_size,
-        "stream": record.stream,
-        "segment_type": record.segment_type,
-        "segment_pool_id": record.segment_pool_id,
-        "is_expandable": record.is_expandable,
-        "frames": [],
-        "blocks": [
-            {
-                "address": block.address,
-                "size": block.size,
-                "requested_size": block.requested_size,
-                "state": block.state,
-                "frames": [],
-            }
-            for block in record.blocks
-        ],
-    }
-
-
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _measured(path: Path) -> list[str]:
     """Return a row of the table: what each part of the work took, in this very process."""
-    at_start, size = _resident(), path.stat().st_size
+    at_start, size = resident_peak_bytes(), path.stat().st_size
     start = time.perf_counter()
     snapshot = read_snapshot(path)
-    read, read_resident = time.perf_counter() - start, _resident()
+    read, read_resident = time.perf_counter() - start, resident_peak_bytes()
     start = time.perf_counter()
     check = check_snapshot(snapshot)
-    replayed, replayed_resident = time.perf_counter() - start, _resident()
+    replayed, replayed_resident = time.perf_counter() - start, resident_peak_bytes()
     start = time.perf_counter()
     lives = snapshot_blocks(snapshot, path.name)
-    blocks, most = time.perf_counter() - start, _resident()
+    blocks, most = time.perf_counter() - start, resident_peak_bytes()
     assert check.is_layout_equal
     assert not check.num_differing_steps
     assert len(lives.made)

@@ -20,8 +20,10 @@ _STORES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 # What opens a container while another is open; what closes one.
 _MARKS = frozenset({"MARK"})
 _CLOSES = frozenset({"TUPLE", "LIST", "DICT", "FROZENSET", "APPENDS", "SETITEMS", "ADDITEMS"})
-_MOST_MARKS = 1000
-_LONGEST_NUMBER = 1000  # bytes
+MOST_MARKS = 1000
+"""How deep containers may nest."""
+LONGEST_NUMBER = 1000
+"""Bytes of a number; a longer one takes long to hash, or to write out."""
 
 
 class BadPickleError(ValueError):
@@ -56,8 +58,8 @@ def _fault(name: str, argument: object, length: int, marks: int) -> str | None:
         return f"uses {name}, which no checkpoint does"
     if name in _STORES and not (isinstance(argument, int) and 0 <= argument <= length):
         return "numbers more objects than it has room for"
-    if isinstance(argument, int) and argument.bit_length() > 8 * _LONGEST_NUMBER:
+    if isinstance(argument, int) and argument.bit_length() > 8 * LONGEST_NUMBER:
         return "holds a number of thousands of digits"
-    if marks > _MOST_MARKS:
-        return f"is nested more than {_MOST_MARKS} deep"
+    if marks > MOST_MARKS:
+        return f"is nested more than {MOST_MARKS} deep"
     return None

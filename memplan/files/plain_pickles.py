@@ -14,18 +14,15 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final, Protocol
 
-from memplan.files.pickles import BadPickleError
+from memplan.files.pickles import LONGEST_NUMBER, MOST_MARKS, BadPickleError
 
 __all__ = ["HandedOverError", "NamingPickleError", "PlainReader", "Store", "on_one_line"]
 
 _CHUNK_BYTES = 1 << 20
 # No path, line or number that a tool writes comes near.
 _LONGEST_BYTES = 1 << 26
-# Numbers need not be hashed or written out for longer than that takes of so many bytes.
-_LONGEST_NUMBER = 1000
 # What an opcode takes at most beside a text of its own length.
 _LONGEST_OPCODE = 16
-_MOST_MARKS = 1000
 # A stack of frames is a list of nothing but references, and most stacks are written often.
 _REFERENCES = re.compile(rb"\x94\(((?:j[\x00-\xff]{4}|h[\x00-\xff])+)e")
 _MOST_STACKS = 1 << 16
@@ -198,7 +195,7 @@ class PlainReader:
 
     def _long4(self) -> None:
         size = self._number(_INT4)
-        if size > _LONGEST_NUMBER:
+        if size > LONGEST_NUMBER:
             raise BadPickleError(f"it declares a number of {size} bytes")
         self._push(int.from_bytes(self._take(size), "little", signed=True))
 
@@ -282,8 +279,8 @@ class PlainReader:
         put = self._last_put
         is_put = bool(self._stack) and put >= 0 and self._memo[put] is self._stack[-1]
         self._marks.append((len(self._stack), put if is_put else -1))
-        if len(self._marks) > _MOST_MARKS:
-            raise BadPickleError(f"it is nested more than {_MOST_MARKS} deep")
+        if len(self._marks) > MOST_MARKS:
+            raise BadPickleError(f"it is nested more than {MOST_MARKS} deep")
 
     def _items(self) -> tuple[list[Any], int]:
         """Return what came since the last mark, and the place of the container below it."""

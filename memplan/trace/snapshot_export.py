@@ -7,7 +7,7 @@ entry as `torch/cuda/_memory_viz.py` puts it there of a profile.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def snapshot_content(
     for event, (kind, block, num_bytes) in enumerate(events):
         writer.run(event, kind, block, num_bytes)
     return {
-        "segments": [writer.segment(one) for one in writer.allocator.snapshot()],
+        "segments": [segment_row(one, writer.frames_at) for one in writer.allocator.snapshot()],
         "device_traces": [writer.entries],
         "external_annotations": [],
         "allocator_settings": _written_settings(settings),
@@ -126,33 +126,41 @@ class _Writer:
             )
         return self._frames[key], one.band
 
-    def segment(self, one: SegmentRecord) -> dict[str, Any]:
-        """Return a segment as PyTorch writes it."""
-        return {
-            "device": 0,
-            "address": one.address,
-            "total_size": one.total_size,
-            "allocated_size": one.allocated_size,
-            "active_size": one.active_size,
-            "requested_size": one.requested_size,
-            "stream": one.stream,
-            "segment_type": one.segment_type,
-            "segment_pool_id": one.segment_pool_id,
-            "is_expandable": one.is_expandable,
-            "frames": [],
-            "blocks": [
-                {
-                    "address": block.address,
-                    "size": block.size,
-                    "requested_size": block.requested_size,
-                    "state": block.state,
-                    "frames": []
-                    if block.state == "inactive"
-                    else self._at_address.get(block.address, ([], ""))[0],
-                }
-                for block in one.blocks
-            ],
-        }
+    def frames_at(self, address: int) -> list[Frame]:
+        """Return the frames that asked for the block at an address."""
+        return self._at_address.get(address, ([], ""))[0]
+
+
+def segment_row(one: SegmentRecord, frames_at: Callable[[int], Sequence[Any]]) -> dict[str, Any]:
+    """Return a segment as PyTorch writes it.
+
+    Args:
+        one: of a simulated allocator.
+        frames_at: returns the frames that asked for the block at an address.
+    """
+    return {
+        "device": 0,
+        "address": one.address,
+        "total_size": one.total_size,
+        "allocated_size": one.allocated_size,
+        "active_size": one.active_size,
+        "requested_size": one.requested_size,
+        "stream": one.stream,
+        "segment_type": one.segment_type,
+        "segment_pool_id": one.segment_pool_id,
+        "is_expandable": one.is_expandable,
+        "frames": [],
+        "blocks": [
+            {
+                "address": block.address,
+                "size": block.size,
+                "requested_size": block.requested_size,
+                "state": block.state,
+                "frames": [] if block.state == "inactive" else frames_at(block.address),
+            }
+            for block in one.blocks
+        ],
+    }
 
 
 def _by_event(lives: BlockLives) -> Iterator[str]:

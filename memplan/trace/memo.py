@@ -18,6 +18,31 @@ from torch.utils._pytree import tree_flatten
 from memplan.trace.operators import Request
 
 
+class FakeTensors:
+    """Makes fake tensors of a mode out of bare ones.
+
+    PyTorch's constructor sets fifteen attributes one by one, which are the same for all tensors of
+    a device; here they are copied from the first.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self._mode = mode
+        self._attributes: dict[torch.device, dict[str, Any]] = {}
+
+    def __call__(self, bare: torch.Tensor, device: torch.device) -> FakeTensor:
+        """Return a fake tensor on a device, shaped as one without data; dispatch is off."""
+        attributes = self._attributes.get(device)
+        if attributes is None:
+            first = FakeTensor(self._mode, bare, device)
+            self._attributes[device] = dict(vars(first))
+            return first
+        made = torch.Tensor._make_subclass(
+            FakeTensor, bare, dispatch_device=True, device_for_backend_keys=device
+        )
+        vars(made).update(attributes)
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one operator call does, apart from its results."""
@@ -32,7 +57,9 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spec:
+class Spec:
+    """A tensor, but for its memory."""
+
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
@@ -46,13 +73,13 @@ class Known:
 
     cost: Cost | None
     """None when no result is on the recorded device."""
-    outputs: tuple[_Spec | None, ...]
+    outputs: tuple[Spec | None, ...]
     container: type | None
     """`tuple` or `list` of results, None for a bare tensor."""
     viewed: int | None
     """Position of the argument whose memory all results show; None when results are new."""
 
-    def make_outputs(self, mode: FakeTensorMode, args: Sequence[Any]) -> list[FakeTensor | None]:
+    def make_outputs(self, make: FakeTensors, args: Sequence[Any]) -> list[FakeTensor | None]:
         """Return fake tensors like the results of the remembered call."""
         guard = torch._C._DisableTorchDispatch()
         try:
@@ -67,19 +94,19 @@ class Known:
                     )
                     for spec in self.outputs
                 ]
+            return [
+                None if tensor is None or spec is None else make(tensor, spec.device)
+                for tensor, spec in zip(bare, self.outputs, strict=True)
+            ]
         finally:
             del guard
-        return [
-            None if tensor is None or spec is None else FakeTensor(mode, tensor, spec.device)
-            for tensor, spec in zip(bare, self.outputs, strict=True)
-        ]
 
     def packed(self, outputs: list[Any]) -> Any:
         """Return results in the container that the operator returns them in."""
         return outputs[0] if self.container is None else self.container(outputs)
 
 
-def _new(spec: _Spec) -> torch.Tensor:
+def _new(spec: Spec) -> torch.Tensor:
     return torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device="meta")
 
 
@@ -131,7 +158,7 @@ def remember(
     specs = tuple(
         tensor
         if tensor is None
-        else _Spec(
+        else Spec(
             tuple(tensor.shape),
             tensor.stride(),
             tensor.storage_offset(),

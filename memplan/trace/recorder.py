@@ -28,7 +28,8 @@ from memplan.convolution import ConvolutionProblem
 from memplan.errors import BadInputError
 from memplan.launches import AnyLaunch
 from memplan.trace import operators
-from memplan.trace.memo import Cost, Known, call_key, remember
+from memplan.trace.alike import AlikeResults
+from memplan.trace.memo import Cost, FakeTensors, Known, call_key, remember
 from memplan.trace.operators_attention import recorded_for
 from memplan.trace.source_lines import SourceLines
 
@@ -129,7 +130,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self._fake_mode = fake_mode
+        self._make_fake = FakeTensors(fake_mode) if fake_mode is not None else None
         self._known: dict[Any, Known] = {}
+        self._alike = AlikeResults()
         self._section = 0
         self._phase = 0
         self.modules: _ModuleTracker | None = None
@@ -383,10 +386,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return returned
         key = call_key(func, args, kwargs) if self._fake_mode is not None else None
         known = self._known.get(key) if key is not None else None
+        if known is None and key is not None:
+            known = self._known_by_others(func, args, kwargs, key)
         if known is None:
             return self._first_call(func, args, kwargs, key)
-        assert self._fake_mode is not None
-        outputs = known.make_outputs(self._fake_mode, args)
+        assert self._make_fake is not None
+        outputs = known.make_outputs(self._make_fake, args)
         if known.cost is not None:
             self._play(known.cost, outputs)
         return known.packed(outputs)
@@ -404,6 +409,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in others
             if tensor.numel() >= written.numel()
         )
+
+    def _known_by_others(self, func: Any, args: Any, kwargs: Any, key: Any) -> Known | None:
+        """Return what a call gives that was met on other shapes only; None where shapes decide."""
+        known = self._alike.results(func, args, kwargs)
+        if known is None:
+            return None
+        assert self._make_fake is not None
+        outputs = known.make_outputs(self._make_fake, args)
+        if any(self._is_here(tensor) for tensor in _tensors(outputs)):
+            cost = self._cost(func, args, kwargs, known.packed(outputs), outputs)
+            known = replace(known, cost=cost)
+        self._known[key] = known
+        return known
 
     def _first_call(self, func: Any, args: Any, kwargs: Any, key: Any) -> Any:
         try:
@@ -424,6 +442,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = remember(func, result, outputs, args, cost)
             if known is not None:
                 self._known[key] = known
+                self._alike.learn(func, args, kwargs, known)
         return result
 
     def events(self) -> tape.Events:

@@ -44,12 +44,12 @@ class AlikeResults:
         key = _key(overload, args, kwargs)
         if key is None or known.viewed is not None:
             return
-        likes = _likes(overload, len(known.outputs))
         results = []
-        for like, spec in zip(likes, known.outputs, strict=True):
-            if spec is None or (like is not None and not _is_like(spec, args[like])):
+        for like, spec in zip(_likes(overload, known), known.outputs, strict=True):
+            result = _Result(like, spec) if spec is not None else None
+            if result is None or _shaped(result, args) != spec:
                 return
-            results.append(_Result(like, spec))
+            results.append(result)
         self._known[key] = known.container, tuple(results)
 
     def results(self, overload: Any, args: Sequence[Any], kwargs: Any) -> Known | None:
@@ -63,19 +63,23 @@ class AlikeResults:
         return Known(cost=None, outputs=specs, container=container, viewed=None)
 
 
-def _likes(overload: Any, count: int) -> tuple[int | None, ...]:
-    return _LIKE.get(overload.name(), (0,) * count)
-
-
-def _is_like(spec: Spec, argument: torch.Tensor) -> bool:
-    return spec.shape == tuple(argument.shape) and spec.stride == argument.stride()
+def _likes(overload: Any, known: Known) -> list[int | None]:
+    likes = _LIKE.get(overload.name(), (0,) * len(known.outputs))
+    # What a call leaves out, such as the statistics in evaluation, has no element for any shape.
+    return [
+        None if spec is not None and spec.shape == (0,) else like
+        for like, spec in zip(likes, known.outputs, strict=True)
+    ]
 
 
 def _shaped(result: _Result, args: Sequence[Any]) -> Spec:
     if result.like is None:
         return result.spec
-    like, spec = args[result.like], result.spec
-    return Spec(tuple(like.shape), like.stride(), 0, spec.dtype, spec.device)
+    like = args[result.like]
+    shape, order = tuple(like.shape), _order(like)
+    assert order is not None
+    stride = tuple(strides_of_layout(shape, order))
+    return Spec(shape, stride, 0, result.spec.dtype, result.spec.device)
 
 
 def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -88,13 +92,13 @@ def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     parts = []
     for position, value in enumerate(args):
         if isinstance(value, FakeTensor):
-            layout = _layout(value)
-            if likes is None:
-                if layout is None or not _same_shape(value, args[0]):
-                    return None
-            elif position in likes and layout is None:
+            order = _order(value)
+            counts = likes is None or position in likes
+            if counts and order is None:
                 return None
-            parts.append((value.dtype, value.fake_device.type, value.dim(), layout))
+            if likes is None and not (isinstance(args[0], FakeTensor) and _fits(value, args[0])):
+                return None
+            parts.append((value.dtype, value.fake_device.type, value.dim(), order))
         elif isinstance(value, torch.Tensor | list | tuple):
             return None
         else:
@@ -102,22 +106,40 @@ def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return overload, tuple(parts), tuple(sorted((k, str(v)) for k, v in kwargs.items()))
 
 
-def _same_shape(one: FakeTensor, other: Any) -> bool:
-    return (
-        isinstance(other, FakeTensor)
-        and one.shape == other.shape
-        and one.stride() == other.stride()
-    )
+def _fits(one: FakeTensor, other: FakeTensor) -> bool:
+    return one.shape == other.shape and _order(one) is _order(other)
 
 
-def _layout(tensor: torch.Tensor) -> str | None:
-    """Return the layout of a tensor that fills its memory just as an empty one would."""
-    stride = list(tensor.stride())
-    if stride == strides_of_layout(tensor.shape, torch.contiguous_format):
-        return "contiguous"
-    for name, rank in (("channels_last", 4), ("channels_last_3d", 5)):
-        layout = getattr(torch, name)
-        if tensor.dim() == rank and stride == strides_of_layout(tensor.shape, layout):
-            # One that is contiguous too, but for sides of 1, is made anew as contiguous.
-            return None if tensor.is_contiguous() else name
+def _order(tensor: torch.Tensor) -> torch.memory_format | None:
+    """Return the layout in whose order a tensor lies in memory, holes or not; None for any other.
+
+    Where sides of 1 leave it open, only what an empty tensor of the layout would be has one.
+    """
+    shape, stride = tensor.shape, tensor.stride()
+    if list(stride) == strides_of_layout(shape, torch.contiguous_format):
+        return torch.contiguous_format
+    if 1 in shape or 0 in shape:
+        return None
+    for layout, rank in _ORDERS:
+        if rank in {None, len(shape)} and _descends(shape, stride, layout):
+            return layout
     return None
+
+
+_ORDERS = (
+    (torch.contiguous_format, None),
+    (torch.channels_last, 4),
+    (torch.channels_last_3d, 5),
+)
+
+
+def _descends(shape: Sequence[int], stride: Sequence[int], layout: torch.memory_format) -> bool:
+    """Return whether each stride spans at least what lies within it, in the layout's order."""
+    dense = strides_of_layout(shape, layout)
+    axes = sorted(range(len(shape)), key=dense.__getitem__)
+    span = 1
+    for axis in axes:
+        if stride[axis] < span:
+            return False
+        span = stride[axis] * shape[axis]
+    return True

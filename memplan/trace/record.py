@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplan import tape
 from memplan._version import __version__
-from memplan.capabilities import Crowds, validation_batch
+from memplan.capabilities import Crowds, SavesItself, validation_batch
 from memplan.errors import BadInputError, UsageError
 from memplan.spec import StepSpec
 from memplan.step.run import TrainingStep, as_specified, library_settings
@@ -21,6 +22,7 @@ from memplan.trace.build import build, make_fake
 from memplan.trace.dynamic import DynamicRecorder
 from memplan.trace.engine import BackwardWalk, SavedTensors
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
+from memplan.trace.operators_base import is_dense
 from memplan.trace.recorder import Recorder
 from memplan.workload import Batch, CrowdedBatch, OptimizerSettings, Workload
 
@@ -120,11 +122,28 @@ def _record_sections(recorder: Recorder, step: TrainingStep, batches: _Batches) 
     if batches.validation is not None:
         recorder.begin("validation")
         step.evaluate(step.to_device(batches.validation))
-    recorder.begin("checkpoint")
-    step.save()
+    if not _saves_without_memory(step):
+        recorder.begin("checkpoint")
+        step.save()
     if batches.crowded is not None:
         recorder.begin("crowded_micro_batch")
         _accumulate(step, batches.crowded.batch)
+
+
+def _saves_without_memory(step: TrainingStep) -> bool:
+    """Return whether a checkpoint asks nothing of the allocator.
+
+    A tensor that fills its memory goes to the host as it lies there (`copy_requires_temporaries` in
+    aten/src/ATen/native/cuda/Copy.cu, PyTorch 2.11).
+    """
+    if isinstance(step.workload, SavesItself):
+        return False
+    models = [step.model, *([] if step.average is None else [step.average.model])]
+    return all(
+        is_dense(one)
+        for model in models
+        for one in itertools.chain(model.parameters(), model.buffers())
+    )
 
 
 def _accumulate(step: TrainingStep, batch: Batch) -> None:

@@ -42,9 +42,11 @@ class _Columns:
         self.rows: list[tuple[int, ...]] = []
 
     def arrays(self) -> dict[str, Any]:
-        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self._dtypes)
+        numbers = itertools.chain.from_iterable(self.rows)
+        table = np.fromiter(numbers, np.int64, len(self.rows) * len(self._dtypes))
+        columns = table.reshape(-1, len(self._dtypes)).T
         return {
-            name: np.array(column, dtype=dtype)
+            name: column.astype(dtype)
             for (name, dtype), column in zip(self._dtypes.items(), columns, strict=True)
         }
 

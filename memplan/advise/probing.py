@@ -257,7 +257,14 @@ def _fastest(
         batches = [batch for batch in batches if batch not in failed]
 
 
-def _check_ahead(predictor: Predictor, question: Question, spec: StepSpec, *, trains: bool) -> None:
+def _check_ahead(
+    predictor: Predictor,
+    question: Question,
+    spec: StepSpec,
+    wanted: Sequence[int],
+    *,
+    trains: bool,
+) -> None:
     """Record at once, each on a core, what the answers for all cards are likely to ask for.
 
     It is told by the program alone; what it tells wrong is recorded when it is asked for.
@@ -266,6 +273,7 @@ def _check_ahead(predictor: Predictor, question: Question, spec: StepSpec, *, tr
         return
     likely: set[int] = set()
     for card in range(len(predictor.simulators)):
+        predictor.ask(card, wanted)
         largest = predictor.likely_largest(card)
         likely.update(at_first(largest))
         best = next(_fastest(predictor, card, question, spec, largest), None) if trains else None
@@ -375,7 +383,7 @@ def probe_many(
     # What is recorded for one card may bear on the others and on batches replayed before, so all
     # of that comes first.
     edges, recommended = [], []
-    _check_ahead(predictor, question, spec, trains=trains)
+    _check_ahead(predictor, question, spec, wanted, trains=trains)
     for card, simulator in enumerate(simulators):
         say(f"Replaying on {simulator.card.name}")
         edges.append(predictor.largest_batch(card))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import pickle
 import platform
 import re
@@ -19,6 +20,7 @@ from memplan.answers import (
     GpuFacts,
 )
 from memplan.bounds import check_number
+from memplan.device import cudnn_asking
 from memplan.device.allocator_settings import AllocatorSettings
 from memplan.device.calibration import Calibration
 from memplan.device.card import Card
@@ -31,7 +33,7 @@ from memplan.device.replay import (
 )
 from memplan.errors import BadInputError, UsageError
 from memplan.planner.crowd import Crowd
-from memplan.processes import is_worker
+from memplan.processes import is_worker, num_processes
 from memplan.registry import make_workload, takes
 from memplan.spec import ALL_BLOCKS, StepSpec, check_step
 from memplan.tape import AMPERE, Int64, Tape
@@ -312,7 +314,14 @@ def check_precision(card: Card, precision: str) -> None:
 
 
 def warm_up() -> None:
-    """Let what recording needs be made while there is nothing else to do."""
+    """Let what recording needs be made while there is nothing else to do.
+
+    Where other processes record, they import it; see `memplan.advise.preload`.
+    """
+    if num_processes() > 1 and not is_worker():
+        cudnn_asking.start()
+        gc.freeze()  # modules live as long as the process
+        return
     from memplan.trace.fake_cuda import warm_up as warm_recorder_up
 
     warm_recorder_up()

@@ -68,16 +68,17 @@ def command(context: click.Context, /, **values: Any) -> None:
     \b
     memplan probe --cfg yolov9-s --img 640 --batch 1:64 --gpu rtx-3090 --gpu a100-80gb
     """
-    from memplan.advise.inference import check_mode_options
-    from memplan.cli.question import parse_batches, question_from, warn
     from memplan.processes import start_server
 
     check_writable((values["output"], values["report"], values["tape_path"]), force=values["force"])
+    start_server()  # it imports while this process does
+    from memplan.advise.inference import check_mode_options
+    from memplan.cli.question import parse_batches, question_from, warn
+
     mode = values["mode"]
     check_mode_options(mode, half=values["half"], given=given_parameters(context))
     default = {"val": "32", "predict": "1"}.get(mode, "16")
     batches = parse_batches(values["batches"] or (default,))
-    start_server()  # it imports while this process does
     from memplan.advise import probe_many
     from memplan.advise.plans import known_calibrations
     from memplan.advise.subject import with_data

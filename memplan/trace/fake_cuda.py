@@ -45,7 +45,7 @@ def _new_mode() -> FakeTensorMode:
 
 
 def warm_up() -> None:
-    """Start and import what recordings need, so that processes forked afterwards share it."""
+    """Start and import what recordings in this process need."""
     cudnn_asking.start()
     importlib.import_module("torch.fx.experimental.symbolic_shapes")
     importlib.import_module("torch.utils.flop_counter")

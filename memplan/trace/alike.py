@@ -89,7 +89,7 @@ def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return None
     if kwargs.get("memory_format") not in {None, torch.preserve_format}:
         return None
-    parts = []
+    parts: list[tuple[Any, ...]] = []
     for position, value in enumerate(args):
         if isinstance(value, FakeTensor):
             order = _order(value)

@@ -81,22 +81,12 @@ class Known:
 
     def make_outputs(self, make: FakeTensors, args: Sequence[Any]) -> list[FakeTensor | None]:
         """Return fake tensors like the results of the remembered call."""
+        storage = None if self.viewed is None else args[self.viewed].untyped_storage()
         guard = torch._C._DisableTorchDispatch()
         try:
-            if self.viewed is None:
-                bare = [spec and _new(spec) for spec in self.outputs]
-            else:
-                storage = args[self.viewed].untyped_storage()
-                bare = [
-                    spec
-                    and torch.empty(0, dtype=spec.dtype, device="meta").set_(
-                        storage, spec.offset, spec.shape, spec.stride
-                    )
-                    for spec in self.outputs
-                ]
             return [
-                None if tensor is None or spec is None else make(tensor, spec.device)
-                for tensor, spec in zip(bare, self.outputs, strict=True)
+                None if spec is None else make(_bare(spec, storage), spec.device)
+                for spec in self.outputs
             ]
         finally:
             del guard
@@ -106,8 +96,12 @@ class Known:
         return outputs[0] if self.container is None else self.container(outputs)
 
 
-def _new(spec: Spec) -> torch.Tensor:
-    return torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device="meta")
+def _bare(spec: Spec, storage: torch.UntypedStorage | None) -> torch.Tensor:
+    """Return a tensor without data, over the memory of another or over its own."""
+    if storage is None:
+        return torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device="meta")
+    empty = torch.empty(0, dtype=spec.dtype, device="meta")
+    return empty.set_(storage, spec.offset, spec.shape, spec.stride)
 
 
 def _part(value: Any) -> Any:

@@ -1,11 +1,14 @@
 """Recordings that memplan adds may fail; those that were asked for may not."""
 
+import pickle
 import resource
 
+import cloudpickle
 import numpy as np
 import pytest
 from growth_toy import Growing
 
+from memplan.cli.common import Progress
 from memplan.device import catalogue
 from memplan.device.life import Life
 from memplan.device.replay import Simulator
@@ -35,6 +38,14 @@ def test_a_failure_of_what_was_asked_for_is_raised():
     """Its line says what the workload said."""
     with pytest.raises(BadInputError, match="no more than 300 images"):
         Attempts(_limited, {16, 400}, lambda _: None).many([16, 400])
+
+
+def test_recordings_travel_to_other_processes_without_the_terminal():
+    """Whoever is told of recordings stays behind: batches were replayed on one core for it."""
+    made = Attempts(_limited, {4}, Progress())
+    made.many([4])
+
+    assert [4] == [*pickle.loads(cloudpickle.dumps(made)).tapes]
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), OSError("no file"), MemoryError()])

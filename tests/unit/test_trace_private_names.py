@@ -50,6 +50,7 @@ PRIVATE = {
     "_input_metadata": lambda: _node()._input_metadata,
     "_jit_get_all_schemas": lambda: torch._C._jit_get_all_schemas,
     "_lazy_call": lambda: torch.cuda._lazy_call,
+    "_make_subclass": lambda: torch.Tensor._make_subclass,
     "_ops": lambda: torch._ops.OpOverload,
     "_parameters": lambda: torch.nn.Module()._parameters,
     "_record_memory_history": lambda: torch.cuda.memory._record_memory_history,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from memplan.recording.root_models import RootModels
 
@@ -22,9 +23,10 @@ def label(phase: str, path: str) -> str:
 
 
 def _grad_functions(output: Any) -> Iterator[Any]:
+    """Yield the nodes that tensors came from, in whatever holds these."""
     if isinstance(output, torch.Tensor):
-        if output.grad_fn is not None:
-            yield output.grad_fn
+        if (function := output.grad_fn) is not None:
+            yield function
     elif isinstance(output, (list, tuple)):
         for one in output:
             yield from _grad_functions(one)
@@ -39,12 +41,12 @@ class ModulesSeen:
     before the next such node count to the same module.
 
     Args:
-        tell: called with each new label; it must be quick.
+        tell: called with each new label; it must be quick, and may be replaced.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self.thread = threading.get_ident()
+        self.tell = tell
+        self.thread = get_ident()
         self._names: dict[int, str] = {}
         self._root: weakref.ref[torch.nn.Module] | None = None
         self._stack: list[tuple[int, str, dict[int, str]]] = []
@@ -73,14 +75,14 @@ class ModulesSeen:
         """
         self.phase, self.path = phase, ""
         self._stack.clear()
-        self._tell(label(phase, ""))
+        self.tell(label(phase, ""))
 
     def _phased(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of autograd's that says when backward begins and ends."""
 
         @functools.wraps(run)
         def backward(*args: Any, **kwargs: Any) -> Any:
-            if self.phase == "backward" or threading.get_ident() != self.thread:
+            if self.phase == "backward" or get_ident() != self.thread:
                 return run(*args, **kwargs)
             self.set_phase("backward")
             result = run(*args, **kwargs)
@@ -92,25 +94,27 @@ class ModulesSeen:
     @contextmanager
     def input(self) -> Iterator[None]:
         """Label what is allocated inside as input."""
-        self._tell(label("input", self.path))
+        self.tell(label("input", self.path))
         try:
             yield
         finally:
-            self._tell(label(self.phase, self.path))
+            self.tell(label(self.phase, self.path))
+
+    # A step calls the two hooks two thousand times, so they do little and call less.
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
-        if threading.get_ident() != self.thread or torch.compiler.is_compiling():
+        if get_ident() != self.thread or is_compiling():
             return
-        identity = id(module)
-        outer = self._names
-        if not self._stack or identity not in outer or module is self._current_root():
-            if not self._stack or module is self._current_root():
+        identity, outer, stack = id(module), self._names, self._stack
+        if not stack or identity not in outer or module is self._current_root():
+            if not stack or module is self._current_root():
                 self._begin_root(module)
             # What no model holds, such as a teacher hidden in a list, has names of its own.
             self._names = self.models.paths(module)
         self._was_leaf = True
-        self._stack.append((identity, self.path, outer))
-        self._at(self._names[identity])
+        stack.append((identity, self.path, outer))
+        self.path = path = self._names[identity]
+        self.tell(self.phase + SEPARATOR + path)
 
     def _current_root(self) -> torch.nn.Module | None:
         return None if self._root is None else self._root()
@@ -126,30 +130,28 @@ class ModulesSeen:
         self.on_root(torch.is_grad_enabled())
 
     def _leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
-        if threading.get_ident() != self.thread or torch.compiler.is_compiling():
+        if get_ident() != self.thread or is_compiling():
             return
         if not self._stack or self._stack[-1][0] != id(module):
             return
-        path = self.path
         _, outer, self._names = self._stack.pop()
         if self._was_leaf and torch.is_grad_enabled():
-            hook = self._in_backward(path)
-            for function in _grad_functions(output):
-                function.register_prehook(hook)
+            hook = self._hooks.get(self.path) or self._in_backward(self.path)
+            if type(output) is torch.Tensor:
+                if (function := output.grad_fn) is not None:
+                    function.register_prehook(hook)
+            else:
+                for function in _grad_functions(output):
+                    function.register_prehook(hook)
         self._was_leaf = False
-        self._at(outer)
+        self.path = outer
+        self.tell(self.phase + SEPARATOR + outer)
 
     def _in_backward(self, path: str) -> Callable[[Any], None]:
         """Return the hook of a module's last node, one for each path."""
-        hook = self._hooks.get(path)
-        if hook is None:
 
-            def hook(_: Any) -> None:
-                self._at(path)
+        def hook(_: Any) -> None:
+            self.path = path
+            self.tell(self.phase + SEPARATOR + path)
 
-            self._hooks[path] = hook
-        return hook
-
-    def _at(self, path: str) -> None:
-        self.path = path
-        self._tell(label(self.phase, path))
+        return self._hooks.setdefault(path, hook)

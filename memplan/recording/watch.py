@@ -50,7 +50,7 @@ class Watch:
         self.known = KnownValues(
             ValueRules(number=settings.number, selected=settings.selected, at_line=settings.at_line)
         )
-        self.modules = ModulesSeen(_tell)
+        self.modules = ModulesSeen(_nobody)
         self.enough = Enough(settings.steps)
         self.modules.on_root = self.enough.begin_forward
         self.known.moving = self.modules.input
@@ -88,6 +88,7 @@ class Watch:
     def _in_child(self) -> None:
         """Begin anew in a process that was forked: it may be the one that trains."""
         self._is_mine = not self._is_started
+        self.modules.tell = _nobody
         self.modules.thread = threading.get_ident()
         self.error = None
 
@@ -104,6 +105,7 @@ class Watch:
         if self._is_started:
             return
         self._is_started = True
+        self.modules.tell = torch._C._cuda_setMemoryMetadata
         self._device = torch.cuda.current_device()
         torch.cuda.memory._record_memory_history(
             "all",
@@ -221,7 +223,7 @@ class Watch:
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         if self._is_started:
-            self.modules._tell("")
+            self.modules.tell("")
         if isinstance(error, torch.OutOfMemoryError) and self.out_of_memory is not None:
             self.out_of_memory |= {"message": str(error), "is_caught": False}
         elif not issubclass(kind, (SystemExit, KeyboardInterrupt)):
@@ -287,9 +289,8 @@ class Watch:
         }
 
 
-def _tell(text: str) -> None:
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.memory._set_memory_metadata(text)
+def _nobody(_: str) -> None:
+    """Hear a label while there is no allocator to keep it."""
 
 
 def _give_back_workspaces() -> None:
@@ -298,7 +299,7 @@ def _give_back_workspaces() -> None:
     PyTorch makes one at a stream's first product, inside whatever module that is, and keeps it.
     Source: `getCUDABlasWorkspace` in aten/src/ATen/cuda/CublasHandlePool.cpp (PyTorch 2.11).
     """
-    _tell(label(WORKSPACE, ""))
+    torch.cuda.memory._set_memory_metadata(label(WORKSPACE, ""))
     torch._C._cuda_clearCublasWorkspaces()
 
 

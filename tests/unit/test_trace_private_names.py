@@ -34,6 +34,7 @@ PRIVATE = {
     "_ConvBackend": lambda: torch._C._ConvBackend,
     "_cuda_attach_out_of_memory_observer": lambda: torch._C._cuda_attach_out_of_memory_observer,
     "_cuda_clearCublasWorkspaces": lambda: torch._C._cuda_clearCublasWorkspaces,
+    "_cuda_setMemoryMetadata": lambda: torch._C._cuda_setMemoryMetadata,
     "_DisableTorchDispatch": lambda: torch._C._DisableTorchDispatch,
     "_dispatch_has_kernel": lambda: torch._C._dispatch_has_kernel,
     "_dispatch_has_kernel_for_dispatch_key": lambda: torch._C._dispatch_has_kernel_for_dispatch_key,

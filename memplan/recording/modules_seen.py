@@ -103,7 +103,7 @@ class ModulesSeen:
     # A step calls the two hooks two thousand times, so they do little and call less.
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
-        if get_ident() != self.thread or is_compiling():
+        if is_compiling() or get_ident() != self.thread:
             return
         identity, outer, stack = id(module), self._names, self._stack
         if not stack or identity not in outer or module is self._current_root():
@@ -130,7 +130,7 @@ class ModulesSeen:
         self.on_root(torch.is_grad_enabled())
 
     def _leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
-        if get_ident() != self.thread or is_compiling():
+        if is_compiling() or get_ident() != self.thread:
             return
         if not self._stack or self._stack[-1][0] != id(module):
             return

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -72,6 +73,8 @@ class Watch:
     def install(self) -> None:
         """Register the hooks; the rest waits for CUDA."""
         self.modules.install()
+        # Its hooks are global, which the user's script has no part in.
+        warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global")
         self.known.follow_modules()
         register_optimizer_step_pre_hook(self._before_update)
         register_optimizer_step_post_hook(self._after_update)

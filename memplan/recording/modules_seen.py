@@ -49,6 +49,7 @@ class ModulesSeen:
         self.thread = get_ident()
         self._names: dict[int, str] = {}
         self._root: weakref.ref[torch.nn.Module] | None = None
+        self._root_identity = 0
         self._stack: list[tuple[int, str, dict[int, str]]] = []
         self.models = RootModels()
         self._was_leaf = False
@@ -106,8 +107,9 @@ class ModulesSeen:
         if is_compiling() or get_ident() != self.thread:
             return
         identity, outer, stack = id(module), self._names, self._stack
-        if not stack or identity not in outer or module is self._current_root():
-            if not stack or module is self._current_root():
+        is_root = identity == self._root_identity and module is self._current_root()
+        if not stack or is_root or identity not in outer:
+            if not stack or is_root:
                 self._begin_root(module)
             # What no model holds, such as a teacher hidden in a list, has names of its own.
             self._names = self.models.paths(module)
@@ -122,7 +124,7 @@ class ModulesSeen:
     def _begin_root(self, module: torch.nn.Module) -> None:
         """Take an outermost module; what an exception left on the stack is dropped."""
         if module is not self._current_root():
-            self._root = weakref.ref(module)
+            self._root, self._root_identity = weakref.ref(module), id(module)
             self.roots.add(module)
         self._stack.clear()
         self.path = ""

@@ -94,6 +94,8 @@ class CardChoice:
     best_value: str | None
     value: str
     """What value means here, a few words."""
+    notes: tuple[str, ...] = ()
+    """What does not hold for some of them, a sentence each."""
     origin: str = _PREDICTED
 
 

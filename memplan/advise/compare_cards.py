@@ -85,7 +85,18 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
         fastest=good[0].name if good else None,
         best_value=max(valued, key=_value).name if valued else None,
         value=PER_PRICE if prices else PER_WATT,
+        notes=_notes(next(iter(inquiry.tapes.values()), None)),
     )
+
+
+def _notes(tape: Tape | None) -> tuple[str, ...]:
+    """Return a sentence on the cards that run other operators than were recorded, if any do."""
+    cards = catalogue.cards()
+    others = [one for one in cards if tape and not tape.is_for(one.compute_capability)]
+    if tape is None or not others:
+        return ()
+    names = ", ".join(one.name for one in others)
+    return (tape.note_for(others[0].compute_capability, names),)
 
 
 def _size(one: CardOption) -> tuple[int, float]:

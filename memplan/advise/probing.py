@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -293,26 +292,73 @@ def _that_run_alike(predictor: Predictor) -> list[list[int]]:
     return [*groups.values()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What is asked beside the question, and when it was; see `probe_many`."""
+
+    wanted: tuple[int, ...]
+    """Micro-batch sizes, rising."""
+    mode: str
+    half: bool
+    changes: bool
+    command: str
+    say: Say
+    keep: Callable[[BlockLives], None] | None
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def trains(self) -> bool:
+        """Whether training is asked about."""
+        return self.mode == TRAIN
+
+    def spec(self, question: Question) -> StepSpec:
+        """Return how the step runs."""
+        return question.step_spec if self.trains else question.spec
+
+    def predictor(self, question: Question) -> Predictor:
+        """Return the recordings of what is asked about."""
+        spec, trains = self.spec(question), self.trains
+        return Predictor(
+            question.recorder(spec)
+            if trains
+            else inference_recorder(question, self.mode, half=self.half),
+            question.simulators(),
+            Life(accumulates=False, trains=trains),
+            self.wanted[0],
+            self.wanted[-1],
+            self.say,
+            **({"objects": question.objects} if trains else {}),
+        )
+
+
 def _probe_each(
-    groups: Sequence[Sequence[int]],
-    question: Question,
-    batches: Sequence[int],
-    *,
-    keep: Callable[[BlockLives], None] | None,
-    **options: Any,
+    groups: Sequence[Sequence[int]], question: Question, predictor: Predictor, request: _Request
 ) -> list[ProbeAnswer]:
-    """Return what `probe_many` does, with recordings of its own for each group of cards."""
+    """Return the answers for groups of cards, each from recordings of its own.
+
+    Args:
+        groups: indices of the question's cards.
+        question: what is trained and on what.
+        predictor: of all cards, recorded for the first.
+        request: what is asked.
+    """
     found: dict[int, ProbeAnswer] = {}
     lives: dict[int, BlockLives] = {}
     for group in groups:
         of_group: list[BlockLives] = []
         alone = replace(question, gpus=tuple(question.gpus[index] for index in group))
-        keeps = None if keep is None else of_group.append
-        found |= zip(group, probe_many(alone, batches, keep=keeps, **options), strict=True)
+        own = (
+            predictor.on([predictor.simulators[index] for index in group])
+            if 0 in group
+            else request.predictor(alone)
+        )
+        keeps = None if request.keep is None else of_group.append
+        answers = _answers(alone, own, replace(request, keep=keeps))
+        found |= zip(group, answers, strict=True)
         lives |= zip(group, of_group, strict=False)
     for index in sorted(lives):
-        assert keep is not None
-        keep(lives[index])
+        assert request.keep is not None
+        request.keep(lives[index])
     return [found[index] for index in sorted(found)]
 
 
@@ -343,119 +389,128 @@ def probe_many(
     Raises:
         MemplanError: something in the question cannot be used; the message says what.
     """
-    start = time.perf_counter()
-    wanted = sorted(set(batches))
-    if not wanted or wanted[0] < 1:
-        least = wanted[0] if wanted else "(none)"
+    request = _Request(
+        wanted=tuple(sorted(set(batches))),
+        mode=mode,
+        half=half,
+        changes=changes,
+        command=command,
+        say=say,
+        keep=keep,
+    )
+    if not request.wanted or request.wanted[0] < 1:
+        least = request.wanted[0] if request.wanted else "(none)"
         raise UsageError(f"--batch {least} is below 1. Give at least one image.")
-    trains = mode == TRAIN
     check_mode(question, mode, half=half)
     question.check()
-    spec = question.step_spec if trains else question.spec
-    simulators = question.simulators()
-    for simulator in simulators:
-        check_precision(simulator.card, spec.precision)
-    life = Life(accumulates=False, trains=trains)
+    for card in question.cards():
+        check_precision(card, request.spec(question).precision)
     warm_up()
-    predictor = Predictor(
-        question.recorder(spec) if trains else inference_recorder(question, mode, half=half),
-        simulators,
-        life,
-        wanted[0],
-        wanted[-1],
-        say,
-        **({"objects": question.objects} if trains else {}),
-    )
+    predictor = request.predictor(question)
     groups = _that_run_alike(predictor)
     if len(groups) > 1:
-        return _probe_each(
-            groups,
-            question,
-            batches,
-            mode=mode,
-            half=half,
-            changes=changes,
-            command=command,
-            say=say,
-            keep=keep,
-        )
-    answers = []
-    # What is recorded for one card may bear on the others and on batches replayed before, so all
-    # of that comes first.
+        return _probe_each(groups, question, predictor, request)
+    return _answers(question, predictor, request)
+
+
+def _answers(question: Question, predictor: Predictor, request: _Request) -> list[ProbeAnswer]:
+    """Return the answer for each card of a predictor.
+
+    What is recorded for one card may bear on the others and on batches replayed before, so all of
+    that comes first.
+    """
+    say, trains, spec = request.say, request.trains, request.spec(question)
+    cards = range(len(predictor.simulators))
     edges, recommended = [], []
-    _check_ahead(predictor, question, spec, wanted, trains=trains)
-    for card, simulator in enumerate(simulators):
-        say(f"Replaying on {simulator.card.name}")
+    _check_ahead(predictor, question, spec, request.wanted, trains=trains)
+    for card in cards:
+        say(f"Replaying on {predictor.simulators[card].card.name}")
         edges.append(predictor.largest_batch(card))
         largest = edges[-1].batch
         one = _recommended(predictor, card, question, spec, largest) if trains else None
         recommended.append(one)
-    tables = [
-        [
-            _batch_peaks(batch, peaks, question)
-            for batch, peaks in zip(wanted, predictor.peaks_many(card, wanted), strict=True)
-        ]
-        for card in range(len(simulators))
-    ]
+    tables = [_table(predictor, card, question, request.wanted) for card in cards]
     references = [_reference(rows) for rows in tables]
-    most = [edge.batch for edge in edges]
-    changed: list[tuple[WhatIf, ...]] = [()] * len(simulators)
-    if changes and trains:
+    changed: list[tuple[WhatIf, ...]] = [() for _ in cards]
+    if request.changes and trains:
+        most = [edge.batch for edge in edges]
         changed = what_if(question, predictor, references, most, say)
-    for card, simulator in enumerate(simulators):
-        rows, largest, reference = tables[card], most[card], references[card]
-        loaded = predictor.evaluation(card, reference)
-        program, sizes = loaded.program, loaded.sizes
-        peaks = predictor.peaks(card, reference)
-        fallback = simulator.fallback(program, predictor.convolutions(reference))
-        timeline = _timeline(program, sizes, simulator, peaks, fallback)
-        tape = predictor.fit.tape(reference)
-        if keep is not None:
-            plans = simulator.fallback(program, predictor.convolutions(reference))
-            keep(
-                life_blocks(
-                    program, tape, sizes, simulator, peaks, fallback=plans, origin=PREDICTED
-                )
-            )
-        sizes = fallback.applied(sizes)
-        unknown = tape.description.unknown_operators
-        answers.append(
-            ProbeAnswer(
-                workload=_workload_facts(tape, spec, question.devices),
-                gpu=gpu_facts(simulator),
-                fit=_line(rows, predictor, card),
-                batches=tuple(rows),
-                reference_batch=reference,
-                categories_at_peak=categories_at(
-                    program, sizes, peaks, simulator.outside.num_bytes
-                ),
-                modules=_modules(tape, predictor.device_bytes(card, reference).convolutions),
-                largest_batch=largest,
-                largest_is_edge=edges[card].is_edge,
-                edge=tuple(
-                    _batch_peaks(batch, predictor.peaks(card, batch), question)
-                    for batch in (largest, largest + 1)
-                    if batch and batch in predictor.attempts.tapes
-                ),
-                one_by_one_range_bytes=predictor.one_by_one_range(card, reference),
-                other_ranks=other_ranks(question, simulator, tape),
-                recommended=recommended[card],
-                timeline=timeline,
-                tensors_at_peak=tensors_at_peak(program, tape, sizes, peaks.peak_event),
-                what_if=changed[card],
-                unknown_operators=unknown,
-                command=command,
-                versions=versions(),
-                seconds=time.perf_counter() - start,
-                notes=(
-                    *notes_on(simulator, question),
-                    *notes_on_mode(question, mode),
-                    *_notes_on_fit(predictor),
-                    *_notes_on_plans(predictor, card, wanted, largest),
-                ),
-                unchecked=_unchecked(predictor, edges[card]),
-                mode=mode,
-                half=half,
-            )
+    found = zip(edges, recommended, tables, references, changed, strict=True)
+    return [
+        _answer(question, predictor, card, request, _Found(*each))
+        for card, each in enumerate(found)
+    ]
+
+
+def _table(
+    predictor: Predictor, card: int, question: Question, wanted: Sequence[int]
+) -> tuple[BatchPeaks, ...]:
+    peaks = predictor.peaks_many(card, wanted)
+    return tuple(
+        _batch_peaks(batch, one, question) for batch, one in zip(wanted, peaks, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found out about one card."""
+
+    edge: Largest
+    recommended: Setting | None
+    rows: tuple[BatchPeaks, ...]
+    reference: int
+    changed: tuple[WhatIf, ...]
+
+
+def _answer(
+    question: Question, predictor: Predictor, card: int, request: _Request, found: _Found
+) -> ProbeAnswer:
+    simulator = predictor.simulators[card]
+    largest, reference = found.edge.batch, found.reference
+    loaded = predictor.evaluation(card, reference)
+    program, sizes = loaded.program, loaded.sizes
+    peaks = predictor.peaks(card, reference)
+    fallback = simulator.fallback(program, predictor.convolutions(reference))
+    timeline = _timeline(program, sizes, simulator, peaks, fallback)
+    tape = predictor.fit.tape(reference)
+    if request.keep is not None:
+        plans = simulator.fallback(program, predictor.convolutions(reference))
+        request.keep(
+            life_blocks(program, tape, sizes, simulator, peaks, fallback=plans, origin=PREDICTED)
         )
-    return answers
+    sizes = fallback.applied(sizes)
+    return ProbeAnswer(
+        workload=_workload_facts(tape, request.spec(question), question.devices),
+        gpu=gpu_facts(simulator),
+        fit=_line(found.rows, predictor, card),
+        batches=found.rows,
+        reference_batch=reference,
+        categories_at_peak=categories_at(program, sizes, peaks, simulator.outside.num_bytes),
+        modules=_modules(tape, predictor.device_bytes(card, reference).convolutions),
+        largest_batch=largest,
+        largest_is_edge=found.edge.is_edge,
+        edge=tuple(
+            _batch_peaks(batch, predictor.peaks(card, batch), question)
+            for batch in (largest, largest + 1)
+            if batch and batch in predictor.attempts.tapes
+        ),
+        one_by_one_range_bytes=predictor.one_by_one_range(card, reference),
+        other_ranks=other_ranks(question, simulator, tape),
+        recommended=found.recommended,
+        timeline=timeline,
+        tensors_at_peak=tensors_at_peak(program, tape, sizes, peaks.peak_event),
+        what_if=found.changed,
+        unknown_operators=tape.description.unknown_operators,
+        command=request.command,
+        versions=versions(),
+        seconds=time.perf_counter() - request.start,
+        notes=(
+            *notes_on(simulator, question),
+            *notes_on_mode(question, request.mode),
+            *_notes_on_fit(predictor),
+            *_notes_on_plans(predictor, card, request.wanted, largest),
+        ),
+        unchecked=_unchecked(predictor, found.edge),
+        mode=request.mode,
+        half=request.half,
+    )

@@ -114,10 +114,7 @@ def wants_changes(values: Mapping[str, Any]) -> bool:
 
 
 def _save_tape(question: Any, batch: int, path: Path) -> None:
-    from memplan.trace.record import record
-
-    with question.recording():
-        record(question.made, batch, question.step_spec).save(path)
+    question.record(batch, question.step_spec).save(path)
     wrote(path)
     card = question.cards()[0].name
     click.echo(f"Next: {shlex.join(['memplan', 'replay', str(path), '--gpu', card])}", err=True)

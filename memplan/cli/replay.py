@@ -162,10 +162,18 @@ def _tape(file: Path, values: Mapping[str, Any], say: Progress) -> _Answered:
         "capacity_bytes": peaks.capacity_bytes,
         "fits": peaks.fits,
         "out_of_memory": peaks.out_of_memory,
-        "note": peaks.note,
+        "note": " ".join(filter(None, (peaks.note, _note(tape, values["gpu"])))),
         "origin": "simulated",
     }
     return answer, _tape_lives(tape, values)
+
+
+def _note(tape: tapes.Tape, gpu: str | None) -> str:
+    """Return a sentence where the card runs other operators than were recorded."""
+    from memplan.device.chosen import calibrated_card
+
+    card = calibrated_card(gpu)
+    return tape.note_for(card.compute_capability, card.name)
 
 
 def _tape_lives(tape: tapes.Tape, values: Mapping[str, Any]) -> list[BlockLives]:

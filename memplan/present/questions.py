@@ -224,7 +224,7 @@ def _cards(answer: PlanAnswer) -> Section:
         rows=tuple(_card_row(one, priced=priced) for one in choice.cards),
         left=2,
     )
-    return Section(title="Cards", sentences=(sentence,), table=table)
+    return Section(title="Cards", sentences=(sentence,), table=table, after=choice.notes)
 
 
 def _card_row(one: CardOption, *, priced: bool) -> tuple[str, ...]:

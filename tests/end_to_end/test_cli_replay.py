@@ -11,6 +11,7 @@ SIMULATED = {
     *("allocated_peak_bytes", "reserved_peak_bytes", "num_alloc_retries", "num_ooms"),
     "inactive_split_peak_bytes",
 }
+CARDS = ("t4", "h100-80gb")
 FIELDS = {"schema", "file", "events", "recorded", "simulated"}
 
 
@@ -52,6 +53,30 @@ def test_tape_replays_to_the_probes_peaks(memplan, tmp_path):
     assert f"Wrote {path}\nNext: memplan replay {path} --gpu t4\n" == probe.err
     for name in ("allocated_peak_bytes", "reserved_peak_bytes", "device_used_peak_bytes"):
         assert row[name] == answer["simulated"][name]
+
+
+def test_the_tape_of_several_devices_holds_their_buckets(memplan, tmp_path):
+    """A tape that `probe --devices 2 --tape` saved gives the probe's allocated bytes."""
+    path = tmp_path / "step.tape"
+    options = ("probe", *SMALL, "--batch", 2, "--gpu", "t4", "--json")
+    row = memplan(*options, "--devices", 2, "--tape", path).json["batches"][0]
+    answer = memplan("replay", path, "--gpu", "t4", "--json").json
+    alone = memplan(*options).json["batches"][0]
+
+    assert row["allocated_peak_bytes"] == answer["simulated"]["allocated_peak_bytes"]
+    assert row["allocated_peak_bytes"] > alone["allocated_peak_bytes"]
+
+
+def test_a_card_that_runs_other_operators_is_told_of(memplan, tmp_path):
+    """A T4 has no flash attention, which was recorded; an H100 has."""
+    import memplan as library
+
+    path = tmp_path / "step.tape"
+    library.record("torchvision:vit_b_32", batch=1, img=224).save(path)
+    notes = [memplan("replay", path, "--gpu", card, "--json").json["note"] for card in CARDS]
+
+    assert "another kernel runs on t4" in notes[0]
+    assert not notes[1]
 
 
 def test_tape_answer_has_the_promised_fields(memplan, tape):

@@ -23,6 +23,7 @@ from memplan_models.yolov9.workload import YoloV9
 from benchmarks.common import RESULTS, publish
 from memplan.present.run_record import read_run
 from memplan.report.run import training_figure
+from memplan.spec import StepSpec
 from memplan.training import TrainOptions, train
 from memplan.training.data_defaults import data_defaults
 from memplan.units import format_seconds
@@ -54,6 +55,8 @@ def run(trial: Trial, folder: Path) -> tuple[pd.DataFrame, float, float]:
     """
     torch.set_num_threads(trial.threads)
     data = YoloV9(MODEL).write_sample(folder / "digits")
+    recommended = data_defaults(data)
+    spec = StepSpec(optimizer=recommended.pop("optimizer"))
     options = TrainOptions(
         data=data,
         cfg=MODEL,
@@ -65,7 +68,8 @@ def run(trial: Trial, folder: Path) -> tuple[pd.DataFrame, float, float]:
         workers=max(trial.threads - 1, 0),
         project=folder,
         name=MODEL,
-        **data_defaults(data),
+        spec=spec,
+        **recommended,
     )
     started = time.process_time()
     summary = train(lambda **arguments: YoloV9(MODEL, **arguments), options)

@@ -169,8 +169,13 @@ class CleanProcess(ForkServerProcess):
         """Start it, and the server if there is none.
 
         Raises:
-            ProcessError: the server has ended.
+            ProcessError: the server has ended, or this process may start none.
         """
+        if multiprocessing.current_process().daemon:
+            raise ProcessError(
+                "A worker of a multiprocessing pool may start no process of its own. Give "
+                "--workers 0, or call memplan from another process."
+            )
         try:
             with _lock:
                 _ensure_server()

@@ -44,6 +44,13 @@ _LAUNCH_OF = {name: kind for kind in LAUNCHES for name in kind.BUFFERS}
 AMPERE = (8, 0)
 """The first compute capability with flash attention, for which steps are recorded by default."""
 
+CUDNN_ATTENTION = ((9, 0), (10, 0))
+"""Compute capabilities on which attention in half precision goes to cuDNN.
+
+Source: `check_prefer_cudnn_attention` in aten/src/ATen/native/transformers/cuda/sdp_utils.cpp,
+PyTorch 2.11.
+"""
+
 CATEGORIES = (
     "parameter",
     "optimizer_state",
@@ -182,6 +189,8 @@ class Description:
 
 def attention_kernels(capability: tuple[int, int]) -> str:
     """Return a name that is the same for cards on which attention runs the same operators."""
+    if capability in CUDNN_ATTENTION:
+        return "cuDNN of {}.{}".format(*capability)
     return "flash" if capability >= AMPERE else f"efficient of {capability[0]}.x"
 
 

@@ -49,8 +49,6 @@ def _checked(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if option == "--batch" and one == -1:
             continue  # the official spelling of --auto-batch
         check_number(option, one)
-        if isinstance(one, str | Path) and "\0" in str(one):
-            raise UsageError(f"{option} holds the character NUL, which no name does.")
         if isinstance(one, Path):
             _check_path(option, one)
         if option == "--report" and one is not None:
@@ -129,6 +127,7 @@ def _open_closed_streams() -> None:
 def exit_code(arguments: Sequence[str]) -> int:
     """Return the exit code of a command; every error a user can act on is one line."""
     try:
+        _check_arguments(arguments)
         result = cli.main(list(arguments), standalone_mode=False)
         # What click gives for --help and the like is a code; commands give nothing.
         code = result if isinstance(result, int) else 0
@@ -156,6 +155,16 @@ def exit_code(arguments: Sequence[str]) -> int:
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         code = _ended(f"Error: Out of memory ({reason}). Close other programs.", 1)
     return code
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse the one character that no shell passes and no path takes, before paths are looked at.
+
+    Raises:
+        UsageError: an argument holds it.
+    """
+    if (wrong := next((one for one in arguments if "\0" in one), None)) is not None:
+        raise UsageError(f"{wrong!r} holds the character NUL, which no name does.")
 
 
 def _ended(text: str, code: int) -> int:

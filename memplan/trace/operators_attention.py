@@ -3,8 +3,9 @@
 Source: aten/src/ATen/native/transformers/attention.cpp, cuda/attention.cu,
 cuda/attention_backward.cu, cuda/sdp_utils.cpp, cuda/flash_attn/flash_api.cpp, PyTorch 2.11.
 
-Limits: on compute capability 9.0 and 10.0 half precision goes to cuDNN, which saves as much as
-flash attention does but whose workspace only the card tells. There flash attention is recorded.
+Limits: cuDNN's workspace, which half precision meets on compute capability 9.0 and 10.0, follows a
+law read off cuDNN 9.19's own answers on a phantom card. Shared heads (`enable_gqa`) are recorded as
+the composite path.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from memplan.efficient_attention import EfficientAttention
 from memplan.launch import ceil_div
-from memplan.tape import AMPERE
+from memplan.tape import AMPERE, CUDNN_ATTENTION
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,
     Output,
@@ -61,7 +62,7 @@ def attention_of(capability: tuple[int, int]) -> Iterator[None]:
 def select_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> str:
-    """Return `flash`, `efficient` or `math`: the kernel PyTorch uses on the card recorded for.
+    """Return `cudnn`, `flash`, `efficient` or `math`: PyTorch's kernel on the card recorded for.
 
     Args:
         query: `[batch, heads, length, width]`.
@@ -80,6 +81,8 @@ def select_attention(
     if len(rows) > 1 or not steps or len(kinds) > 1:
         return "math"
     width, value_width = query.shape[3], value.shape[3]
+    if _wants_cudnn(query, key, value, mask):
+        return "cudnn"
     has_flash = recorded_for() >= AMPERE and query.dtype in _LOW
     if has_flash and mask is None and width == value_width <= 256:
         return "flash"
@@ -87,6 +90,26 @@ def select_attention(
     return (
         "efficient" if alignment and not (width % alignment or value_width % alignment) else "math"
     )
+
+
+# The widest heads that cuDNN takes, by compute capability.
+_CUDNN_WIDTHS = {(9, 0): 256, (10, 0): 128}
+
+
+def _wants_cudnn(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> bool:
+    """Return whether cuDNN's attention comes first on the card and takes these.
+
+    Source: `can_use_cudnn_attention` in cuda/sdp_utils.cpp.
+    """
+    capability = recorded_for()
+    if capability not in CUDNN_ATTENTION or query.dtype not in _LOW or key.shape[2] < 2:
+        return False
+    widths = query.shape[3], value.shape[3]
+    learns = mask is not None and mask.requires_grad
+    fits = max(widths) <= _CUDNN_WIDTHS[capability] and not any(width % 8 for width in widths)
+    return fits and not learns
 
 
 def _alignment(dtype: torch.dtype) -> int:
@@ -137,10 +160,16 @@ def scaled_dot_product_attention(
     if choice == "flash":
         return _flash(query, key, value, dropout_p, is_causal=is_causal, scale=scale)
     saves = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    bias = _bias(attn_mask, query, key)
-    result = aten._scaled_dot_product_efficient_attention.default(
-        query, key, value, bias, saves, dropout_p, is_causal, scale=scale
-    )
+    if choice == "cudnn":
+        result = aten._scaled_dot_product_cudnn_attention.default(
+            *(query, key, value, _additive(attn_mask, query), saves, dropout_p, is_causal),
+            scale=scale,
+        )
+    else:
+        result = aten._scaled_dot_product_efficient_attention.default(
+            *(query, key, value, _bias(attn_mask, query, key), saves, dropout_p, is_causal),
+            scale=scale,
+        )
     attended: torch.Tensor = result[0]
     return attended
 
@@ -183,15 +212,24 @@ def _flash(
     return attended[..., :width] if missing else attended
 
 
+def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+    """Return a mask as something to add.
+
+    Source: `convert_boolean_attn_mask` in attention.cpp.
+    """
+    if mask is not None and mask.dtype is torch.bool:
+        return torch.where(mask, 0.0, -math.inf).to(query.dtype)
+    return mask
+
+
 def _bias(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
     """Return a mask as something to add, with rows padded to 16 elements where they are not.
 
-    Source: `convert_boolean_attn_mask` and `preprocess_mask` in attention.cpp.
+    Source: `preprocess_mask` in attention.cpp.
     """
+    mask = _additive(mask, query)
     if mask is None:
         return None
-    if mask.dtype is torch.bool:
-        mask = torch.where(mask, 0.0, -math.inf).to(query.dtype)
     length = key.shape[2]
     if length % 16:
         mask = torch.nn.functional.pad(mask, (0, -length % 16))[..., :length]
@@ -302,12 +340,52 @@ def _efficient_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
 
 @rule("aten::_scaled_dot_product_cudnn_attention")
 def _cudnn_forward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The output, the log-sum of each row, the generator's state.
+    """The generator's seed and offset, the output, the log-sum of each row, the workspace.
 
-    Source: `_cudnn_attention_forward` in cuda/attention.cu; the workspace is cuDNN's secret.
+    Source: `_cudnn_attention_forward` in cuda/attention.cu.
     """
-    del args
-    yield Output(0)
-    for index in (1, 6, 7):
-        if outputs[index] is not None:
+    query, key, saves, dropout = args[0], args[1], args[4], args[5]
+    for index in (6, 7, 0, 1):
+        if outputs[index] is not None and (saves or index != 1):
             yield Output(index)
+    hopper = 256 if query.shape[2] > 1 else 0
+    yield from _at_once(hopper if recorded_for() == (9, 0) else _kept_mask(query, key, dropout))
+
+
+@rule("aten::_scaled_dot_product_cudnn_attention_backward")
+def _cudnn_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Three gradients, then the workspace: the query's in float32, and a sum of each row.
+
+    On 10.0, the query's once more for short keys, in rows of whole eights.
+
+    Source: `_scaled_dot_product_cudnn_attention_backward_cuda` in cuda/attention_backward.cu.
+    """
+    query, key, dropout = args[1], args[2], args[13]
+    batch, heads, length, width = query.shape
+    yield from (Output(index) for index in range(3) if outputs[index] is not None)
+    sums = 4 * batch * heads * length * (width + 1)
+    if recorded_for() == (9, 0):
+        yield from _at_once(sums + 256)
+        return
+    more = _kept_mask(query, key, dropout)
+    if not dropout and key.shape[2] <= _SHORT_KEY:
+        more = 4 * batch * heads * _round_up(length, 8) * width + _TAIL_BYTES
+    yield from _at_once(sums + more)
+
+
+_SHORT_KEY = 128
+_TAIL_BYTES = 128
+
+
+def _kept_mask(query: torch.Tensor, key: torch.Tensor, dropout: float) -> int:
+    """Return the bytes in which 10.0 holds what dropout keeps: a bit an element, in tiles."""
+    if not dropout:
+        return 0
+    tiles = _round_up(query.shape[2], 128) * _round_up(key.shape[2], 128)
+    return query.shape[0] * query.shape[1] * tiles // 8 + _TAIL_BYTES
+
+
+def _at_once(num_bytes: int) -> Iterator[Request]:
+    """Yield a workspace that is given back at once."""
+    yield from held(num_bytes)
+    yield from [Release()] * bool(num_bytes)

@@ -105,7 +105,9 @@ def read_description(path: Path) -> DataDescription:
                 f"{path} has no entry {split!r}. Add it: a directory of images, such as "
                 f"{path.absolute().parent / 'images' / split}."
             )
-    entries = {split: _entries(path, split, raw[split]) for split in SPLITS if raw.get(split)}
+    # An empty `test` is none; an empty `train` is a mistake.
+    named = [split for split in SPLITS if split != "test" or raw.get(split)]
+    entries = {split: _entries(path, split, raw[split]) for split in named}
     root, splits = _find_splits(path, raw.get("path"), entries, warnings)
     if raw.get("download"):
         warnings.append(

@@ -11,7 +11,7 @@ SIMULATED = {
     *("allocated_peak_bytes", "reserved_peak_bytes", "num_alloc_retries", "num_ooms"),
     "inactive_split_peak_bytes",
 }
-CARDS = ("t4", "h100-80gb")
+CARDS = ("t4", "h100-80gb", "rtx-4090")
 FIELDS = {"schema", "file", "events", "recorded", "simulated"}
 
 
@@ -68,7 +68,7 @@ def test_the_tape_of_several_devices_holds_their_buckets(memplan, tmp_path):
 
 
 def test_a_card_that_runs_other_operators_is_told_of(memplan, tmp_path):
-    """A T4 has no flash attention, which was recorded; an H100 has."""
+    """A T4 has no flash attention, which was recorded; an H100 takes cuDNN's."""
     import memplan as library
 
     path = tmp_path / "step.tape"
@@ -76,7 +76,8 @@ def test_a_card_that_runs_other_operators_is_told_of(memplan, tmp_path):
     notes = [memplan("replay", path, "--gpu", card, "--json").json["note"] for card in CARDS]
 
     assert "another kernel runs on t4" in notes[0]
-    assert not notes[1]
+    assert "another kernel runs on h100-80gb" in notes[1]
+    assert not notes[2]
 
 
 def test_tape_answer_has_the_promised_fields(memplan, tape):

@@ -66,6 +66,14 @@ def test_commands_run_one_after_another(capsys):
     assert "memplan gpus" in capsys.readouterr().out
 
 
+def test_an_argument_that_no_shell_passes_is_refused(capsys):
+    """NUL, in a path or anywhere else."""
+    codes = [exit_code(["plan", "--report", "a\0b"]), exit_code(["probe", "--cfg", "\0"])]
+
+    assert [2, 2] == codes
+    assert 2 == capsys.readouterr().err.count("holds the character NUL, which no name does.\n")
+
+
 def test_progress_counts_on_while_one_thing_takes_long(monkeypatch):
     """Something that says nothing more is still seen to go on, and its line is cleared."""
     screen = Terminal()

@@ -66,6 +66,8 @@ def test_the_root_may_be_relative_to_the_working_directory(root, tmp_path, monke
         ("train: images/gone\nval: images/val\nnames: [a]\n", "something does not exist"),
         ("path: gone\ntrain: images/train\nval: images/val\nnames: [a]\n", "looked for in .*gone"),
         ("train: [1]\nval: images/val\nnames: [a]\n", "give a directory"),
+        ("train: ''\nval: images/val\nnames: [a]\n", "train is ''; give a directory"),
+        ("train: images/train\nval: 0\nnames: [a]\n", "val is 0; give a directory"),
         ("[", "it is no YAML"),
         ("- train\n", "holds no mapping"),
         ("!!python/object/apply:os.getcwd []", "it is no YAML"),

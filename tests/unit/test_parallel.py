@@ -213,6 +213,20 @@ def test_a_process_that_does_not_end_by_itself_is_killed(monkeypatch):
     assert [] == _alive()
 
 
+def test_a_worker_of_a_pool_may_start_no_process():
+    """Python allows it none, which is said in one line."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        told = pool.apply(_started_by_a_worker)
+
+    assert "Give --workers 0" in told
+
+
+def _started_by_a_worker():
+    with pytest.raises(ProcessError) as refused:
+        parallel.CleanProcess(target=os._exit, args=(0,)).start()
+    return str(refused.value)
+
+
 def test_two_threads_may_ask_how_a_process_ended():
     """Both are told the exit code, which the server tells only once."""
     assert {7} == {code for _ in range(5) for code in _codes_seen_by_threads(8)}

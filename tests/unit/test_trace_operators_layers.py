@@ -5,6 +5,7 @@ import torch
 from test_trace_operators import A100, asked_by, on_an_a100
 
 from memplan.efficient_attention import EfficientAttention
+from memplan.tape import ALLOCATE
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.operators import (
@@ -21,6 +22,7 @@ from memplan.trace.operators_attention import (
     select_attention,
 )
 from memplan.trace.operators_convolution import select_convolution_backend
+from memplan.trace.recorder import Recorder
 
 aten = torch.ops.aten
 LAST = torch.channels_last
@@ -323,6 +325,70 @@ def test_attention_is_that_of_the_card_recorded_for(capability, dtype, width, ex
         heads = _empty(2, 12, 197, width, dtype=dtype)
 
         assert expected == select_attention(heads, heads, heads, None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "masked", "expected"),
+    [
+        ((9, 0), torch.float16, 256, False, "cudnn"),
+        ((9, 0), torch.bfloat16, 64, True, "cudnn"),
+        ((9, 0), torch.float16, 264, False, "efficient"),
+        ((9, 0), torch.float16, 36, False, "flash"),
+        ((9, 0), torch.float32, 64, False, "efficient"),
+        ((10, 0), torch.float16, 128, False, "cudnn"),
+        ((10, 0), torch.float16, 136, False, "flash"),
+        ((12, 0), torch.float16, 64, False, "flash"),
+    ],
+)
+def test_cudnn_comes_first_on_some_cards(capability, dtype, width, masked, expected):
+    """Hopper and the B200; as PyTorch 2.11 chose on phantom cards."""
+    with fake_cuda(), attention_of(capability):
+        heads = _empty(2, 4, 33, width, dtype=dtype)
+        mask = _empty(33, 33, dtype=dtype) if masked else None
+
+        assert expected == select_attention(heads, heads, heads, mask)
+
+
+# Capability, batch, heads, length, keys, width, dropout; cuDNN 9.19's workspaces on phantom cards,
+# forward and backward, bytes.
+@pytest.mark.parametrize(
+    ("case", "forward", "backward"),
+    [
+        (((9, 0), 16, 12, 50, 50, 64, 0.0), 256, 2496256),
+        (((9, 0), 4, 8, 197, 77, 64, 0.0), 256, 1639296),
+        (((9, 0), 2, 4, 33, 33, 256, 0.0), 256, 271648),
+        (((9, 0), 2, 4, 1, 33, 64, 0.0), 0, 2336),
+        (((9, 0), 8, 16, 512, 512, 64, 0.1), 256, 17039616),
+        (((10, 0), 16, 12, 197, 197, 64, 0.0), 0, 9834240),
+        (((10, 0), 16, 12, 50, 50, 64, 0.0), 0, 5248640),
+        (((10, 0), 2, 4, 200, 128, 64, 0.0), 0, 825728),
+        (((10, 0), 2, 4, 200, 129, 64, 0.0), 0, 416000),
+        (((10, 0), 2, 4, 1, 33, 64, 0.0), 0, 18592),
+        (((10, 0), 2, 4, 33, 33, 8, 0.0), 0, 19872),
+        (((10, 0), 8, 16, 512, 512, 64, 0.1), 4194432, 21233792),
+        (((10, 0), 1, 1, 33, 33, 64, 0.5), 2176, 10756),
+    ],
+)
+def test_cudnn_attention_takes_the_workspace_that_cudnn_says(case, forward, backward):
+    """A sum of each row and the query's gradient in float32; on a B200 more for short keys."""
+    capability, batch, heads, length, keys, width, dropout = case
+    with fake_cuda() as mode, attention_of(capability):
+        recorder = Recorder(DEVICE, mode)
+        with recorder:
+            query = _empty(batch, heads, length, width, dtype=torch.float16).requires_grad_()
+            key = _empty(batch, heads, keys, width, dtype=torch.float16).requires_grad_()
+            result = scaled_dot_product_attention(query, key, key, dropout_p=dropout)
+            with torch.no_grad():
+                result.grad_fn(result.detach())
+        events = recorder.events()
+
+    assert "ScaledDotProductCudnnAttentionBackward0" == result.grad_fn.name()
+    taken = events.requested_bytes[events.kind == ALLOCATE].tolist()
+    row_sums, half = 4 * batch * heads * length, 2 * batch * heads * width
+    read = [half * length, half * keys]
+    made = [8, 8, half * length, row_sums, *([forward] if forward else [])]
+    gradients = [half * length, half * keys, half * keys, backward]
+    assert [*read, *made, *gradients] == taken
 
 
 def test_flash_attention_adds_up_the_querys_gradient_in_single_precision():

@@ -99,7 +99,7 @@ def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             if likes is None and not (isinstance(args[0], FakeTensor) and _fits(value, args[0])):
                 return None
             parts.append((value.dtype, value.fake_device.type, value.dim(), order))
-        elif isinstance(value, torch.Tensor | list | tuple):
+        elif isinstance(value, torch.Tensor | list | tuple) or position in (likes or ()):
             return None
         else:
             parts.append((type(value), value))

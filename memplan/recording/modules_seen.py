@@ -86,6 +86,11 @@ class ModulesSeen:
             if self.phase == "backward" or get_ident() != self.thread:
                 return run(*args, **kwargs)
             self.set_phase("backward")
+            # Backward runs in a thread of its own, whose label is still that of the last backward.
+            begins = self._in_backward("")
+            roots = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
+            for function in _grad_functions(roots):
+                function.register_prehook(begins)
             result = run(*args, **kwargs)
             self.set_phase("between")
             return result

@@ -33,6 +33,7 @@ from torch.optim.optimizer import (
 from memplan.phantom import control
 from memplan.recording.enough import Enough
 from memplan.recording.failures import described, without_ours
+from memplan.recording.labels import Labels
 from memplan.recording.modules_seen import ModulesSeen, label
 from memplan.recording.script_events import WORKSPACE, Mark, breakdown
 from memplan.recording.sites import own_frame
@@ -108,8 +109,9 @@ class Watch:
         if self._is_started:
             return
         self._is_started = True
-        self.modules.tell = torch._C._cuda_setMemoryMetadata
         self._device = torch.cuda.current_device()
+        self._labels = Labels(self._device)
+        self.modules.tell = self._labels.tell
         torch.cuda.memory._record_memory_history(
             "all",
             context="alloc" if self.settings.keeps_history else None,
@@ -263,11 +265,21 @@ class Watch:
         partial.write_text(json.dumps(seen))
         partial.replace(path)
 
+    def _give_back_workspaces(self) -> None:
+        """Free cuBLAS's workspaces under a label, which tells them from what is kept.
+
+        PyTorch makes one at a stream's first product, inside whatever module that is, and keeps it.
+        Source: `getCUDABlasWorkspace` in aten/src/ATen/cuda/CublasHandlePool.cpp (PyTorch 2.11).
+        """
+        self._labels.tell(label(WORKSPACE, ""))
+        torch._C._cuda_clearCublasWorkspaces()
+
     def _memory_seen(self) -> dict[str, Any]:
         self.known.clear()
         peaks = self._memory()
-        _give_back_workspaces()
+        self._give_back_workspaces()
         snapshot = torch.cuda.memory._snapshot(self._device)
+        self._labels.write_into(snapshot["device_traces"][self._device])
         torch.cuda.memory._record_memory_history(None)
         by_rule = [
             {"line": line, "answer": answer, "count": count}
@@ -294,16 +306,6 @@ class Watch:
 
 def _nobody(_: str) -> None:
     """Hear a label while there is no allocator to keep it."""
-
-
-def _give_back_workspaces() -> None:
-    """Free cuBLAS's workspaces under a label, by which the history tells them from what is kept.
-
-    PyTorch makes one at a stream's first product, inside whatever module that is, and keeps it.
-    Source: `getCUDABlasWorkspace` in aten/src/ATen/cuda/CublasHandlePool.cpp (PyTorch 2.11).
-    """
-    torch.cuda.memory._set_memory_metadata(label(WORKSPACE, ""))
-    torch._C._cuda_clearCublasWorkspaces()
 
 
 def begin() -> None:

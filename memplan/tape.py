@@ -224,22 +224,6 @@ class Tape:
         recorded = self.description.compute_capability
         return attention_kernels(recorded) == attention_kernels(capability)
 
-    def note_for(self, capability: tuple[int, int], cards: str) -> str:
-        """Return a sentence where cards run other operators than were recorded, else no text.
-
-        Args:
-            capability: of the cards.
-            cards: their names, for the sentence.
-        """
-        if self.is_for(capability):
-            return ""
-        recorded = ".".join(map(str, self.description.compute_capability))
-        return (
-            f"Attention was recorded as compute capability {recorded} runs it; another kernel runs "
-            f"on {cards}, so these bytes may be some percent off. `memplan probe --gpu NAME` "
-            "records for the card named."
-        )
-
     def line_of(self, operator: int) -> str:
         """Return the source line that ran an operator, empty where that is not known."""
         column = self.operators.line

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from memplan.advise.notes import attention_note
 from memplan.advise.planned import Planned, replayed_with_rate
 from memplan.advise.planning import plan_one
 from memplan.answers import Setting
@@ -91,12 +92,9 @@ def card_choice(planned: Planned, prices: Mapping[str, float]) -> CardChoice:
 
 def _notes(tape: Tape | None) -> tuple[str, ...]:
     """Return a sentence on the cards that run other operators than were recorded, if any do."""
-    cards = catalogue.cards()
-    others = [one for one in cards if tape and not tape.is_for(one.compute_capability)]
-    if tape is None or not others:
+    if tape is None or not (note := attention_note(tape, catalogue.cards())):
         return ()
-    names = ", ".join(one.name for one in others)
-    return (tape.note_for(others[0].compute_capability, names),)
+    return (note,)
 
 
 def _size(one: CardOption) -> tuple[int, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from memplan.advise.question import Question
 from memplan.capabilities import Noted
+from memplan.device.card import Card
 from memplan.device.context import older_than_cudnn_9
 from memplan.device.cublas import RULES_RELEASE
 from memplan.device.cudnn import installed_version
@@ -83,3 +84,16 @@ def growth_notes(recorded: Sequence[Tape]) -> tuple[str, ...]:
         "What is answered was recorded at its own batch."
     )
     return (sentence,)
+
+
+def attention_note(tape: Tape, cards: Sequence[Card]) -> str:
+    """Return a sentence on cards that run another kernel of attention than was recorded, if any."""
+    others = [one.name for one in cards if not tape.is_for(one.compute_capability)]
+    if not others:
+        return ""
+    recorded = ".".join(map(str, tape.description.compute_capability))
+    return (
+        f"Attention was recorded as compute capability {recorded} runs it; another kernel runs "
+        f"on {', '.join(others)}, so these bytes may be some percent off. `memplan probe --gpu "
+        "NAME` records for the card named."
+    )

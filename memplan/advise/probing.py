@@ -13,6 +13,7 @@ from memplan import tape as tapes
 from memplan.advise.at_peak import tensors_at_peak
 from memplan.advise.inference import TRAIN, check_mode, inference_recorder, notes_on_mode
 from memplan.advise.life_blocks import life_blocks
+from memplan.advise.module_memory import module_memory
 from memplan.advise.notes import growth_notes, notes_on
 from memplan.advise.other_ranks import other_ranks
 from memplan.advise.question import (
@@ -29,7 +30,6 @@ from memplan.answers import (
     PREDICTED,
     BatchPeaks,
     FitFacts,
-    ModuleMemory,
     ProbeAnswer,
     Setting,
     Timeline,
@@ -115,45 +115,6 @@ def _line(batches: Sequence[BatchPeaks], predictor: Predictor, card: int) -> Fit
         not_affine=predictor.fit.residual_bytes,
         line_batches=tuple(sizes),
         grows_faster=growth.factor if growth else None,
-    )
-
-
-def _modules(tape: Tape, workspace_bytes: Int64) -> tuple[ModuleMemory, ...]:
-    """Return what each module keeps for backward, asks for, and computes, without its children."""
-    events, operators = tape.events, tape.operators
-    in_step = events.section == tapes.SECTIONS.index("micro_batch")
-    phase = operators.phase[events.operator]
-    forward = tapes.PHASES.index("forward")
-    owner = operators.module[events.operator]
-    kept = (
-        in_step
-        & (phase == forward)
-        & (events.kind == tapes.ALLOCATE)
-        & (tape.block_category[events.block] == tapes.CATEGORY_INDEX["activation"])
-        & (owner >= 0)
-    )
-    activation = np.zeros(len(tape.modules), dtype=np.int64)
-    np.add.at(activation, owner[kept], events.requested_bytes[kept])
-    asks = in_step & (events.asks == tapes.CONVOLUTION) & (owner >= 0)
-    workspace = np.zeros(len(tape.modules), dtype=np.int64)
-    np.maximum.at(workspace, owner[asks], workspace_bytes[events.about[asks]])
-    computes = (
-        (operators.section == tapes.SECTIONS.index("micro_batch"))
-        & (operators.phase == forward)
-        & (operators.module >= 0)
-    )
-    flops = np.zeros(len(tape.modules), dtype=np.int64)
-    np.add.at(flops, operators.module[computes], operators.flops[computes])
-    return tuple(
-        ModuleMemory(
-            path=module.path,
-            type=module.type,
-            output_shape=module.output_shape,
-            activation_bytes=int(activation[index]),
-            workspace_bytes=int(workspace[index]),
-            forward_flops=int(flops[index]),
-        )
-        for index, module in enumerate(tape.modules)
     )
 
 
@@ -256,14 +217,7 @@ def _fastest(
         batches = [batch for batch in batches if batch not in failed]
 
 
-def _check_ahead(
-    predictor: Predictor,
-    question: Question,
-    spec: StepSpec,
-    wanted: Sequence[int],
-    *,
-    trains: bool,
-) -> None:
+def _check_ahead(predictor: Predictor, question: Question, request: _Request) -> None:
     """Record at once, each on a core, what the answers for all cards are likely to ask for.
 
     It is told by the program alone; what it tells wrong is recorded when it is asked for.
@@ -272,10 +226,11 @@ def _check_ahead(
         return
     likely: set[int] = set()
     for card in range(len(predictor.simulators)):
-        predictor.ask(card, wanted)
+        predictor.ask(card, request.wanted)
         largest = predictor.likely_largest(card)
         likely.update(at_first(largest))
-        best = next(_fastest(predictor, card, question, spec, largest), None) if trains else None
+        settings = _fastest(predictor, card, question, request.spec(question), largest)
+        best = next(settings, None) if request.trains else None
         likely |= {best.split.micro_batch_size} if best is not None else set()
     predictor.check(sorted(likely - {0}))
 
@@ -422,7 +377,7 @@ def _answers(question: Question, predictor: Predictor, request: _Request) -> lis
     say, trains, spec = request.say, request.trains, request.spec(question)
     cards = range(len(predictor.simulators))
     edges, recommended = [], []
-    _check_ahead(predictor, question, spec, request.wanted, trains=trains)
+    _check_ahead(predictor, question, request)
     for card in cards:
         say(f"Replaying on {predictor.simulators[card].card.name}")
         edges.append(predictor.largest_batch(card))
@@ -486,7 +441,7 @@ def _answer(
         batches=found.rows,
         reference_batch=reference,
         categories_at_peak=categories_at(program, sizes, peaks, simulator.outside.num_bytes),
-        modules=_modules(tape, predictor.device_bytes(card, reference).convolutions),
+        modules=module_memory(tape, predictor.device_bytes(card, reference).convolutions),
         largest_batch=largest,
         largest_is_edge=found.edge.is_edge,
         edge=tuple(

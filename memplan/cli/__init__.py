@@ -41,7 +41,7 @@ def _checked(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Refuse what no number, text or path of a command can be, by its option's name.
 
     Raises:
-        UsageError: a number is outside its bounds, or a text holds NUL or is no path.
+        UsageError: a number is outside its bounds, or a text is no path.
     """
     del ctx
     option = next((name for name in parameter.opts if name in BOUNDS), parameter.opts[0])

@@ -170,10 +170,10 @@ def _tape(file: Path, values: Mapping[str, Any], say: Progress) -> _Answered:
 
 def _note(tape: tapes.Tape, gpu: str | None) -> str:
     """Return a sentence where the card runs other operators than were recorded."""
+    from memplan.advise.notes import attention_note
     from memplan.device.chosen import calibrated_card
 
-    card = calibrated_card(gpu)
-    return tape.note_for(card.compute_capability, card.name)
+    return attention_note(tape, [calibrated_card(gpu)])
 
 
 def _tape_lives(tape: tapes.Tape, values: Mapping[str, Any]) -> list[BlockLives]:

@@ -227,8 +227,7 @@ class Watch:
     def _on_exception(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        if self._is_started:
-            self.modules.tell("")
+        self.modules.tell("")
         if isinstance(error, torch.OutOfMemoryError) and self.out_of_memory is not None:
             self.out_of_memory |= {"message": str(error), "is_caught": False}
         elif not issubclass(kind, (SystemExit, KeyboardInterrupt)):

@@ -85,7 +85,9 @@ def _shaped(result: _Result, args: Sequence[Any]) -> Spec:
 def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Return what decides the results' dtypes, None where shapes decide more than sizes."""
     likes = _LIKE.get(overload.name())
-    if likes is None and torch.Tag.pointwise not in overload.tags:
+    starts = bool(args) and isinstance(args[0], FakeTensor)
+    is_elementwise = starts and torch.Tag.pointwise in overload.tags
+    if likes is None and not is_elementwise:
         return None
     if kwargs.get("memory_format") not in {None, torch.preserve_format}:
         return None
@@ -93,10 +95,12 @@ def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     for position, value in enumerate(args):
         if isinstance(value, FakeTensor):
             order = _order(value)
-            counts = likes is None or position in likes
-            if counts and order is None:
+            if order is None and (likes is None or position in likes):
                 return None
-            if likes is None and not (isinstance(args[0], FakeTensor) and _fits(value, args[0])):
+            # Tensors of one shape and order: an elementwise result has both, too.
+            if likes is None and (
+                value.shape != args[0].shape or (parts and order is not parts[0][-1])
+            ):
                 return None
             parts.append((value.dtype, value.fake_device.type, value.dim(), order))
         elif isinstance(value, torch.Tensor | list | tuple) or position in (likes or ()):
@@ -104,10 +108,6 @@ def _key(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         else:
             parts.append((type(value), value))
     return overload, tuple(parts), tuple(sorted((k, str(v)) for k, v in kwargs.items()))
-
-
-def _fits(one: FakeTensor, other: FakeTensor) -> bool:
-    return one.shape == other.shape and _order(one) is _order(other)
 
 
 def _order(tensor: torch.Tensor) -> torch.memory_format | None:

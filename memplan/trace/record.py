@@ -161,8 +161,8 @@ def record(
 
     Each section of a life is recorded once: build, a micro-batch, the first optimizer step (its
     state appears), a later one, the release of gradients, the average's step, a validation batch
-    where the workload validates, a checkpoint, and a micro-batch with more objects where sizes
-    depend on them. `memplan.device.life` puts a life together from them.
+    where the workload validates, a checkpoint where it takes memory, and a micro-batch with more
+    objects where sizes depend on them. `memplan.device.life` puts a life together from them.
 
     Args:
         workload: what is trained.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import functools
 import itertools
@@ -30,6 +29,7 @@ from memplan.launches import AnyLaunch
 from memplan.trace import operators
 from memplan.trace.alike import AlikeResults
 from memplan.trace.memo import Cost, FakeTensors, Known, call_key, remember
+from memplan.trace.module_tracker import ModuleTracker
 from memplan.trace.operators_attention import recorded_for
 from memplan.trace.source_lines import SourceLines
 
@@ -51,75 +51,6 @@ class _Columns:
         }
 
 
-class _ModuleTracker:
-    """Knows which module is running, forward by hooks and backward by sequence numbers."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._index = {}
-        self.records: list[tape.ModuleRecord] = []
-        for index, (path, module) in enumerate(model.named_modules()):
-            self._index[id(module)] = index
-            self.records.append(tape.ModuleRecord(path, type(module).__name__, ()))
-        self._stack = [-1]
-        self._numbers: list[int] = []
-        self._owners: list[int] = []
-        self.of_backward: int | None = None
-
-    @property
-    def current(self) -> int:
-        """The index of the running module, -1 outside any."""
-        return self._stack[-1] if self.of_backward is None else self.of_backward
-
-    def _mark(self) -> None:
-        """Note that autograd nodes made from now on belong to the module on top."""
-        number = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-        if self._numbers and number < self._numbers[-1]:  # recomputation interleaves
-            return
-        self._numbers.append(number)
-        self._owners.append(self._stack[-1])
-
-    def enter(self, module: torch.nn.Module, _: Any) -> None:
-        self._stack.append(self._index.get(id(module), self._stack[-1]))
-        self._mark()
-
-    def leave(self, module: torch.nn.Module, _: Any, output: Any) -> None:
-        self._stack.pop()
-        self._mark()
-        index = self._index.get(id(module))
-        if index is not None and not self.records[index].output_shape:
-            first = next((o for o in tree_flatten(output)[0] if isinstance(o, torch.Tensor)), None)
-            if first is not None:
-                record = self.records[index]
-                self.records[index] = tape.ModuleRecord(
-                    record.path, record.type, tuple(first.shape)
-                )
-
-    def owner(self, sequence_number: int) -> int:
-        """Return the module in which a node was made."""
-        position = bisect.bisect_right(self._numbers, sequence_number) - 1
-        return self._owners[position] if position >= 0 else -1
-
-    def forget(self) -> None:
-        """Start afresh: sequence numbers of a finished graph mean nothing any more."""
-        self._numbers.clear()
-        self._owners.clear()
-        self.of_backward = None
-
-    @contextlib.contextmanager
-    def hooks(self) -> Iterator[None]:
-        """Watch every module's forward pass."""
-        module = torch.nn.modules.module
-        handles = [
-            module.register_module_forward_pre_hook(self.enter),
-            module.register_module_forward_hook(self.leave, always_call=True),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the events and operators of whatever runs inside it.
 
@@ -137,7 +68,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alike = AlikeResults()
         self._section = 0
         self._phase = 0
-        self.modules: _ModuleTracker | None = None
+        self.modules: ModuleTracker | None = None
         self.unknown: Counter[str] = Counter()
         self._events = _Columns(
             kind=np.int8,
@@ -205,7 +136,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def watch(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
         """Return the context in which operators are attributed to the model's modules."""
-        self.modules = _ModuleTracker(model)
+        self.modules = ModuleTracker(model)
         return self.modules.hooks()
 
     def enter_node(self, sequence_number: int, name: str) -> None:

@@ -30,26 +30,33 @@ from memplan.tape import Tape
 # What the child imports before the first life.
 IMPORTS = (
     "torch", "torchvision", "memplan.trace.measure", "benchmarks.gpu.alignment",
-    "memplan_models.yolov9",
+    "benchmarks.phantom_sizes", "memplan_models.yolov9",
 )  # fmt: skip
+Told = tuple[str, float]
+"""An operator whose result's size follows from values, and what it was told."""
 PEAKS = ("allocated_peak_bytes", "reserved_peak_bytes", "num_alloc_retries")
 
 
-def run_life(*, case: dict[str, Any], card: str, out: Path) -> dict[str, Any]:
+def run_life(
+    *, case: dict[str, Any], card: str, told: Sequence[Told], out: Path
+) -> dict[str, Any]:
     """Run a case's life in this process, a phantom card beneath it, and keep its blocks' sizes.
 
     Args:
         case: the fields of a `Case`.
         card: its name in the catalogue.
+        told: sizes that follow from values, as the recording was told.
         out: gets the signed sizes of `benchmarks.gpu.alignment`, int64 `[events]`, by numpy.
     """
     import torch
 
     from benchmarks.gpu.alignment import measured_events
+    from benchmarks.phantom_sizes import tell
     from memplan.trace.measure import measure
 
     one = Case(**case)
     question = one.question(catalogue.card(card))
+    sizes = tell(question.made, told) if question.made.states_sizes else None
     if one.allocator:
         torch.cuda.memory._set_allocator_settings(one.allocator)  # noqa: SLF001 - the only door
     found, snapshot = measure(
@@ -61,6 +68,8 @@ def run_life(*, case: dict[str, Any], card: str, out: Path) -> dict[str, Any]:
         outside=False,
     )
     assert snapshot is not None
+    if sizes is not None and not found.out_of_memory:
+        sizes.end()
     sizes = [event.size for event in measured_events(snapshot.trace)]
     with out.open("wb") as file:
         np.save(file, np.array(sizes, dtype=np.int64))
@@ -127,15 +136,23 @@ def predicted_life(case: Case, card: Card, tape: Tape) -> PredictedLife:
     return PredictedLife(tape, program, sizes, device, simulator)
 
 
-def compare(case: Case, life: PredictedLife, child: PhantomChild) -> Comparison:
+def compare(
+    case: Case, life: PredictedLife, child: PhantomChild, told: Sequence[Told] = ()
+) -> Comparison:
     """Return how a predicted life compares with the one on the child's card.
+
+    Args:
+        case: what lives.
+        life: as predicted.
+        child: on the card.
+        told: sizes that follow from values, as the recording was told.
 
     Raises:
         MemplanError: the life fails there for another reason than memory.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "sizes.npy"
-        arguments = {"case": asdict(case), "card": child.card.name}
+        arguments = {"case": asdict(case), "card": child.card.name, "told": list(told)}
         phantom = child.call(run_life, arguments, out)
         sizes = np.load(out, allow_pickle=False).tolist()
     predicted = predicted_events(life)

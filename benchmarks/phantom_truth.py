@@ -21,7 +21,8 @@ import click
 
 from benchmarks.common import RESULTS, publish
 from benchmarks.gpu.cases import Case, matching
-from benchmarks.phantom_life import IMPORTS, Comparison, compare, predicted_life
+from benchmarks.phantom_life import IMPORTS, Comparison, Told, compare, predicted_life
+from benchmarks.phantom_sizes import noted_sizes
 from memplan.device import catalogue
 from memplan.errors import MemplanError
 from memplan.phantom.child import PhantomChild
@@ -51,14 +52,16 @@ _PHANTOM = "PyTorch's own host code on a phantom card"
 
 
 def cases() -> list[Case]:
-    """Return every case, by group: `yolo`, `settings`, `classifiers`."""
+    """Return every case, by group: `yolo`, `settings`, `classifiers`, `detectors`."""
     import torchvision
 
     plain = Case(micro_batch_size=4)
     yolo = [replace(plain, workload=name, group="yolo") for name in YOLO]
     settings = [replace(plain, **more, group="settings") for more in SETTINGS]  # type: ignore[arg-type]
     names = torchvision.models.list_models(module=torchvision.models)
-    return [*yolo, *settings, *(case for name in names for case in _classifier(name))]
+    classifiers = (case for name in names for case in _classifier(name))
+    detectors = torchvision.models.list_models(module=torchvision.models.detection)
+    return [*yolo, *settings, *classifiers, *map(_detector, detectors)]
 
 
 def _classifier(name: str) -> Iterator[Case]:
@@ -70,6 +73,13 @@ def _classifier(name: str) -> Iterator[Case]:
     if name in {"resnet50", "vit_b_16", "swin_t", "convnext_tiny", "mobilenet_v2"}:
         yield replace(plain, memory_format="channels-last")
         yield replace(plain, precision="fp32", optimizer="Adam")
+
+
+def _detector(name: str) -> Case:
+    side = 300 if "ssd300" in name else 320 if "320" in name else 800
+    return Case(
+        workload=f"torchvision:{name}", image_size=side, micro_batch_size=2, group="detectors"
+    )
 
 
 def run(
@@ -92,17 +102,19 @@ def run(
             if not wanted:
                 continue
             tape: Tape | None = None
+            told: list[Told] = []
             for child in wanted:
                 try:
                     if tape is None or not tape.is_for(child.card.compute_capability):
                         question = case.question(child.card)
-                        tape = question.record(case.micro_batch_size, question.step_spec)
+                        with noted_sizes() as told:
+                            tape = question.record(case.micro_batch_size, question.step_spec)
                 except MemplanError as error:
                     click.echo(f"{case.name}: not predicted: {error}", err=True)
                     break
                 start = time.perf_counter()
                 try:
-                    found = compare(case, predicted_life(case, child.card, tape), child)
+                    found = compare(case, predicted_life(case, child.card, tape), child, told)
                 except MemplanError as error:
                     click.echo(f"{case.name} on {child.card.name}: {error}", err=True)
                     continue

@@ -30,9 +30,9 @@ from memplan.recording.interception import (
     tensors_in,
 )
 from memplan.trace.dynamic import DynamicRecorder
+from memplan.trace.operators_indexing import masked_rows
 from memplan.workload import Batch, Workload
 
-_MASKS = (torch.bool, torch.uint8)
 _NUMBER = "_local_scalar_dense"
 _DRAWN = "uniform_"  # on the host, which computes for real
 # Their results' length follows from a mask whose positions they look for themselves.
@@ -173,12 +173,10 @@ class ToldSizes:
         """Return the kernel of an operator that writes where masks are true, as many as it gets."""
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-            indices, values = args[1:3]
-            masks = [one for one in indices if one is not None and one.dtype in _MASKS]
-            if not masks or not args[0].is_cuda:
+            rows = masked_rows(*args[:3]) if args[0].is_cuda else None
+            if rows is None:
                 return call.run(keyset, args, kwargs)
-            taken = sum(one.dim() if one.dtype in _MASKS else 1 for one in indices if one is not None)
-            with self._within(values.numel() // max(1, args[0].shape[taken:].numel())):
+            with self._within(rows):
                 return call.run(keyset, args, kwargs)
 
         return kernel

@@ -22,6 +22,7 @@ class Processors:
     """Most that are resident at once."""
     shared_memory_per_block_bytes: int
     """Most that one block may ask for."""
+    compute_capability: tuple[int, int]
 
 
 def ceil_div(dividend: int, divisor: int) -> int:

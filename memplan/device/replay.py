@@ -117,6 +117,7 @@ class Simulator:
             multiprocessors=card.multiprocessors,
             threads_per_multiprocessor=card.architecture.max_threads_per_multiprocessor,
             shared_memory_per_block_bytes=card.architecture.shared_memory_per_block_optin_bytes,
+            compute_capability=card.compute_capability,
         )
         found: Int64 = np.zeros((len(QUESTIONS), len(launches)), dtype=np.int64)
         for column, launch in enumerate(launches):

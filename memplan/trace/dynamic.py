@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from memplan import tape
 from memplan.errors import BadInputError
+from memplan.trace.operators_indexing import masked_rows
 from memplan.trace.recorder import Recorder
 from memplan.trace.values import MASKS, Values, operator_name, real_tensors, run_real, tensors_in
 from memplan.workload import Choice, Question, Workload
@@ -89,6 +90,8 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:
             return self._told(args[0])
+        if operator_name(func) in _WRITING:
+            args = self._with_rows_told(args)
         result = self._chosen(func, args, kwargs)
         if result is NotImplemented:
             result = super().__torch_dispatch__(func, types, args, kwargs)
@@ -206,6 +209,19 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
         with real_tensors():
             return int(known.count_nonzero())
 
+    def _with_rows_told(self, args: Any) -> Any:
+        """Return the arguments of a write by index, values broadcast where rules cannot tell how far.
+
+        A mask as an index has as many positions as values are written, unless one serves for all.
+        """
+        tensor, indices, values = args[:3]
+        masks = _masks(indices)
+        if not masks or values.device.type == "cpu" or masked_rows(*args[:3]) is not None:
+            return args
+        rows = self._positions(masks[0])
+        whole = values.expand(rows, *tensor.shape[masks[0].dim() :]) if len(indices) == 1 else values
+        return (tensor, indices, whole, *args[3:])
+
     def _new(self, shape: _Shape, like: torch.Tensor) -> FakeTensor:
         """Return a fake tensor on the device of another."""
         with real_tensors():
@@ -222,6 +238,8 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
             self._play(self._cost(func, args, kwargs, result, outputs), outputs)
 
 
+# Write where masks are true.
+_WRITING = {"aten.index_put", "aten.index_put_", "aten._index_put_impl_"}
 # Operators of a size that depends on values, though their schema does not say so.
 _UNTAGGED = {"torchvision.nms"}
 

@@ -13,6 +13,7 @@ Limits: tensor hooks and hooks on nodes are not called; sparse gradients are sum
 from __future__ import annotations
 
 import heapq
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,43 +23,53 @@ from torch.utils.checkpoint import GraphExecGroup
 Node = Any  # torch.autograd.graph.Node, and Python-defined functions which only resemble it
 
 
+class _Saved:
+    """What the graph holds in a saved tensor's place: it dies with the graph, or is emptied."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor: torch.Tensor | None = tensor
+
+
 class SavedTensors:
     """Holds what forward saved for backward, and lets go of it node by node.
 
-    Used as a pair of saved-tensor hooks, so that this table owns the only reference that the
-    graph would own on a device.
+    Used as a pair of saved-tensor hooks. The graph holds the only reference, as on a device, so
+    that a part of it which nothing leads to any more lets go at once.
     """
 
     def __init__(self, on_save: Callable[[torch.Tensor], None]) -> None:
         self._on_save = on_save
-        self._tensors: dict[int, torch.Tensor] = {}
-        self._next = 0
-        self._used: list[int] = []
+        self._all: weakref.WeakSet[_Saved] = weakref.WeakSet()
+        self._used: list[_Saved] = []
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
         """Return the context in which a forward pass saves into this table."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
-    def _pack(self, tensor: torch.Tensor) -> int:
+    def _pack(self, tensor: torch.Tensor) -> _Saved:
         self._on_save(tensor)
-        self._next += 1
-        self._tensors[self._next] = tensor
-        return self._next
+        saved = _Saved(tensor)
+        self._all.add(saved)
+        return saved
 
-    def _unpack(self, key: int) -> torch.Tensor:
-        self._used.append(key)
-        return self._tensors[key]
+    def _unpack(self, saved: _Saved) -> torch.Tensor:
+        assert saved.tensor is not None
+        self._used.append(saved)
+        return saved.tensor
 
     def release_used(self) -> None:
         """Drop what the node that just ran has unpacked."""
-        for key in self._used:
-            self._tensors.pop(key, None)
+        for saved in self._used:
+            saved.tensor = None
         self._used.clear()
 
     def clear(self) -> None:
         """Drop everything, as when the graph dies."""
-        self._used.clear()
-        self._tensors.clear()
+        self.release_used()
+        for saved in self._all:
+            saved.tensor = None
 
 
 def _next_edges(node: Node) -> Iterator[tuple[Node, int]]:

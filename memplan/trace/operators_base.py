@@ -16,9 +16,15 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Output:
-    """The operator's output at this position is allocated, if it has memory of its own."""
+    """The operator's output at this position is allocated, if it has memory of its own.
+
+    Attributes:
+        index: of the output.
+        num_bytes: of its memory, where that is more than its elements take.
+    """
 
     index: int
+    num_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,13 @@ def held(num_bytes: int) -> Iterator[Request]:
     """Yield a temporary of so many bytes; nothing for none, as the allocator does."""
     if num_bytes:
         yield Temporary(num_bytes)
+
+
+def balance(request: Request) -> int:
+    """Return by how much a request changes the number of temporaries held."""
+    if isinstance(request, Temporary | Scratch):
+        return 1
+    return -request.count if isinstance(request, Release) else 0
 
 
 # The card that launch configurations are worked out for where they depend on one: an A100. The

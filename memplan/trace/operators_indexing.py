@@ -13,14 +13,17 @@ from memplan.trace.operators_base import (
     Release,
     Request,
     Temporary,
+    balance,
     all_outputs,
     broadcast,
     copy_bytes,
     held,
+    is_here,
     only_outputs,
     rule,
 )
-from memplan.trace.operators_sorting import radix_sort_bytes, scan_bytes
+from memplan.trace.operators_reduction import reduction_scratch
+from memplan.trace.operators_sorting import positions_of_mask, radix_sort_bytes, scan_bytes
 
 _MASKS = (torch.bool, torch.uint8)
 
@@ -60,13 +63,18 @@ def _expanded_strides(index: torch.Tensor, shape: Sequence[int]) -> tuple[int, .
     return (0,) * lead + tuple(0 if size == 1 and size != wide else s for size, s, wide in own)
 
 
-def _index_shape(indices: Sequence[torch.Tensor], numbers: int) -> list[int]:
-    """Return the shape that the indices broadcast to; a mask counts as a list of `numbers`."""
-    shapes = [[numbers] if index.dtype in _MASKS else list(index.shape) for index in indices]
-    return list(broadcast(*shapes))
+def _all_positions(indices: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
+    """Return indices with each mask as the `rows` positions that it has, one tensor a dimension."""
+    found: list[torch.Tensor] = []
+    for index in indices:
+        if index.dtype in _MASKS:
+            found += [torch.empty(rows, dtype=torch.int64, device="meta")] * max(index.dim(), 1)
+        else:
+            found.append(index)
+    return found
 
 
-def _long_indices(indices: Sequence[torch.Tensor], numbers: int) -> Iterator[Request]:
+def _long_indices(indices: Sequence[torch.Tensor], rows: int) -> Iterator[Request]:
     """Yield the positions of masks and the 64-bit copies of 32-bit indices.
 
     Source: `expandTensors` in aten/src/ATen/native/IndexingUtils.h, `make_info` in
@@ -74,25 +82,19 @@ def _long_indices(indices: Sequence[torch.Tensor], numbers: int) -> Iterator[Req
     """
     for index in indices:
         if index.dtype in _MASKS:
-            yield Temporary(8 * numbers * max(index.dim(), 1))
+            yield from positions_of_mask(index, rows)
         elif index.dtype is not torch.int64:
             yield Temporary(8 * index.numel())
 
 
-def _same_strides(indices: Sequence[torch.Tensor], shape: Sequence[int]) -> bool:
-    if any(index.dtype in _MASKS for index in indices):
-        return True  # the positions of one mask are columns of one tensor
-    return len({_expanded_strides(index, shape) for index in indices}) <= 1
-
-
-def _aligned_indices(indices: Sequence[torch.Tensor], numbers: int) -> Iterator[Request]:
+def _aligned_indices(indices: Sequence[torch.Tensor]) -> Iterator[Request]:
     """Yield contiguous copies of indices that are not all laid out alike.
 
     Source: `AdvancedIndex::AdvancedIndex` in aten/src/ATen/native/TensorAdvancedIndexing.cpp,
     PyTorch 2.11.
     """
-    shape = _index_shape(indices, numbers)
-    if len(indices) < 2 or _same_strides(indices, shape):
+    shape = broadcast(*(index.shape for index in indices))
+    if len({_expanded_strides(index, shape) for index in indices}) <= 1:
         return
     for index in indices:
         whole = math.prod(shape) == index.numel() and index.is_contiguous()
@@ -106,52 +108,79 @@ def _index(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     Source: aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
     """
     indices = _present(args[1])
-    numbers = _masked_numbers(args[0], indices, outputs[0].numel())
-    yield from _long_indices(indices, numbers)
-    yield from _aligned_indices(indices, numbers)
+    rows = masked_rows(args[0], args[1], outputs[0])
+    rows = 1 if rows is None else rows
+    yield from _long_indices(indices, rows)
+    yield from _aligned_indices(_all_positions(indices, rows))
     yield Output(0)
 
 
-def _masked_numbers(tensor: torch.Tensor, indices: Sequence[torch.Tensor], elements: int) -> int:
-    """Return how many positions the masks among the indices have, read off the result's size."""
+def masked_rows(
+    tensor: torch.Tensor, all_indices: Sequence[Any], values: torch.Tensor
+) -> int | None:
+    """Return how many positions the masks among indices have, read off what is read or written.
+
+    None where there are no masks, or values that are broadcast leave it open.
+
+    Args:
+        tensor: that is indexed.
+        all_indices: one a dimension, or a mask for several; None where a dimension is whole.
+        values: what is read or written there.
+    """
+    indices = _present(all_indices)
     if not any(index.dtype in _MASKS for index in indices):
-        return 0
+        return None
+    plain = [index for index in indices if index.dtype not in _MASKS]
+    rows = max((index.shape[-1] for index in plain if index.dim()), default=1)
+    if rows != 1:
+        return rows
     taken = sum(index.dim() if index.dtype in _MASKS else 1 for index in indices)
-    rest = math.prod(tensor.shape[taken:]) or 1
-    return elements // rest
+    places = [place for place, index in enumerate(all_indices) if index is not None]
+    before = 0 if _moves(all_indices) else places[0]
+    place = values.dim() - (tensor.dim() - taken - before) - 1
+    if place < 0 or values.shape[place] == 1:
+        return None
+    return values.shape[place]
 
 
 @rule("aten::index_put")
 def _index_put(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """A copy of the tensor as the output, then what writing in place asks for.
 
-    Source: `index_put` in aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    Without an output it stands for the write of `index_backward`, whose indices are not checked.
+
+    Source: `index_put` and `index_backward` in
+    aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
     """
     yield Output(0)
-    yield from _index_put_in_place(args, outputs)
+    is_unsafe = not outputs
+    yield from _index_put_in_place((*args[:4], is_unsafe), outputs)
 
 
 @rule("aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
 def _index_put_in_place(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """Nothing but copies of indices; the sort of positions when values are added up.
 
-    Adding up, and any write under `torch.use_deterministic_algorithms`, sorts first. A mask with a
-    single value fills.
+    Adding up, and any write under `torch.use_deterministic_algorithms`, sorts first. A number of
+    the host's is filled in where masks alone say where, and goes to the device first elsewhere.
 
     Source: `_index_put_impl_` in aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
     """
     del outputs
     tensor, all_indices, values, adds = args[:4]
     indices = _present(all_indices)
-    masks = [index for index in indices if index.dtype in _MASKS]
-    if masks and len(masks) == len(indices) and values.numel() == 1 and not adds:
-        return
-    numbers = _masked_numbers(tensor, indices, values.numel())
+    if not is_here(values):
+        if not adds and all(index.dtype in _MASKS for index in indices):
+            return
+        yield Temporary(values.nbytes)
+    rows = masked_rows(tensor, all_indices, values)
+    rows = 1 if rows is None else rows
     if adds or torch.are_deterministic_algorithms_enabled():
-        yield from sorted_writes(tensor, all_indices, values, numbers)
+        is_unsafe = len(args) > 4 and args[4]
+        yield from sorted_writes(tensor, all_indices, values, rows, is_checked=not is_unsafe)
         return
-    yield from _long_indices(indices, numbers)
-    yield from _aligned_indices(indices, numbers)
+    yield from _long_indices(indices, rows)
+    yield from _aligned_indices(_all_positions(indices, rows))
 
 
 def _extents(tensor: torch.Tensor, all_indices: Sequence[Any]) -> tuple[int, int]:
@@ -171,14 +200,25 @@ def _extents(tensor: torch.Tensor, all_indices: Sequence[Any]) -> tuple[int, int
     return before, tensor.numel() // max(before * through, 1)
 
 
-def _linear_positions(num_indices: int, num_bytes: int) -> Iterator[Request]:
+def _linear_positions(
+    positions: Sequence[torch.Tensor], num_bytes: int, is_checked: bool
+) -> Iterator[Request]:
     """Yield one 64-bit position an element, worked out index by index.
 
-    Each index is reduced by its dimension's size and multiplied by its stride.
+    Each index is held against its dimension's size, reduced by that and multiplied by its stride.
 
-    Source: `computeLinearIndex` in aten/src/ATen/native/cuda/Indexing.cu, PyTorch 2.11.
+    Source: `wrapIndexOnce` and `computeLinearIndex` in aten/src/ATen/native/cuda/Indexing.cu,
+    PyTorch 2.11.
     """
-    for position in range(num_indices):
+    for position, index in enumerate(positions):
+        for _ in ("greatest", "least") if is_checked else ():
+            yield Temporary(8)
+            scratch = list(reduction_scratch(index, [], element_bytes=8))
+            yield from scratch
+            yield Release(len(scratch))
+            yield Temporary(1)
+            yield Release()
+            yield Release()
         yield Temporary(num_bytes)
         yield Temporary(num_bytes)
         yield Release(1, keep=1)
@@ -187,7 +227,12 @@ def _linear_positions(num_indices: int, num_bytes: int) -> Iterator[Request]:
 
 
 def sorted_writes(
-    tensor: torch.Tensor, all_indices: Sequence[Any], values: torch.Tensor, numbers: int
+    tensor: torch.Tensor,
+    all_indices: Sequence[Any],
+    values: torch.Tensor,
+    rows: int,
+    *,
+    is_checked: bool = True,
 ) -> Iterator[Request]:
     """Yield what writing in the order of positions asks for.
 
@@ -195,16 +240,19 @@ def sorted_writes(
         tensor: written to.
         all_indices: one a dimension, None where a dimension is whole.
         values: what is written.
-        numbers: of positions the masks have.
+        rows: positions that each mask has.
+        is_checked: whether indices are held against the dimensions' sizes.
 
     Source: `index_put_with_sort_kernel` in aten/src/ATen/native/cuda/Indexing.cu, PyTorch 2.11.
     """
     indices = _present(all_indices)
     yield from held(copy_bytes(tensor))
-    yield from _long_indices(indices, numbers)
-    count = math.prod(_index_shape(indices, numbers))
-    columns = sum(index.dim() if index.dtype in _MASKS else 1 for index in indices)
-    yield from _linear_positions(columns, 8 * count)
+    made = list(_long_indices(indices, rows))
+    yield from made
+    positions = _all_positions(indices, rows)
+    count = math.prod(broadcast(*(index.shape for index in positions)))
+    yield from _linear_positions(positions, 8 * count, is_checked)
+    yield Release(sum(map(balance, made)), keep=1)
     before, after = _extents(tensor, all_indices)
     whole = count * before * after
     if values.numel() != whole or not values.is_contiguous():

@@ -65,35 +65,60 @@ def _binary_cross_entropy_with_logits(
     yield from _reduced(target.nbytes, target)
 
 
-@rule("aten::mse_loss", "aten::smooth_l1_loss", "aten::huber_loss", "aten::l1_loss")
-def _elementwise_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+def _elementwise(tensor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return a tensor, on no device, as the loss of every element is."""
+    shape = broadcast(tensor.shape, target.shape)
+    return torch.empty(
+        shape, dtype=torch.promote_types(tensor.dtype, target.dtype), device="meta"
+    )
+
+
+@rule("aten::mse_loss", "aten::smooth_l1_loss")
+def _structured_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """The output; when reduced, the loss of every element and partial results.
 
-    Source: `structured_mse_loss_out` and its kin in aten/src/ATen/native/Loss.cpp, PyTorch 2.11.
+    The output is made for every element before it is known to be reduced, and keeps that memory.
+
+    Source: `TORCH_META_FUNC(mse_loss)` and its kin in aten/src/ATen/native/Loss.cpp, PyTorch 2.11.
     """
     del outputs
-    tensor, target, reduction = args[:3]
-    yield Output(0)
-    if reduction == _NOT_REDUCED:
+    if args[2] == _NOT_REDUCED:
+        yield Output(0)
         return
-    shape = broadcast(tensor.shape, target.shape)
-    kind = torch.promote_types(tensor.dtype, target.dtype)
-    loss = torch.empty(shape, dtype=kind, device="meta")
+    loss = _elementwise(args[0], args[1])
+    yield Output(0, loss.nbytes)
     yield Temporary(loss.nbytes)
     yield from reduction_scratch(loss, [], element_bytes=4)
 
 
+@rule("aten::huber_loss")
+def _huber_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The loss of every element; when reduced, the output and partial results after it.
+
+    Source: `huber_loss` in aten/src/ATen/native/Loss.cpp, PyTorch 2.11.
+    """
+    del outputs
+    if args[2] == _NOT_REDUCED:
+        yield Output(0)
+        return
+    loss = _elementwise(args[0], args[1])
+    yield from _reduced(loss.nbytes, loss)
+
+
 @rule("aten::binary_cross_entropy")
 def _binary_cross_entropy(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The loss of every element; when reduced, the output and partial results after it.
+    """The loss of every element; when reduced, the sum and its partial results.
+
+    The sum is copied into the loss of every element, whose memory the output keeps.
 
     Source: `binary_cross_entropy_cuda` in aten/src/ATen/native/cuda/Loss.cu, PyTorch 2.11.
     """
-    del outputs
+    loss = args[0]
+    yield Output(0, loss.nbytes)
     if args[3] == _NOT_REDUCED:
-        yield Output(0)
         return
-    yield from _reduced(args[0].nbytes, args[0])
+    yield Temporary(outputs[0].element_size())
+    yield from reduction_scratch(loss, [], element_bytes=4)
 
 
 @rule("aten::nll_loss2d_forward")

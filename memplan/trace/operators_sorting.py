@@ -3,21 +3,22 @@
 Source: CUB 3.0 (in CUDA 13.0) under cub/device/dispatch, and aten/src/ATen/native/cuda/Sort.cpp,
 SortStable.cu, TensorTopK.cu, ScanKernels.cpp, PyTorch 2.11.
 
-Limits: tile sizes are those CUB has for compute capability 8.0 (see
-`operators_base.MULTIPROCESSORS`); keys of two bytes are taken to be sorted as those of four are.
+Limits: tile sizes of sorts are those CUB has for compute capability 8.0; keys of two bytes are
+taken to be sorted as those of four are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from memplan.launch import ceil_div
+from memplan.nonzero import Nonzero
 from memplan.topk import TopK
 from memplan.trace.operators_base import (
-    MULTIPROCESSORS,
     Output,
     Release,
     Request,
@@ -84,6 +85,10 @@ def scan_bytes(count: int, item_bytes: int) -> int:
     return _together((tiles + 32) * 2 * max(4, item_bytes))
 
 
+# Items a row that are sorted in shared memory.
+_SORTED_IN_PLACE = 4096
+
+
 def _dim(tensor: torch.Tensor, dim: int) -> int:
     return dim % tensor.dim() if tensor.dim() else 0
 
@@ -91,13 +96,17 @@ def _dim(tensor: torch.Tensor, dim: int) -> int:
 def sort_scratch(tensor: torch.Tensor, dim: int) -> Iterator[Request]:
     """Yield what a sort asks for beside its two outputs.
 
-    Up to 4096 items a row are sorted in shared memory, in the outputs.
+    Up to 4096 items a row are sorted in shared memory, in the outputs, after their numbers were
+    written there.
 
     Source: `sort_cuda_kernel` in Sort.cpp, `launch_stable_sort_kernel` in SortStable.cu.
     """
     dim = _dim(tensor, dim)
     row = tensor.shape[dim] if tensor.dim() else 1
-    if tensor.numel() == 0 or row <= 4096:
+    if tensor.numel() == 0:
+        return
+    if row <= _SORTED_IN_PLACE:
+        yield Temporary(8 * row)
         return
     if not (is_dense(tensor) and tensor.stride(dim) == 1):
         yield Temporary(tensor.nbytes)
@@ -179,7 +188,7 @@ def _topk(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield from _topk_scratch(rows, row, tensor.element_size())
     if copied:
         yield Release()
-    if wants_order and k > 4096:
+    if wants_order and k > _SORTED_IN_PLACE:
         values = outputs[0]
         yield Temporary(8 * values.numel())
         yield Temporary(values.nbytes)
@@ -206,45 +215,62 @@ def _scan(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         yield Temporary(scan_bytes(tensor.numel(), dtype.itemsize))
 
 
-_COPIED_FROM_HOST = 30000  # fewer numbers are shuffled on the host
-
-
 @rule("aten::randperm")
 def _permutation(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The output; from 30,000 on random keys, sorted.
+    """The output, the greatest number alone, then all numbers, sorted by random keys.
 
     Source: `randperm_out_cuda` in aten/src/ATen/native/cuda/Randperm.cu, PyTorch 2.11.
     """
-    del outputs
-    count = args[0]
+    count, item_bytes = args[0], outputs[0].element_size()
     yield Output(0)
-    if count < _COPIED_FROM_HOST:
+    yield Temporary(item_bytes)
+    yield Release()
+    if count == 0:
         return
-    # Keys have enough bits for a duplicate to be rare.
-    bits = min(64, max(1, (6 * count * count).bit_length()))
+    # Keys have enough bits for a duplicate to be rare: one in ten permutations has any.
+    likely = count - (6 * count * count + 1) / (12 * math.log(0.9))
+    bits = min(64, math.ceil(math.log2(likely)))
     key_bytes = 4 if bits <= 32 else 8
-    yield Temporary(8 * count)
+    yield Temporary(item_bytes * count)
     yield Temporary(key_bytes * count)
     yield Temporary(key_bytes * count)
-    yield Temporary(radix_sort_bytes(count, key_bytes, 8, bits))
+    yield Temporary(radix_sort_bytes(count, key_bytes, item_bytes, bits))
 
 
 @rule("aten::nonzero")
 def _nonzero(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """A contiguous copy, the count, the output and the scratch of the selection.
 
-    Source: `nonzero_cuda_out_impl` in aten/src/ATen/native/cuda/Nonzero.cu, PyTorch 2.11; CUB's
-    `DispatchSelectIf` has tiles of 128 threads of 10 four-byte items.
+    Source: `nonzero_cuda_out_impl` in aten/src/ATen/native/cuda/Nonzero.cu, PyTorch 2.11.
     """
     del outputs
-    tensor = args[0]
-    yield from held(copy_bytes(tensor))
+    return _positions(args[0], Output(0))
+
+
+def _positions(mask: torch.Tensor, found: Output | Temporary) -> Iterator[Request]:
+    """Yield what `nonzero` asks for: all goes back but what it found."""
+    launch = Nonzero(elements=mask.numel())
+    copied = copy_bytes(mask)
+    keep = int(isinstance(found, Temporary))
+    yield from held(copied)
     yield Temporary(4)
-    yield Temporary(_together(4 * MULTIPROCESSORS * 5))
+    yield Scratch(launch, "nonzero_sum")
     yield Release()
-    yield Output(0)
-    if tensor.numel():
-        yield Temporary(_together((ceil_div(tensor.numel(), 1280) + 32) * 8))
+    yield found
+    if mask.dim():
+        yield Scratch(launch, "nonzero_selection")
+        yield Release()
+    yield Release(1, keep=keep)
+    if copied:
+        yield Release(1, keep=keep)
+
+
+def positions_of_mask(mask: torch.Tensor, rows: int) -> Iterator[Request]:
+    """Yield what a mask as an index asks for: its positions are held, a number a dimension.
+
+    Source: `expandTensors` in aten/src/ATen/native/IndexingUtils.h, PyTorch 2.11.
+    """
+    return _positions(mask, Temporary(8 * rows * max(1, mask.dim())))
 
 
 @rule("aten::masked_select")
@@ -256,9 +282,7 @@ def _masked_select(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Requ
     """
     tensor, mask = args[0], args[1]
     shape = broadcast(tensor.shape, mask.shape)
-    for request in _nonzero([mask.expand(shape)], outputs):
-        positions = isinstance(request, Output)
-        yield Temporary(8 * outputs[0].numel() * max(1, len(shape))) if positions else request
+    yield from positions_of_mask(mask.expand(shape), outputs[0].numel())
     yield Output(0)
 
 

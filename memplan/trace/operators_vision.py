@@ -20,12 +20,13 @@ from memplan.trace.operators_base import (
     Scratch,
     Temporary,
     all_outputs,
+    balance,
     copy_bytes,
     held,
     rule,
     suggested_layout,
 )
-from memplan.trace.operators_sorting import scan_bytes, sort_scratch
+from memplan.trace.operators_sorting import positions_of_mask, sort_scratch
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool", "torchvision::ps_roi_align")
@@ -49,11 +50,10 @@ def _pool_regions_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Itera
 
 @rule("torchvision::nms")
 def _suppress(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """Scores sorted, boxes in their order, a bit for every pair, then the positions kept.
+    """Scores sorted, boxes in their order, a bit for every pair, then what a mask of them selects.
 
     Source: `nms_kernel` in torchvision/csrc/ops/cuda/nms_kernel.cu: 64 boxes a thread block.
     """
-    del outputs
     boxes, scores = args[:2]
     count = boxes.shape[0]
     if not count:
@@ -63,21 +63,14 @@ def _suppress(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield Temporary(8 * count)
     scratch = list(sort_scratch(scores, 0))
     yield from scratch
-    yield Release(sum(_balance(request) for request in scratch))
+    yield Release(sum(balance(request) for request in scratch))
     yield Release(1, keep=1)
     yield Temporary(boxes.nbytes)
     yield Temporary(8 * count * ceil_div(count, 64))
-    yield Temporary(count)
-    yield Temporary(8 * count)
-    yield Temporary(scan_bytes(count, 4))
+    kept = torch.empty(count, dtype=torch.bool, device="meta")
+    yield Temporary(kept.nbytes)
+    yield from positions_of_mask(kept, outputs[0].numel())
     yield Output(0)
-
-
-def _balance(request: Request) -> int:
-    """Return by how much a request changes the number of temporaries held."""
-    if isinstance(request, Temporary | Scratch):
-        return 1
-    return -request.count if isinstance(request, Release) else 0
 
 
 @rule(

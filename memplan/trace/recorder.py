@@ -186,8 +186,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         row = len(self._operators.rows) - 1
         self._events.rows.append((kind, block, num_bytes, asks, about, row, self._section))
 
-    def _allocate_output(self, tensor: Any) -> bool:
-        """Record the tensor's memory if it is new on the device."""
+    def _allocate_output(self, tensor: Any, num_bytes: int | None = None) -> bool:
+        """Record the tensor's memory if it is new on the device, with more bytes than it needs."""
         if not isinstance(tensor, torch.Tensor) or not self._is_here(tensor):
             return False
         storage = tensor.untyped_storage()
@@ -195,7 +195,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._live:
             return False
         block = self._new_block(self._default_category(), tensor)
-        self._event(tape.ALLOCATE, block, storage.nbytes())
+        self._event(tape.ALLOCATE, block, storage.nbytes() if num_bytes is None else num_bytes)
 
         def freed(_: Any) -> None:
             del self._live[key]
@@ -250,8 +250,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _answer(self, request: operators.Request, outputs: Sequence[Any], held: list[int]) -> None:
         """Write down one request of an operator; `held` are the temporaries it has."""
         match request:
-            case operators.Output(index):
-                self._allocate_output(outputs[index])
+            case operators.Output(index, num_bytes):
+                self._allocate_output(outputs[index], num_bytes)
             case operators.Temporary(num_bytes):
                 held.append(self._new_block("temporary"))
                 self._event(tape.ALLOCATE, held[-1], num_bytes)

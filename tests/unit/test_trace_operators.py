@@ -18,7 +18,10 @@ aten = torch.ops.aten
 
 
 A100 = Processors(
-    multiprocessors=108, threads_per_multiprocessor=2048, shared_memory_per_block_bytes=166912
+    multiprocessors=108,
+    threads_per_multiprocessor=2048,
+    shared_memory_per_block_bytes=166912,
+    compute_capability=(8, 0),
 )
 
 

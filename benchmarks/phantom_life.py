@@ -37,9 +37,7 @@ Told = tuple[str, float]
 PEAKS = ("allocated_peak_bytes", "reserved_peak_bytes", "num_alloc_retries")
 
 
-def run_life(
-    *, case: dict[str, Any], card: str, told: Sequence[Told], out: Path
-) -> dict[str, Any]:
+def run_life(*, case: dict[str, Any], card: str, told: Sequence[Told], out: Path) -> dict[str, Any]:
     """Run a case's life in this process, a phantom card beneath it, and keep its blocks' sizes.
 
     Args:

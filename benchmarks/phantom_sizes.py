@@ -17,7 +17,6 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.phantom_life import Told
-from memplan import tape
 from memplan.errors import MemplanError
 from memplan.phantom import control
 from memplan.recording import operators_list as ops
@@ -45,8 +44,8 @@ def noted_sizes() -> Iterator[list[Told]]:
     """Write down what the micro-batch of a recording inside is told, in order."""
     found: list[Told] = []
 
-    def is_noted(recorder: Any) -> bool:
-        return bool(recorder._section == tape.SECTIONS.index("micro_batch"))
+    def is_noted(recorder: DynamicRecorder) -> bool:
+        return recorder.section == "micro_batch"
 
     def chosen(recorder: Any, func: Any, args: Any, kwargs: Any) -> Any:
         result = of["_chosen"](recorder, func, args, kwargs)
@@ -86,24 +85,26 @@ class _Answers(threading.local):
 class ToldSizes:
     """Answers what PyTorch asks of a phantom card in a forward and backward pass.
 
-    Operators are intercepted for good, so that a process lives one life.
-
-    Args:
-        told: what a recording of the same step was told, in order.
+    Operators are intercepted for good in this process.
     """
 
-    def __init__(self, told: Sequence[Told]) -> None:
-        self._told = [(str(name), number) for name, number in told]
-        self._next = len(self._told)
+    def __init__(self) -> None:
+        self._told: list[Told] = []
+        self._next = 0
         self._here = _Answers()
         kernels = ((one, self._kernel(one)) for one in overloads())
         self._libraries = [intercept((one, kernel) for one, kernel in kernels if kernel)]
         nms = torch.ops.torchvision.nms.default
         self._libraries.append(intercept(iter([(nms, self._selecting(Call(nms)))]), "torchvision"))
 
-    def begin(self) -> None:
-        """Answer from the first on."""
+    def begin(self, told: Sequence[Told]) -> None:
+        """Answer from now on what a recording of the same work was told, in order.
+
+        Raises:
+            MemplanError: something before was not asked for.
+        """
         self.end()
+        self._told = [(str(name), number) for name, number in told]
         self._next = 0
 
     def end(self) -> None:
@@ -115,6 +116,10 @@ class ToldSizes:
         if self._is_asked:
             name, number = self._told[self._next]
             raise MemplanError(f"Nothing asked the phantom card for {name}, recorded as {number}.")
+
+    def forget(self) -> None:
+        """Answer nothing any more."""
+        self._told, self._next = [], 0
 
     @property
     def _is_asked(self) -> bool:
@@ -218,11 +223,11 @@ def tell(workload: Workload, told: Sequence[Told]) -> ToldSizes:
 
     Intercepts operators for good, so that a process lives one life.
     """
-    sizes = ToldSizes(told)
+    sizes = ToldSizes()
     compute_loss = workload.compute_loss
 
     def with_sizes(model: torch.nn.Module, batch: Batch) -> Any:
-        sizes.begin()
+        sizes.begin(told)
         return compute_loss(model, batch)
 
     workload.compute_loss = with_sizes  # type: ignore[method-assign]

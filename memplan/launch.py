@@ -30,6 +30,17 @@ def ceil_div(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
+_ALIGNMENT = 256
+
+
+def together(*sizes: int) -> int:
+    """Return the bytes that CUB asks for to place several buffers, aligned, in one allocation.
+
+    Source: `AliasTemporaries` in cub/util_temporary_storage.cuh.
+    """
+    return sum(ceil_div(size, _ALIGNMENT) * _ALIGNMENT for size in sizes) + _ALIGNMENT - 1
+
+
 class Launch(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):

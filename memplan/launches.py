@@ -9,10 +9,11 @@ from __future__ import annotations
 from memplan.batch_norm import BatchNormSums
 from memplan.efficient_attention import EfficientAttention
 from memplan.nonzero import Nonzero
+from memplan.radix_sort import RadixSort
 from memplan.reduction import Reduction
 from memplan.topk import TopK
 
-AnyLaunch = Reduction | TopK | EfficientAttention | BatchNormSums | Nonzero
-LAUNCHES = (Reduction, TopK, EfficientAttention, BatchNormSums, Nonzero)
+AnyLaunch = Reduction | TopK | EfficientAttention | BatchNormSums | Nonzero | RadixSort
+LAUNCHES = (Reduction, TopK, EfficientAttention, BatchNormSums, Nonzero, RadixSort)
 BUFFERS = tuple(name for kind in LAUNCHES for name in kind.BUFFERS)
 """The buffers of all kinds, as the tape's questions name them."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div
+from memplan.launch import Launch, Processors, ceil_div, together
 
-_ALIGNMENT = 256
 # The sum: blocks of so many threads, so many items each; up to one block's, no scratch to speak of.
 _SUM_THREADS = 256
 _SUM_TILE = _SUM_THREADS * 16
@@ -41,11 +40,6 @@ class Nonzero(Launch, frozen=True, kw_only=True, tag="nonzero"):
         states = ceil_div(self.elements, next(tiles, _OLDER_TILE)) + _TILES_AHEAD
         partial = 4 * _BLOCKS_A_RESIDENT * resident
         return (
-            1 if self.elements <= _SUM_TILE else _alone(partial),
-            _alone(_STATE_BYTES * states),
+            1 if self.elements <= _SUM_TILE else together(partial),
+            together(_STATE_BYTES * states),
         )
-
-
-def _alone(num_bytes: int) -> int:
-    """Return the bytes that CUB asks for to place one buffer aligned."""
-    return ceil_div(num_bytes, _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT - 1

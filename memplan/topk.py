@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div
+from memplan.launch import Launch, Processors, ceil_div, together
 
 _THREADS = 256
 _REGISTERS_PER_THREAD = 40
@@ -17,7 +17,6 @@ _REGISTERS_PER_MULTIPROCESSOR = 65536
 _MOST_BLOCKS_PER_MULTIPROCESSOR = 32
 _RADIX_DIGITS = 256
 _SCAN_TILE = 128 * 9
-_ALIGNMENT = 256
 
 
 # Up to so many rows, one of at least so many elements is shared by several blocks.
@@ -66,13 +65,9 @@ class TopK(Launch, frozen=True, kw_only=True, tag="topk"):
             2 * _RADIX_DIGITS * blocks,
             4 * _RADIX_DIGITS * self.rows,
             4 * blocks,
-            _aligned((tiles + 32) * 16) + _aligned(4 * (tiles + 1)) + _ALIGNMENT - 1,
+            together(16 * (tiles + 32), 4 * (tiles + 1)),
         )
 
     def _shares_rows(self) -> bool:
         least = next((row for rows, row in _SHARED if self.rows <= rows), _SHARED_AMONG_MORE_ROWS)
         return self.row >= least
-
-
-def _aligned(num_bytes: int) -> int:
-    return ceil_div(num_bytes, _ALIGNMENT) * _ALIGNMENT

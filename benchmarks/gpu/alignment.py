@@ -99,7 +99,7 @@ def predicted_events(life: PredictedLife) -> list[Event]:
                 of_block[block] = size
             elif size:
                 found.append(Event(-size, *where))
-    return _sorted_frees(found)
+    return sorted_frees(found)
 
 
 def measured_events(trace: Iterable[TraceEntry]) -> list[Event]:
@@ -110,10 +110,11 @@ def measured_events(trace: Iterable[TraceEntry]) -> list[Event]:
             found.append(Event(entry.size))
         elif entry.action == "free_requested":
             found.append(Event(-entry.size))
-    return _sorted_frees(found)
+    return sorted_frees(found)
 
 
-def _sorted_frees(events: list[Event]) -> list[Event]:
+def sorted_frees(events: list[Event]) -> list[Event]:
+    """Return events with what is given back between two allocations sorted by size."""
     runs = itertools.groupby(events, key=lambda event: event.size < 0)
     ordered = (
         sorted(run, key=lambda event: event.size) if is_free else list(run) for is_free, run in runs

@@ -109,7 +109,7 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
         kind = _kind(tensor.dtype)
         maker = self.values.maker(tensor)
         question = Question(
-            type=kind, made_by=maker, module=self._module_path(), section=self._section_name()
+            type=kind, made_by=maker, module=self._module_path(), section=self.section
         )
         answer = self._workload.answer(question)
         if answer is None:
@@ -118,9 +118,6 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
                 f"knows. State it: let the answer method of {self._workload.name} return it."
             )
         return kind(answer)
-
-    def _section_name(self) -> str:
-        return tape.SECTIONS[self._section]
 
     def _module_path(self) -> str:
         if self.modules is None or self.modules.current < 0:
@@ -168,7 +165,7 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
                 shape=shape,
                 made_by=self.values.maker(mask),
                 module=self._module_path(),
-                section=self._section_name(),
+                section=self.section,
                 micro_batch_size=self._micro_batch_size,
             )
         )
@@ -210,7 +207,7 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
             return int(known.count_nonzero())
 
     def _with_rows_told(self, args: Any) -> Any:
-        """Return the arguments of a write by index, values broadcast where rules cannot tell how far.
+        """Return a write's arguments, with values broadcast where rules cannot tell how far.
 
         A mask as an index has as many positions as values are written, unless one serves for all.
         """
@@ -219,7 +216,9 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
         if not masks or values.device.type == "cpu" or masked_rows(*args[:3]) is not None:
             return args
         rows = self._positions(masks[0])
-        whole = values.expand(rows, *tensor.shape[masks[0].dim() :]) if len(indices) == 1 else values
+        whole = (
+            values.expand(rows, *tensor.shape[masks[0].dim() :]) if len(indices) == 1 else values
+        )
         return (tensor, indices, whole, *args[3:])
 
     def _new(self, shape: _Shape, like: torch.Tensor) -> FakeTensor:

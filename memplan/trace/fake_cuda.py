@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from memplan.device import cudnn_asking
 from memplan.trace.operators_attention import scaled_dot_product_attention
 from memplan.trace.operators_convolution import select_convolution_backend
+from memplan.trace.operators_indexing import one_hot
 from memplan.trace.operators_matrix import linear
 
 DEVICE = torch.device("cuda", 0)
@@ -74,6 +75,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
             "torch.nn.functional.scaled_dot_product_attention", scaled_dot_product_attention
         ),
         mock.patch("torch.nn.functional.linear", linear),
+        mock.patch("torch.nn.functional.one_hot", one_hot),
         # Optimizers name their step for the profiler, which would import the compiler (2 s).
         mock.patch("torch.autograd.profiler.record_function", contextlib.nullcontext),
         _new_mode() as mode,

@@ -3,8 +3,9 @@
 Many fake kernels are PyTorch's decompositions, whose last operator decides the layout. Strides were
 compared with those of the device's own kernels for 80 operators over five layouts of each input.
 
-Source: `computeStride` in aten/src/ATen/TensorUtils.cpp, aten/src/ATen/native/Activation.cpp, cuda/layer_norm_kernel.cu, cuda/Normalization.cu,
-cudnn/BatchNorm.cpp, cuda/SoftMax.cu against torch/_decomp/decompositions.py, PyTorch 2.11.
+Source: `computeStride` in aten/src/ATen/TensorUtils.cpp, aten/src/ATen/native/Activation.cpp,
+cuda/layer_norm_kernel.cu, cuda/Normalization.cu, cudnn/BatchNorm.cpp, cuda/SoftMax.cu against
+torch/_decomp/decompositions.py, PyTorch 2.11.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from memplan.trace import (  # noqa: F401 - importing them registers their rules
     operators_normalization,
     operators_plain,
     operators_reduction,
+    operators_selection,
     operators_sorting,
     operators_vision,
 )

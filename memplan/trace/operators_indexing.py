@@ -13,8 +13,8 @@ from memplan.trace.operators_base import (
     Release,
     Request,
     Temporary,
-    balance,
     all_outputs,
+    balance,
     broadcast,
     copy_bytes,
     held,
@@ -23,7 +23,8 @@ from memplan.trace.operators_base import (
     rule,
 )
 from memplan.trace.operators_reduction import reduction_scratch
-from memplan.trace.operators_sorting import positions_of_mask, radix_sort_bytes, scan_bytes
+from memplan.trace.operators_selection import positions_of_mask
+from memplan.trace.operators_sorting import radix_sort, scan_bytes
 
 _MASKS = (torch.bool, torch.uint8)
 
@@ -264,7 +265,7 @@ def sorted_writes(
     for _ in ("sorted", "original", "range"):
         yield Temporary(8 * count)
     largest = (tensor.numel() - 1) // after
-    yield Temporary(radix_sort_bytes(count, 8, 8, max(1, largest.bit_length())))
+    yield from radix_sort(count, 8, 8, max(1, largest.bit_length()))
 
 
 def _moves(all_indices: Sequence[Any]) -> bool:
@@ -301,6 +302,22 @@ def _scatter(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield from sorted_writes(tensor, [index] * tensor.dim(), values, 0)
 
 
+_ask_pytorch = torch.nn.functional.one_hot
+
+
+def one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    """Return what `torch.nn.functional.one_hot` returns, as a device computes it.
+
+    Stands in for PyTorch's function while recording: tensors without data are compared there.
+
+    Source: `one_hot` in aten/src/ATen/native/Onehot.cpp, PyTorch 2.11.
+    """
+    if num_classes < 0 or tensor.numel() == 0:
+        return _ask_pytorch(tensor, num_classes)
+    zeros = tensor.new_zeros((*tensor.shape, num_classes))
+    return zeros.scatter_(-1, tensor.unsqueeze(-1), 1)
+
+
 @rule("aten::embedding_dense_backward")
 def _embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """A contiguous gradient; up to 3072 indices the output alone, more are sorted first.
@@ -320,7 +337,7 @@ def _embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     width = indices.element_size()
     for _ in ("sorted", "original", "range"):
         yield Temporary(width * count)
-    yield Temporary(radix_sort_bytes(count, width, 8, rows.bit_length()))
+    yield from radix_sort(count, width, 8, rows.bit_length())
     yield Release()
     yield Output(0)
 

@@ -14,6 +14,7 @@ import torch
 
 from memplan.trace.operators_base import (
     Output,
+    Release,
     Request,
     Temporary,
     all_outputs,
@@ -58,6 +59,7 @@ def _binary_cross_entropy_with_logits(
         yield Temporary(positive_weight.nbytes)
         shape = broadcast(positive_weight.shape, target.shape)
         yield Temporary(math.prod(shape) * outputs[0].element_size())
+        yield Release(2, keep=1)  # the product has taken the logarithm in
     if reduction == _NOT_REDUCED:
         yield Output(0)
         return
@@ -68,9 +70,7 @@ def _binary_cross_entropy_with_logits(
 def _elementwise(tensor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return a tensor, on no device, as the loss of every element is."""
     shape = broadcast(tensor.shape, target.shape)
-    return torch.empty(
-        shape, dtype=torch.promote_types(tensor.dtype, target.dtype), device="meta"
-    )
+    return torch.empty(shape, dtype=torch.promote_types(tensor.dtype, target.dtype), device="meta")
 
 
 @rule("aten::mse_loss", "aten::smooth_l1_loss")
@@ -91,6 +91,18 @@ def _structured_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Re
     yield from reduction_scratch(loss, [], element_bytes=4)
 
 
+@rule("aten::multi_margin_loss")
+def _multi_margin_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output; when reduced, the loss of every row.
+
+    Source: `multi_margin_loss_cuda` in aten/src/ATen/native/cuda/MultiMarginLoss.cu, PyTorch 2.11.
+    """
+    rows = args[0].shape[0] if args[0].dim() > 1 else 1
+    yield Output(0)
+    if outputs[0].dim() == 0 and args[0].dim() > 1:
+        yield Temporary(rows * outputs[0].element_size())
+
+
 @rule("aten::huber_loss")
 def _huber_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """The loss of every element; when reduced, the output and partial results after it.
@@ -105,17 +117,18 @@ def _huber_loss(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request
     yield from _reduced(loss.nbytes, loss)
 
 
-@rule("aten::binary_cross_entropy")
+@rule("aten::binary_cross_entropy", "aten::soft_margin_loss")
 def _binary_cross_entropy(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The loss of every element; when reduced, the sum and its partial results.
+    """The loss of every element; when reduced, its sum and partial results.
 
     The sum is copied into the loss of every element, whose memory the output keeps.
 
-    Source: `binary_cross_entropy_cuda` in aten/src/ATen/native/cuda/Loss.cu, PyTorch 2.11.
+    Source: `binary_cross_entropy_cuda` in aten/src/ATen/native/cuda/Loss.cu, `soft_margin_loss` in
+    aten/src/ATen/native/Loss.cpp, PyTorch 2.11.
     """
     loss = args[0]
     yield Output(0, loss.nbytes)
-    if args[3] == _NOT_REDUCED:
+    if outputs[0].shape == loss.shape and loss.dim():
         return
     yield Temporary(outputs[0].element_size())
     yield from reduction_scratch(loss, [], element_bytes=4)

@@ -217,12 +217,12 @@ def _layer_norm_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterato
     for index in weights:
         yield Temporary(parts * outputs[index].nbytes)
     summed = torch.empty(parts, width, dtype=tensor.dtype, device="meta")
-    for index in weights:
+    for number, index in enumerate(weights, start=1):
         yield Output(index)
         scratch = list(reduction_scratch(summed, [0], element_bytes=4))
         yield from scratch
-        if scratch:
-            yield Release(len(scratch))
+        yield Release(len(scratch))
+        yield Release(1, keep=2 * len(weights) - number)
 
 
 @rule("aten::native_group_norm")

@@ -15,8 +15,10 @@ import torch
 from memplan.reduction import Reduction
 from memplan.trace.operators_base import (
     Output,
+    Release,
     Request,
     Scratch,
+    Temporary,
     all_outputs,
     copy_bytes,
     held,
@@ -185,6 +187,37 @@ def _norm(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield from reduction_with_cast(args[0], _dims(args[2]), outputs[0].dtype)
 
 
+@rule("aten::count_nonzero.dim_IntList", "aten::count_nonzero")
+def _count(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """A mask, then its sum.
+
+    Source: `count_nonzero_cuda` in aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    mask = torch.empty_like(args[0], dtype=torch.bool, device="meta")
+    yield Temporary(mask.nbytes)
+    yield Output(0)
+    yield from reduction_with_cast(mask, _dims(args[1]), outputs[0].dtype)
+
+
+@rule("aten::logsumexp")
+def _log_sum(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The maxima and whether they are finite, the exponentials, the output as their sum.
+
+    Source: `logsumexp_out_impl` in aten/src/ATen/native/ReduceOps.cpp, PyTorch 2.11.
+    """
+    tensor, dims = args[0], _dims(args[1])
+    yield Temporary(outputs[0].nbytes)
+    scratch = list(reduction_scratch(tensor, dims, element_bytes=tensor.element_size()))
+    yield from scratch
+    yield Release(len(scratch))
+    yield Temporary(outputs[0].nbytes)
+    yield Temporary(outputs[0].numel())
+    yield Release(2)
+    yield Temporary(tensor.nbytes)
+    yield Output(0)
+    yield from reduction_with_cast(tensor, dims, outputs[0].dtype)
+
+
 @rule(
     "aten::amax",
     "aten::amin",
@@ -201,9 +234,10 @@ def _extreme(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     Source: aten/src/ATen/native/ReduceOps.cpp (`get_allany_iter` casts nothing on CUDA) and
     cuda/ReduceMaxValuesKernel.cu, ReduceLogicKernel.cu, PyTorch 2.11.
     """
+    del outputs
     dims = _dims(args[1]) if len(args) > 1 else []
     yield Output(0)
-    yield from reduction_scratch(args[0], dims, element_bytes=outputs[0].dtype.itemsize)
+    yield from reduction_scratch(args[0], dims, element_bytes=args[0].dtype.itemsize)
 
 
 @rule("aten::max", "aten::min")
@@ -254,6 +288,17 @@ def _extreme_with_place(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     """
     yield from all_outputs(outputs)
     yield from reduction_scratch(args[0], _dims(args[1]), element_bytes=_PAIR_BYTES)
+
+
+@rule("aten::aminmax")
+def _both_extremes(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """Both outputs, then partial pairs of values.
+
+    Source: aten/src/ATen/native/TensorCompare.cpp and cuda/ReduceMinMaxKernel.cu, PyTorch 2.11.
+    """
+    tensor, dim = args[0], args[1]
+    yield from all_outputs(outputs)
+    yield from reduction_scratch(tensor, _dims(dim), element_bytes=2 * tensor.element_size())
 
 
 @rule("aten::var.correction", "aten::std.correction", "aten::var_mean.correction")

@@ -3,8 +3,6 @@
 Source: CUB 3.0 (in CUDA 13.0) under cub/device/dispatch, and aten/src/ATen/native/cuda/Sort.cpp,
 SortStable.cu, TensorTopK.cu, ScanKernels.cpp, PyTorch 2.11.
 
-Limits: tile sizes of sorts are those CUB has for compute capability 8.0; keys of two bytes are
-taken to be sorted as those of four are.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from typing import Any
 
 import torch
 
-from memplan.launch import ceil_div
-from memplan.nonzero import Nonzero
+from memplan.launch import ceil_div, together
+from memplan.radix_sort import RadixSort
 from memplan.topk import TopK
 from memplan.trace.operators_base import (
     Output,
@@ -25,64 +23,51 @@ from memplan.trace.operators_base import (
     Scratch,
     Temporary,
     all_outputs,
-    broadcast,
+    balance,
     copy_bytes,
     held,
     is_dense,
     rule,
 )
 
-_RADIX_DIGITS = 256
-_OFFSET_BYTES = 8  # PyTorch counts in int64, so CUB does
-_ALIGNMENT = 256
 
-
-def _together(*sizes: int) -> int:
-    """Return the bytes of several buffers in one allocation.
-
-    Source: `AliasTemporaries` in cub/util_temporary_storage.cuh.
-    """
-    return sum(ceil_div(size, _ALIGNMENT) * _ALIGNMENT for size in sizes) + _ALIGNMENT - 1
-
-
-def radix_sort_bytes(count: int, key_bytes: int, value_bytes: int, bits: int | None = None) -> int:
-    """Return the scratch of one radix sort of so many pairs, keys and values kept apart.
+def radix_sort(
+    count: int, key_bytes: int, value_bytes: int, bits: int | None = None
+) -> Iterator[Request]:
+    """Yield the scratch of one radix sort, which is held.
 
     Args:
         count: of items, >= 1.
         key_bytes: of one key.
         value_bytes: of one value, 0 for keys alone.
         bits: of the keys that are compared; None takes all.
-
-    Source: `DispatchRadixSort::InvokeOnesweep`, cub/device/dispatch/dispatch_radix_sort.cuh, and
-    `Policy800` in tuning/tuning_radix_sort.cuh.
     """
-    largest = max(4, key_bytes, value_bytes)
-    if count <= 256 * max(1, 19 * 4 // largest):
-        return 1
-    items = 17 if key_bytes == 4 and value_bytes else 21
-    tile = 384 * max(1, items * 4 // largest)
-    passes = ceil_div(bits if bits is not None else 8 * key_bytes, 8)
-    portion = ((1 << 28) - 1) // tile * tile
-    portions = ceil_div(count, portion)
-    again = passes > 1
-    return _together(
-        portions * passes * _RADIX_DIGITS * _OFFSET_BYTES,
-        ceil_div(min(count, portion), tile) * _RADIX_DIGITS * 4,
-        count * key_bytes if again else 0,
-        count * value_bytes if again else 0,
-        portions * passes * 4,
+    launch = RadixSort(
+        count=count,
+        key_bytes=key_bytes,
+        value_bytes=value_bytes,
+        bits=8 * key_bytes if bits is None else bits,
     )
+    yield Scratch(launch, "radix_sort")
+
+
+# Items a tile of a prefix sum, and bytes that a tile keeps in each buffer, by the bytes of an item.
+_SCANS = {
+    8: (192 * 7, (24,)),
+    4: (256 * 15, (16,)),
+    2: (256 * 15, (4, 2, 1, 1)),
+    1: (256 * 15, (8,)),
+}
 
 
 def scan_bytes(count: int, item_bytes: int) -> int:
     """Return the scratch of one prefix sum.
 
-    Source: `ScanTileState::AllocationSize`, cub/agent/single_pass_scan_operators.cuh; a tile is 128
-    threads of 15 four-byte items.
+    Source: `ScanTileState::AllocationSize`, cub/agent/single_pass_scan_operators.cuh; tiles and
+    states as PyTorch's own host code asks for them on phantom cards, alike on all architectures.
     """
-    tiles = ceil_div(count, 128 * max(1, 15 * 4 // max(4, item_bytes)))
-    return _together((tiles + 32) * 2 * max(4, item_bytes))
+    tile, states = _SCANS[item_bytes]
+    return together(*((ceil_div(count, tile) + 32) * each for each in states))
 
 
 # Items a row that are sorted in shared memory.
@@ -121,19 +106,19 @@ def _sorted_rows(count: int, row: int, key_bytes: int) -> Iterator[Request]:
     if rows == 1 or row >= 1_000_000:
         yield Temporary(8 * row)
         for _ in range(rows):
-            yield Temporary(radix_sort_bytes(row, key_bytes, 8))
+            yield from radix_sort(row, key_bytes, 8)
             yield Release()
     elif rows < 128:
         yield Temporary(8 * count)
         yield Temporary(8 * count)
         yield Temporary(key_bytes * count)
-        yield Temporary(radix_sort_bytes(count, key_bytes, 8))
+        yield from radix_sort(count, key_bytes, 8)
         yield Release(2)
-        yield Temporary(radix_sort_bytes(count, 8, 0, max(1, (rows - 1).bit_length())))
+        yield from radix_sort(count, 8, 0, max(1, (rows - 1).bit_length()))
     else:
         yield Temporary(8 * count)
         # Segments are sorted one by one through a second pair of buffers.
-        yield Temporary(_together(key_bytes * count, 8 * count))
+        yield Temporary(together(key_bytes * count, 8 * count))
 
 
 @rule("aten::sort")
@@ -192,7 +177,9 @@ def _topk(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         values = outputs[0]
         yield Temporary(8 * values.numel())
         yield Temporary(values.nbytes)
-        yield from sort_scratch(values, dim)
+        scratch = list(sort_scratch(values, dim))
+        yield from scratch
+        yield Release(sum(map(balance, scratch)))
         yield Temporary(8 * values.numel())
 
 
@@ -234,73 +221,4 @@ def _permutation(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Reques
     yield Temporary(item_bytes * count)
     yield Temporary(key_bytes * count)
     yield Temporary(key_bytes * count)
-    yield Temporary(radix_sort_bytes(count, key_bytes, item_bytes, bits))
-
-
-@rule("aten::nonzero")
-def _nonzero(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """A contiguous copy, the count, the output and the scratch of the selection.
-
-    Source: `nonzero_cuda_out_impl` in aten/src/ATen/native/cuda/Nonzero.cu, PyTorch 2.11.
-    """
-    del outputs
-    return _positions(args[0], Output(0))
-
-
-def _positions(mask: torch.Tensor, found: Output | Temporary) -> Iterator[Request]:
-    """Yield what `nonzero` asks for: all goes back but what it found."""
-    launch = Nonzero(elements=mask.numel())
-    copied = copy_bytes(mask)
-    keep = int(isinstance(found, Temporary))
-    yield from held(copied)
-    yield Temporary(4)
-    yield Scratch(launch, "nonzero_sum")
-    yield Release()
-    yield found
-    if mask.dim():
-        yield Scratch(launch, "nonzero_selection")
-        yield Release()
-    yield Release(1, keep=keep)
-    if copied:
-        yield Release(1, keep=keep)
-
-
-def positions_of_mask(mask: torch.Tensor, rows: int) -> Iterator[Request]:
-    """Yield what a mask as an index asks for: its positions are held, a number a dimension.
-
-    Source: `expandTensors` in aten/src/ATen/native/IndexingUtils.h, PyTorch 2.11.
-    """
-    return _positions(mask, Temporary(8 * rows * max(1, mask.dim())))
-
-
-@rule("aten::masked_select")
-def _masked_select(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The positions that the mask selects, one number a dimension, then the values there.
-
-    Source: `masked_select_out_cuda_impl` in aten/src/ATen/native/cuda/IndexKernel.cpp and
-    `expandTensors` in IndexingUtils.h, PyTorch 2.11.
-    """
-    tensor, mask = args[0], args[1]
-    shape = broadcast(tensor.shape, mask.shape)
-    yield from positions_of_mask(mask.expand(shape), outputs[0].numel())
-    yield Output(0)
-
-
-@rule("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive")
-def _unique(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """A contiguous copy and a sorted one, the scratch of the sort, then the outputs.
-
-    Source: aten/src/ATen/native/cuda/Unique.cu, UniqueCub.cu, PyTorch 2.11.
-
-    Limits: the intermediate of inverse indices is counted as one more copy of them.
-    """
-    tensor = args[0]
-    count = tensor.numel()
-    yield from held(copy_bytes(tensor))
-    if count:
-        yield Temporary(tensor.nbytes)
-        yield Temporary(radix_sort_bytes(count, tensor.element_size(), 0))
-        yield Release()
-        if any(isinstance(a, bool) and a for a in args[2:]):
-            yield Temporary(8 * count)
-    yield from all_outputs(outputs)
+    yield from radix_sort(count, key_bytes, item_bytes, bits)

@@ -17,7 +17,6 @@ from memplan.trace.operators_base import (
     Output,
     Release,
     Request,
-    Scratch,
     Temporary,
     all_outputs,
     balance,
@@ -26,7 +25,8 @@ from memplan.trace.operators_base import (
     rule,
     suggested_layout,
 )
-from memplan.trace.operators_sorting import positions_of_mask, sort_scratch
+from memplan.trace.operators_selection import positions_of_mask
+from memplan.trace.operators_sorting import sort_scratch
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool", "torchvision::ps_roi_align")
@@ -84,6 +84,18 @@ def _resample(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """Outputs, then a copy of an input that is neither contiguous nor channels-last."""
     yield from all_outputs(outputs)
     yield from held(copy_bytes(args[0], suggested_layout(args[0])))
+
+
+@rule("aten::im2col")
+def _unfold(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """A contiguous copy, the input once more, then the output.
+
+    Source: `im2col_out_cuda_template` in aten/src/ATen/native/cuda/Im2Col.cu, PyTorch 2.11.
+    """
+    del outputs
+    yield from held(copy_bytes(args[0]))
+    yield Temporary(args[0].nbytes)
+    yield Output(0)
 
 
 @rule("aten::upsample_bilinear2d", "aten::upsample_bicubic2d")

@@ -165,7 +165,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _default_category(self) -> str:
         phase = tape.PHASES[self._phase]
-        if tape.SECTIONS[self._section] == "build":
+        if self.section == "build":
             return "parameter"
         if phase == "backward" and torch.is_grad_enabled():
             return "activation"  # forward runs again inside backward: recomputation
@@ -179,6 +179,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             number = self._tensors.setdefault(kind, len(self._tensors))
         self._block_tensors.append(number)
         return len(self._categories) - 1
+
+    @property
+    def num_events(self) -> int:
+        """How many events there are so far."""
+        return len(self._events.rows)
+
+    @property
+    def section(self) -> str:
+        """Section of the life that runs, one of `tape.SECTIONS`."""
+        return tape.SECTIONS[self._section]
 
     def _event(
         self, kind: int, block: int, num_bytes: int, asks: int = tape.KNOWN, about: int = 0

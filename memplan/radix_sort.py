@@ -1,0 +1,87 @@
+"""A radix sort of keys, with or without values, as CUB launches it.
+
+Source: `DispatchRadixSort` in cub/device/dispatch/dispatch_radix_sort.cuh and the policies in
+tuning/tuning_radix_sort.cuh, CUB 3.0 (in CUDA 13.0). Held against PyTorch's own host code on
+phantom cards of all architectures, keys of 1 to 8 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from memplan.launch import Launch, Processors, ceil_div, together
+
+_RADIX_DIGITS = 256
+_OFFSET_BYTES = 8  # PyTorch counts in int64, so CUB does
+_MOST_A_PORTION = (1 << 28) - 1
+# Hopper and later: items a thread block by the bytes of a key and of a value.
+_TILES = {
+    (1, 0): 512 * 19, (1, 8): 384 * 9,
+    (2, 0): 512 * 19, (2, 8): 512 * 11,
+    (4, 0): 384 * 18, (4, 4): 384 * 17, (4, 8): 384 * 14,
+    (8, 0): 384 * 15, (8, 4): 384 * 15, (8, 8): 384 * 12,
+}  # fmt: skip
+_TILES_OF_BLACKWELL = {(2, 0): 512 * 15}
+# Before Hopper keys below four bytes are sorted by counting, a few bits at a time.
+_COUNTED_BITS = {1: 6, 2: 7}
+_COUNTING_THREADS = 256
+_COUNTING_SCAN_TILE = 512 * 11
+_BLOCKS_A_RESIDENT = 5
+
+
+class RadixSort(Launch, frozen=True, kw_only=True, tag="radix_sort"):
+    """Pairs of keys and values, kept apart, or keys alone."""
+
+    BUFFERS: ClassVar = ("radix_sort",)
+    VARYING: ClassVar = ("count", "key_bytes", "bits")
+
+    count: int
+    key_bytes: int
+    value_bytes: int
+    """Of one value, 0 for keys alone."""
+    bits: int
+    """Of the keys that are compared."""
+
+    def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
+        """Return the bytes of histograms, counters and the second pair of buffers."""
+        largest = max(4, self.key_bytes, self.value_bytes)
+        if self.count <= 256 * max(1, 19 * 4 // largest):
+            return (1,)  # one thread block sorts all
+        if card.compute_capability < (9, 0) and self.key_bytes < 4:
+            return (self._counted(card),)
+        return (self._in_one_sweep(self._tile(card, largest)),)
+
+    def _tile(self, card: Processors, largest: int) -> int:
+        """Return the items that a thread block sorts."""
+        sizes = self.key_bytes, self.value_bytes
+        if card.compute_capability >= (10, 0) and sizes in _TILES_OF_BLACKWELL:
+            return _TILES_OF_BLACKWELL[sizes]
+        if card.compute_capability >= (9, 0):
+            return _TILES.get(sizes) or 384 * max(1, 23 * 4 // largest)
+        if card.compute_capability >= (8, 0):
+            return 384 * max(
+                1, (17 if self.key_bytes == 4 and self.value_bytes else 21) * 4 // largest
+            )
+        return 256 * max(1, (46 if sizes == (4, 4) else 23) * 4 // largest)
+
+    def _in_one_sweep(self, tile: int) -> int:
+        passes = ceil_div(self.bits, 8)
+        portion = _MOST_A_PORTION // tile * tile
+        portions = ceil_div(self.count, portion)
+        return together(
+            portions * passes * _RADIX_DIGITS * _OFFSET_BYTES,
+            ceil_div(min(self.count, portion), tile) * _RADIX_DIGITS * 4,
+            *self._second_buffers(passes),
+            portions * passes * 4,
+        )
+
+    def _counted(self, card: Processors) -> int:
+        resident = card.multiprocessors * (card.threads_per_multiprocessor // _COUNTING_THREADS)
+        bits = _COUNTED_BITS[self.key_bytes]
+        counters = _BLOCKS_A_RESIDENT * resident * (1 << bits) + _COUNTING_SCAN_TILE
+        return together(counters * _OFFSET_BYTES, *self._second_buffers(ceil_div(self.bits, bits)))
+
+    def _second_buffers(self, passes: int) -> tuple[int, int]:
+        """Return the bytes of keys and values that several passes go to and fro with."""
+        again = passes > 1
+        return self.count * self.key_bytes * again, self.count * self.value_bytes * again

@@ -5,7 +5,7 @@ while they are recorded, with no values, and on a phantom card.
 """
 
 # Each function runs before the next is made.
-# ruff: noqa: B023
+# ruff: noqa: B023, SLF001 - some operators have private names
 
 from __future__ import annotations
 
@@ -279,6 +279,84 @@ def shapes() -> Cases:
     yield "linear", lambda: nn.linear(rows, rows[:10], rows[0, :10])
 
 
+def backward() -> Cases:
+    """Backward operators that networks' recordings meet seldom."""
+    maps, rows = _some(8, 64, 40, 40), _some(5000, 256)
+    last = maps.to(memory_format=torch.channels_last)
+    half, wide = _some(8, 64, 20, 20), _some(8, 64, 80, 80)
+    sides = [80, 80], [8, 64, 40, 40]
+    yield "silu", lambda: aten.silu_backward(rows, rows)
+    yield "gelu", lambda: aten.gelu_backward(rows, rows)
+    yield "softmax", lambda: aten._softmax_backward_data(rows, rows, 1, torch.float32)
+    yield "log softmax", lambda: aten._log_softmax_backward_data(rows, rows, 1, torch.float32)
+    yield "mse", lambda: aten.mse_loss_backward(rows[0, 0], rows, rows, 1)
+    yield "smooth l1", lambda: aten.smooth_l1_loss_backward(rows[0, 0], rows, rows, 1, 1.0)
+    yield "bce", lambda: aten.binary_cross_entropy_backward(rows[0, 0], rows, rows, None, 1)
+    yield "dropout", lambda: aten.native_dropout_backward(rows, rows > 0, 2.0)
+    yield "glu", lambda: aten.glu_backward(rows[:, :128], rows, 1)
+    yield (
+        "average pool",
+        lambda: aten.avg_pool2d_backward(half, maps, [2, 2], [2, 2], [0, 0], False, True, None),
+    )
+    yield "adaptive average pool", lambda: aten._adaptive_avg_pool2d_backward(half, maps)
+    places = _numbers(8, 64, 20, 20)
+    for name, of in (("", maps), (", channels-last", last)):
+        yield (
+            f"max pool{name}",
+            lambda: aten.max_pool2d_with_indices_backward(
+                half, of, [2, 2], [2, 2], [0, 0], [1, 1], False, places
+            ),
+        )
+    yield "upsample nearest", lambda: aten.upsample_nearest2d_backward(wide, *sides)
+    yield "upsample bilinear", lambda: aten.upsample_bilinear2d_backward(wide, *sides, False)
+    yield (
+        "pad by reflection",
+        lambda: aten.reflection_pad2d_backward(_some(8, 64, 42, 42), maps, [1, 1, 1, 1]),
+    )
+    grid = _some(8, 20, 20, 2)
+    yield (
+        "grid sample",
+        lambda: aten.grid_sampler_2d_backward(half, maps, grid, 0, 0, False, [True, True]),
+    )
+    yield (
+        "group norm",
+        lambda: aten.native_group_norm_backward(
+            maps, maps, _some(8, 8), _some(8, 8), rows[0, :64], 8, 64, 1600, 8, [True, True, True]
+        ),
+    )
+    yield "fold", lambda: aten.col2im(_some(8, 576, 1444), [40, 40], [3, 3], [1, 1], [0, 0], [1, 1])
+
+
+def deterministic() -> Cases:
+    """What writes by index under deterministic algorithms."""
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    flat, big = _some(100, 10), _some(400_000)
+    index, columns = _numbers(5000), _numbers(100, 1)
+    mask, rows = _mask(100), _some(7, 10)
+    yield "write by index", lambda: big.index_put_((index,), _some(5000))
+    yield (
+        "add by two indices",
+        lambda: flat.index_put_((index, index), _some(5000), accumulate=True),
+    )
+    yield "write by mask", lambda: flat.index_put_((mask,), rows)
+    yield "set a number by index", lambda: big.__setitem__(index, 1.0)
+    yield "scatter", lambda: flat.scatter(1, columns, _some(100, 1))
+    yield "scatter along the first", lambda: flat.scatter(0, _numbers(30, 10), _some(30, 10))
+    yield "scatter a number", lambda: flat.scatter(1, columns, 1.0)
+    yield "scatter_add", lambda: flat.scatter_add(1, columns, _some(100, 1))
+    yield "index_add", lambda: flat.index_add(0, index, _some(5000, 10))
+    yield "index_copy", lambda: flat.index_copy(0, index[:50], _some(50, 10))
+    yield "gather", lambda: flat.gather(1, columns)
+    yield "cumsum", lambda: big.cumsum(0)
+    yield (
+        "upsample bilinear backward",
+        lambda: aten.upsample_bilinear2d_backward(
+            _some(8, 64, 80, 80), [80, 80], [8, 64, 40, 40], False
+        ),
+    )
+    torch.use_deterministic_algorithms(mode=False)
+
+
 FAMILIES: tuple[Callable[[], Cases], ...] = (
-    reductions, losses, sorting, selecting, unique, layers, shapes,
+    reductions, losses, sorting, selecting, unique, layers, shapes, backward, deterministic,
 )  # fmt: skip

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.operator_cases import FAMILIES
+from benchmarks.common import publish
+from benchmarks.gpu.alignment import Event, sorted_frees
+from benchmarks.operator_cases import FAMILIES, Cases
 from benchmarks.phantom_operators_child import run_operators
 from benchmarks.phantom_sizes import noted_sizes
 from memplan import tape as tapes
@@ -70,23 +73,22 @@ class Recorded:
 
 
 @torch.no_grad()
-def record() -> tuple[list[Recorded], tapes.Tape]:
-    """Return every operator, and the tape of all."""
+def record(family: Callable[[], Cases]) -> tuple[list[Recorded], tapes.Tape]:
+    """Return a family's operators, and the tape of all."""
     found = []
     with no_garbage_collection(), fake_cuda() as mode:
         recorder = DynamicRecorder(DEVICE, mode, _Nothing(), 1)
         with recorder:
             recorder.begin("micro_batch")
-            for family in FAMILIES:
-                for name, run in family():
-                    before = recorder.num_events
-                    with noted_sizes() as told:
-                        kept = run()
-                    events = slice(before, recorder.num_events)
-                    # Frees are put in order between allocations: what comes now stays apart.
-                    torch.empty(1, device=DEVICE)
-                    del kept
-                    found.append(Recorded(family.__name__, name, events, told))
+            for name, run in family():
+                before = recorder.num_events
+                with noted_sizes() as told:
+                    kept = run()
+                events = slice(before, recorder.num_events)
+                # Frees are put in order between allocations: what comes now stays apart.
+                torch.empty(1, device=DEVICE)
+                del kept
+                found.append(Recorded(family.__name__, name, events, told))
         description = tapes.Description(
             workload=_Nothing.name,
             micro_batch_size=1,
@@ -124,34 +126,91 @@ def sizes_on(card: Card, recorded: list[Recorded], tape: tapes.Tape) -> Iterator
         yield [size for size in sizes if size]
 
 
-def run(cards: tuple[str, ...]) -> Iterator[tuple[str, str, str, Sizes, Sizes]]:
-    """Yield card, family, name, predicted and phantom sizes of every operator on every card."""
-    recorded, tape = record()
+@dataclass(frozen=True)
+class Compared:
+    """An operator on a card, predicted and as PyTorch's own host code runs it."""
+
+    card: str
+    family: str
+    name: str
+    predicted: Sizes
+    phantom: Sizes
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether both take and give back the same blocks."""
+        return _alike(self.predicted, self.phantom)
+
+
+def run(cards: Sequence[str]) -> Iterator[Compared]:
+    """Yield every operator on every card."""
+    families = [record(family) for family in FAMILIES]
+    told = [one.told for recorded, _ in families for one in recorded]
     for name in cards:
         card = catalogue.card(name)
         with PhantomChild(card, imports=_IMPORTS) as child, tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "sizes.json"
-            failed = child.call(run_operators, {"told": [one.told for one in recorded]}, out)
-            phantom = json.loads(out.read_text())
+            failed = child.call(run_operators, {"told": told}, out)
+            phantom = iter(json.loads(out.read_text()))
         for what, why in failed.items():
             click.echo(f"{name}: {what} failed: {why}", err=True)
-        for one, mine, its in zip(recorded, sizes_on(card, recorded, tape), phantom, strict=True):
-            yield name, one.family, one.name, mine, its
+        for recorded, tape in families:
+            for one, mine in zip(recorded, sizes_on(card, recorded, tape), strict=True):
+                yield Compared(name, one.family, one.name, mine, next(phantom))
 
 
-def _sorted_frees(sizes: Sizes) -> Sizes:
-    from benchmarks.gpu.alignment import Event, sorted_frees
+def _alike(mine: Sizes, its: Sizes) -> bool:
+    """Return whether blocks are taken and given back alike; frees between two of them are a set."""
+    first, second = (
+        [event.size for event in sorted_frees([Event(size) for size in sizes])]
+        for sizes in (mine, its)
+    )
+    return first == second
 
-    return [event.size for event in sorted_frees([Event(size) for size in sizes])]
+
+def _table(found: Iterable[Compared]) -> tuple[list[tuple[str, ...]], dict[str, list[str]]]:
+    """Return a row a family with the operators alike on each card, and which differ where."""
+    alike: dict[str, Counter[str]] = defaultdict(Counter)
+    totals: Counter[str] = Counter()
+    differs: dict[str, list[str]] = defaultdict(list)
+    for one in found:
+        alike[one.family][one.card] += one.is_alike
+        totals[one.family, one.card] += 1  # type: ignore[index]
+        if not one.is_alike:
+            differs[f"{one.family}: {one.name}"].append(one.card)
+    rows = [
+        (family, *(f"{count[card]}/{totals[family, card]}" for card in count))  # type: ignore[index]
+        for family, count in alike.items()
+    ]
+    return rows, differs
 
 
 @click.command()
-@click.option("--card", "cards", multiple=True, metavar="NAME", help="Instead of one of each.")
+@click.option("--card", "cards", multiple=True, metavar="NAME", help="Tell of these, publish not.")
 def main(cards: tuple[str, ...]) -> None:
     """Compare every operator and publish the table."""
-    for card, family, name, mine, its in run(cards or CARDS):
-        if _sorted_frees(mine) != _sorted_frees(its):
-            click.echo(f"{card} {family}: {name}\n   mine {mine}\n    its {its}")
+    found = []
+    for one in run(cards or CARDS):
+        found.append(one)
+        if not one.is_alike:
+            click.echo(f"{one.card} {one.family}: {one.name}")
+            click.echo(f"  predicted {one.predicted}\n  phantom   {one.phantom}")
+    rows, differs = _table(found)
+    told = "; ".join(f"{name} ({len(where)} cards)" for name, where in differs.items())
+    num_alike = sum(one.is_alike for one in found)
+    click.echo(f"{num_alike} of {len(found)} alike", err=True)
+    if not cards:
+        publish(
+            "phantom_operators",
+            "Operators one by one, beside PyTorch's own host code on phantom cards",
+            ("Family", *CARDS),
+            rows,
+            [
+                "The right-hand side is PyTorch's own host code: no card, and no measurement.",
+                f"Alike, blocks taken and given back to the byte: {num_alike} of {len(found)}.",
+                f"Different: {told or 'none'}.",
+            ],
+        )
 
 
 if __name__ == "__main__":

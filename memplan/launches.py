@@ -11,9 +11,31 @@ from memplan.efficient_attention import EfficientAttention
 from memplan.nonzero import Nonzero
 from memplan.radix_sort import RadixSort
 from memplan.reduction import Reduction
+from memplan.scan import DeterministicScan
 from memplan.topk import TopK
+from memplan.unique import Numbering, Unique
 
-AnyLaunch = Reduction | TopK | EfficientAttention | BatchNormSums | Nonzero | RadixSort
-LAUNCHES = (Reduction, TopK, EfficientAttention, BatchNormSums, Nonzero, RadixSort)
+AnyLaunch = (
+    Reduction
+    | TopK
+    | EfficientAttention
+    | BatchNormSums
+    | Nonzero
+    | RadixSort
+    | Unique
+    | Numbering
+    | DeterministicScan
+)  # fmt: skip
+LAUNCHES = (
+    Reduction,
+    TopK,
+    EfficientAttention,
+    BatchNormSums,
+    Nonzero,
+    RadixSort,
+    Unique,
+    Numbering,
+    DeterministicScan,
+)
 BUFFERS = tuple(name for kind in LAUNCHES for name in kind.BUFFERS)
 """The buffers of all kinds, as the tape's questions name them."""

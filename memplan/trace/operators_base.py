@@ -113,6 +113,19 @@ def held(num_bytes: int) -> Iterator[Request]:
         yield Temporary(num_bytes)
 
 
+def grown(item_bytes: int) -> Iterator[Request]:
+    """Yield what an output asks that grows from nothing, once it has its memory.
+
+    Deterministic algorithms fill the new memory, through a tensor that is made of one element.
+
+    Source: `fill_resize_deterministic_` in aten/src/ATen/native/TensorFactories.h, PyTorch 2.11.
+    """
+    is_filled = torch.utils.deterministic.fill_uninitialized_memory
+    if is_filled and torch.are_deterministic_algorithms_enabled():
+        yield Temporary(item_bytes)
+        yield Release()
+
+
 def balance(request: Request) -> int:
     """Return by how much a request changes the number of temporaries held."""
     if isinstance(request, Temporary | Scratch):

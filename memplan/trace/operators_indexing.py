@@ -17,6 +17,7 @@ from memplan.trace.operators_base import (
     balance,
     broadcast,
     copy_bytes,
+    grown,
     held,
     is_here,
     only_outputs,
@@ -38,10 +39,6 @@ only_outputs(
     "aten::scatter_.value",
     "aten::scatter.value",
     "aten::index_fill_.int_Scalar",
-    "aten::index_add",
-    "aten::index_add_",
-    "aten::index_copy",
-    "aten::index_copy_",
     "aten::select_backward",
     "aten::slice_backward",
     "aten::diagonal_backward",
@@ -176,7 +173,8 @@ def _index_put_in_place(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
         yield Temporary(values.nbytes)
     rows = masked_rows(tensor, all_indices, values)
     rows = 1 if rows is None else rows
-    if adds or torch.are_deterministic_algorithms_enabled():
+    is_deterministic = torch.are_deterministic_algorithms_enabled() and values.numel() > 1
+    if adds or is_deterministic:
         is_unsafe = len(args) > 4 and args[4]
         yield from sorted_writes(tensor, all_indices, values, rows, is_checked=not is_unsafe)
         return
@@ -214,9 +212,11 @@ def _linear_positions(
     for position, index in enumerate(positions):
         for _ in ("greatest", "least") if is_checked else ():
             yield Temporary(8)
-            scratch = list(reduction_scratch(index, [], element_bytes=8))
-            yield from scratch
-            yield Release(len(scratch))
+            flat = torch.contiguous_format
+            made: list[Request] = [*held(copy_bytes(index))]
+            made += reduction_scratch(index, [], element_bytes=8, layout=flat)
+            yield from made
+            yield Release(len(made))
             yield Temporary(1)
             yield Release()
             yield Release()
@@ -231,7 +231,7 @@ def sorted_writes(
     tensor: torch.Tensor,
     all_indices: Sequence[Any],
     values: torch.Tensor,
-    rows: int,
+    rows: int = 0,
     *,
     is_checked: bool = True,
 ) -> Iterator[Request]:
@@ -264,6 +264,7 @@ def sorted_writes(
         yield Temporary(tensor.nbytes)
     for _ in ("sorted", "original", "range"):
         yield Temporary(8 * count)
+    yield from grown(8)
     largest = (tensor.numel() - 1) // after
     yield from radix_sort(count, 8, 8, max(1, largest.bit_length()))
 
@@ -294,12 +295,38 @@ def _scatter(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     others = [place for place in range(index.dim()) if place != dim]
     if all(index.stride(place) == 0 for place in others):
         bare = index[tuple(slice(None) if place == dim else 0 for place in range(index.dim()))]
-        yield from sorted_writes(tensor, [None] * dim + [bare], values, 0)
+        yield from sorted_writes(tensor, [None] * dim + [bare], values)
         return
     for place in others:
         yield Temporary(8 * index.shape[place])
-    # A range expanded to the index's shape asks for what the index itself does.
-    yield from sorted_writes(tensor, [index] * tensor.dim(), values, 0)
+        yield from grown(8)
+    indices = [index if place == dim else _ranged(index, place) for place in range(index.dim())]
+    yield from sorted_writes(tensor, indices, values)
+
+
+def _ranged(index: torch.Tensor, place: int) -> torch.Tensor:
+    """Return the numbers along a dimension, as an index of the same shape."""
+    numbers = torch.empty(index.shape[place], dtype=torch.int64, device="meta")
+    shape = [-1 if place == dim else 1 for dim in range(index.dim())]
+    return numbers.view(shape).expand(index.shape)
+
+
+@rule("aten::index_add", "aten::index_add_", "aten::index_copy", "aten::index_copy_")
+def _index_add(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
+    """The output, where there is one; deterministic algorithms write by sorted index.
+
+    What is added is copied first.
+
+    Source: `index_add_cuda_impl` in aten/src/ATen/native/cuda/Indexing.cu and `index_copy` in
+    aten/src/ATen/native/TensorAdvancedIndexing.cpp, PyTorch 2.11.
+    """
+    yield from all_outputs(outputs)
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    tensor, dim, index, values = args[:4]
+    if len(args) > 4:
+        yield from held(values.nbytes)
+    yield from sorted_writes(tensor, [None] * (dim % tensor.dim()) + [index], values)
 
 
 _ask_pytorch = torch.nn.functional.one_hot

@@ -2,8 +2,6 @@
 
 Source: aten/src/ATen/native/cuda/Nonzero.cu, IndexKernel.cpp, Unique.cu and UniqueCub.cu,
 PyTorch 2.11.
-
-Limits: the scratch of choosing unique elements is that of compute capability 8.0.
 """
 
 from __future__ import annotations
@@ -24,10 +22,12 @@ from memplan.trace.operators_base import (
     all_outputs,
     broadcast,
     copy_bytes,
+    grown,
     held,
     rule,
 )
 from memplan.trace.operators_sorting import radix_sort
+from memplan.unique import Numbering, Unique
 
 
 @rule("aten::nonzero")
@@ -50,6 +50,7 @@ def _positions(mask: torch.Tensor, found: Output | Temporary) -> Iterator[Reques
     yield Scratch(launch, "nonzero_sum")
     yield Release()
     yield found
+    yield from grown(8)
     if mask.dim():
         yield Scratch(launch, "nonzero_selection")
         yield Release()
@@ -79,15 +80,14 @@ def _masked_select(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Requ
     yield Output(0)
 
 
-# Items a tile of choosing unique elements, by their bytes, of counting them, and of numbering them.
-_UNIQUE_TILES = {1: 40960, 2: 2560, 4: 8960, 8: 3840}
+# Elements a tile of counting those that are alike; each tile keeps 16 bytes.
 _COUNTED_TILE = 128 * 6
-_NUMBERED_TILE = 512 * 15
 
 
-def _of_tiles(count: int, tile: int) -> Temporary:
-    """Return the scratch of a pass over tiles, each of which keeps 16 bytes."""
-    return Temporary(together(16 * (ceil_div(count, tile) + 32)))
+def _numbered(tensor: torch.Tensor) -> Iterator[Request]:
+    """Yield what numbers the elements, and goes with the places that they begin at."""
+    yield Scratch(Numbering(elements=tensor.numel()), "numbering")
+    yield Release(2)
 
 
 def _chosen(tensor: torch.Tensor, wants_counts: bool) -> Iterator[Request]:
@@ -97,8 +97,9 @@ def _chosen(tensor: torch.Tensor, wants_counts: bool) -> Iterator[Request]:
     yield Temporary(8)
     if wants_counts:
         yield Output(2, 8 * count)
-    tile = _COUNTED_TILE if wants_counts else _UNIQUE_TILES[tensor.element_size()]
-    yield _of_tiles(count, tile)
+        yield Temporary(together(16 * (ceil_div(count, _COUNTED_TILE) + 32)))
+    else:
+        yield Scratch(Unique(elements=count, element_bytes=tensor.element_size()), "unique_choice")
 
 
 @rule("aten::_unique2")
@@ -125,8 +126,7 @@ def _unique(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         yield Release(1, keep=1)
         yield Temporary(8 * count)
         yield Output(1)
-        yield _of_tiles(count, _NUMBERED_TILE)
-        yield Release(2)
+        yield from _numbered(tensor)
     yield from _chosen(tensor, wants_counts)
 
 
@@ -145,6 +145,5 @@ def _unique_consecutive(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     if wants_inverse:
         yield Output(1)
         yield Temporary(4 * count)
-        yield _of_tiles(count, _NUMBERED_TILE)
-        yield Release(2)
+        yield from _numbered(tensor)
     yield from _chosen(tensor, wants_counts)

@@ -15,6 +15,7 @@ import torch
 
 from memplan.launch import ceil_div, together
 from memplan.radix_sort import RadixSort
+from memplan.scan import DeterministicScan
 from memplan.topk import TopK
 from memplan.trace.operators_base import (
     Output,
@@ -25,6 +26,7 @@ from memplan.trace.operators_base import (
     all_outputs,
     balance,
     copy_bytes,
+    grown,
     held,
     is_dense,
     rule,
@@ -92,6 +94,7 @@ def sort_scratch(tensor: torch.Tensor, dim: int) -> Iterator[Request]:
         return
     if row <= _SORTED_IN_PLACE:
         yield Temporary(8 * row)
+        yield from grown(8)
         return
     if not (is_dense(tensor) and tensor.stride(dim) == 1):
         yield Temporary(tensor.nbytes)
@@ -105,6 +108,7 @@ def _sorted_rows(count: int, row: int, key_bytes: int) -> Iterator[Request]:
     rows = count // row
     if rows == 1 or row >= 1_000_000:
         yield Temporary(8 * row)
+        yield from grown(8)
         for _ in range(rows):
             yield from radix_sort(row, key_bytes, 8)
             yield Release()
@@ -183,6 +187,15 @@ def _topk(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         yield Temporary(8 * values.numel())
 
 
+def _scanned(count: int, dtype: torch.dtype) -> Iterator[Request]:
+    """Yield the scratch of the prefix sum of a single row."""
+    if dtype.is_floating_point and torch.are_deterministic_algorithms_enabled():
+        launch = DeterministicScan(elements=count, element_bytes=dtype.itemsize)
+        yield Scratch(launch, "block_sums")
+    else:
+        yield Temporary(scan_bytes(count, dtype.itemsize))
+
+
 @rule("aten::cumsum", "aten::cumprod", "aten::cummax", "aten::cummin", "aten::logcumsumexp")
 def _scan(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """Outputs, a copy in the result's type, a contiguous copy, scratch for a single row.
@@ -199,7 +212,7 @@ def _scan(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         yield Temporary(tensor.numel() * dtype.itemsize)
     yield from held(tensor.numel() * dtype.itemsize if copy_bytes(tensor) else 0)
     if len(outputs) == 1 and tensor.numel() == tensor.shape[dim]:
-        yield Temporary(scan_bytes(tensor.numel(), dtype.itemsize))
+        yield from _scanned(tensor.numel(), dtype)
 
 
 @rule("aten::randperm")
@@ -219,6 +232,7 @@ def _permutation(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Reques
     bits = min(64, math.ceil(math.log2(likely)))
     key_bytes = 4 if bits <= 32 else 8
     yield Temporary(item_bytes * count)
+    yield from grown(item_bytes)
     yield Temporary(key_bytes * count)
     yield Temporary(key_bytes * count)
     yield from radix_sort(count, key_bytes, item_bytes, bits)

@@ -86,15 +86,21 @@ def _resample(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield from held(copy_bytes(args[0], suggested_layout(args[0])))
 
 
-@rule("aten::im2col")
+@rule("aten::im2col", "aten::col2im")
 def _unfold(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """A contiguous copy, the input once more, then the output.
+    """The output as large as the input, then as large as it is to be; a contiguous copy before.
 
-    Source: `im2col_out_cuda_template` in aten/src/ATen/native/cuda/Im2Col.cu, PyTorch 2.11.
+    Memory is kept where less is enough.
+
+    Source: `im2col_cuda` and `col2im_cuda` in aten/src/ATen/native/cuda/Im2Col.cu and Col2Im.cu,
+    PyTorch 2.11.
     """
-    del outputs
-    yield from held(copy_bytes(args[0]))
-    yield Temporary(args[0].nbytes)
+    tensor, (output,) = args[0], outputs
+    yield from held(copy_bytes(tensor))
+    if output.nbytes <= tensor.nbytes:
+        yield Output(0, tensor.nbytes)
+        return
+    yield Temporary(tensor.nbytes)
     yield Output(0)
 
 
@@ -125,6 +131,8 @@ def _pool_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Requ
     yield from all_outputs(outputs)
     yield from held(copy_bytes(tensor, layout))
     yield from held(copy_bytes(gradient, layout))
+    if isinstance(args[-1], torch.Tensor):  # where the greatest stood
+        yield from held(copy_bytes(args[-1], layout))
 
 
 @rule("aten::_adaptive_avg_pool2d", "aten::adaptive_max_pool2d")

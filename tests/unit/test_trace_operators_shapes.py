@@ -1,13 +1,15 @@
 """Reductions, sorts and indexing: bytes counted by hand from the kernels' sources."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from test_trace_operators import asked_by, on_an_a100
+from test_trace_operators import A100, asked_by, on_an_a100
 
+from memplan.radix_sort import RadixSort
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.operators import Output, Release, Temporary
-from memplan.trace.operators_sorting import radix_sort_bytes
 
 aten = torch.ops.aten
 
@@ -58,27 +60,53 @@ def test_the_place_of_a_maximum_is_kept_with_its_value():
     assert [Output(0), Temporary(8 * 4 * 4)] == holes
 
 
+def _sorted_bytes(count, key_bytes, value_bytes, bits, card=A100):
+    sort = RadixSort(count=count, key_bytes=key_bytes, value_bytes=value_bytes, bits=bits)
+    return sort.scratch_bytes(card)[0]
+
+
 def test_a_radix_sort_keeps_a_second_copy_of_its_pairs():
     """24 bits are 3 passes of 256 digits; 27 tiles of 3840 items look back at each other."""
     expected = 3 * 256 * 8 + 27 * 256 * 4 + 2 * 800_000 + 256 + 255
 
-    assert expected == radix_sort_bytes(100_000, 8, 8, 24)
-    assert 1 == radix_sort_bytes(2304, 8, 8)
+    assert expected == _sorted_bytes(100_000, 8, 8, 24)
+    assert 1 == _sorted_bytes(2304, 8, 8, 64)
+
+
+@pytest.mark.parametrize(
+    ("capability", "multiprocessors", "threads", "expected"),
+    [
+        ((7, 5), 40, 1024, 914_943),
+        ((8, 0), 108, 2048, 4_519_423),
+        ((8, 6), 82, 1536, 2_614_783),
+        ((9, 0), 132, 2048, 56063),
+    ],
+)
+def test_narrow_keys_are_counted_before_hopper(capability, multiprocessors, threads, expected):
+    """5000 keys of half precision, as PyTorch's own host code asks on phantom cards."""
+    card = replace(
+        A100,
+        compute_capability=capability,
+        multiprocessors=multiprocessors,
+        threads_per_multiprocessor=threads,
+    )
+
+    assert expected == _sorted_bytes(5000, 2, 8, 16, card)
 
 
 def test_short_rows_are_sorted_where_they_are():
-    """Up to 4096 items fit a block's shared memory."""
+    """Up to 4096 items fit a block's shared memory; their numbers are copied in from 8 bytes each."""
     with fake_cuda():
         asked = asked_by(aten.sort.default, _empty(10, 4096))
 
-    assert [Output(0), Output(1)] == asked
+    assert [Output(0), Output(1), Temporary(8 * 4096)] == asked
 
 
 def test_one_long_row_is_sorted_with_its_positions():
     """The positions are 8 bytes an item beside the radix sort's own scratch."""
     with fake_cuda():
         asked = asked_by(aten.sort.default, _empty(10_000))
-    expected = [Temporary(80_000), Temporary(radix_sort_bytes(10_000, 4, 8)), Release()]
+    expected = [Temporary(80_000), Temporary(_sorted_bytes(10_000, 4, 8, 32)), Release()]
 
     assert [Output(0), Output(1), *expected] == asked
 

@@ -13,12 +13,14 @@ Limits: tensor hooks and hooks on nodes are not called; sparse gradients are sum
 from __future__ import annotations
 
 import heapq
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import GraphExecGroup
+from torch.utils import checkpoint
+from torch.utils.checkpoint import GraphExecGroup, _CheckpointFrame
 
 Node = Any  # torch.autograd.graph.Node, and Python-defined functions which only resemble it
 
@@ -43,6 +45,7 @@ class SavedTensors:
         self._on_save = on_save
         self._all: weakref.WeakSet[_Saved] = weakref.WeakSet()
         self._used: list[_Saved] = []
+        self._inputs: dict[_CheckpointFrame, list[_Saved]] = {}
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
         """Return the context in which a forward pass saves into this table."""
@@ -56,20 +59,50 @@ class SavedTensors:
 
     def _unpack(self, saved: _Saved) -> torch.Tensor:
         assert saved.tensor is not None
-        self._used.append(saved)
+        section = _recomputed_section()
+        if section is None:
+            self._used.append(saved)
+        else:
+            self._inputs.setdefault(section, []).append(saved)
         return saved.tensor
 
     def release_used(self) -> None:
-        """Drop what the node that just ran has unpacked."""
+        """Drop what the node that just ran has unpacked, and the inputs of sections it ends.
+
+        A recomputed section holds its inputs until the last of its nodes has run.
+        """
+        for section in [one for one in self._inputs if _is_over(one)]:
+            self._used += self._inputs.pop(section)
         for saved in self._used:
             saved.tensor = None
         self._used.clear()
 
     def clear(self) -> None:
         """Drop everything, as when the graph dies."""
+        self._inputs.clear()
         self.release_used()
         for saved in self._all:
             saved.tensor = None
+
+
+def _recomputed_section() -> _CheckpointFrame | None:
+    """Return the section whose inputs are unpacked to run it again, if that is who asks."""
+    asking = sys._getframe(2)
+    if asking.f_code.co_filename != checkpoint.__file__:
+        return None
+    section = asking.f_locals.get("frame")
+    return section if isinstance(section, _CheckpointFrame) else None
+
+
+def _is_over(section: _CheckpointFrame) -> bool:
+    """Return whether every tensor that a section has made again was handed out."""
+    holders = (holder() for holder in section.weak_holders)
+    return all(
+        handle is None
+        for holder in holders
+        if holder is not None
+        for handle in holder.handles.values()
+    )
 
 
 def _next_edges(node: Node) -> Iterator[tuple[Node, int]]:

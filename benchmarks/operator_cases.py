@@ -9,6 +9,7 @@ while they are recorded, with no values, and on a phantom card.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ def _numbers(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
 
 
 def _mask(*shape: int) -> torch.Tensor:
-    return _some(*shape, dtype=torch.bool)
+    return torch.empty(shape, dtype=torch.bool, device=_DEVICE)  # nobody knows what is true
 
 
 def reductions() -> Cases:
@@ -327,9 +328,8 @@ def backward() -> Cases:
     yield "fold", lambda: aten.col2im(_some(8, 576, 1444), [40, 40], [3, 3], [1, 1], [0, 0], [1, 1])
 
 
-def deterministic() -> Cases:
-    """What writes by index under deterministic algorithms."""
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+def writing() -> Cases:
+    """What writes by index, from other sides."""
     flat, big = _some(100, 10), _some(400_000)
     index, columns = _numbers(5000), _numbers(100, 1)
     mask, rows = _mask(100), _some(7, 10)
@@ -354,9 +354,24 @@ def deterministic() -> Cases:
             _some(8, 64, 80, 80), [80, 80], [8, 64, 40, 40], False
         ),
     )
-    torch.use_deterministic_algorithms(mode=False)
 
 
-FAMILIES: tuple[Callable[[], Cases], ...] = (
-    reductions, losses, sorting, selecting, unique, layers, shapes, backward, deterministic,
+def _deterministic(family: Callable[[], Cases]) -> Callable[[], Cases]:
+    """Return a family whose operators run under deterministic algorithms."""
+
+    @functools.wraps(family)
+    def runs() -> Cases:
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        try:
+            yield from family()
+        finally:
+            torch.use_deterministic_algorithms(mode=False)
+
+    runs.__name__ = f"{family.__name__}, deterministic"
+    return runs
+
+
+_PLAIN: tuple[Callable[[], Cases], ...] = (
+    reductions, losses, sorting, selecting, unique, layers, shapes, backward, writing,
 )  # fmt: skip
+FAMILIES = (*_PLAIN, *map(_deterministic, _PLAIN))

@@ -11,7 +11,7 @@ The rules stand in the files `operators_*.py`, a family each.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from memplan.trace import (  # noqa: F401 - importing them registers their rules
 )
 from memplan.trace.layouts import laid_out_on_device
 from memplan.trace.operators_base import (
+    GROWING,
     OUTPUTS_ONLY,
     RULES,
     LightMatrixWorkspace,
@@ -43,6 +44,7 @@ from memplan.trace.operators_base import (
     Scratch,
     Temporary,
     Workspace,
+    grown,
 )
 from memplan.trace.operators_matrix import adds_bias_in_place
 
@@ -91,14 +93,21 @@ def requests(
         outputs: its flat list of results; empty when it writes into its first argument.
         kwargs: its arguments by name.
     """
-    known = RULES.get(_name(overload))
+    name = _name(overload)
+    known = RULES.get(name)
+    asked: Iterable[Request]
     if known is None:
-        yield from (Output(index) for index in range(len(outputs)))
-        return
-    for request in known(_bound(overload, args, kwargs), outputs):
-        # An operator in place shares its rule with the one that returns something new.
-        if not isinstance(request, Output) or request.index < len(outputs):
+        asked = (Output(index) for index in range(len(outputs)))
+    else:
+        asked = known(_bound(overload, args, kwargs), outputs)
+    for request in asked:
+        if not isinstance(request, Output):
             yield request
+        # An operator in place shares its rule with the one that returns something new.
+        elif request.index < len(outputs):
+            yield request
+            if name in GROWING:
+                yield from grown(outputs[request.index].element_size())
 
 
 @functools.cache

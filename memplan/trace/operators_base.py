@@ -80,6 +80,17 @@ Rule = Callable[[Sequence[Any], Sequence[Any]], Iterator[Request]]
 
 RULES: dict[str, Rule] = {}
 OUTPUTS_ONLY: set[str] = set()
+# Operators that begin with an output of nothing and let another function give it its memory.
+GROWING = frozenset(
+    f"aten::{name}"
+    for name in (
+        "abs", "arange", "arange.start", "arange.start_step", "eye", "eye.m",
+        "embedding", "index_select", "masked_select", "where.self", "logsumexp",
+        "var.correction", "std.correction", "var_mean.correction", "kthvalue", "median.dim",
+        "soft_margin_loss", "multi_margin_loss", "nll_loss2d_forward", "glu_backward",
+        "_adaptive_avg_pool2d", "reflection_pad2d",
+    )
+)  # fmt: skip
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

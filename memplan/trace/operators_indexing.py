@@ -99,7 +99,7 @@ def _aligned_indices(indices: Sequence[torch.Tensor]) -> Iterator[Request]:
         yield from held(0 if whole else 8 * math.prod(shape))
 
 
-@rule("aten::index.Tensor")
+@rule("aten::index.Tensor", "aten::_unsafe_index.Tensor")
 def _index(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     """Copies of the indices, then the output.
 
@@ -173,7 +173,9 @@ def _index_put_in_place(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
         yield Temporary(values.nbytes)
     rows = masked_rows(tensor, all_indices, values)
     rows = 1 if rows is None else rows
-    is_deterministic = torch.are_deterministic_algorithms_enabled() and values.numel() > 1
+    # A single number may have been broadcast by the recorder.
+    is_one = values.numel() == 1 or not any(values.stride())
+    is_deterministic = torch.are_deterministic_algorithms_enabled() and not is_one
     if adds or is_deterministic:
         is_unsafe = len(args) > 4 and args[4]
         yield from sorted_writes(tensor, all_indices, values, rows, is_checked=not is_unsafe)

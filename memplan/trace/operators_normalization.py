@@ -27,6 +27,7 @@ from memplan.trace.operators_base import (
     Temporary,
     all_outputs,
     copy_bytes,
+    grown,
     held,
     last_power_of_two,
     rule,
@@ -264,3 +265,4 @@ def _group_norm_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterato
         yield Temporary(batch * groups * each)
         if weight is not None:
             yield Temporary(batch * channels * each)
+            yield from grown(each)

@@ -17,7 +17,6 @@ from memplan.trace.operators_base import (
     Request,
     all_outputs,
     copy_bytes,
-    grown,
     held,
     is_dense,
     is_here,
@@ -27,6 +26,11 @@ from memplan.trace.operators_base import (
 
 # Filling and shaping: one `empty`, then kernels that write into it.
 only_outputs(
+    "aten::arange",
+    "aten::arange.start",
+    "aten::arange.start_step",
+    "aten::eye",
+    "aten::eye.m",
     "aten::cat",
     "aten::clone",
     "aten::constant_pad_nd",
@@ -54,19 +58,6 @@ only_outputs(
     "aten::lift_fresh",
     "aten::lift_fresh_copy",
 )
-
-
-@rule("aten::arange", "aten::arange.start", "aten::arange.start_step", "aten::eye", "aten::eye.m")
-def _numbers(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
-    """The output, which grows from nothing.
-
-    Source: aten/src/ATen/native/RangeFactories.cpp and TensorFactories.cpp, PyTorch 2.11.
-    """
-    del args
-    yield Output(0)
-    yield from grown(outputs[0].element_size())
-
-
 # Views that the schema does not call views: they return the memory of their input.
 only_outputs(
     "aten::_unsafe_view",

@@ -21,6 +21,7 @@ from memplan.trace.operators_base import (
     Temporary,
     all_outputs,
     copy_bytes,
+    grown,
     held,
     rule,
     strides_of_layout,
@@ -211,6 +212,7 @@ def _log_sum(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield from scratch
     yield Release(len(scratch))
     yield Temporary(outputs[0].nbytes)
+    yield from grown(outputs[0].element_size())
     yield Temporary(outputs[0].numel())
     yield Release(2)
     yield Temporary(tensor.nbytes)

@@ -36,12 +36,11 @@ def _nonzero(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
 
     Source: `nonzero_cuda_out_impl` in aten/src/ATen/native/cuda/Nonzero.cu, PyTorch 2.11.
     """
-    del outputs
-    return _positions(args[0], Output(0))
+    return _positions(args[0], outputs[0].shape[0], Output(0))
 
 
-def _positions(mask: torch.Tensor, found: Output | Temporary) -> Iterator[Request]:
-    """Yield what `nonzero` asks for: all goes back but what it found."""
+def _positions(mask: torch.Tensor, rows: int, found: Output | Temporary) -> Iterator[Request]:
+    """Yield what `nonzero` asks for: all goes back but the so many rows that it found."""
     launch = Nonzero(elements=mask.numel())
     copied = copy_bytes(mask)
     keep = int(isinstance(found, Temporary))
@@ -50,7 +49,8 @@ def _positions(mask: torch.Tensor, found: Output | Temporary) -> Iterator[Reques
     yield Scratch(launch, "nonzero_sum")
     yield Release()
     yield found
-    yield from grown(8)
+    if rows:
+        yield from grown(8)
     if mask.dim():
         yield Scratch(launch, "nonzero_selection")
         yield Release()
@@ -64,7 +64,7 @@ def positions_of_mask(mask: torch.Tensor, rows: int) -> Iterator[Request]:
 
     Source: `expandTensors` in aten/src/ATen/native/IndexingUtils.h, PyTorch 2.11.
     """
-    return _positions(mask, Temporary(8 * rows * max(1, mask.dim())))
+    return _positions(mask, rows, Temporary(8 * rows * max(1, mask.dim())))
 
 
 @rule("aten::masked_select")
@@ -97,6 +97,7 @@ def _chosen(tensor: torch.Tensor, wants_counts: bool) -> Iterator[Request]:
     yield Temporary(8)
     if wants_counts:
         yield Output(2, 8 * count)
+        yield from grown(8)
         yield Temporary(together(16 * (ceil_div(count, _COUNTED_TILE) + 32)))
     else:
         yield Scratch(Unique(elements=count, element_bytes=tensor.element_size()), "unique_choice")
@@ -119,6 +120,7 @@ def _unique(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
     yield Temporary(tensor.nbytes)
     if wants_inverse:
         yield Temporary(8 * count)
+        yield from grown(8)
         yield Temporary(8 * count)
     yield from radix_sort(count, tensor.element_size(), 8 * bool(wants_inverse))
     yield Release()

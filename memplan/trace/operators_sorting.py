@@ -108,7 +108,6 @@ def _sorted_rows(count: int, row: int, key_bytes: int) -> Iterator[Request]:
     rows = count // row
     if rows == 1 or row >= 1_000_000:
         yield Temporary(8 * row)
-        yield from grown(8)
         for _ in range(rows):
             yield from radix_sort(row, key_bytes, 8)
             yield Release()

@@ -21,6 +21,7 @@ from memplan.trace.operators_base import (
     all_outputs,
     balance,
     copy_bytes,
+    grown,
     held,
     rule,
     suggested_layout,
@@ -102,6 +103,8 @@ def _unfold(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Request]:
         return
     yield Temporary(tensor.nbytes)
     yield Output(0)
+    yield Release()
+    yield from grown(output.element_size())
 
 
 @rule("aten::upsample_bilinear2d", "aten::upsample_bicubic2d")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class Recorded:
 def record(family: Callable[[], Cases]) -> tuple[list[Recorded], tapes.Tape]:
     """Return a family's operators, and the tape of all."""
     found = []
-    with no_garbage_collection(), fake_cuda() as mode:
+    with no_garbage_collection(), warnings.catch_warnings(), fake_cuda() as mode:
+        # What is not deterministic, or will be called otherwise, is said to who trains.
+        warnings.simplefilter("ignore")
         recorder = DynamicRecorder(DEVICE, mode, _Nothing(), 1)
         with recorder:
             recorder.begin("micro_batch")

@@ -18,7 +18,7 @@ from memplan.device.cublas import ENVIRONMENT_VARIABLE, release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.plan_fallback import PlanFallback
-from memplan.launch import Launch, Processors
+from memplan.launches.launch import Launch, Processors
 from memplan.tape import QUESTIONS, Int64, Tape
 
 # More than any card has, so that a replay tells what a life needs instead of where it stops.

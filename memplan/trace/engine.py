@@ -53,7 +53,8 @@ class SavedTensors:
 
     def _pack(self, tensor: torch.Tensor) -> _Saved:
         self._on_save(tensor)
-        saved = _Saved(tensor)
+        # A node that holds its own result, and by that itself, would never die.
+        saved = _Saved(tensor.detach() if _is_own_result(tensor) else tensor)
         self._all.add(saved)
         return saved
 
@@ -65,6 +66,10 @@ class SavedTensors:
         else:
             self._inputs.setdefault(section, []).append(saved)
         return saved.tensor
+
+    def __len__(self) -> int:
+        """How many tensors are held."""
+        return sum(saved.tensor is not None for saved in self._all)
 
     def release_used(self) -> None:
         """Drop what the node that just ran has unpacked, and the inputs of sections it ends.
@@ -83,6 +88,13 @@ class SavedTensors:
         self.release_used()
         for saved in self._all:
             saved.tensor = None
+
+
+def _is_own_result(tensor: torch.Tensor) -> bool:
+    """Return whether the node that is being made, the youngest, saves what it returns."""
+    node = tensor.grad_fn
+    youngest = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
+    return node is not None and bool(node._sequence_nr() == youngest)
 
 
 def _recomputed_section() -> _CheckpointFrame | None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from memplan.efficient_attention import EfficientAttention
-from memplan.launch import ceil_div
+from memplan.launches.efficient_attention import EfficientAttention
+from memplan.launches.launch import ceil_div
 from memplan.tape import AMPERE, CUDNN_ATTENTION
 from memplan.trace.operators_base import (
     MULTIPROCESSORS,

@@ -131,7 +131,7 @@ def grown(item_bytes: int) -> Iterator[Request]:
 
     Source: `fill_resize_deterministic_` in aten/src/ATen/native/TensorFactories.h, PyTorch 2.11.
     """
-    is_filled = torch.utils.deterministic.fill_uninitialized_memory
+    is_filled: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if is_filled and torch.are_deterministic_algorithms_enabled():
         yield Temporary(item_bytes)
         yield Release()

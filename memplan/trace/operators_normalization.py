@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from memplan.batch_norm import BatchNormSums
-from memplan.launch import ceil_div
+from memplan.launches.batch_norm import BatchNormSums
+from memplan.launches.launch import ceil_div
 from memplan.trace.operators_base import (
     MAX_INT32,
     MULTIPROCESSORS,

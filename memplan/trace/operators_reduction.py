@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memplan.reduction import Reduction
+from memplan.launches.reduction import Reduction
 from memplan.trace.operators_base import (
     Output,
     Release,

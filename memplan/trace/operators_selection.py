@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from memplan.launch import ceil_div, together
-from memplan.nonzero import Nonzero
+from memplan.launches.launch import ceil_div, together
+from memplan.launches.nonzero import Nonzero
+from memplan.launches.unique import Numbering, Unique
 from memplan.trace.operators_base import (
     Output,
     Release,
@@ -27,7 +28,6 @@ from memplan.trace.operators_base import (
     rule,
 )
 from memplan.trace.operators_sorting import radix_sort
-from memplan.unique import Numbering, Unique
 
 
 @rule("aten::nonzero")

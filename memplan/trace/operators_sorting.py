@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from memplan.launch import ceil_div, together
-from memplan.radix_sort import RadixSort
-from memplan.scan import DeterministicScan
-from memplan.topk import TopK
+from memplan.launches.launch import ceil_div, together
+from memplan.launches.radix_sort import RadixSort
+from memplan.launches.scan import DeterministicScan
+from memplan.launches.topk import TopK
 from memplan.trace.operators_base import (
     Output,
     Release,

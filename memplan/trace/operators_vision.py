@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memplan.launch import ceil_div
+from memplan.launches.launch import ceil_div
 from memplan.trace.operators_base import (
     Output,
     Release,

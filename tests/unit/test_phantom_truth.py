@@ -8,7 +8,9 @@ import pytest
 from benchmarks import phantom_truth
 from benchmarks.gpu.cases import Case
 from benchmarks.phantom_life import IMPORTS, Comparison, compare, predicted_life
+from benchmarks.phantom_sizes import noted_sizes
 from memplan.device import catalogue
+from memplan.errors import MemplanError
 from memplan.phantom.child import PhantomChild
 
 SMALL = Case(workload="yolov9-t", image_size=64, micro_batch_size=2)
@@ -36,6 +38,32 @@ def test_a_small_network_takes_on_the_phantom_what_is_predicted(child, changes):
     assert 0.95 < 2 * found.num_alike / (found.num_predicted + found.num_phantom)
     assert 0 < found.one_pixel.num_events == found.one_pixel.num_alike
     assert 0 < found.convolutions.num_events == found.convolutions.num_alike
+
+
+@pytest.mark.parametrize("name", ["ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_a_detector_takes_on_the_phantom_what_is_predicted(child, name):
+    """Sizes that follow from values are told as recorded; every block is alike."""
+    (case,) = (case for case in phantom_truth.cases() if case.workload == f"torchvision:{name}")
+    question = case.question(child.card)
+    with noted_sizes() as told:
+        tape = question.record(case.micro_batch_size, question.step_spec)
+
+    found = compare(case, predicted_life(case, child.card, tape), child, told)
+
+    assert found.is_equal
+    assert found.num_predicted == found.num_phantom == found.num_alike
+
+
+def test_a_size_that_is_told_otherwise_is_refused(child):
+    """A step that asks for other sizes than were recorded is not compared."""
+    (case,) = (case for case in phantom_truth.cases() if "ssd300" in case.workload)
+    question = case.question(child.card)
+    with noted_sizes() as told:
+        tape = question.record(case.micro_batch_size, question.step_spec)
+    life = predicted_life(case, child.card, tape)
+
+    with pytest.raises(MemplanError, match="The phantom card is asked for"):
+        compare(case, life, child, [*told[:3], ("bincount", 3), *told[3:]])
 
 
 def test_another_size_is_seen(child):

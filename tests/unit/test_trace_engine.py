@@ -1,6 +1,7 @@
 """The backward walk gives what PyTorch's engine gives, bit for bit."""
 
 import copy
+import weakref
 from functools import partial
 
 import numpy as np
@@ -154,14 +155,14 @@ def test_saved_tensors_are_gone_after_the_walk():
 
     saved = _walk(lambda: net(_images()).sum())
 
-    assert {} == saved._tensors
+    assert 0 == len(saved)
 
 
 def test_saved_tensors_go_node_by_node():
     """When a node has run, what it unpacked is dropped, long before the end of backward."""
     saved = SavedTensors(_ignore)
     counts = []
-    walk = BackwardWalk(saved, lambda *_: counts.append(len(saved._tensors)), _ignore)
+    walk = BackwardWalk(saved, lambda *_: counts.append(len(saved)), _ignore)
     x = torch.ones(3, requires_grad=True)
     with saved.hooks():
         loss = x.exp().exp().exp().sum()
@@ -170,6 +171,36 @@ def test_saved_tensors_go_node_by_node():
 
     # Before sum, three exp each kept their result; each drops its own.
     assert [3, 3, 2, 1] == counts
+
+
+def test_a_part_of_the_graph_that_nothing_leads_to_lets_go_at_once():
+    """What it saved goes with its result, as on a device, and not at the end of backward."""
+    saved = SavedTensors(_ignore)
+    x = torch.ones(3, requires_grad=True)
+    with saved.hooks():
+        unused = x.exp()
+        held = len(saved)
+        del unused
+
+    assert [1, 0] == [held, len(saved)]
+
+
+def test_a_section_that_is_run_again_holds_its_input_until_its_last_node():
+    """The input is let go after both exponentials inside, and not after the first."""
+    saved = SavedTensors(_ignore)
+    x = torch.ones(3, requires_grad=True)
+    with saved.hooks():
+        given = x * 2
+        address = weakref.ref(given.untyped_storage())
+        loss = checkpoint(lambda y: (y + 1).exp().exp(), given, use_reentrant=False).sum()
+        del given
+    alive = {}
+    walk = BackwardWalk(saved, lambda _, name: alive.update({name: address() is not None}), _ignore)
+
+    walk(loss)
+
+    assert alive["ExpBackward0"]
+    assert not alive["MulBackward0"]
 
 
 def test_a_gradient_in_another_layout_is_copied_for_its_leaf():

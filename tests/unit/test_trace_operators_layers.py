@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_trace_operators import A100, asked_by, on_an_a100
 
-from memplan.efficient_attention import EfficientAttention
+from memplan.launches.efficient_attention import EfficientAttention
 from memplan.tape import ALLOCATE
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
@@ -149,7 +149,7 @@ def test_batch_norm_gradients_of_channels_last_images_follow_their_sums():
 
 
 def test_layer_norm_sums_many_short_rows_by_parts():
-    """100,352 rows of 96 make 3136 parts; the gradients allocated first are replaced."""
+    """100,352 rows of 96 make 3136 parts; the gradients allocated first are replaced, and go."""
     with fake_cuda():
         rows = _empty(100_352, 96, dtype=torch.float16)
         weight, stat = _empty(96, dtype=torch.float16), _empty(100_352, 1)
@@ -160,7 +160,8 @@ def test_layer_norm_sums_many_short_rows_by_parts():
     first = [Output(0), *[Temporary(192)] * 2, *[Temporary(3136 * 192)] * 2]
     scratch = [Temporary(4 * 96 * 25 * 64), Temporary(8), Release(2)]
 
-    assert [*first, Output(1), *scratch, Output(2), *scratch] == asked
+    of_weight = [Output(1), *scratch, Release(1, keep=3)]
+    assert [*first, *of_weight, Output(2), *scratch, Release(1, keep=2)] == asked
 
 
 def test_group_norm_keeps_a_scale_and_a_shift_an_image_and_channel():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_trace_operators import A100, asked_by, on_an_a100
 
-from memplan.radix_sort import RadixSort
+from memplan.launches.radix_sort import RadixSort
 from memplan.trace import operators
 from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.operators import Output, Release, Temporary
@@ -95,7 +95,7 @@ def test_narrow_keys_are_counted_before_hopper(capability, multiprocessors, thre
 
 
 def test_short_rows_are_sorted_where_they_are():
-    """Up to 4096 items fit a block's shared memory; their numbers are copied in from 8 bytes each."""
+    """Up to 4096 items fit a block's shared memory; their numbers of 8 bytes are copied in."""
     with fake_cuda():
         asked = asked_by(aten.sort.default, _empty(10, 4096))
 
@@ -168,12 +168,15 @@ def test_short_indices_are_made_long():
     assert [Temporary(56), Output(0)] == asked
 
 
+# An extreme of an index, and whether it is within bounds.
+BOUND = [Temporary(8), Temporary(1), Release(), Release()]
 SORTED_WRITES = [
-    *[Temporary(640), Temporary(640), Release(1, keep=1)],
-    *[Temporary(640), Temporary(640), Release(1, keep=1), Release()],
+    *[*BOUND, *BOUND, Temporary(640), Temporary(640), Release(1, keep=1)],
+    *[*BOUND, *BOUND, Temporary(640), Temporary(640), Release(1, keep=1), Release()],
     *[Temporary(640)] * 3,
     Temporary(1),
 ]
+FILLED = [Temporary(8), Release()]
 
 
 def test_adding_by_index_sorts_the_positions():
@@ -195,7 +198,7 @@ def test_deterministic_writes_sort_the_positions_too():
         torch.use_deterministic_algorithms(False)
         usual = on_an_a100(operators.requests(aten.index_put_.default, arguments, []))
 
-    assert SORTED_WRITES == asked
+    assert [*SORTED_WRITES[:-1], *FILLED, SORTED_WRITES[-1]] == asked
     assert [Temporary(640)] == usual
 
 
@@ -212,7 +215,9 @@ def test_a_deterministic_scatter_spreads_its_index():
             operators.requests(aten.scatter_.src, [tensor, 1, index, _empty(4, 6)], [])
         )
 
-    assert [Temporary(32), Temporary(192)] == asked[:2]
+    # Its bounds are found in a copy that is laid out flat.
+    bound = [Temporary(8), Temporary(192), Release(), Temporary(1), Release(), Release()]
+    assert [Temporary(32), *FILLED, *bound] == asked[:9]
     assert [] == usual
 
 

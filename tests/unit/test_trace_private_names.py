@@ -72,6 +72,7 @@ IMPORTED = {
     "torch.nn.modules.batchnorm._BatchNorm",
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._pytree.tree_flatten",
+    "torch.utils.checkpoint._CheckpointFrame",
 }
 SNAPSHOTS = {"_dump_snapshot", "_record_memory_history"}  # named in texts for users
 

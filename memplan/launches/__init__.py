@@ -6,14 +6,14 @@ To add one: write its class beside its law, name it here, and let a rule of `mem
 
 from __future__ import annotations
 
-from memplan.batch_norm import BatchNormSums
-from memplan.efficient_attention import EfficientAttention
-from memplan.nonzero import Nonzero
-from memplan.radix_sort import RadixSort
-from memplan.reduction import Reduction
-from memplan.scan import DeterministicScan
-from memplan.topk import TopK
-from memplan.unique import Numbering, Unique
+from memplan.launches.batch_norm import BatchNormSums
+from memplan.launches.efficient_attention import EfficientAttention
+from memplan.launches.nonzero import Nonzero
+from memplan.launches.radix_sort import RadixSort
+from memplan.launches.reduction import Reduction
+from memplan.launches.scan import DeterministicScan
+from memplan.launches.topk import TopK
+from memplan.launches.unique import Numbering, Unique
 
 AnyLaunch = (
     Reduction

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import Launch, Processors, ceil_div, together
 
 _RADIX_DIGITS = 256
 _OFFSET_BYTES = 8  # PyTorch counts in int64, so CUB does

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div
+from memplan.launches.launch import Launch, Processors, ceil_div
 
 _WARP = 32
 _MAX_THREADS = 512

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div
+from memplan.launches.launch import Launch, Processors, ceil_div
 
 _HEADER_BYTES = 16  # a lock and a counter before each block of the query's gradient
 _LARGE_SHARED_MEMORY = 160 << 10  # 8.0, 9.0 and 10.0

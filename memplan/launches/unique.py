@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import Launch, Processors, ceil_div, together
 
 _TILES_AHEAD = 32
 _STATE_BYTES = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div
+from memplan.launches.launch import Launch, Processors, ceil_div
 
 
 class BatchNormSums(Launch, frozen=True, kw_only=True, tag="batch_norm"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import Launch, Processors, ceil_div, together
 
 _THREADS = 256
 _REGISTERS_PER_THREAD = 40

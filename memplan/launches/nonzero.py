@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import Launch, Processors, ceil_div, together
 
 # The sum: blocks of so many threads, so many items each; up to one block's, no scratch to speak of.
 _SUM_THREADS = 256

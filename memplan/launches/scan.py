@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launch import Launch, Processors, ceil_div
+from memplan.launches.launch import Launch, Processors, ceil_div
 
 _TILE = 512 * 16
 

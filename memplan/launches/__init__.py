@@ -9,7 +9,7 @@ from __future__ import annotations
 from memplan.launches.batch_norm import BatchNormSums
 from memplan.launches.efficient_attention import EfficientAttention
 from memplan.launches.nonzero import Nonzero
-from memplan.launches.radix_sort import RadixSort
+from memplan.launches.radix_sort import Permutation, RadixSort
 from memplan.launches.reduction import Reduction
 from memplan.launches.scan import DeterministicScan
 from memplan.launches.topk import TopK
@@ -22,6 +22,7 @@ AnyLaunch = (
     | BatchNormSums
     | Nonzero
     | RadixSort
+    | Permutation
     | Unique
     | Numbering
     | DeterministicScan
@@ -33,6 +34,7 @@ LAUNCHES = (
     BatchNormSums,
     Nonzero,
     RadixSort,
+    Permutation,
     Unique,
     Numbering,
     DeterministicScan,

@@ -7,6 +7,8 @@ phantom cards of all architectures, keys of 1 to 8 bytes.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 from memplan.launches.launch import Launch, Processors, ceil_div, together
@@ -33,23 +35,61 @@ class RadixSort(Launch, frozen=True, kw_only=True, tag="radix_sort"):
     """Pairs of keys and values, kept apart, or keys alone."""
 
     BUFFERS: ClassVar = ("radix_sort",)
-    VARYING: ClassVar = ("count", "key_bytes", "bits")
+    VARYING: ClassVar = ("count", "greatest_key")
 
     count: int
     key_bytes: int
     value_bytes: int
     """Of one value, 0 for keys alone."""
-    bits: int
-    """Of the keys that are compared."""
+    greatest_key: int
+    """Above which there is no key, so that its bits are compared alone; 0 where none is known."""
 
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes of histograms, counters and the second pair of buffers."""
+        bits = self.greatest_key.bit_length() or 8 * self.key_bytes
+        return (_Sort(self.count, self.key_bytes, self.value_bytes, bits).scratch_bytes(card),)
+
+
+class Permutation(Launch, frozen=True, kw_only=True, tag="permutation"):
+    """Numbers from 0 on, sorted by random keys.
+
+    Keys have enough bits for a duplicate to be rare: one in ten permutations has any.
+
+    Source: `randperm_out_cuda` in aten/src/ATen/native/cuda/Randperm.cu, PyTorch 2.11.
+    """
+
+    BUFFERS: ClassVar = ("permutation_keys", "permutation_sorted_keys", "permutation_sort")
+    VARYING: ClassVar = ("count",)
+
+    count: int
+    item_bytes: int
+
+    def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
+        """Return the bytes of the keys, of the sorted ones and of their sort."""
+        likely = self.count - (6 * self.count**2 + 1) / (12 * math.log(0.9))
+        bits = min(64, math.ceil(math.log2(likely)))
+        key_bytes = 4 if bits <= 32 else 8
+        sort = _Sort(self.count, key_bytes, self.item_bytes, bits)
+        keys = self.count * key_bytes
+        return keys, keys, sort.scratch_bytes(card)
+
+
+@dataclass(frozen=True)
+class _Sort:
+    """A radix sort as it is launched."""
+
+    count: int
+    key_bytes: int
+    value_bytes: int
+    bits: int
+
+    def scratch_bytes(self, card: Processors) -> int:
         largest = max(4, self.key_bytes, self.value_bytes)
         if self.count <= 256 * max(1, 19 * 4 // largest):
-            return (1,)  # one thread block sorts all
+            return 1  # one thread block sorts all
         if card.compute_capability < (9, 0) and self.key_bytes < 4:
-            return (self._counted(card),)
-        return (self._in_one_sweep(self._tile(card, largest)),)
+            return self._counted(card)
+        return self._in_one_sweep(self._tile(card, largest))
 
     def _tile(self, card: Processors, largest: int) -> int:
         """Return the items that a thread block sorts."""

@@ -268,7 +268,7 @@ def sorted_writes(
         yield Temporary(8 * count)
     yield from grown(8)
     largest = (tensor.numel() - 1) // after
-    yield from radix_sort(count, 8, 8, max(1, largest.bit_length()))
+    yield from radix_sort(count, 8, 8, largest)
 
 
 def _moves(all_indices: Sequence[Any]) -> bool:
@@ -366,7 +366,7 @@ def _embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator
     width = indices.element_size()
     for _ in ("sorted", "original", "range"):
         yield Temporary(width * count)
-    yield from radix_sort(count, width, 8, rows.bit_length())
+    yield from radix_sort(count, width, 8, rows)
     yield Release()
     yield Output(0)
 

@@ -7,14 +7,13 @@ SortStable.cu, TensorTopK.cu, ScanKernels.cpp, PyTorch 2.11.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from memplan.launches.launch import ceil_div, together
-from memplan.launches.radix_sort import RadixSort
+from memplan.launches.radix_sort import Permutation, RadixSort
 from memplan.launches.scan import DeterministicScan
 from memplan.launches.topk import TopK
 from memplan.trace.operators_base import (
@@ -34,7 +33,7 @@ from memplan.trace.operators_base import (
 
 
 def radix_sort(
-    count: int, key_bytes: int, value_bytes: int, bits: int | None = None
+    count: int, key_bytes: int, value_bytes: int, greatest_key: int = 0
 ) -> Iterator[Request]:
     """Yield the scratch of one radix sort, which is held.
 
@@ -42,13 +41,10 @@ def radix_sort(
         count: of items, >= 1.
         key_bytes: of one key.
         value_bytes: of one value, 0 for keys alone.
-        bits: of the keys that are compared; None takes all.
+        greatest_key: above which there is none; 0 compares all bits.
     """
     launch = RadixSort(
-        count=count,
-        key_bytes=key_bytes,
-        value_bytes=value_bytes,
-        bits=8 * key_bytes if bits is None else bits,
+        count=count, key_bytes=key_bytes, value_bytes=value_bytes, greatest_key=greatest_key
     )
     yield Scratch(launch, "radix_sort")
 
@@ -117,7 +113,7 @@ def _sorted_rows(count: int, row: int, key_bytes: int) -> Iterator[Request]:
         yield Temporary(key_bytes * count)
         yield from radix_sort(count, key_bytes, 8)
         yield Release(2)
-        yield from radix_sort(count, 8, 0, max(1, (rows - 1).bit_length()))
+        yield from radix_sort(count, 8, 0, rows - 1)
     else:
         yield Temporary(8 * count)
         # Segments are sorted one by one through a second pair of buffers.
@@ -226,12 +222,8 @@ def _permutation(args: Sequence[Any], outputs: Sequence[Any]) -> Iterator[Reques
     yield Release()
     if count == 0:
         return
-    # Keys have enough bits for a duplicate to be rare: one in ten permutations has any.
-    likely = count - (6 * count * count + 1) / (12 * math.log(0.9))
-    bits = min(64, math.ceil(math.log2(likely)))
-    key_bytes = 4 if bits <= 32 else 8
+    launch = Permutation(count=count, item_bytes=item_bytes)
     yield Temporary(item_bytes * count)
     yield from grown(item_bytes)
-    yield Temporary(key_bytes * count)
-    yield Temporary(key_bytes * count)
-    yield from radix_sort(count, key_bytes, item_bytes, bits)
+    for buffer in Permutation.BUFFERS:
+        yield Scratch(launch, buffer)

@@ -71,7 +71,7 @@ class Predictor:
         self._objects = objects
         self.simulators = tuple(simulators)
         self._programs: dict[tuple[int, Life], tuple[Piece, Program]] = {}
-        self._device: dict[tuple[int, int], DeviceBytes] = {}
+        self._device: dict[tuple[int, int], tuple[Piece, DeviceBytes]] = {}
         self._peaks: dict[tuple[int, int], Peaks] = {}
         self.attempts = Attempts(record, {smallest, largest}, say)
         """The recordings so far."""
@@ -155,12 +155,18 @@ class Predictor:
 
     def device_bytes(self, card: int, batch: int) -> DeviceBytes:
         """Return what a card answers to the step's questions at a batch."""
-        if (card, batch) not in self._device:
-            piece = self.fit.piece(batch)
-            self._device[card, batch] = self.simulators[card].device_bytes(
-                piece.convolutions(batch), piece.launches(batch)
+        piece = self.fit.piece(batch)
+        known = self._device.get((card, batch))
+        # A recording that agrees may still bring questions that no other batch has.
+        if known is None or known[0] is not piece:
+            known = (
+                piece,
+                self.simulators[card].device_bytes(
+                    piece.convolutions(batch), piece.launches(batch)
+                ),
             )
-        return self._device[card, batch]
+            self._device[card, batch] = known
+        return known[1]
 
     def convolutions(self, batch: int) -> Sequence[ConvolutionProblem]:
         """Return the convolutions of the program that answers at a batch."""
@@ -233,7 +239,7 @@ class Predictor:
         made = map_processes(partial(self._answer, card), missing, doing="replaying batches")
         for batch, (peaks, answers) in zip(missing, made, strict=True):
             self._peaks[card, batch] = peaks
-            self._device[card, batch] = answers
+            self._device[card, batch] = self.fit.piece(batch), answers
         return [self._peaks[card, batch] for batch in batches]
 
     def _answer(self, card: int, batch: int) -> tuple[Peaks, DeviceBytes]:

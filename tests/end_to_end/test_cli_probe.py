@@ -348,3 +348,13 @@ def test_one_recording_answers_for_many_cards(memplan):
     assert names == [answer["gpu"]["name"] for answer in answers]
     largest = [answer["largest_batch"] for answer in answers]
     assert sorted(set(largest)) == largest
+
+
+def test_validation_at_a_batch_that_training_has_too(memplan):
+    """Where both sizes are one, convolutions coincide; a batch that the answer covers is that."""
+    classifier = "--workload torchvision:resnet18 --img 64 --gpu rtx-3090 --val-batch 32"
+
+    finished = memplan("probe", *classifier.split(), "--json")
+
+    assert 0 == finished.code
+    assert finished.json

@@ -60,8 +60,9 @@ def asking(interpreter: str) -> Callable[..., list[tuple[int, ...]]]:
     """Return a function as `cudnn_asking.workspaces` that asks an interpreter's cuDNN."""
 
     def workspaces(
-        device: str, problems: Sequence[ConvolutionProblem], *, every: bool
+        device: str, problems: Sequence[ConvolutionProblem], *, every: bool, folder: Path | None
     ) -> list[tuple[int, ...]]:
+        del folder  # it is the interpreter's own that is asked
         asked: dict[str, Any] = {"device": device, "every": every}
         asked["problems"] = [asdict(one) for one in problems]
         return [tuple(one) for one in json.loads(_run(interpreter, _ANSWER, json.dumps(asked)))]

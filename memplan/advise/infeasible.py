@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from memplan.advise.crowding import Crowds
-from memplan.advise.question import Question, gpu_facts, versions
+from memplan.advise.question import Question, gpu_facts
 from memplan.answers import Change, InfeasibleAnswer, Setting
 from memplan.device import catalogue
 from memplan.device.card import Card
@@ -59,7 +59,7 @@ def below_context(question: Question, card: Card, start: float) -> NoPlanError |
             over_bytes=card.context_bytes - capacity,
             least=None,
             changes=(),
-            versions=versions(),
+            versions=question.versions,
             seconds=time.perf_counter() - start,
         )
     )
@@ -148,7 +148,7 @@ def explain(
             over_bytes=nothing.over_bytes,
             least=nothing.least,
             changes=tuple(changes),
-            versions=versions(),
+            versions=question.versions,
             seconds=time.perf_counter() - start,
         )
     )

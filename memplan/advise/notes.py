@@ -10,8 +10,10 @@ from memplan.device.card import Card
 from memplan.device.context import older_than_cudnn_9
 from memplan.device.cublas import RULES_RELEASE
 from memplan.device.cudnn import installed_version
+from memplan.device.cudnn_beside import can_be_asked, names_installed, way_to_keep
 from memplan.device.replay import Simulator
 from memplan.fit.growth import faster_growth
+from memplan.phantom.installed import OLDEST_CUDNN
 from memplan.tape import Tape
 from memplan.units import format_bytes
 
@@ -42,19 +44,26 @@ def _note_on_torch(installed: tuple[int, int]) -> str:
 
 def _is_other_cudnn(question: Question) -> bool:
     """Return whether training is said to use a cuDNN that cannot be the installed one."""
+    if question.cudnn is not None:
+        return True
     if question.cudnn_version is not None:
-        given = question.cudnn_version.strip(".").split(".")
-        return installed_version().split(".")[: len(given)] != given
+        return not names_installed(question.cudnn_version)
     return question.cuda_version is not None and older_than_cudnn_9(question.cuda_version)
 
 
 def _note_on_cudnn(question: Question) -> str:
+    if question.cudnn is not None:
+        return (
+            f"cuDNN {question.cudnn.version} in {question.cudnn.folder} was asked for workspaces, "
+            f"not the installed {installed_version()}."
+        )
     theirs = question.cudnn_version
     named = f"not {theirs}" if theirs else f"and CUDA {question.cuda_version} has cuDNN 8 or older"
-    return (
-        f"cuDNN {installed_version()} was asked for workspaces, {named}; another version plans "
-        "other ones. Install the torch of your training here to ask its own."
-    )
+    said = f"cuDNN {installed_version()} was asked for workspaces, {named}; another version plans "
+    if theirs and can_be_asked(theirs):
+        return f"{said}other ones. Put it beside to ask it: {way_to_keep(theirs)}"
+    oldest = ".".join(map(str, OLDEST_CUDNN))
+    return f"{said}other ones. Before {oldest} none can be asked about a card that is not there."
 
 
 def _note_on_context(simulator: Simulator, cuda_version: str) -> str:

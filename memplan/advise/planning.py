@@ -19,7 +19,6 @@ from memplan.advise.question import (
     check_precision,
     gpu_facts,
     silent,
-    versions,
     warm_up,
 )
 from memplan.answers import (
@@ -331,7 +330,7 @@ def answer_for(
         headroom_bytes=budget.num_bytes - chosen.predicted.device_used_peak_bytes,
         alternatives=alternatives,
         command=_train_command(question, chosen, data),
-        versions=versions(),
+        versions=question.versions,
         seconds=time.perf_counter() - start,
         notes=notes_on(simulator, question),
     )

@@ -22,7 +22,6 @@ from memplan.advise.question import (
     check_precision,
     gpu_facts,
     silent,
-    versions,
     warm_up,
 )
 from memplan.advise.what_if import what_if
@@ -457,7 +456,7 @@ def _answer(
         what_if=found.changed,
         unknown_operators=tape.description.unknown_operators,
         command=request.command,
-        versions=versions(),
+        versions=question.versions,
         seconds=time.perf_counter() - request.start,
         notes=(
             *notes_on(simulator, question),

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import pickle
 import platform
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -27,11 +26,12 @@ from memplan.device.card import Card
 from memplan.device.chosen import with_calibrations
 from memplan.device.context import under_cuda
 from memplan.device.cudnn import installed_version
+from memplan.device.cudnn_beside import CudnnBeside, beside, in_folder, is_version
 from memplan.device.distributed import ModelTensors, training_policy, with_data_parallel
 from memplan.device.replay import (
     Simulator,
 )
-from memplan.errors import BadInputError, UsageError
+from memplan.errors import BadInputError
 from memplan.planner.crowd import Crowd
 from memplan.processes import is_worker, num_processes
 from memplan.registry import make_workload, takes
@@ -108,8 +108,8 @@ class Question:
     """The CUDA that the training's torch was built for, such as `11.3`, which decides the context;
     None takes the installed one's way of loading kernels."""
     cudnn_version: str | None = None
-    """The cuDNN that training uses, such as `8.9.2`; the installed one answers all the same, and
-    the answer says so where they differ."""
+    """The cuDNN that training uses, such as `9.12`, or a folder that holds one; where it is not
+    the installed one nor beside it, that one answers all the same, and the answer says so."""
     object_counts: Int64 | None = None
     """Objects in each image of the data set, int64 `[images]`; None where no data was given."""
 
@@ -119,11 +119,10 @@ class Question:
         Raises:
             UsageError: a number is outside its bounds, such as an image size below 1, or a version
                 is none.
+            BadInputError: a folder holds no cuDNN that can be asked.
         """
-        if self.cudnn_version is not None and not re.fullmatch(r"[0-9.]+", self.cudnn_version):
-            raise UsageError(
-                f"--cudnn {self.cudnn_version!r} is no version of cuDNN. Write it as 8.9.2 or 9.1."
-            )
+        if self.cudnn_version is not None and not is_version(self.cudnn_version):
+            in_folder(self.cudnn_version)
         for name, option in _OPTIONS.items():
             check_number(option, self.arguments.get(name))
         check_number("--devices", self.devices)
@@ -192,6 +191,17 @@ class Question:
         found = [calibration for _, calibration in self._calibrated if calibration is not None]
         return [line for calibration in found for line in calibration.warnings(installed)]
 
+    @cached_property
+    def cudnn(self) -> CudnnBeside | None:
+        """The cuDNN that is asked in place of the installed one."""
+        return None if self.cudnn_version is None else beside(self.cudnn_version)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions that decide this question's answer."""
+        own = versions()
+        return own if self.cudnn is None else {**own, "cudnn": self.cudnn.version}
+
     def simulators(self) -> list[Simulator]:
         """Return the cards with their libraries and allocator settings."""
         import torch
@@ -206,6 +216,7 @@ class Question:
                 torch_version=release,
                 devices=self.devices,
                 cudnn_benchmark=self.spec.cudnn_benchmark,
+                cudnn=self.cudnn,
                 cublas_workspace_config=self.made.cublas_workspace_config,
             )
             for card in self.cards()

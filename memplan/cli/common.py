@@ -151,8 +151,9 @@ card_options = options(
     click.option(
         "--cudnn",
         "cudnn_version",
-        metavar="VERSION",
-        help="The cuDNN of your training; notes say where another one answers.  [as installed]",
+        metavar="VERSION|DIR",
+        help="The cuDNN of your training: one that is kept beside, or the folder of a wheel; notes "
+        "say where another one answers.  [as installed]",
     ),
     click.option(
         "--devices",

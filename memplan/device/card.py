@@ -161,10 +161,18 @@ class Card:
             raise BadInputError(f"No precision {precision!r}. Use one of: {known}.")
         return rates[precision] or self.fp32_flops
 
+    @property
+    def memory_bus_bits(self) -> int:
+        """Width of the memory's bus, which moves two bits a line and clock."""
+        bits = self.bandwidth_bytes_per_second * 8 / (2 * self.memory_clock_mhz * 1e6)
+        step = 32 if bits < 1000 else 1024  # stacked memory has a bus of its own each
+        return round(bits / step) * step
+
     def cudnn_description(self) -> dict[str, object]:
         """Return this card as the device description cuDNN reads, a JSON object.
 
-        The keys are those of cuDNN's `CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION` (9.8 and up).
+        The keys are those of cuDNN's `CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION` (9.8 and up; the
+        bus's width is read by 9.28).
         Block and grid limits are the same on every CUDA device since compute capability 3.0.
         """
         major, minor = self.compute_capability
@@ -176,6 +184,7 @@ class Card:
             "multiProcessorCount": self.multiprocessors,
             "smClockRateKHz": self.boost_clock_mhz * 1000,
             "memClockRateKHz": self.memory_clock_mhz * 1000,
+            "memoryBusWidth": self.memory_bus_bits,
             "l2CacheSize": self.l2_bytes,
             "warpSize": 32,
             "maxSharedMemoryPerBlock": limits.shared_memory_per_block_bytes,

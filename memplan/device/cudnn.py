@@ -38,6 +38,7 @@ from memplan.convolution import ConvolutionProblem
 from memplan.device import cudnn_asking
 from memplan.device.card import Card
 from memplan.device.catalogue import architecture
+from memplan.device.cudnn_beside import CudnnBeside
 from memplan.device.cudnn_descriptors import installed_version
 from memplan.device.workspace_cache import WorkspaceCache
 from memplan.errors import BadInputError
@@ -72,8 +73,7 @@ class WorkspaceOracle:
 
     Args:
         card: the card to answer for.
-        cudnn_version: the version whose answers are wanted, such as "9.19.0"; only the installed
-            one can be asked, so this is a check. None takes the installed one.
+        cudnn: the one that is asked in place of the installed one.
         benchmark: answer as under `torch.backends.cudnn.benchmark = True`, where only the card
             can tell which plan is fastest: `bytes` is then the most that any of those that
             PyTorch times would request.
@@ -83,19 +83,15 @@ class WorkspaceOracle:
         note: what the user must know about them; empty when there is nothing.
 
     Raises:
-        BadInputError: cuDNN is missing or too old, or another version is installed.
+        BadInputError: cuDNN is missing or too old.
     """
 
     def __init__(
-        self, card: Card, cudnn_version: str | None = None, *, benchmark: bool = False
+        self, card: Card, cudnn: CudnnBeside | None = None, *, benchmark: bool = False
     ) -> None:
         self.card = card
-        self.cudnn_version = installed_version()
-        if cudnn_version not in (None, self.cudnn_version):
-            raise BadInputError(
-                f"Workspaces of cuDNN {cudnn_version} cannot be told: {self.cudnn_version} is "
-                "installed. Install the torch release that brings the other one."
-            )
+        self.cudnn_version = installed_version() if cudnn is None else cudnn.version
+        self._folder = None if cudnn is None else cudnn.folder
         described, self.note = _nearest_supported(card)
         self.source = f"cuDNN {self.cudnn_version} asked about {described.title}"
         self.benchmark = benchmark
@@ -206,7 +202,7 @@ class WorkspaceOracle:
                     f"{self.card.title} has no bfloat16 convolutions in cuDNN (that takes compute "
                     "capability 8.0). Use --precision amp-fp16 or fp32."
                 )
-        found = cudnn_asking.workspaces(self._device, problems, every=every)
+        found = cudnn_asking.workspaces(self._device, problems, every=every, folder=self._folder)
         for problem, answer in zip(problems, found, strict=True):
             if not answer:
                 raise self._no_plan(problem)

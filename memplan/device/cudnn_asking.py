@@ -21,11 +21,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import fields
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from memplan.convolution import ConvolutionProblem
 from memplan.device import catalogue, cudnn_plans
 from memplan.device.cudnn_descriptors import (
+    FOLDER_VARIABLE,
     open_compilers,
     open_sublibraries,
     version_number,
@@ -44,14 +46,15 @@ _FIELDS = [one.name for one in fields(ConvolutionProblem)]
 # For fewer a further copy is not worth its 70 ms.
 _FEWEST_A_COPY = 500
 
-# The child of this process, or the one that a forked process has from its parent.
-_children: list[Any] = []
+# The children of this process, or those that a forked process has from its parent, by the folder
+# of the cuDNN that they ask; the installed one has none.
+_children: dict[Path | None, Any] = {}
 
 
 def start() -> None:
     """Start the child, so that it is there when it is asked; forked processes share it then."""
     with suppress(MemplanError):  # told when it is asked
-        _child()
+        _child(None)
 
 
 @functools.cache
@@ -75,7 +78,11 @@ def asked_by() -> str:
 
 
 def workspaces(
-    device: str, problems: Sequence[ConvolutionProblem], *, every: bool
+    device: str,
+    problems: Sequence[ConvolutionProblem],
+    *,
+    every: bool,
+    folder: Path | None = None,
 ) -> list[tuple[int, ...]]:
     """Return the workspaces of plans for each problem, in the order PyTorch tries them, bytes.
 
@@ -85,6 +92,7 @@ def workspaces(
         device: the card asked about, as cuDNN's JSON text.
         problems: all different.
         every: whether all plans count; else the first that PyTorch would take.
+        folder: of the cuDNN that is asked; None asks the installed one.
 
     Raises:
         BadInputError: no phantom card is to be had here, or cuDNN does not accept the card.
@@ -94,11 +102,12 @@ def workspaces(
 
     asked = [{name: getattr(one, name) for name in _FIELDS} for one in problems]
     arguments: dict[str, Any] = {"device": device, "every": every, "problems": asked}
-    found = answer(**arguments) if control.is_loaded() else _asked(arguments)
+    is_here = folder is None and control.is_loaded()
+    found = answer(**arguments) if is_here else _asked(arguments, folder)
     return [tuple(one) for one in found]
 
 
-def _asked(arguments: dict[str, Any]) -> list[list[int]]:
+def _asked(arguments: dict[str, Any], folder: Path | None) -> list[list[int]]:
     """Return what a copy of the child answers; where cuDNN failed or it died, what another does.
 
     A process that has planned many convolutions may leave out engines for good that one which has
@@ -107,30 +116,31 @@ def _asked(arguments: dict[str, Any]) -> list[list[int]]:
     """
     seconds = answer_seconds()
     try:
-        found = _child().call(answers, arguments, seconds=seconds)
+        found = _child(folder).call(answers, arguments, seconds=seconds)
     except BadInputError:
         raise
     except MemplanError:
-        if _children:
-            _children.pop().close()
-        found = _child().call(answers, arguments, seconds=seconds)
+        if folder in _children:
+            _children.pop(folder).close()
+        found = _child(folder).call(answers, arguments, seconds=seconds)
     return list(found)
 
 
-def _child() -> Any:
+def _child(folder: Path | None) -> Any:
     from memplan.phantom.child import PhantomChild
 
-    if not _children or _children[0].has_ended:
+    if folder not in _children or _children[folder].has_ended:
         owner = os.getpid()
-        child = PhantomChild(catalogue.cards()[0], imports=(__name__,))
-        _children[:] = [child]
+        variables = {FOLDER_VARIABLE: "" if folder is None else str(folder)}
+        child = PhantomChild(catalogue.cards()[0], imports=(__name__,), variables=variables)
+        _children[folder] = child
 
         def end() -> None:
             if os.getpid() == owner:
                 child.close()
 
         atexit.register(end)
-    return _children[0]
+    return _children[folder]
 
 
 def answers(*, device: str, problems: list[dict[str, Any]], every: bool) -> list[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple, Self
 
 from memplan.errors import BadInputError, MemplanError
 
+FOLDER_VARIABLE = "MEMPLAN_CUDNN"
+"""Names the folder of another cuDNN, in the process that asks it: see `cudnn_beside`."""
 WHEELS = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 # The first that can be told of a device in words.
 _OLDEST_VERSION = 90800
@@ -106,12 +109,18 @@ def open_compilers() -> None:
 
 
 def _compilers() -> list[Path]:
-    folders = Path(_path()).parents[2:3]  # of all of NVIDIA's wheels, from nvidia/cudnn/lib
+    # Of all of NVIDIA's wheels, from nvidia/cudnn/lib; another cuDNN's folder holds no compilers.
+    folders = Path(_installed_path()).parents[2:3]
     found = {one.name: one for folder in folders for one in folder.glob("*/lib/libnvrtc*.so.*")}
     return [found[name] for name in sorted(found) if ".alt." not in name]
 
 
 def _path() -> str:
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return str(Path(folder) / "nvidia/cudnn/lib/libcudnn.so.9") if folder else _installed_path()
+
+
+def _installed_path() -> str:
     for wheel in WHEELS:
         try:
             path = Path(str(metadata.distribution(wheel).locate_file("nvidia/cudnn/lib")))

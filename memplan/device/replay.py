@@ -16,6 +16,7 @@ from memplan.device.card import Card
 from memplan.device.context import outside_allocator
 from memplan.device.cublas import ENVIRONMENT_VARIABLE, release_of, workspaces
 from memplan.device.cudnn import WorkspaceOracle
+from memplan.device.cudnn_beside import CudnnBeside
 from memplan.device.life import DeviceBytes, Life, Program
 from memplan.device.plan_fallback import PlanFallback
 from memplan.launches.launch import Launch, Processors
@@ -82,11 +83,12 @@ class Simulator:
         torch_version: str = "2.11.0",
         devices: int = 1,
         cudnn_benchmark: bool = False,
+        cudnn: CudnnBeside | None = None,
         cublas_workspace_config: str | None = None,
     ) -> None:
         self.card = card
         self.settings = settings or AllocatorSettings()
-        self.oracle = WorkspaceOracle(card, benchmark=cudnn_benchmark)
+        self.oracle = WorkspaceOracle(card, cudnn, benchmark=cudnn_benchmark)
         environment = dict(os.environ)
         if cublas_workspace_config is not None:
             environment[ENVIRONMENT_VARIABLE] = cublas_workspace_config

@@ -72,6 +72,7 @@ def test_the_description_has_cudnn_s_keys():
         "multiProcessorCount": 132,
         "smClockRateKHz": 1980000,
         "memClockRateKHz": 3201000,
+        "memoryBusWidth": 6144,
         "l2CacheSize": 62914560,
         "warpSize": 32,
         "maxSharedMemoryPerBlock": 49152,

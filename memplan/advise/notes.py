@@ -10,10 +10,9 @@ from memplan.device.card import Card
 from memplan.device.context import older_than_cudnn_9
 from memplan.device.cublas import RULES_RELEASE
 from memplan.device.cudnn import installed_version
-from memplan.device.cudnn_beside import can_be_asked, names_installed, way_to_keep
+from memplan.device.cudnn_beside import can_be_asked, names_installed, oldest, way_to_keep
 from memplan.device.replay import Simulator
 from memplan.fit.growth import faster_growth
-from memplan.phantom.installed import OLDEST_CUDNN
 from memplan.tape import Tape
 from memplan.units import format_bytes
 
@@ -62,8 +61,7 @@ def _note_on_cudnn(question: Question) -> str:
     said = f"cuDNN {installed_version()} was asked for workspaces, {named}; another version plans "
     if theirs and can_be_asked(theirs):
         return f"{said}other ones. Put it beside to ask it: {way_to_keep(theirs)}"
-    oldest = ".".join(map(str, OLDEST_CUDNN))
-    return f"{said}other ones. Before {oldest} none can be asked about a card that is not there."
+    return f"{said}other ones. Before {oldest()} none can be asked about a card that is not there."
 
 
 def _note_on_context(simulator: Simulator, cuda_version: str) -> str:

@@ -72,6 +72,11 @@ def can_be_asked(version: str) -> bool:
     return parts >= OLDEST_CUDNN[: len(parts)]
 
 
+def oldest() -> str:
+    """Return the first version that can be told of a card in words."""
+    return ".".join(map(str, OLDEST_CUDNN))
+
+
 def way_to_keep(version: str) -> str:
     """Return the command that installs a version where `beside` finds it."""
     wanted = ".".join(version.strip(".").split(".")[:3])
@@ -100,10 +105,9 @@ def in_folder(text: str) -> CudnnBeside:
             f"one: pip install --no-deps --target {folder} nvidia-cudnn-cu{major}."
         )
     if not can_be_asked(found[major]):
-        oldest = ".".join(map(str, OLDEST_CUDNN))
         raise BadInputError(
             f"cuDNN {found[major]} in {folder} cannot be asked about a card that is not there; "
-            f"{oldest} and newer can. Name a newer one."
+            f"{oldest()} and newer can. Name a newer one."
         )
     return CudnnBeside(folder.absolute(), found[major])
 

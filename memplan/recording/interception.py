@@ -123,7 +123,7 @@ def touches_device(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def operator_name(overload: torch._ops.OpOverload) -> str:
-    """Return an operator's name without its namespace and overload."""
+    """Return an operator's name without its overload, and without the namespace `aten`."""
     return str(overload._schema.name).removeprefix("aten::")
 
 
@@ -134,6 +134,16 @@ def written_names(overload: torch._ops.OpOverload) -> frozenset[str]:
         for one in overload._schema.arguments
         if one.alias_info is not None and one.alias_info.is_write
     )
+
+
+def is_view(overload: torch._ops.OpOverload) -> bool:
+    """Return whether what an overload returns may share memory with what it is given."""
+    return any(one.alias_info is not None for one in overload._schema.returns)
+
+
+def has_device_kernel(overload: torch._ops.OpOverload) -> bool:
+    """Return whether an overload has a kernel of its own on a card, and is not made of others."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(_full_name(overload), "CUDA")
 
 
 def overloads() -> Iterator[torch._ops.OpOverload]:

@@ -49,6 +49,7 @@ FUNCTIONAL = frozenset(
         "index_copy",
         "index_fill",
         "index_put",
+        "index_reduce",
         "index_select",
         "isfinite",
         "isin",
@@ -92,6 +93,7 @@ FUNCTIONAL = frozenset(
         "rsub",
         "scatter",
         "scatter_add",
+        "scatter_reduce",
         "searchsorted",
         "sgn",
         "sigmoid",
@@ -143,6 +145,7 @@ IN_PLACE = frozenset(
         "index_fill_",
         "index_put_",
         "_index_put_impl_",
+        "index_reduce_",
         "le_",
         "logical_and_",
         "logical_not_",
@@ -159,6 +162,7 @@ IN_PLACE = frozenset(
         "round_",
         "scatter_",
         "scatter_add_",
+        "scatter_reduce_",
         "sub_",
         "tril_",
         "triu_",
@@ -204,6 +208,39 @@ DATA_SIZED = {
 }
 
 COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+
+# Met in every layer: their kernels begin with nothing that is known, and need no look.
+COMMON = frozenset(
+    [
+        "_fused_adamw_",
+        "_log_softmax",
+        "_log_softmax_backward_data",
+        "_softmax",
+        "_softmax_backward_data",
+        "addmm",
+        "bmm",
+        "convolution",
+        "convolution_backward",
+        "cudnn_batch_norm",
+        "cudnn_batch_norm_backward",
+        "cudnn_convolution",
+        "empty",
+        "empty_strided",
+        "gelu",
+        "gelu_backward",
+        "hardtanh_backward",
+        "max_pool2d_with_indices",
+        "mm",
+        "native_batch_norm",
+        "native_batch_norm_backward",
+        "native_layer_norm",
+        "native_layer_norm_backward",
+        "sigmoid_backward",
+        "silu",
+        "silu_backward",
+        "threshold_backward",
+    ]
+)
 
 # Tell of a mask how much of it is true.
 MASK_SUMMARIES = frozenset({"all", "any", "count_nonzero", "max", "min", "sum"})
@@ -257,3 +294,9 @@ ELEMENTWISE = frozenset(
 )
 # In place only what bounds: the counters that layers add to stay unknown.
 BOUNDING_IN_PLACE = frozenset({"clamp_", "clamp_max_", "clamp_min_"})
+# Their kernels write every element and begin with nothing that is known.
+PLAIN = (
+    ELEMENTWISE
+    | COMPARISONS
+    | {"cat", "flip", "masked_fill", "mean", "repeat", "roll", "stack", "sum", "tril", "triu"}
+)

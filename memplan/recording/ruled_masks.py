@@ -92,7 +92,7 @@ class RuledMasks:
         """Give the summary of an unknown mask, over all of it, its value."""
         if result.numel() != 1 or mask.numel() <= 1:
             return
-        answers = {"all": 0, "min": 0, "any": 1, "max": 1}
+        answers = {"all": 1, "min": 1, "any": 1, "max": 1}
         value = answers.get(name, self._rules.count(mask.numel()))
         self._values.keep(result, torch.full(result.shape, value).to(result.dtype), by_rule=True)
 

@@ -12,6 +12,8 @@ content standing; weights and buffers are taken as unknown for that reason, too.
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,7 +30,9 @@ from memplan.recording.interception import (
     Call,
     Kernel,
     Tensor,
+    has_device_kernel,
     intercept,
+    is_view,
     operator_name,
     overloads,
     pairs,
@@ -51,6 +55,10 @@ class _Here(threading.local):
     """Whether it moves what a module holds."""
     is_answering = False
     """Whether bytes are queued for the read that a kernel makes."""
+    is_inside = False
+    """Whether it runs an operator whose result is another than what its parts tell."""
+    length: int | None = None
+    """How long the result of the operator that runs is, where it asks a mask inside."""
 
 
 class KnownValues:
@@ -71,6 +79,7 @@ class KnownValues:
         self._state: set[int] = set()
         self._here = _Here()
         self._libraries: list[torch.library.Library] = []
+        self._has_others = False
 
     def install(self) -> None:
         """Intercept the operators in this process, for good."""
@@ -83,6 +92,27 @@ class KnownValues:
                 for packet in gathers
             )
             self._libraries.append(intercept(kernels, "c10d"))
+        self.install_others()
+
+    def install_others(self) -> None:
+        """Intercept what torchvision adds, once it has been imported."""
+        if self._libraries and "torchvision" in sys.modules and not self._has_others:
+            self._has_others = True
+            names = torch._C._dispatch_get_all_op_names()
+            packets = {
+                name.split(".")[0].partition("::")[2] for name in names if _is_of_vision(name)
+            }
+            found = (getattr(torch.ops.torchvision, packet).default for packet in sorted(packets))
+            kernels = (
+                (one, self._intercepted(Call(one), self._handler_of_vision(one)))
+                for one in found
+                if has_device_kernel(one)
+            )
+            self._libraries.append(intercept(kernels, "torchvision"))
+
+    def _handler_of_vision(self, overload: torch._ops.OpOverload) -> Handler:
+        is_nms = operator_name(overload) == "torchvision::nms"
+        return self._suppressed if is_nms else self._unlisted
 
     def clear(self) -> None:
         """Forget all contents."""
@@ -97,6 +127,8 @@ class KnownValues:
 
         def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             outer = self._state
+            if not outer:
+                self.install_others()
             self._state = {id(one) for one in (*module.parameters(), *module.buffers())} | outer
             try:
                 return move(module, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -124,6 +156,10 @@ class KnownValues:
             handler = self._computed
         if handler is None and writes and name not in ops.KEEPS_VALUES:
             handler = self._forgetting
+        has_kernel = has_device_kernel(overload) or name.endswith("_backward")
+        is_own = not writes and not is_view(overload) and has_kernel
+        if handler is None and is_own and name not in ops.COMMON:
+            handler = self._unlisted
         if handler is None:
             return None
         call = Call(overload, overwrites=name in ops.OVERWRITES)
@@ -131,11 +167,14 @@ class KnownValues:
 
     def _intercepted(self, call: Call, handler: Handler, *, is_move: bool = False) -> Kernel:
         is_quick = handler in (self._computed, self._forgetting) and call.follows_first
-        is_quick = is_quick and call.name not in RULED
+        is_plain = bool(call.written) or call.name in ops.PLAIN
+        is_quick = is_quick and is_plain and call.name not in RULED
         is_copy = call.name == "copy_"
         # What follows from the rules, for as few elements as a program decides by.
         derives_below = MOST_DERIVED if call.name in DERIVED else -1
         is_known, here, run = self._values.is_known, self._here, call.run
+        # What the host is told, it is told inside of other operators as well.
+        tells = handler in (self._data_sized, self._read_number, self._copy)
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             # Most calls are on what the network computes: nothing to know, nothing to forget.
@@ -148,7 +187,7 @@ class KnownValues:
                     return run(keyset, args, kwargs)
             elif not (is_move or touches_device(args, kwargs)):
                 return run(keyset, args, kwargs)
-            if here.is_host:
+            if here.is_host or (here.is_inside and not tells):
                 return run(keyset, args, kwargs)
             return handler(call, keyset, args, kwargs)
 
@@ -190,6 +229,9 @@ class KnownValues:
         found = None
         if all(self._values.has_room(one) for one in tensors_in(result)):
             found = self._host_result(call, args, kwargs)
+        if found is not None and found[1] and call.name == "all" and result.numel() == 1:
+            # A truth over values that the rules state is true, as one that is asked for is.
+            found = torch.ones_like(found[0]), True
         # What the rules state is finite, and so is what follows from it.
         if found is None or (found[1] and not self._are_finite(found[0])):
             self._forget(call.writes(args, kwargs))
@@ -204,7 +246,12 @@ class KnownValues:
 
     def _unknown(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator some of whose inputs are unknown."""
-        result = call.run(keyset, args, kwargs)
+        if call.written:
+            result = call.run(keyset, args, kwargs)
+        else:
+            result = self._unlisted(call, keyset, args, kwargs)
+        if call.name == "bincount":
+            self._keep_even_counts(result, args[0].numel())
         if call.name in DERIVED and isinstance(result, Tensor):
             with self._on_host():
                 host = self._derived.result(call, result, args, kwargs)
@@ -216,6 +263,46 @@ class KnownValues:
         elif call.name in RULED and isinstance(result, Tensor):
             with self._on_host():
                 self._masks.note(call, result, args, kwargs)
+        return result
+
+    def _unlisted(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator of whose result nothing is known, whatever it begins with inside.
+
+        Many make zeros first, which are known, and let a kernel write into them.
+        """
+        outer, self._here.is_inside = self._here.is_inside, True
+        try:
+            result = call.run(keyset, args, kwargs)
+        finally:
+            self._here.is_inside = outer
+        if len(self._values):
+            self._forget(one for one in tensors_in(result) if one.is_cuda)
+        return result
+
+    def _keep_even_counts(self, result: Tensor, total: int) -> None:
+        """Take elements that nobody knows as spread evenly, so that their counts have their sum."""
+        if result.dtype.is_floating_point or not self._values.has_room(result):
+            return
+        bins = result.numel()
+        with self._on_host():
+            host = torch.full((bins,), total // max(1, bins), dtype=result.dtype)
+            host[: total % max(1, bins)] += 1
+            self._values.keep(result, host, by_rule=True, is_fresh=True)
+
+    def _suppressed(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
+        """Run a non-maximum suppression: of boxes that are known as the host does, else by rule."""
+        boxes = args[0]
+        found = None
+        if all(self._values.content(one) is not None for one in args[:2]):
+            found = self._host_result(call, args, kwargs)
+        kept = None if found is None else int(found[0].shape[0])
+        self._here.length = self.rules.count(boxes.shape[0]) if kept is None else kept
+        try:
+            result = self._unlisted(call, keyset, args, kwargs)
+        finally:
+            self._here.length = None
+        if found is not None:
+            self._keep(result, found[0], by_rule=found[1], is_fresh=True)
         return result
 
     def _forgetting(self, call: Call, keyset: Any, args: Any, kwargs: Any) -> Any:
@@ -287,6 +374,8 @@ class KnownValues:
         if self._values.content(tensor) is not None:
             found = self._host_result(call, args, kwargs)
         length = self._length(call.name, tensor, found)
+        if self._here.length is not None:
+            length = self._here.length
         num_bytes = ops.DATA_SIZED[call.name]
         if tensor.dtype is torch.bool and call.name == "_unique2":
             # Of a mask PyTorch counts the true elements instead.
@@ -337,7 +426,9 @@ class KnownValues:
         with self._on_host():
             value = self._values.view(tensor, content).item()
         if content.by_rule:
-            return self.reads.number(tensor.dtype, value)
+            # A loss of zeros that the rules state would end a loop that trains until it is small.
+            is_void = tensor.dtype.is_floating_point and not (value and math.isfinite(value))
+            return self.reads.number(tensor.dtype, None if is_void else value)
         self.reads.count(str(value), by_rule=False)
         return value
 
@@ -381,3 +472,7 @@ class KnownValues:
             else:
                 target.zero_()
         self.reads.count("a tensor", by_rule=content is None or content.by_rule)
+
+
+def _is_of_vision(name: str) -> bool:
+    return name.startswith("torchvision::") and "." not in name

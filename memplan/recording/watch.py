@@ -35,6 +35,7 @@ from memplan.recording.enough import Enough
 from memplan.recording.failures import described, without_ours
 from memplan.recording.labels import Labels
 from memplan.recording.modules_seen import ModulesSeen, label
+from memplan.recording.peaks import Peaks
 from memplan.recording.script_events import WORKSPACE, Mark, breakdown
 from memplan.recording.sites import own_frame
 from memplan.recording.value_rules import ValueRules
@@ -60,9 +61,11 @@ class Watch:
         self.marks: list[Mark] = []
         self.out_of_memory: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
+        self._peaks = Peaks(lambda: self._device)
         self._marked_steps: Counter[int] = Counter()
         self._round: set[int] = set()
         self._device = 0
+        self._record: Any = torch.cuda.memory._record_memory_history
         self._is_started = False
         self._is_written = False
         self._is_mine = True
@@ -81,6 +84,7 @@ class Watch:
         register_optimizer_step_post_hook(self._after_update)
         torch.cuda._lazy_call(self._on_cuda)  # type: ignore[no-untyped-call]
         self.enough.install()
+        self._peaks.install()
         self._previous_hook = sys.excepthook
         sys.excepthook = self._on_exception
         atexit.register(self.write)
@@ -112,12 +116,14 @@ class Watch:
         self._device = torch.cuda.current_device()
         self._labels = Labels(self._device)
         self.modules.tell = self._labels.tell
-        torch.cuda.memory._record_memory_history(
+        self._record(
             "all",
             context="alloc" if self.settings.keeps_history else None,
             stacks="python",
             max_entries=self.settings.most_events,
         )
+        # The script's own wish to record, or to stop, must not end what is recorded here.
+        torch.cuda.memory._record_memory_history = _ignored
         observe: Any = torch._C
         observe._cuda_attach_out_of_memory_observer(self._on_out_of_memory)
         if self.settings.follows_values:
@@ -157,16 +163,15 @@ class Watch:
         stats = torch.cuda.memory_stats(self._device)
         return {
             "allocated_bytes": stats["allocated_bytes.all.current"],
-            "allocated_peak_bytes": stats["allocated_bytes.all.peak"],
             "reserved_bytes": stats["reserved_bytes.all.current"],
-            "reserved_peak_bytes": stats["reserved_bytes.all.peak"],
+            **self._peaks.now(),
             "num_alloc_retries": stats["num_alloc_retries"],
             "num_ooms": stats["num_ooms"],
             "num_allocations": stats["allocation.all.allocated"],
         }
 
     def _has_grown(self) -> bool:
-        peak = torch.cuda.max_memory_allocated(self._device)
+        peak = self._peaks.now()["allocated_peak_bytes"]
         return not self.steps or peak > self.steps[-1]["allocated_peak_bytes"]
 
     def _mark(self, optimizer: Any) -> Mark:
@@ -185,10 +190,10 @@ class Watch:
         return Mark(
             num_allocations=torch.cuda.memory_stats(self._device)["allocation.all.allocated"],
             categories={
-                tensor.untyped_storage().data_ptr(): kind
+                address: kind
                 for kind, tensors in kinds.items()
                 for tensor in tensors
-                if tensor.is_cuda and tensor.layout is torch.strided
+                if (address := _address(tensor))
             },
         )
 
@@ -279,7 +284,7 @@ class Watch:
         self._give_back_workspaces()
         snapshot = torch.cuda.memory._snapshot(self._device)
         self._labels.write_into(snapshot["device_traces"][self._device])
-        torch.cuda.memory._record_memory_history(None)
+        self._record(None)
         by_rule = [
             {"line": line, "answer": answer, "count": count}
             for (line, answer), count in self.known.reads.by_rule.most_common()
@@ -301,6 +306,25 @@ class Watch:
             },
             "breakdown": seen,
         }
+
+
+def _ignored(*_: Any, **__: Any) -> None:
+    """Do nothing: the allocator's history is being recorded."""
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Return where a tensor's memory on the card begins; 0 where it has none of its own.
+
+    A tensor that stands for parts on several devices has those of this one inside.
+    """
+    if hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()
+    if not tensor.is_cuda or tensor.layout is not torch.strided:
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # a subclass of tensors without memory
+        return 0
 
 
 def _nobody(_: str) -> None:

@@ -447,3 +447,47 @@ def test_two_ranks_train_over_nccl_on_two_cards():
     assert answer["steps"] == 3
     # A gradient bucket lies beside the gradients' own storage or holds them.
     assert answer["categories_at_peak"]["gradient"] >= 512
+
+
+def test_what_nobody_computed_is_answered_so_that_scripts_go_on(tmp_path):
+    """Truths hold, counts have their sum, suppression keeps a part: as `docs/run.md` states."""
+    command = script(
+        tmp_path,
+        "import math, torch, torchvision\n"
+        "net = torch.nn.Linear(16, 4).cuda()\n"
+        "out = net(torch.ones(1000, 16).cuda())\n"
+        "assert (out.exp() > 0).all() and torch.allclose(out, out)\n"
+        "torch.distributions.Categorical(probs=out.softmax(-1)).sample()\n"
+        "torch.distributions.Normal(out, out.exp()).rsample()\n"
+        "counts = torch.bincount(out.argmax(1), minlength=4).tolist()\n"
+        "assert sum(counts) == 1000 and len(out.split(counts)) == 4\n"
+        "kept = torchvision.ops.nms(out, out[:, 0], 0.5)\n"
+        "assert len(kept) == 200, len(kept)\n"
+        "for loss in (out.pow(2).mean(), (out[:8] ** 2).mean()):\n"
+        "    assert math.isfinite(loss.item()) and loss.item() > 0, loss.item()\n",
+    )
+    done = memplan_run("--gpu", "t4", "--selected", "0.2", command=command)
+
+    assert 0 == done.returncode, done.stderr
+
+
+def test_peaks_are_those_of_the_whole_run(tmp_path):
+    """What the script does with PyTorch's own counters and history hides nothing."""
+    command = script(
+        tmp_path,
+        "import torch\n"
+        "net = torch.nn.Linear(64, 64).cuda()\n"
+        "rate = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "for size in (1 << 20, 2):\n"
+        "    torch.cuda.memory._record_memory_history(enabled=None)\n"
+        "    net(torch.ones(size, 64).cuda()).sum().backward()\n"
+        "    rate.step()\n"
+        "    torch.cuda.empty_cache()\n"
+        "    torch.cuda.reset_peak_memory_stats()\n",
+    )
+    done = memplan_run("--gpu", "t4", "--json", command=command)
+    answer = json.loads(done.stdout)
+
+    assert 0 == done.returncode, done.stderr
+    assert answer["peaks"]["allocated_peak_bytes"] > 512 << 20
+    assert sum(answer["categories_at_peak"].values()) > 512 << 20

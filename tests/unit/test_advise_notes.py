@@ -52,7 +52,9 @@ def test_the_context_under_a_cuda_version_is_named():
 
 def test_what_is_no_cudnn_version_is_refused():
     """The message shows how one is written."""
-    with pytest.raises(UsageError, match=r"--cudnn 'v9' is no version of cuDNN. Write it as 8.9.2"):
+    with pytest.raises(
+        UsageError, match=r"--cudnn 'v9' is no version of cuDNN, nor a folder. Write it as 9.12"
+    ):
         Question(cudnn_version="v9")
 
 

@@ -37,6 +37,7 @@ PRIVATE = {
     "_cuda_memoryStats": lambda: torch._C._cuda_memoryStats,
     "_cuda_setMemoryMetadata": lambda: torch._C._cuda_setMemoryMetadata,
     "_DisableTorchDispatch": lambda: torch._C._DisableTorchDispatch,
+    "_dispatch_get_all_op_names": lambda: torch._C._dispatch_get_all_op_names,
     "_dispatch_has_kernel": lambda: torch._C._dispatch_has_kernel,
     "_dispatch_has_kernel_for_dispatch_key": lambda: torch._C._dispatch_has_kernel_for_dispatch_key,
     "_dispatch_keyset_full_after": lambda: torch._C._dispatch_keyset_full_after,

@@ -120,6 +120,8 @@ class ScriptAnswer(Answer):
     missing_calls: list[str] = field(default_factory=list)
     num_processes: int = 1
     """Processes that used the card; the one with the largest peak is described."""
+    together_bytes: int = 0
+    """The sum of all processes' device-used peaks: what one card needs if they come at once."""
     timed_out: bool = False
     """Whether the script was ended for it took too long."""
     seconds: float = 0.0

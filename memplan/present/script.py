@@ -236,6 +236,18 @@ def remedies(answer: ScriptAnswer) -> list[str]:
     return remedies
 
 
+def _note_on_processes(answer: ScriptAnswer) -> str:
+    shown = (
+        f"{answer.num_processes} processes used the card, each as if alone; the largest is shown."
+    )
+    if answer.num_devices > 1 or not answer.together_bytes:
+        return shown
+    together = f"Together they take {format_bytes(answer.together_bytes)} if their peaks meet"
+    room = answer.capacity_bytes
+    verdict = f", and the card has {format_bytes(room)}" if answer.together_bytes > room else ""
+    return f"{shown} {together}{verdict}."
+
+
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
@@ -257,7 +269,7 @@ def _notes(answer: ScriptAnswer) -> str:
             "which is slow."
         )
     if answer.num_processes > 1:
-        notes.append(f"{answer.num_processes} processes used the card; the largest is shown.")
+        notes.append(_note_on_processes(answer))
     if answer.missing_calls:
         notes.append(f"Not known to the phantom: {', '.join(answer.missing_calls)}.")
     notes.append("Computed by PyTorch itself on a card that is not there: not measured.")

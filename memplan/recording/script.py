@@ -233,6 +233,7 @@ def _answer(
         unmatched_reads=_unmatched(request, using),
         missing_calls=one["missing_calls"],
         num_processes=len(using),
+        together_bytes=sum(each["device_peak_bytes"] + other for each in using),
         timed_out=code is None,
         seconds=seconds,
     )

@@ -34,6 +34,8 @@ class ScriptError:
     message: str
     file: str
     line: int
+    read_by_rule: str = ""
+    """The line that last read a value that a rule answered, and the value, of the same step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memplan.present.bar import bar_key, category_bar
 from memplan.present.section import Number, Section, Table
-from memplan.script_answer import ScriptAnswer
+from memplan.script_answer import ScriptAnswer, ScriptError
 from memplan.units import format_bytes
 
 _MOST_ROWS = 12
@@ -120,7 +120,8 @@ def script_headline(answer: ScriptAnswer) -> str:
     if answer.error is not None:
         error = answer.error
         place = f" at {answer.error_place}" if answer.error_place else ""
-        return f"The command fails{place}: {error.kind}: {error.message}"
+        told = f"The command fails{place}: {error.kind}: {error.message}"
+        return f"{told.rstrip('.')}.{_made_up(error)}"
     steps = f"{answer.num_steps} step{'s' if answer.num_steps != 1 else ''} watched"
     if not answer.num_steps:
         steps = "no optimizer step seen"
@@ -234,6 +235,16 @@ def remedies(answer: ScriptAnswer) -> list[str]:
             "--find-batch OPTION finds the largest batch, by the option of yours that sets it."
         )
     return remedies
+
+
+def _made_up(error: ScriptError) -> str:
+    """Return that a value which a rule answered may be why."""
+    if not error.read_by_rule:
+        return ""
+    return (
+        f" A value that nobody computed may be why: {error.read_by_rule} by rule. "
+        "--read LINE=VALUE gives it another."
+    )
 
 
 def _note_on_processes(answer: ScriptAnswer) -> str:

@@ -28,6 +28,8 @@ class HostReads:
         self.told: set[str] = set()
         """Lines that read the value that the user gave them."""
         self._since_step: Counter[str] = Counter()
+        self.last_by_rule = ""
+        """The line of this step that read last what a rule answered, and the answer."""
 
     def number(
         self, dtype: torch.dtype, derived: float | None = None
@@ -73,9 +75,11 @@ class HostReads:
     def end_step(self) -> None:
         """Begin to count anew how often each line reads."""
         self._since_step.clear()
+        self.last_by_rule = ""
 
     def _note(self, line: str, answer: str) -> None:
         self.by_rule[line, answer] += 1
+        self.last_by_rule = f"{line} read {answer}"
         self._since_step[line] += 1
         if self._since_step[line] > _MOST_READS_A_STEP:
             raise RuntimeError(

@@ -284,7 +284,10 @@ def _why_nothing(request: ScriptRequest, seen: list[dict[str, Any]], code: int |
     if not seen and code is not None and code < 0:
         return f"{command} was killed by {signal.Signals(-code).name}; see its output."
     if not seen and code:
-        return f"{command} ended with exit code {code} before it imported torch; see its output."
+        return (
+            f"{command} ended with exit code {code} before it imported torch, or left by os._exit; "
+            "see its output."
+        )
     if not seen:
         return (
             f"{command} never imported torch, left by os._exit, or its Python was started without "

@@ -236,7 +236,9 @@ class Watch:
         if isinstance(error, torch.OutOfMemoryError) and self.out_of_memory is not None:
             self.out_of_memory |= {"message": str(error), "is_caught": False}
         elif not issubclass(kind, (SystemExit, KeyboardInterrupt)):
-            self.error = described(kind, error, trace)
+            # Before the error is told, for telling it may read on.
+            by_rule = self.known.reads.last_by_rule
+            self.error = {**described(kind, error, trace), "read_by_rule": by_rule}
         self._previous_hook(kind, error, without_ours(trace))
 
     # -- the end

@@ -491,3 +491,20 @@ def test_peaks_are_those_of_the_whole_run(tmp_path):
     assert 0 == done.returncode, done.stderr
     assert answer["peaks"]["allocated_peak_bytes"] > 512 << 20
     assert sum(answer["categories_at_peak"].values()) > 512 << 20
+
+
+def test_an_error_after_a_made_up_value_says_so(tmp_path):
+    """The line that read it is named, and how it gets another value."""
+    command = script(
+        tmp_path,
+        "import torch\n"
+        "out = torch.nn.Linear(4, 4).cuda()(torch.ones(2, 4).cuda())\n"
+        "best = out.argmax().item()\n"
+        "[1, 2][best + 2]\n",
+    )
+    told = memplan_run("--gpu", "t4", command=command)
+    given = memplan_run("--gpu", "t4", "--read", "script.py:3=-1", command=command)
+
+    assert 1 == told.returncode
+    assert "script.py:3 read 0 by rule" in " ".join(told.stdout.split())
+    assert 0 == given.returncode, given.stderr

@@ -43,7 +43,8 @@ class Call:
         """Run what would have run without interception."""
         keys = keyset & _BELOW
         for position in self._tensors:
-            if position < len(args) and not isinstance(args[position], Tensor):
+            # None stands for a tensor that is not there.
+            if position < len(args) and not isinstance(args[position], Tensor | None):
                 return self._run_with_number(keys, args, kwargs)
         return self._redispatch(keys, *args, **kwargs)
 
@@ -53,7 +54,7 @@ class Call:
         others = [one for one in operands if isinstance(one, Tensor)]
         tensors = [
             _as_tensor(one, others)
-            if position in self._tensors and not isinstance(one, Tensor)
+            if position in self._tensors and not isinstance(one, Tensor | None)
             else one
             for position, one in enumerate(args)
         ]
@@ -139,6 +140,16 @@ def written_names(overload: torch._ops.OpOverload) -> frozenset[str]:
 def is_view(overload: torch._ops.OpOverload) -> bool:
     """Return whether what an overload returns may share memory with what it is given."""
     return any(one.alias_info is not None for one in overload._schema.returns)
+
+
+def maps_tensors(overload: torch._ops.OpOverload) -> bool:
+    """Return whether tensors are taken and given.
+
+    Where none are taken, PyTorch's own kernel for this key chooses the device.
+    """
+    schema = overload._schema
+    sides = (schema.arguments, schema.returns)
+    return all(any("Tensor" in str(one.type) for one in side) for side in sides)
 
 
 def has_device_kernel(overload: torch._ops.OpOverload) -> bool:

@@ -33,6 +33,7 @@ from memplan.recording.interception import (
     has_device_kernel,
     intercept,
     is_view,
+    maps_tensors,
     operator_name,
     overloads,
     pairs,
@@ -157,7 +158,7 @@ class KnownValues:
         if handler is None and writes and name not in ops.KEEPS_VALUES:
             handler = self._forgetting
         has_kernel = has_device_kernel(overload) or name.endswith("_backward")
-        is_own = not writes and not is_view(overload) and has_kernel
+        is_own = has_kernel and not writes and not is_view(overload) and maps_tensors(overload)
         if handler is None and is_own and name not in ops.COMMON:
             handler = self._unlisted
         if handler is None:
@@ -175,6 +176,8 @@ class KnownValues:
         is_known, here, run = self._values.is_known, self._here, call.run
         # What the host is told, it is told inside of other operators as well.
         tells = handler in (self._data_sized, self._read_number, self._copy)
+        # Of a library's report, and of a comparison, operators ask inside whether any is bad.
+        tells = tells or call.name in ops.MASK_SUMMARIES
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             # Most calls are on what the network computes: nothing to know, nothing to forget.

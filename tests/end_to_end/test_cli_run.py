@@ -508,3 +508,12 @@ def test_an_error_after_a_made_up_value_says_so(tmp_path):
     assert 1 == told.returncode
     assert "script.py:3 read 0 by rule" in " ".join(told.stdout.split())
     assert 0 == given.returncode, given.stderr
+
+
+def test_no_operator_fails_for_being_watched():
+    """Attention, recurrent layers, pooling, decompositions and optimizers run to the end."""
+    script_of_many = str(SCRIPTS / "many_operators.py")
+    done = memplan_run("--gpu", "rtx-3090", command=[sys.executable, script_of_many])
+
+    assert 0 == done.returncode, done.stderr
+    assert "all ran" in done.stderr

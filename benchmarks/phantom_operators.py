@@ -22,8 +22,10 @@ import torch
 from benchmarks.common import publish
 from benchmarks.gpu.alignment import Event, sorted_frees
 from benchmarks.operator_cases import FAMILIES, Cases
+from benchmarks.phantom_life import Told
 from benchmarks.phantom_operators_child import run_operators
 from benchmarks.phantom_sizes import noted_sizes
+from benchmarks.phantom_truth import CARDS
 from memplan import tape as tapes
 from memplan.advise.question import versions
 from memplan.device import catalogue
@@ -36,7 +38,6 @@ from memplan.trace.fake_cuda import DEVICE, fake_cuda
 from memplan.trace.record import no_garbage_collection
 from memplan.workload import Batch, Choice, Workload
 
-CARDS = ("t4", "a100-80gb", "rtx-3090", "rtx-4090", "h100-80gb", "b200", "rtx-5090")
 _SELECTED = 7  # rows that every mask is said to have
 _IMPORTS = ("torch", "torchvision", "benchmarks.phantom_operators_child")
 Sizes = list[int]
@@ -70,7 +71,7 @@ class Recorded:
     name: str
     events: slice
     """Where they stand on the tape."""
-    told: list[tuple[str, float]]
+    told: list[Told]
 
 
 @torch.no_grad()
@@ -138,11 +139,13 @@ class Compared:
     name: str
     predicted: Sizes
     phantom: Sizes
+    """Frees between two allocations sorted, as their order changes nothing."""
 
     @property
     def is_alike(self) -> bool:
         """Whether both take and give back the same blocks."""
-        return _alike(self.predicted, self.phantom)
+        mine = sorted_frees([Event(size) for size in self.predicted])
+        return [event.size for event in mine] == self.phantom
 
 
 def run(cards: Sequence[str]) -> Iterator[Compared]:
@@ -162,27 +165,18 @@ def run(cards: Sequence[str]) -> Iterator[Compared]:
                 yield Compared(name, one.family, one.name, mine, next(phantom))
 
 
-def _alike(mine: Sizes, its: Sizes) -> bool:
-    """Return whether blocks are taken and given back alike; frees between two of them are a set."""
-    first, second = (
-        [event.size for event in sorted_frees([Event(size) for size in sizes])]
-        for sizes in (mine, its)
-    )
-    return first == second
-
-
 def _table(found: Iterable[Compared]) -> tuple[list[tuple[str, ...]], dict[str, list[str]]]:
     """Return a row a family with the operators alike on each card, and which differ where."""
     alike: dict[str, Counter[str]] = defaultdict(Counter)
-    totals: Counter[str] = Counter()
+    totals: Counter[tuple[str, str]] = Counter()
     differs: dict[str, list[str]] = defaultdict(list)
     for one in found:
         alike[one.family][one.card] += one.is_alike
-        totals[one.family, one.card] += 1  # type: ignore[index]
+        totals[one.family, one.card] += 1
         if not one.is_alike:
             differs[f"{one.family}: {one.name}"].append(one.card)
     rows = [
-        (family, *(f"{count[card]}/{totals[family, card]}" for card in count))  # type: ignore[index]
+        (family, *(f"{count[card]}/{totals[family, card]}" for card in count))
         for family, count in alike.items()
     ]
     return rows, differs

@@ -98,7 +98,7 @@ def in_folder(text: str) -> CudnnBeside:
             "name the folder that its wheel was installed into."
         )
     major = cuda_major()
-    found = {int(cuda): version for cuda, version in _wheels(folder)}
+    found = dict(_wheels(folder))
     if not (folder / LIBRARIES / "libcudnn.so.9").is_file() or major not in found:
         raise BadInputError(
             f"{folder} holds no cuDNN 9 for CUDA {major}, which torch here is built for. Install "
@@ -117,10 +117,11 @@ def _kept() -> Iterator[CudnnBeside]:
     for folder in sorted((cache_folder() / "cudnn").glob("*/")):
         for cuda, version in _wheels(folder):
             has_library = (folder / LIBRARIES / "libcudnn.so.9").is_file()
-            if has_library and int(cuda) == cuda_major() and can_be_asked(version):
+            if has_library and cuda == cuda_major() and can_be_asked(version):
                 yield CudnnBeside(folder, version)
 
 
-def _wheels(folder: Path) -> list[tuple[str, str]]:
+def _wheels(folder: Path) -> list[tuple[int, str]]:
+    """Return the CUDA and the version of each wheel in a folder."""
     matches = (_WHEEL.fullmatch(path.name) for path in folder.glob("nvidia_cudnn_cu*.dist-info"))
-    return [(match[1], match[2]) for match in matches if match]
+    return [(int(match[1]), match[2]) for match in matches if match]

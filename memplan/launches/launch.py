@@ -6,11 +6,13 @@ launch itself, and a card's law says the bytes of its buffers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import msgspec
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,18 @@ class Processors:
     shared_memory_per_block_bytes: int
     """Most that one block may ask for."""
     compute_capability: tuple[int, int]
+
+    def resident_blocks(self, threads: int) -> int:
+        """Return how many blocks of so many threads the card holds at once, by their threads."""
+        return self.multiprocessors * (self.threads_per_multiprocessor // threads)
+
+    def since(self, table: Mapping[tuple[int, int], _T]) -> _T:
+        """Return what holds here of a table by the compute capability from which on it does.
+
+        Args:
+            table: the newest first, one for all cards last.
+        """
+        return next(value for least, value in table.items() if self.compute_capability >= least)
 
 
 def ceil_div(dividend: int, divisor: int) -> int:
@@ -39,6 +53,21 @@ def together(*sizes: int) -> int:
     Source: `AliasTemporaries` in cub/util_temporary_storage.cuh.
     """
     return sum(ceil_div(size, _ALIGNMENT) * _ALIGNMENT for size in sizes) + _ALIGNMENT - 1
+
+
+_TILES_AHEAD = 32
+
+
+def look_back_bytes(elements: int, tile: int, state_bytes: int = 16) -> int:
+    """Return the bytes of the states of tiles that look back at those before them.
+
+    Source: `ScanTileState::AllocationSize` in cub/agent/single_pass_scan_operators.cuh.
+    """
+    return state_bytes * (ceil_div(elements, tile) + _TILES_AHEAD)
+
+
+# CUB has as many blocks as the card holds at once, times this, where each takes several tiles.
+CUB_SUBSCRIPTION = 5
 
 
 class Launch(

@@ -11,17 +11,25 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launches.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import (
+    CUB_SUBSCRIPTION,
+    Launch,
+    Processors,
+    look_back_bytes,
+    together,
+)
 
 # The sum: blocks of so many threads, so many items each; up to one block's, no scratch to speak of.
 _SUM_THREADS = 256
 _SUM_TILE = _SUM_THREADS * 16
-_BLOCKS_A_RESIDENT = 5
 # The selection: items a thread block, by the compute capability from which on they hold.
-_SELECTION_TILES = {(10, 0): 320 * 22, (9, 0): 384 * 22, (8, 6): 128 * 10, (8, 0): 384 * 12}
-_OLDER_TILE = 128 * 10
-_TILES_AHEAD = 32
-_STATE_BYTES = 16
+_SELECTION_TILES = {
+    (10, 0): 320 * 22,
+    (9, 0): 384 * 22,
+    (8, 6): 128 * 10,
+    (8, 0): 384 * 12,
+    (0, 0): 128 * 10,
+}
 
 
 class Nonzero(Launch, frozen=True, kw_only=True, tag="nonzero"):
@@ -34,12 +42,8 @@ class Nonzero(Launch, frozen=True, kw_only=True, tag="nonzero"):
 
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes of the sum's partial results and of the selection's states."""
-        resident = card.multiprocessors * (card.threads_per_multiprocessor // _SUM_THREADS)
-        capability = card.compute_capability
-        tiles = (tile for since, tile in _SELECTION_TILES.items() if capability >= since)
-        states = ceil_div(self.elements, next(tiles, _OLDER_TILE)) + _TILES_AHEAD
-        partial = 4 * _BLOCKS_A_RESIDENT * resident
+        partial = 4 * CUB_SUBSCRIPTION * card.resident_blocks(_SUM_THREADS)
         return (
             1 if self.elements <= _SUM_TILE else together(partial),
-            together(_STATE_BYTES * states),
+            together(look_back_bytes(self.elements, card.since(_SELECTION_TILES))),
         )

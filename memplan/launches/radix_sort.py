@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memplan.launches.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import CUB_SUBSCRIPTION, Launch, Processors, ceil_div, together
 
 _RADIX_DIGITS = 256
 _OFFSET_BYTES = 8  # PyTorch counts in int64, so CUB does
@@ -28,7 +28,6 @@ _TILES_OF_BLACKWELL = {(2, 0): 512 * 15}
 _COUNTED_BITS = {1: 6, 2: 7}
 _COUNTING_THREADS = 256
 _COUNTING_SCAN_TILE = 512 * 11
-_BLOCKS_A_RESIDENT = 5
 
 
 class RadixSort(Launch, frozen=True, kw_only=True, tag="radix_sort"):
@@ -116,9 +115,9 @@ class _Sort:
         )
 
     def _counted(self, card: Processors) -> int:
-        resident = card.multiprocessors * (card.threads_per_multiprocessor // _COUNTING_THREADS)
         bits = _COUNTED_BITS[self.key_bytes]
-        counters = _BLOCKS_A_RESIDENT * resident * (1 << bits) + _COUNTING_SCAN_TILE
+        blocks = CUB_SUBSCRIPTION * card.resident_blocks(_COUNTING_THREADS)
+        counters = blocks * (1 << bits) + _COUNTING_SCAN_TILE
         return together(counters * _OFFSET_BYTES, *self._second_buffers(ceil_div(self.bits, bits)))
 
     def _second_buffers(self, passes: int) -> tuple[int, int]:

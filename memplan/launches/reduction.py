@@ -45,7 +45,6 @@ class Reduction(Launch, frozen=True, kw_only=True, tag="reduction"):
 
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes of the partial results and of the semaphores; 0 if it is not split."""
-        multiprocessors, threads = card.multiprocessors, card.threads_per_multiprocessor
         outputs = math.prod(
             size for size, reduced in zip(self.sizes, self.reduced, strict=True) if not reduced
         )
@@ -54,7 +53,7 @@ class Reduction(Launch, frozen=True, kw_only=True, tag="reduction"):
             return 0, 0
         launch = _launch(self, outputs, inputs)
         grid = ceil_div(outputs // launch.output_vector, launch.outputs_a_block)
-        target = multiprocessors * (threads // (launch.width * launch.height))
+        target = card.resident_blocks(launch.width * launch.height)
         blocks = _blocks_an_output(launch, inputs, grid, target)
         if blocks == 1:
             return 0, 0

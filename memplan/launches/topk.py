@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launches.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import Launch, Processors, ceil_div, look_back_bytes, together
 
 _THREADS = 256
 _REGISTERS_PER_THREAD = 40
@@ -58,14 +58,13 @@ class TopK(Launch, frozen=True, kw_only=True, tag="topk"):
         )
         items = min(max(ceil_div(self.row * self.rows, at_once * _THREADS), 4), 64)
         blocks = self.rows * ceil_div(self.row, items * _THREADS)
-        tiles = ceil_div(blocks, _SCAN_TILE)
         return (
             self.rows * self.element_bytes,
             8 * self.rows,
             2 * _RADIX_DIGITS * blocks,
             4 * _RADIX_DIGITS * self.rows,
             4 * blocks,
-            together(16 * (tiles + 32), 4 * (tiles + 1)),
+            together(look_back_bytes(blocks, _SCAN_TILE), 4 * (ceil_div(blocks, _SCAN_TILE) + 1)),
         )
 
     def _shares_rows(self) -> bool:

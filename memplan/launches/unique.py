@@ -9,31 +9,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memplan.launches.launch import Launch, Processors, ceil_div, together
+from memplan.launches.launch import Launch, Processors, look_back_bytes, together
 
-_TILES_AHEAD = 32
-_STATE_BYTES = 16
 _GENERAL = {1: 2560, 2: 2560, 4: 2560, 8: 1280}
 # Items a tile of choosing, by their bytes, and of numbering: from which compute capability on.
-_TILES = (
-    ((10, 0), {1: 16384, 2: 2560, 4: 11520, 8: 8448}, 6144),
-    ((9, 0), {1: 11520, 2: 2560, 4: 12800, 8: 8448}, 6144),
-    ((8, 6), _GENERAL, 3840),
-    ((8, 0), {1: 40960, 2: 2560, 4: 8960, 8: 3840}, 7680),
-    ((0, 0), _GENERAL, 3840),
-)
-
-
-def _tiles(card: Processors) -> tuple[dict[int, int], int]:
-    return next(
-        (choosing, numbering)
-        for since, choosing, numbering in _TILES
-        if card.compute_capability >= since
-    )
-
-
-def _states(elements: int, tile: int) -> int:
-    return together(_STATE_BYTES * (ceil_div(elements, tile) + _TILES_AHEAD))
+_CHOOSING_TILES = {
+    (10, 0): {1: 16384, 2: 2560, 4: 11520, 8: 8448},
+    (9, 0): {1: 11520, 2: 2560, 4: 12800, 8: 8448},
+    (8, 6): _GENERAL,
+    (8, 0): {1: 40960, 2: 2560, 4: 8960, 8: 3840},
+    (0, 0): _GENERAL,
+}
+_NUMBERING_TILES = {(9, 0): 6144, (8, 6): 3840, (8, 0): 7680, (0, 0): 3840}
 
 
 class Unique(Launch, frozen=True, kw_only=True, tag="unique"):
@@ -47,7 +34,8 @@ class Unique(Launch, frozen=True, kw_only=True, tag="unique"):
 
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes that tiles look back at."""
-        return (_states(self.elements, _tiles(card)[0][self.element_bytes]),)
+        tile = card.since(_CHOOSING_TILES)[self.element_bytes]
+        return (together(look_back_bytes(self.elements, tile)),)
 
 
 class Numbering(Launch, frozen=True, kw_only=True, tag="numbering"):
@@ -60,4 +48,4 @@ class Numbering(Launch, frozen=True, kw_only=True, tag="numbering"):
 
     def scratch_bytes(self, card: Processors) -> tuple[int, ...]:
         """Return the bytes that tiles look back at."""
-        return (_states(self.elements, _tiles(card)[1]),)
+        return (together(look_back_bytes(self.elements, card.since(_NUMBERING_TILES))),)

@@ -40,14 +40,17 @@ class Peaks:
         @functools.wraps(reset)
         def noting(*args: Any, **kwargs: Any) -> None:
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                self.now()
+                self.of(torch.cuda.memory_stats(self._device()))
             reset(*args, **kwargs)
 
         return noting
 
-    def now(self) -> dict[str, int]:
-        """Return the greatest allocated and reserved peaks so far, bytes."""
-        stats = torch.cuda.memory_stats(self._device())
+    def of(self, stats: dict[str, int]) -> dict[str, int]:
+        """Return the greatest allocated and reserved peaks so far, bytes.
+
+        Args:
+            stats: what the allocator counts now.
+        """
         for name, field in _PEAKS.items():
             self._greatest[name] = max(self._greatest[name], stats[field])
         return dict(self._greatest)

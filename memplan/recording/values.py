@@ -157,9 +157,7 @@ class KnownValues:
             handler = self._computed
         if handler is None and writes and name not in ops.KEEPS_VALUES:
             handler = self._forgetting
-        has_kernel = has_device_kernel(overload) or name.endswith("_backward")
-        is_own = has_kernel and not writes and not is_view(overload) and maps_tensors(overload)
-        if handler is None and is_own and name not in ops.COMMON:
+        if handler is None and not writes and _hides_parts(overload):
             handler = self._unlisted
         if handler is None:
             return None
@@ -298,8 +296,8 @@ class KnownValues:
         found = None
         if all(self._values.content(one) is not None for one in args[:2]):
             found = self._host_result(call, args, kwargs)
-        kept = None if found is None else int(found[0].shape[0])
-        self._here.length = self.rules.count(boxes.shape[0]) if kept is None else kept
+        num_boxes = int(boxes.shape[0])
+        self._here.length = self.rules.count(num_boxes) if found is None else len(found[0])
         try:
             result = self._unlisted(call, keyset, args, kwargs)
         finally:
@@ -377,8 +375,6 @@ class KnownValues:
         if self._values.content(tensor) is not None:
             found = self._host_result(call, args, kwargs)
         length = self._length(call.name, tensor, found)
-        if self._here.length is not None:
-            length = self._here.length
         num_bytes = ops.DATA_SIZED[call.name]
         if tensor.dtype is torch.bool and call.name == "_unique2":
             # Of a mask PyTorch counts the true elements instead.
@@ -391,6 +387,8 @@ class KnownValues:
         return result
 
     def _length(self, name: str, tensor: Tensor, found: tuple[Any, bool] | None) -> int:
+        if self._here.length is not None:
+            return self._here.length
         if found is not None:
             return int(next(tensors_in(found[0])).shape[0])
         if name == "nonzero":
@@ -475,6 +473,14 @@ class KnownValues:
             else:
                 target.zero_()
         self.reads.count("a tensor", by_rule=content is None or content.by_rule)
+
+
+def _hides_parts(overload: torch._ops.OpOverload) -> bool:
+    """Return whether a kernel of its own makes a result that is not its parts'."""
+    name = operator_name(overload)
+    has_kernel = has_device_kernel(overload) or name.endswith("_backward")
+    maps = maps_tensors(overload) and not is_view(overload)
+    return has_kernel and maps and name not in ops.COMMON
 
 
 def _is_of_vision(name: str) -> bool:

@@ -164,14 +164,15 @@ class Watch:
         return {
             "allocated_bytes": stats["allocated_bytes.all.current"],
             "reserved_bytes": stats["reserved_bytes.all.current"],
-            **self._peaks.now(),
+            **self._peaks.of(stats),
             "num_alloc_retries": stats["num_alloc_retries"],
             "num_ooms": stats["num_ooms"],
             "num_allocations": stats["allocation.all.allocated"],
         }
 
     def _has_grown(self) -> bool:
-        peak = self._peaks.now()["allocated_peak_bytes"]
+        stats = torch.cuda.memory_stats(self._device)
+        peak = self._peaks.of(stats)["allocated_peak_bytes"]
         return not self.steps or peak > self.steps[-1]["allocated_peak_bytes"]
 
     def _mark(self, optimizer: Any) -> Mark:

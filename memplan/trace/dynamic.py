@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from memplan import tape
 from memplan.errors import BadInputError
+from memplan.trace.operators_base import is_here
 from memplan.trace.operators_indexing import masked_rows
 from memplan.trace.recorder import Recorder
 from memplan.trace.values import MASKS, Values, operator_name, real_tensors, run_real, tensors_in
@@ -213,7 +214,7 @@ class DynamicRecorder(Recorder):  # type: ignore[no-untyped-call]
         """
         tensor, indices, values = args[:3]
         masks = _masks(indices)
-        if not masks or values.device.type == "cpu" or masked_rows(*args[:3]) is not None:
+        if not masks or not is_here(values) or masked_rows(*args[:3]) is not None:
             return args
         rows = self._positions(masks[0])
         whole = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from memplan.launches.launch import ceil_div, together
+from memplan.launches.launch import look_back_bytes, together
 from memplan.launches.nonzero import Nonzero
 from memplan.launches.unique import Numbering, Unique
 from memplan.trace.operators_base import (
@@ -98,7 +98,7 @@ def _chosen(tensor: torch.Tensor, wants_counts: bool) -> Iterator[Request]:
     if wants_counts:
         yield Output(2, 8 * count)
         yield from grown(8)
-        yield Temporary(together(16 * (ceil_div(count, _COUNTED_TILE) + 32)))
+        yield Temporary(together(look_back_bytes(count, _COUNTED_TILE)))
     else:
         yield Scratch(Unique(elements=count, element_bytes=tensor.element_size()), "unique_choice")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memplan.launches.launch import ceil_div, together
+from memplan.launches.launch import look_back_bytes, together
 from memplan.launches.radix_sort import Permutation, RadixSort
 from memplan.launches.scan import DeterministicScan
 from memplan.launches.topk import TopK
@@ -61,11 +61,11 @@ _SCANS = {
 def scan_bytes(count: int, item_bytes: int) -> int:
     """Return the scratch of one prefix sum.
 
-    Source: `ScanTileState::AllocationSize`, cub/agent/single_pass_scan_operators.cuh; tiles and
-    states as PyTorch's own host code asks for them on phantom cards, alike on all architectures.
+    Source: tiles and states as PyTorch's own host code asks for them on phantom cards, alike on all
+    architectures.
     """
     tile, states = _SCANS[item_bytes]
-    return together(*((ceil_div(count, tile) + 32) * each for each in states))
+    return together(*(look_back_bytes(count, tile, each) for each in states))
 
 
 # Items a row that are sorted in shared memory.
